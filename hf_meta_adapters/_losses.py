@@ -1,0 +1,103 @@
+"""Losses of batches as functions without arguments, weighted so that micro-batches and processes add up to one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from hf_meta_adapters._typing import Batch, Language, Loss
+from hf_meta_adapters.errors import DataError
+from hf_meta_adapters.modeling import LanguageAdapterModel
+
+LossFunction: TypeAlias = Callable[[Any, Batch], Tensor]
+IGNORED = -100
+
+
+def batch_losses(
+    model: LanguageAdapterModel,
+    batches: Mapping[Language, Batch | Sequence[Batch]],
+    *,
+    loss_function: LossFunction | None,
+    autocast: Callable[[], AbstractContextManager[Any]],
+    all_reduce: Callable[[Tensor], None] | None,
+) -> dict[Language, list[Loss]]:
+    """A function per language and micro-batch; those of one language sum to the mean loss over all its labels.
+
+    A model's loss is the mean over the labels of its batch. A micro-batch with n of the N labels that all micro-batches
+    of all processes have is therefore weighted by n/N.
+
+    Args:
+        model: The model.
+        batches: One batch or several for each language.
+        loss_function: Evaluates a batch; `None` takes the loss that the model returns.
+        autocast: Makes the context of an evaluation.
+        all_reduce: Sums over processes in place, on several.
+
+    Returns:
+        The losses.
+    """
+    several = {key: [given] if isinstance(given, Mapping) else list(given) for key, given in batches.items()}
+    weights = _weights(model, several, all_reduce)
+    evaluate = loss_function or model_loss
+
+    def loss(key: Language, batch: Batch, weight: Tensor | None) -> Loss:
+        def value() -> Tensor:
+            with model.use_language(key), autocast():
+                found = evaluate(model, batch)
+            return found if weight is None else found * weight
+
+        return value
+
+    return {
+        key: [loss(key, batch, weight) for batch, weight in zip(given, weights[key], strict=True)]
+        for key, given in several.items()
+    }
+
+
+def model_loss(model: Any, batch: Batch) -> Tensor:
+    """The loss that a transformers model returns for a batch with labels."""
+    outputs = model(**batch)
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs[0]
+    if loss is None:
+        raise DataError(
+            f"The model must return a loss. Found none for a batch with {sorted(batch)}. Give the batches `labels` (a data "
+            "collator makes them), or pass a loss function."
+        )
+    return loss
+
+
+def _weights(
+    model: LanguageAdapterModel,
+    batches: Mapping[Language, Sequence[Batch]],
+    all_reduce: Callable[[Tensor], None] | None,
+) -> dict[Language, list[Tensor | None]]:
+    """n/N of every micro-batch, as 0-d tensors on its device; `None` where there is but one."""
+    if all_reduce is None and all(len(given) == 1 for given in batches.values()):
+        return {key: [None] for key in batches}
+    counts = {key: torch.stack([_count(model, batch) for batch in given]) for key, given in batches.items()}
+    totals = torch.stack([count.sum() for count in counts.values()])
+    if all_reduce is not None:
+        all_reduce(totals)
+    shares = {key: count / total for (key, count), total in zip(counts.items(), totals, strict=True)}
+    return {key: list(share.unbind()) for key, share in shares.items()}
+
+
+def _count(model: LanguageAdapterModel, batch: Batch) -> Tensor:
+    """How many labels the mean loss of a batch runs over: those not ignored, or the rows where there are no labels."""
+    labels = batch.get("labels")
+    if isinstance(labels, Tensor):
+        if _predicts_the_next_token(model) and labels.dim() > 1:
+            labels = labels[..., 1:]
+        return (labels != IGNORED).sum().float()
+    rows = next(value for value in batch.values() if isinstance(value, Tensor))
+    return rows.new_tensor(float(rows.shape[0]), dtype=torch.float32)
+
+
+def _predicts_the_next_token(model: LanguageAdapterModel) -> bool:
+    """Whether the model shifts the labels, so that the first of each row counts for nothing."""
+    name = type(model.base_model).__name__
+    return ("CausalLM" in name or "LMHead" in name) and not getattr(model.config, "is_encoder_decoder", False)

@@ -1,0 +1,80 @@
+"""Which tensor is whose, and what each was called before adapters were put into the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from hf_meta_adapters._typing import Language
+
+
+@dataclass
+class Ownership:
+    """The names of the tensors of a model with languages, by owner.
+
+    A parameter that appears while a language is added belongs to that language. Owners are found by the identity of
+    tensors, never by looking at names: a language called `te` is not part of `adapter`.
+
+    Args:
+        shared: The names of θ.
+        languages: The names of φ_l of each language.
+        original: The name of each tensor of the base model before any adapter → its name now.
+    """
+
+    shared: list[str]
+    languages: dict[Language, list[str]]
+    original: dict[str, str]
+
+    @classmethod
+    def of_base(cls, base: nn.Module, keep: set[str] | None = None) -> Ownership:
+        """The ownership in a model without languages: θ is what is trained, or those of it that `keep` names."""
+        shared = [name for name, tensor in base.named_parameters() if tensor.requires_grad]
+        chosen = shared if keep is None else [name for name in shared if name in keep]
+        return cls(chosen, {}, {name: name for name in _tensors(base)})
+
+    def held(self, module: nn.Module) -> Held:
+        """The same by the identity of tensors, to be kept while `module` is being changed."""
+        parameters, state = dict(module.named_parameters()), _tensors(module)
+
+        def of(names: Iterable[str]) -> list[int]:
+            return [id(parameters[name]) for name in names]
+
+        return Held(
+            everything={id(tensor) for tensor in parameters.values()},
+            shared=of(self.shared),
+            languages={key: of(names) for key, names in self.languages.items()},
+            original={name: id(state[now]) for name, now in self.original.items()},
+        )
+
+
+@dataclass
+class Held:
+    """An `Ownership` by identity."""
+
+    everything: set[int]
+    shared: list[int]
+    languages: dict[Language, list[int]]
+    original: dict[str, int]
+
+    def after(self, module: nn.Module, language: Language | None = None) -> Ownership:
+        """The names now; what has appeared in `module` belongs to `language`, or to θ if that is `None`."""
+        names = {id(tensor): name for name, tensor in module.named_parameters()}
+        state = {id(tensor): name for name, tensor in _tensors(module).items()}
+        new = [identity for identity in names if identity not in self.everything]
+        if language is None:
+            self.shared += new
+        else:
+            self.languages[language] = [*self.languages.get(language, []), *new]
+        return Ownership(
+            shared=[names[identity] for identity in self.shared],
+            languages={key: [names[identity] for identity in own] for key, own in self.languages.items()},
+            original={name: state[identity] for name, identity in self.original.items()},
+        )
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    """The state dict with the tensors themselves; a tied tensor comes under each of its names."""
+    state = module.state_dict(keep_vars=True)
+    return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}

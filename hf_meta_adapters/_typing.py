@@ -1,0 +1,23 @@
+"""Names of the types that several modules share. Imports nothing of the package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+
+Language: TypeAlias = str
+"""The key of a language, such as `"en"` or `"zh-Hant"`."""
+
+Batch: TypeAlias = Mapping[str, Any]
+"""Keyword arguments of one forward pass, usually tensors of shape (B, ...)."""
+
+Parameters: TypeAlias = Mapping[str, torch.Tensor]
+"""Tensors by their name in `named_parameters()`."""
+
+Loss: TypeAlias = Callable[[], torch.Tensor]
+"""A function that evaluates a scalar loss at the present values of the parameters."""
+
+MicroBatches: TypeAlias = Loss | Sequence[Loss]
+"""One loss, or several whose sum is the loss: the micro-batches of gradient accumulation."""

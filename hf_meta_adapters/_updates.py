@@ -1,0 +1,91 @@
+"""From gradients to optimizers: parameter groups, `.grad`, and a stop where a loss is not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from hf_meta_adapters.errors import NonFiniteLossError
+from hf_meta_adapters.meta import JointGradients, MetaGradients
+from hf_meta_adapters.modeling import LanguageAdapterModel
+
+Gradients: TypeAlias = JointGradients | MetaGradients
+
+
+def split_groups(optimizer: torch.optim.Optimizer, own: Sequence[Tensor], learning_rate: float | None) -> None:
+    """Move the parameters φ of an optimizer into groups of their own, in place.
+
+    Args:
+        optimizer: An optimizer that has not taken a step.
+        own: φ of all languages.
+        learning_rate: The rate of the new groups; `None` keeps that of the group that they come from.
+    """
+    identities = {id(parameter) for parameter in own}
+    for group in list(optimizer.param_groups):
+        mine = [parameter for parameter in group["params"] if id(parameter) in identities]
+        if not mine:
+            continue
+        rate = group["lr"] if learning_rate is None else learning_rate
+        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in identities]
+        optimizer.add_param_group({**group, "params": mine, "lr": rate, "initial_lr": rate})
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+
+
+def apply_gradients(
+    model: LanguageAdapterModel, gradients: Gradients, update: str, scale: Tensor | None = None, *, shared: bool = True
+) -> None:
+    """Set `.grad` of θ and of the φ_l of the step; what has no gradient gets `None`, so that no optimizer touches it.
+
+    Args:
+        model: The model.
+        gradients: The gradients.
+        update: What φ is updated by: the names "meta" and "train" in it say which gradients are added up.
+        scale: A factor (the loss scale of fp16).
+        shared: Whether θ is updated too.
+    """
+    for name, parameter in model.shared_parameters().items():
+        found = gradients.shared.get(name) if shared else None
+        parameter.grad = _scaled(found, scale)
+    parts = [gradients.train] if "train" in update else []
+    if "meta" in update and isinstance(gradients, MetaGradients):
+        parts.append(gradients.language)
+    for key in model.languages:
+        for name, parameter in model.language_parameters(key).items():
+            terms = [part[key][name] for part in parts if name in part.get(key, {})]
+            total = terms[0] + terms[1] if len(terms) == 2 else terms[0] if terms else None
+            parameter.grad = _scaled(total, scale)
+
+
+def check_finite(gradients: Gradients, step: int, output_dir: Path) -> None:
+    """Stop before an update if a loss of the step is not finite.
+
+    Args:
+        gradients: The gradients, whose losses are those of the global batch: all processes stop together.
+        step: The number of optimizer steps taken.
+        output_dir: Where checkpoints are.
+
+    Raises:
+        NonFiniteLossError: Naming the languages, the step and the last checkpoint.
+    """
+    losses = {("training", key): value for key, value in gradients.train_loss.items()}
+    if isinstance(gradients, MetaGradients):
+        losses.update({("meta", key): value for key, value in gradients.meta_loss.items()})
+    finite = torch.stack([value.float() for value in losses.values()]).isfinite()
+    if bool(finite.all()):
+        return
+    bad = [f"{role} loss of {key!r}" for (role, key), good in zip(losses, finite.tolist(), strict=True) if not good]
+    saved = sorted(output_dir.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime)
+    kept = f"The last checkpoint is {saved[-1]}." if saved else "No checkpoint was saved yet."
+    raise NonFiniteLossError(
+        f"Every loss must be finite. Found NaN or infinity in the {' and the '.join(bad)} after {step} steps; no weight was "
+        f"updated with it. {kept} Look for batches without labels, or lower `learning_rate`, `adapter_learning_rate` or "
+        "`inner_learning_rate`."
+    )
+
+
+def _scaled(gradient: Tensor | None, scale: Tensor | None) -> Tensor | None:
+    return gradient if gradient is None or scale is None else gradient * scale

@@ -1,0 +1,6 @@
+"""How language-specific parameters enter a model."""
+
+from hf_meta_adapters.backends._base import Backend
+from hf_meta_adapters.backends._registry import backend_for, backend_named
+
+__all__ = ["Backend", "backend_for", "backend_named"]

@@ -1,0 +1,60 @@
+"""Which backend serves which configuration."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from hf_meta_adapters.backends._base import Backend
+from hf_meta_adapters.errors import ConfigurationError
+
+_BACKENDS: dict[str, tuple[str, str]] = {
+    "none": ("hf_meta_adapters.backends._plain", "PlainBackend"),
+    "peft": ("hf_meta_adapters.backends._peft", "PeftBackend"),
+}
+"""The name of a backend → its module and class; a backend is imported when it is needed."""
+
+_LIBRARIES = {"peft": "peft"}
+"""The top-level package that a configuration's class comes from → the name of its backend."""
+
+
+def backend_named(name: str) -> type[Backend]:
+    """The backend that a saved model records.
+
+    Args:
+        name: The name.
+
+    Returns:
+        The class of the backend.
+
+    Raises:
+        ConfigurationError: If there is none of that name.
+    """
+    if name not in _BACKENDS:
+        raise ConfigurationError(f"A backend must be one of {list(_BACKENDS)}. Found {name!r}.")
+    module, attribute = _BACKENDS[name]
+    return getattr(import_module(module), attribute)
+
+
+def backend_for(config: Any) -> type[Backend]:
+    """The backend that serves a configuration, by the type of the configuration.
+
+    Args:
+        config: A `peft.PeftConfig` (`BottleneckConfig` is one), or `None` for no language-specific parameters.
+
+    Returns:
+        The class of the backend.
+
+    Raises:
+        ConfigurationError: If no backend serves the type.
+    """
+    if config is None:
+        return backend_named("none")
+    for base in type(config).__mro__:
+        package = base.__module__.partition(".")[0]
+        if package in _LIBRARIES:
+            return backend_named(_LIBRARIES[package])
+    raise ConfigurationError(
+        "`config` must say what the parameters of a language are: a PeftConfig such as BottleneckConfig() or "
+        f"LoraConfig(), or None for none. Found {config!r} of type `{type(config).__name__}`."
+    )

@@ -1,0 +1,22 @@
+"""Which language next: temperature sampling, batches of one language, and the roles of text."""
+
+from hf_meta_adapters.data._collator import LanguageCollator, StepBatch, seeded
+from hf_meta_adapters.data._dataset import LanguageDatasets, size_of
+from hf_meta_adapters.data._roles import LanguageRoles, check_roles, split_roles
+from hf_meta_adapters.data._sampler import Key, LanguageBatchSampler
+from hf_meta_adapters.data._temperature import apportion, temperature_distribution
+
+__all__ = [
+    "Key",
+    "LanguageBatchSampler",
+    "LanguageCollator",
+    "LanguageDatasets",
+    "LanguageRoles",
+    "StepBatch",
+    "apportion",
+    "check_roles",
+    "seeded",
+    "size_of",
+    "split_roles",
+    "temperature_distribution",
+]

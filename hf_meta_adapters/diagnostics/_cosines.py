@@ -1,0 +1,107 @@
+"""Cosines between the gradients of languages at one common sample size, with their bootstrap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hf_meta_adapters.diagnostics._gradients import BlockProducts
+
+__all__ = ["Cosines", "bootstrap_interval", "estimate_cosines"]
+
+_FEWEST_BLOCKS = 4  # with fewer, too many resamples hold one block only, and no variance
+
+
+@dataclass(frozen=True, eq=False)
+class Cosines:
+    """Cosines between languages.
+
+    Attributes:
+        matrix: Cosine of mean gradients over `sample_size` batches, shape (..., L, L); the diagonal is that of two
+            independent means of one language, NaN where it has a single block.
+        disattenuated: Cosine of the expected gradients, shape (..., L, L); NaN where the noise hides one of them.
+    """
+
+    matrix: Tensor
+    disattenuated: Tensor
+
+
+def estimate_cosines(
+    gram: Tensor, products: BlockProducts, sample_size: int, multiplicity: Tensor | None = None
+) -> Cosines:
+    """Return `E⟨ḡ_i, ḡ'_j⟩ / √(E‖ḡ_i‖² E‖ḡ_j‖²)` for independent means ḡ over m batches of languages i and j.
+
+    With batch gradients of mean μ_i and total variance σ_i², the numerator is `⟨μ_i, μ_j⟩`, estimated by the products
+    of *different* blocks only, and `E‖ḡ_i‖² = ‖μ_i‖² + σ_i²/m`. This is the cosine of half-samples averaged over all
+    splits, numerator and denominator apart (U-statistics; Hoeffding 1948), so that the diagonal and the rest are
+    cosines between equally noisy vectors. Without the noise term it becomes `⟨μ_i, μ_j⟩ / (‖μ_i‖ ‖μ_j‖)`, the
+    correction for attenuation of Spearman (1904).
+
+    Args:
+        gram: Inner products of the sums over blocks, shape (U, U).
+        products: The language and the number of batches of each block.
+        sample_size: m.
+        multiplicity: How often each block counts in a resample, shape (R, U); by default once.
+
+    Returns:
+        The cosines, shape (L, L), or (R, L, L).
+    """
+    once = torch.ones_like(products.counts) if multiplicity is None else multiplicity
+    member = functional.one_hot(products.language).T.to(gram)  # (L, U)
+    weight = once.unsqueeze(-2) * member  # (..., L, U)
+    counts, squares = products.counts, gram.diagonal()
+
+    inner = weight @ gram @ weight.mT
+    pairs = (weight @ counts).unsqueeze(-1) * (weight @ counts).unsqueeze(-2)
+    # A block must not meet itself: its squared noise would pass for signal.
+    inner = inner - torch.diag_embed(weight.square() @ squares)
+    pairs = pairs - torch.diag_embed(weight.square() @ counts.square())
+    mean = inner / pairs.where(pairs > 0, torch.nan)
+    signal = mean.diagonal(dim1=-2, dim2=-1)
+
+    norms, sizes = weight @ squares, weight @ counts.square()
+    variance = ((norms - sizes * signal) / (weight @ counts)).clamp(min=0)
+    alone = signal.isnan()
+    expected_norm = torch.where(alone, norms / sizes, signal + variance / sample_size)
+    return Cosines(_cosine(mean, expected_norm).clamp(-1, 1), _cosine(mean, signal))
+
+
+def bootstrap_interval(
+    gram: Tensor, products: BlockProducts, sample_size: int, *, resamples: int, confidence: float, seed: int
+) -> Tensor | None:
+    """Return percentile intervals of the cosines over resampled blocks (Efron 1979).
+
+    A language with n blocks gives n − 1 of them to a resample, which makes the variance of a mean unbiased. Products
+    of a block with its own copy are left out, as in the estimate. What remains is conservative where the noise
+    dominates, since resampling adds noise to gradients that carry noise already.
+
+    Args:
+        gram: Inner products of the sums over blocks, shape (U, U).
+        products: The language and the number of batches of each block.
+        sample_size: Batches per mean gradient.
+        resamples: Number of resamples.
+        confidence: Coverage, such as 0.95.
+        seed: Seed of the resampling.
+
+    Returns:
+        Lower and upper ends, shape (L, L, 2), or `None` where a language has fewer than four blocks.
+    """
+    blocks = functional.one_hot(products.language).sum(0)
+    if resamples == 0 or int(blocks.min()) < _FEWEST_BLOCKS:
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    draws = [
+        functional.one_hot(torch.randint(n, (resamples, n - 1), generator=generator), n).sum(1) for n in blocks.tolist()
+    ]
+    resampled = estimate_cosines(gram, products, sample_size, torch.cat(draws, dim=1).double()).matrix
+    tail = (1 - confidence) / 2
+    ends = torch.tensor([tail, 1 - tail], dtype=resampled.dtype)
+    return torch.nanquantile(resampled.flatten(1), ends, dim=0).T.reshape(*resampled.shape[1:], 2)
+
+
+def _cosine(inner: Tensor, squared_norms: Tensor) -> Tensor:
+    norms = squared_norms.where(squared_norms > 0, torch.nan).sqrt()
+    return inner / (norms.unsqueeze(-1) * norms.unsqueeze(-2))

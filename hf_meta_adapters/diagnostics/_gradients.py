@@ -1,0 +1,141 @@
+"""Inner products of the gradients of languages, exact or from random projections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from hf_meta_adapters._typing import Language
+from hf_meta_adapters.diagnostics._passes import (
+    Batches,
+    LossFunction,
+    evaluate_loss,
+    iterate_batches,
+    preserved_state,
+)
+from hf_meta_adapters.diagnostics._projection import project
+from hf_meta_adapters.errors import ConfigurationError
+
+__all__ = ["BlockProducts", "block_products"]
+
+_COLUMNS = 1 << 20  # coordinates that are converted to float64 at a time
+
+
+@dataclass(frozen=True, eq=False)
+class BlockProducts:
+    """Inner products `⟨s_a, s_b⟩` of gradient sums over blocks of batches, per cell of parameters.
+
+    Attributes:
+        grams: Cell → inner products, float64, shape (U, U) for U blocks over all languages. Cells are disjoint, so
+            the products over several cells are the sums of theirs.
+        language: Index of the language of each block, shape (U,).
+        counts: Number of batches in each block, shape (U,).
+    """
+
+    grams: dict[str, Tensor]
+    language: Tensor
+    counts: Tensor
+
+
+def block_products(
+    model: nn.Module,
+    batches: Mapping[Language, Batches],
+    cells: Mapping[str, Mapping[str, nn.Parameter]],
+    *,
+    blocks: int,
+    loss_function: LossFunction | None = None,
+    projection: int | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> BlockProducts:
+    """Return the inner products between gradient sums over blocks of batches.
+
+    Batch t of a language goes to its block t mod `blocks`, so nothing has to be known of the length beforehand and
+    memory is at most `blocks` gradients (or projections) per language.
+
+    Args:
+        model: Called as `model(**batch)`.
+        batches: The batches of each language.
+        cells: Cell → name → parameter; every parameter is in one cell.
+        blocks: The largest number of blocks per language.
+        loss_function: Replaces `model(**batch)`.
+        projection: Dimension of a random projection of each cell; `None` keeps the gradients.
+        seed: Seed of the projection.
+        progress: Show a progress bar.
+
+    Returns:
+        The products.
+    """
+    parameters = [p for cell in cells.values() for p in cell.values()]
+    sums: list[list[Tensor]] = []
+    owners: list[int] = []
+    counts: list[int] = []
+    with preserved_state(model, parameters), tqdm(disable=not progress, desc="Gradients", unit="batch") as bar:
+        for index, language in enumerate(batches):
+            first = len(sums)
+            for t, batch in enumerate(iterate_batches(batches[language], language)):
+                loss = evaluate_loss(model, batch, language, loss_function)
+                vectors = _vectors(loss, cells, parameters, projection, seed)
+                if t < blocks:
+                    sums.append([vector.clone() for vector in vectors])  # two gradients may be one tensor
+                    owners.append(index)
+                    counts.append(1)
+                else:
+                    for total, vector in zip(sums[first + t % blocks], vectors, strict=True):
+                        total += vector
+                    counts[first + t % blocks] += 1
+                bar.update()
+    grams: dict[str, Tensor] = {}
+    start = 0
+    for cell, members in cells.items():
+        width = len(members) if projection is None else 1
+        columns = range(start, start + width)
+        grams[cell] = torch.stack([_gram([row[c] for row in sums]) for c in columns]).sum(0)
+        start += width
+    return BlockProducts(grams, torch.tensor(owners), torch.tensor(counts, dtype=torch.float64))
+
+
+def _vectors(
+    loss: Tensor,
+    cells: Mapping[str, Mapping[str, nn.Parameter]],
+    parameters: list[nn.Parameter],
+    projection: int | None,
+    seed: int,
+) -> list[Tensor]:
+    """Return the gradient as one vector per parameter or, projected, one per cell."""
+    if not loss.requires_grad:
+        raise ConfigurationError(
+            "`gradient_conflict` needs a loss with a graph. Found one without `requires_grad`: none of the "
+            f"{len(parameters)} selected parameters acts on it, or it was detached. Check `parameters` and `loss_function`."
+        )
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+    flat = [_at_least_float32(gradient.detach()).reshape(-1) for gradient in gradients]
+    if projection is None:
+        return flat
+    projected: list[Tensor] = []
+    start = 0
+    for members in cells.values():
+        total = flat[start].new_zeros(projection)
+        for offset in range(start, start + len(members)):
+            # a seed per parameter, so that parameters of equal shape are hashed independently
+            total += project(flat[offset], projection, seed=seed * len(parameters) + offset).to(total.device)
+        projected.append(total)
+        start += len(members)
+    return projected
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+def _gram(rows: list[Tensor]) -> Tensor:
+    """Return the inner products of `rows`, summed in float64 in chunks, on the CPU."""
+    gram = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows[0].device)
+    for start in range(0, rows[0].numel(), _COLUMNS):
+        chunk = torch.stack([row[start : start + _COLUMNS] for row in rows]).double()
+        gram += chunk @ chunk.T
+    return gram.cpu()

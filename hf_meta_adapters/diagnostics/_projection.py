@@ -1,0 +1,49 @@
+"""A seeded random projection that costs one pass over the vector and stores nothing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["project"]
+
+_CHUNK = 1 << 20  # coordinates whose signs exist at a time
+
+
+def project(vector: Tensor, dimension: int, *, seed: int) -> Tensor:
+    """Return `S x`, a projection to k dimensions with `E⟨Sx, Sy⟩ = ⟨x, y⟩`: a count sketch with random shifts.
+
+    x is cut into rows of k coordinates; every coordinate gets a random sign, every row is rotated by a random shift,
+    and the rows are summed. Two coordinates of different rows meet with probability 1/k and two of one row never, so
+    as for the count sketch (Charikar, Chen and Farach-Colton 2002; Weinberger et al. 2009), for any x and y,
+
+        E (⟨Sx, Sy⟩ − ⟨x, y⟩)² ≤ 2/k · ‖x‖² ‖y‖²
+
+    The same seed gives the same S for vectors of one length on one kind of device.
+
+    Args:
+        vector: x, shape (P,), float32 or float64.
+        dimension: k. A vector that is no longer than k is returned exactly, padded with zeros.
+        seed: Seed of signs and shifts.
+
+    Returns:
+        `S x`, shape (k,).
+
+    Example:
+        >>> x = torch.tensor([3.0, 4.0])
+        >>> float(project(x, 8, seed=0).norm())
+        5.0
+    """
+    if vector.numel() <= dimension:
+        return functional.pad(vector, (0, dimension - vector.numel()))
+    generator = torch.Generator(vector.device).manual_seed(seed)
+    columns = torch.arange(dimension, device=vector.device)
+    rows_at_once = max(1, _CHUNK // dimension)
+    total = vector.new_zeros(dimension)
+    for chunk in vector.split(rows_at_once * dimension):
+        rows = functional.pad(chunk, (0, -chunk.numel() % dimension)).reshape(-1, dimension)
+        signs = torch.empty_like(rows, dtype=torch.int8).random_(0, 2, generator=generator).mul_(2).sub_(1)
+        shifts = torch.randint(dimension, (len(rows), 1), generator=generator, device=vector.device)
+        total += (rows * signs).gather(1, (columns + shifts) % dimension).sum(0)
+    return total

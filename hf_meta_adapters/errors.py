@@ -1,0 +1,144 @@
+"""The errors of the package, and the one place where a language key is validated.
+
+Every message says the rule, what was found, and what to write instead.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+__all__ = [
+    "ConfigurationError",
+    "DataError",
+    "HubError",
+    "LanguageError",
+    "MetaAdapterError",
+    "NonFiniteLossError",
+    "UnsupportedModelError",
+    "check_known_language",
+    "check_language",
+    "check_languages",
+]
+
+_LANGUAGE = re.compile(r"[A-Za-z0-9]+(?:[-_][A-Za-z0-9]+)*")
+_LONGEST = 64
+
+
+class MetaAdapterError(Exception):
+    """Base class of every error that the package raises on purpose."""
+
+
+class LanguageError(MetaAdapterError, ValueError):
+    """A language key is malformed, unknown, missing or given twice."""
+
+
+class ConfigurationError(MetaAdapterError, ValueError):
+    """Settings that cannot work, alone or together."""
+
+
+class DataError(MetaAdapterError, ValueError):
+    """Data that cannot be trained or scored on."""
+
+
+class HubError(MetaAdapterError, ValueError):
+    """Files of a saved model that are missing, foreign, damaged or unsafe."""
+
+
+class UnsupportedModelError(MetaAdapterError, ValueError):
+    """A model into which the adapter cannot be put."""
+
+
+class NonFiniteLossError(MetaAdapterError, ArithmeticError):
+    """A loss that is NaN or infinite, with the language and the step where it appeared."""
+
+
+def check_language(language: object) -> str:
+    """Return `language` if it is a valid language key.
+
+    A key is made of ASCII letters and digits, in parts joined by `-` or `_`, at most 64 characters: it is used as
+    the name of a module and of a folder. BCP-47 tags such as `"en"`, `"zh-Hant"` and `"pt-BR"` are valid keys.
+
+    Args:
+        language: The key.
+
+    Returns:
+        The same key.
+
+    Raises:
+        LanguageError: If it is anything else.
+
+    Example:
+        >>> check_language("zh-Hant")
+        'zh-Hant'
+    """
+    if not isinstance(language, str):
+        raise LanguageError(f'A language key must be a string such as "en". Found {language!r} of type '
+                            f"`{type(language).__name__}`.")
+    if len(language) > _LONGEST or not _LANGUAGE.fullmatch(language):
+        raise LanguageError(
+            f"A language key must be made of ASCII letters and digits in parts joined by `-` or `_` (at most {_LONGEST} "
+            f'characters), because it names a module and a folder. Found {language!r}. Write for example "en", '
+            '"zh-Hant" or "pt-BR".'
+        )
+    return language
+
+
+def check_languages(languages: Iterable[object]) -> tuple[str, ...]:
+    """Return `languages` as a tuple of valid keys, in the given order, each once.
+
+    Args:
+        languages: The keys.
+
+    Returns:
+        The keys.
+
+    Raises:
+        LanguageError: If there is none, if one is malformed or comes twice, or if two differ only in upper and
+            lower case (they would share a folder on some file systems).
+
+    Example:
+        >>> check_languages(["en", "sw"])
+        ('en', 'sw')
+    """
+    if isinstance(languages, str):
+        raise LanguageError(f"`languages` must be a list of keys. Found the string {languages!r}. Write [{languages!r}].")
+    keys = tuple(check_language(language) for language in languages)
+    if not keys:
+        raise LanguageError('`languages` must name at least one language. Found none. Write for example ["en", "sw"].')
+    seen: dict[str, str] = {}
+    for key in keys:
+        if (twin := seen.get(key.lower())) is not None:
+            raise LanguageError(
+                f"Every language must be named once, and languages must differ in more than upper and lower case. "
+                f"Found {twin!r} and {key!r} in {list(keys)}. Leave one of them out or rename it."
+            )
+        seen[key.lower()] = key
+    return keys
+
+
+def check_known_language(language: object, known: Iterable[str], *, what: str = "this model") -> str:
+    """Return `language` if it is one of `known`, matched by its exact name.
+
+    Args:
+        language: The key asked for.
+        known: The keys there are.
+        what: What has these languages, for the message.
+
+    Returns:
+        The same key.
+
+    Raises:
+        LanguageError: If it is not among them; the message names those there are and the nearest one.
+
+    Example:
+        >>> check_known_language("sw", ["en", "sw"])
+        'sw'
+    """
+    key, names = check_language(language), list(known)
+    if key in names:
+        return key
+    nearest = difflib.get_close_matches(key, names, n=1)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    raise LanguageError(f"The language must be one of {what}: {names}. Found {key!r}.{hint}")

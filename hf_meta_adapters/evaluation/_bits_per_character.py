@@ -1,0 +1,107 @@
+"""Bits per character: a score of language models that can be compared between languages and tokenizers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from hf_meta_adapters._typing import Language
+from hf_meta_adapters.errors import NonFiniteLossError
+from hf_meta_adapters.evaluation._forward import Feature, logits_of, run
+from hf_meta_adapters.evaluation._masked_lm import NOT_SCORED
+
+__all__ = ["LanguageModelScore", "bits_per_character"]
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageModelScore:
+    """How well a model predicts n texts, text by text.
+
+    Attributes:
+        bits: −Σ log₂ p over the scored tokens of each text, shape (n,).
+        characters: Characters that these tokens stand for, shape (n,).
+        tokens: How many they are, shape (n,).
+    """
+
+    bits: NDArray[np.float64]
+    characters: NDArray[np.float64]
+    tokens: NDArray[np.int64]
+
+    @property
+    def bits_per_character(self) -> float:
+        """Σ bits / Σ characters over all texts; lower is better."""
+        return float(self.bits.sum() / self.characters.sum())
+
+    @property
+    def loss(self) -> float:
+        """Mean of −ln p over the scored tokens, in nats, as a Trainer reports it."""
+        return float(self.bits.sum() * math.log(2) / self.tokens.sum())
+
+    def to_dict(self) -> dict[str, float]:
+        """Return both scores and what they were measured on."""
+        return {
+            "bits_per_character": self.bits_per_character,
+            "loss": self.loss,
+            "characters": float(self.characters.sum()),
+            "tokens": int(self.tokens.sum()),
+        }
+
+
+def bits_per_character(
+    model: nn.Module,
+    features: Sequence[Feature],
+    language: Language | None = None,
+    *,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> LanguageModelScore:
+    """Compute Σ −log₂ p(target) / Σ characters(target) over the scored tokens of `features`.
+
+    Unlike a loss per token, it does not fall when a tokenizer cuts words into more pieces. For a masked language model
+    it is a pseudo-likelihood over the masked tokens, so it compares masked models with one another, not with causal
+    ones.
+
+    Args:
+        model: A masked or causal language model; its logits have shape (B, T, V).
+        features: Rows of `masked_lm_features` or of `causal_lm_features`.
+        language: The language of the rows; the model is routed to it where it has `use_language`.
+        batch_size: Rows a pass.
+        progress: Show a progress bar.
+
+    Returns:
+        The score, and its parts for each text (0 for a text without a scored token).
+
+    Raises:
+        NonFiniteLossError: If the model's logits give NaN or infinity.
+    """
+    rows = run(model, features, _score_rows, language=language, batch_size=batch_size, progress=progress)
+    examples = np.array([feature["example"] for feature in features])
+    sums = np.zeros((examples.max() + 1, 3))
+    np.add.at(sums, examples, np.array(rows))
+    if not np.isfinite(sums).all():
+        raise NonFiniteLossError(
+            f"The loss must be finite. Found {sums[~np.isfinite(sums)][0]} bits for language {language!r}. Look for a "
+            "model that has diverged, or for overflow in half precision."
+        )
+    return LanguageModelScore(sums[:, 0], sums[:, 1], sums[:, 2].astype(np.int64))
+
+
+def _score_rows(rows: Sequence[Feature], output: Any) -> list[tuple[float, float, int]]:
+    """Return bits, characters and tokens of each row."""
+    logits = logits_of(output, "logits", 3)
+    targets = torch.full(logits.shape[:2], NOT_SCORED, device=logits.device)
+    for index, row in enumerate(rows):
+        targets[index, : len(row["targets"])] = torch.tensor(row["targets"], device=logits.device)
+    scored = targets != NOT_SCORED
+    losses = torch.zeros(targets.shape, dtype=torch.float64, device=logits.device)
+    losses[scored] = cross_entropy(logits[scored], targets[scored], reduction="none").double()
+    bits = (losses.sum(1) / math.log(2)).tolist()
+    return [(b, sum(row["characters"]), int(n)) for b, row, n in zip(bits, rows, scored.sum(1), strict=True)]

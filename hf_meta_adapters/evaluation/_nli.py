@@ -1,0 +1,82 @@
+"""Natural language inference: does the premise entail the hypothesis?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hf_meta_adapters._typing import Language
+from hf_meta_adapters.errors import DataError
+from hf_meta_adapters.evaluation._checks import constant_class
+from hf_meta_adapters.evaluation._columns import column, label_column
+from hf_meta_adapters.evaluation._forward import Feature, logits_of
+from hf_meta_adapters.evaluation._metrics import ClassF1, compute
+from hf_meta_adapters.evaluation._task import Rows, Task, TaskScore, register_task
+from hf_meta_adapters.evaluation._windows import length_limit
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["NLI"]
+
+
+@register_task
+class NLI(Task):
+    """Natural language inference: accuracy and macro F1 over entailment, neutral and contradiction.
+
+    The examples have the columns `premise`, `hypothesis` and `label`. A pair that is too long loses tokens at the end
+    of the longer side: one pair has one prediction, so it cannot be cut into windows.
+    """
+
+    name = "nli"
+    metric = "accuracy"
+    labels = ("entailment", "neutral", "contradiction")
+
+    def features(
+        self,
+        dataset: Rows,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        language: Language,
+        max_length: int | None = None,
+    ) -> list[Feature]:
+        """Return one row a pair, with its `labels` (an id)."""
+        encodings = tokenizer(
+            column(dataset, ["premise"], language),
+            column(dataset, ["hypothesis"], language),
+            truncation="longest_first",
+            max_length=length_limit(tokenizer, max_length),
+        )
+        labels = [self.label2id[label] for label in self._references(dataset, language)]
+        return [
+            {**{name: values[example] for name, values in encodings.items()}, "labels": label, "example": example}
+            for example, label in enumerate(labels)
+        ]
+
+    def decode(self, rows: Sequence[Feature], output: Any) -> list[str]:
+        """Return the class with the largest logit."""
+        return [self.labels[index] for index in logits_of(output, "logits", 2).argmax(-1).tolist()]
+
+    def predictions(self, dataset: Rows, features: Sequence[Feature], decoded: Sequence[str]) -> list[str]:
+        """Return the classes: a pair has one row."""
+        return [*decoded]
+
+    def score(self, dataset: Rows, predictions: Sequence[str], *, language: Language) -> TaskScore:
+        """Return accuracy and macro F1; per example whether it is right."""
+        references = self._references(dataset, language)
+        return TaskScore(
+            compute(ClassF1, predictions=predictions, references=references),
+            {"correct": np.array([a == b for a, b in zip(predictions, references, strict=True)], dtype=np.float64)},
+            constant_class(predictions, references),
+        )
+
+    def _references(self, dataset: Rows, language: Language) -> list[str]:
+        labels = label_column(dataset, ["label"], language)
+        if unknown := sorted(set(labels) - set(self.labels)):
+            raise DataError(
+                f"A label must be one of {list(self.labels)}. Found {unknown[0]!r} in language {language!r}. Rename the "
+                "labels, and leave out pairs without one."
+            )
+        return labels

@@ -1,0 +1,149 @@
+"""What a task is: the four steps from data to scores, and the names by which tasks are asked for."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hf_meta_adapters._typing import Language
+from hf_meta_adapters.errors import ConfigurationError
+from hf_meta_adapters.evaluation._forward import Feature
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["Rows", "Task", "TaskScore", "get_task", "register_task"]
+
+Rows = Sequence[Mapping[str, Any]]
+"""The examples of one language: a `datasets.Dataset`, or a list of dicts."""
+
+
+@dataclass(frozen=True, eq=False)
+class TaskScore:
+    """The scores of one language.
+
+    Attributes:
+        metrics: Metric → value.
+        per_example: Name → what each example adds to the metrics, shape (n,): the material of a bootstrap.
+        constant_prediction: The only class that was ever predicted although the references hold several, else `None`.
+    """
+
+    metrics: Mapping[str, float]
+    per_example: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    constant_prediction: Hashable | None = None
+
+
+class Task(ABC):
+    """How data becomes features, how the output of a model becomes predictions, and how these are scored.
+
+    Write a task of your own by deriving from this class; pass an instance to `evaluate_languages`, or register the
+    class under a name.
+
+    Attributes:
+        name: The name of the task.
+        metric: The metric that stands for the task in tables.
+        higher_is_better: The direction of that metric.
+        labels: The classes of the model's head in the order of their ids; empty for a head without classes.
+    """
+
+    name: ClassVar[str]
+    metric: ClassVar[str]
+    higher_is_better: ClassVar[bool] = True
+    labels: Sequence[str] = ()
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        """What a model's head must be made with: `from_pretrained(..., id2label=task.id2label)`."""
+        return dict(enumerate(self.labels))
+
+    @property
+    def label2id(self) -> dict[str, int]:
+        """The inverse of `id2label`."""
+        return {label: index for index, label in enumerate(self.labels)}
+
+    @abstractmethod
+    def features(
+        self,
+        dataset: Rows,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        language: Language,
+        max_length: int | None = None,
+    ) -> list[Feature]:
+        """Return the rows that the model is run on, with their labels, so that a Trainer can train on them, too.
+
+        Args:
+            dataset: The examples.
+            tokenizer: The tokenizer of the model.
+            language: The language of the examples.
+            max_length: Tokens in a row; by default what the tokenizer allows, at most 512.
+
+        Returns:
+            One or more rows for each example, whose number is their `example`.
+        """
+
+    @abstractmethod
+    def decode(self, rows: Sequence[Feature], output: Any) -> Sequence[Any]:
+        """Return what has to be kept of the model's output for each row of a batch: something small, not logits."""
+
+    @abstractmethod
+    def predictions(self, dataset: Rows, features: Sequence[Feature], decoded: Sequence[Any]) -> list[Any]:
+        """Return one prediction for each example, from all rows of it."""
+
+    @abstractmethod
+    def score(self, dataset: Rows, predictions: Sequence[Any], *, language: Language) -> TaskScore:
+        """Return the scores of the predictions, one for each example of `dataset`."""
+
+
+_TASKS: dict[str, Callable[[], Task]] = {}
+
+TaskClass = TypeVar("TaskClass", bound=type[Task])
+
+
+def register_task(task: TaskClass) -> TaskClass:
+    """Make a task class known by its `name`, as a decorator; `get_task` calls it without arguments.
+
+    Args:
+        task: The class.
+
+    Returns:
+        The same class.
+
+    Raises:
+        ConfigurationError: If another class has the name.
+    """
+    if _TASKS.setdefault(task.name, task) is not task:
+        raise ConfigurationError(
+            f"A task must have a name of its own. Found {task.name!r}, which is taken. Set another `name` in "
+            f"`{task.__name__}`."
+        )
+    return task
+
+
+def get_task(name: str) -> Task:
+    """Return the task of that name with its default settings: ner, pos, qa, nli, masked_lm, causal_lm, or your own.
+
+    Args:
+        name: The name.
+
+    Returns:
+        A new instance.
+
+    Raises:
+        ConfigurationError: If there is no such task.
+
+    Example:
+        >>> get_task("nli").id2label
+        {0: 'entailment', 1: 'neutral', 2: 'contradiction'}
+    """
+    if name not in _TASKS:
+        raise ConfigurationError(
+            f"`task` must be a `Task` or one of {sorted(_TASKS)}. Found {name!r}. Derive from `Task` and decorate the "
+            "class with `@register_task` to add one."
+        )
+    return _TASKS[name]()

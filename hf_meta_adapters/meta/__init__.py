@@ -1,0 +1,22 @@
+"""The algorithm, on torch alone: meta-gradients, their estimators and look-aheads."""
+
+from hf_meta_adapters.meta._gradient import meta_gradient
+from hf_meta_adapters.meta._inner import SGD, Adam, AdamState, InnerOptimizer
+from hf_meta_adapters.meta._joint import joint_gradient
+from hf_meta_adapters.meta._options import PRESETS, MetaOptions, meta_options
+from hf_meta_adapters.meta._result import JointGradients, MetaGradients, MetaSignal
+
+__all__ = [
+    "PRESETS",
+    "SGD",
+    "Adam",
+    "AdamState",
+    "InnerOptimizer",
+    "JointGradients",
+    "MetaGradients",
+    "MetaOptions",
+    "MetaSignal",
+    "joint_gradient",
+    "meta_gradient",
+    "meta_options",
+]

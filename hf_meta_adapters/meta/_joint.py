@@ -1,0 +1,49 @@
+"""The gradient of joint training: no virtual step, no validation text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from hf_meta_adapters._typing import Language, MicroBatches, Parameters
+from hf_meta_adapters.meta._passes import loss_and_gradient
+from hf_meta_adapters.meta._reduce import Reduce
+from hf_meta_adapters.meta._replay import listed
+from hf_meta_adapters.meta._result import JointGradients, named
+from hf_meta_adapters.meta._vectors import Vector, add_
+
+
+def joint_gradient(
+    train_losses: Mapping[Language, MicroBatches],
+    shared: Parameters,
+    language: Mapping[Language, Parameters],
+    *,
+    all_reduce: Callable[[Tensor], None] | None = None,
+) -> JointGradients:
+    """Compute the gradient of 1/L Σ_i L_i^train(θ, φ_i) for θ and every φ_i, one language after the other.
+
+    Args:
+        train_losses: L_i^train of each language, as for `meta_gradient`.
+        shared: θ, by name.
+        language: φ_i of each language, by name.
+        all_reduce: Sums a flat tensor over processes in place.
+
+    Returns:
+        The gradients and losses.
+    """
+    share, reduce = 1 / len(train_losses), Reduce(all_reduce)
+    total: Vector = [None] * len(shared)
+    own: dict[Language, Vector] = {}
+    values: dict[Language, Tensor] = {}
+    for key, losses in train_losses.items():
+        values[key], slope = loss_and_gradient(listed(losses), [*shared.values(), *language[key].values()])
+        add_(total, slope[: len(shared)], share)
+        own[key] = [None] * len(language[key])
+        add_(own[key], slope[len(shared) :], share)
+    reduce([*total, *(entry for key in own for entry in own[key]), *values.values()])
+    return JointGradients(
+        shared=named(list(shared), total),
+        train={key: named(list(language[key]), vector) for key, vector in own.items()},
+        train_loss=values,
+    )

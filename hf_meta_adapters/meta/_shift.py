@@ -1,0 +1,65 @@
+"""Moving the shared weights θ in place for a while, and putting back every bit of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from hf_meta_adapters.meta._vectors import Vector, present
+
+
+class Anchor:
+    """A copy of θ to move away from and to return to.
+
+    It writes through `.data`, past autograd's version counter. A graph recorded at θ therefore stays usable while θ
+    is elsewhere, and it is right to use it again once θ is back: back means copied back, bit for bit, since
+    (θ + δ) − δ is not θ in floating point.
+
+    Args:
+        parameters: θ. The copy is the only one that an outer step with a single inner step keeps, whatever the number
+            of languages.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self._live = [parameter.data for parameter in parameters]
+        self._start = [parameter.detach().clone() for parameter in parameters]
+        self._base = self._start
+
+    def move(self, direction: Vector, step: Tensor | float) -> None:
+        """θ ← base + step · direction."""
+        self.restore()
+        keep = [k for k, entry in enumerate(direction) if entry is not None]
+        if keep:
+            change = torch._foreach_mul(present(direction, keep), step)
+            torch._foreach_add_([self._live[k] for k in keep], change)
+
+    def restore(self) -> None:
+        """θ ← base, bit for bit."""
+        if self._live:
+            torch._foreach_copy_(self._live, self._base)
+
+    def rebase(self, base: list[Tensor] | None = None) -> None:
+        """Make `base` the point that moves start from and return to, and go there; `None` is the θ of the beginning."""
+        self._base = self._start if base is None else base
+        self.restore()
+
+    def base(self) -> list[Tensor]:
+        """The point that moves start from."""
+        return self._base
+
+    def here(self) -> list[Tensor]:
+        """A copy of where θ now is."""
+        return [entry.clone() for entry in self._live]
+
+
+@contextmanager
+def anchored(parameters: Sequence[Tensor]) -> Iterator[Anchor]:
+    """An `Anchor` that restores θ on leaving, also when an error leaves."""
+    anchor = Anchor(parameters)
+    try:
+        yield anchor
+    finally:
+        anchor.rebase()

@@ -1,0 +1,157 @@
+"""One outer step on a model with languages: batches in, gradients out; no optimizer is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_meta_adapters._losses import LossFunction, batch_losses
+from hf_meta_adapters._typing import Batch, Language
+from hf_meta_adapters.errors import ConfigurationError, DataError, check_known_language
+from hf_meta_adapters.meta import (
+    SGD,
+    Adam,
+    InnerOptimizer,
+    JointGradients,
+    MetaGradients,
+    joint_gradient,
+    meta_gradient,
+)
+from hf_meta_adapters.modeling import LanguageAdapterModel
+
+Batches = Batch | Sequence[Batch]
+
+
+def meta_step(
+    model: LanguageAdapterModel,
+    train_batches: Mapping[Language, Batches],
+    meta_batches: Mapping[Language, Batches],
+    *,
+    inner_learning_rate: float,
+    inner_optimizer: str | InnerOptimizer = "sgd",
+    optimizer: torch.optim.Optimizer | None = None,
+    for_languages: Sequence[Language] | None = None,
+    loss_function: LossFunction | None = None,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    all_reduce: Callable[[Tensor], None] | None = None,
+    preset: str | None = None,
+    **options: Any,
+) -> MetaGradients:
+    """Compute the meta-gradients of every φ_l and the training gradient of θ from one batch per language and role.
+
+    The outer step of Algorithm 1 (Wang, Lipton and Tsvetkov, EMNLP 2020); `meta.meta_gradient` has the equations. Use
+    it in a loop of your own, for example with Accelerate; `MetaAdapterTrainer` uses it too. θ, φ, `.grad`, and the
+    language that was set are afterwards as they were.
+
+    Args:
+        model: The model; its training mode (dropout) is left as it is.
+        train_batches: For each language of the step a batch of its training text, or several (gradient accumulation);
+            several count by their labels, so that k batches give the gradient of one that is k times as large.
+        meta_batches: Likewise of its held-out text.
+        inner_learning_rate: β, the size of the virtual step.
+        inner_optimizer: `"sgd"` (the paper's), `"adam"` (the step that `optimizer` would take) or an `InnerOptimizer`.
+        optimizer: The optimizer of θ; needed by `inner_optimizer="adam"`, and only read.
+        for_languages: The languages whose meta-gradients are wanted; default all of `train_batches`.
+        loss_function: `(model, batch) -> loss`, a mean over the labels of the batch; default the loss that the model
+            returns.
+        autocast: Makes the context in which losses are evaluated, such as `accelerator.autocast`.
+        all_reduce: Sums a flat tensor over processes in place, on several processes; each then passes its own part of
+            every batch.
+        preset: `"paper"` or `"fast"`; options given beside it win.
+        **options: See `meta.MetaOptions`.
+
+    Returns:
+        The gradients by parameter name, their direct and indirect parts, the losses and the meter.
+
+    Raises:
+        ConfigurationError: If options, θ and optimizer cannot work together.
+        LanguageError: If a language is unknown to the model or misses its meta batch.
+        DataError: If a language has no batch.
+
+    Example:
+        >>> import torch
+        >>> from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
+        >>> from hf_meta_adapters import BottleneckConfig, get_language_model
+        >>> base = XLMRobertaForMaskedLM(XLMRobertaConfig(vocab_size=99, hidden_size=8, num_hidden_layers=1,
+        ...                              num_attention_heads=1, intermediate_size=8))
+        >>> model = get_language_model(base, BottleneckConfig(bottleneck_size=2), languages=["en", "sw"])
+        >>> words = {"input_ids": torch.tensor([[5, 6, 7]]), "labels": torch.tensor([[5, 6, 7]])}
+        >>> batches = {"en": words, "sw": words}
+        >>> step = meta_step(model, batches, batches, inner_learning_rate=0.01)
+        >>> sorted(step.language)
+        ['en', 'sw']
+    """
+    _check(model, train_batches, meta_batches)
+    shared = model.shared_parameters()
+    losses = [
+        batch_losses(model, batches, loss_function=loss_function, autocast=autocast, all_reduce=all_reduce)
+        for batches in (train_batches, meta_batches)
+    ]
+    return meta_gradient(
+        *losses,
+        shared,
+        {key: model.language_parameters(key) for key in {**train_batches, **meta_batches}},
+        inner_learning_rate=inner_learning_rate,
+        inner_optimizer=_inner_optimizer(inner_optimizer, optimizer, list(shared.values())),
+        for_languages=for_languages,
+        all_reduce=all_reduce,
+        preset=preset,
+        **options,
+    )
+
+
+def joint_step(
+    model: LanguageAdapterModel,
+    train_batches: Mapping[Language, Batches],
+    *,
+    loss_function: LossFunction | None = None,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    all_reduce: Callable[[Tensor], None] | None = None,
+) -> JointGradients:
+    """Compute the gradient of the mean training loss of the step's languages for θ and every φ_l: joint training.
+
+    Args:
+        model: The model.
+        train_batches: As for `meta_step`.
+        loss_function: As for `meta_step`.
+        autocast: As for `meta_step`.
+        all_reduce: As for `meta_step`.
+
+    Returns:
+        The gradients by parameter name, and the losses.
+
+    Raises:
+        LanguageError: If a language is unknown to the model.
+        DataError: If a language has no batch.
+    """
+    _check(model, train_batches)
+    losses = batch_losses(model, train_batches, loss_function=loss_function, autocast=autocast, all_reduce=all_reduce)
+    own = {key: model.language_parameters(key) for key in train_batches}
+    return joint_gradient(losses, model.shared_parameters(), own, all_reduce=all_reduce)
+
+
+def _check(model: LanguageAdapterModel, *roles: Mapping[Language, Batches]) -> None:
+    for batches in roles:
+        for key, given in batches.items():
+            check_known_language(key, model.languages)
+            if not given:
+                raise DataError(f"Every language of a step needs a batch. Found none for {key!r}. Leave the language out.")
+
+
+def _inner_optimizer(
+    name: str | InnerOptimizer, optimizer: torch.optim.Optimizer | None, shared: list[Tensor]
+) -> InnerOptimizer:
+    if isinstance(name, InnerOptimizer):
+        return name
+    if name == "sgd":
+        return SGD()
+    if name != "adam":
+        raise ConfigurationError(f'`inner_optimizer` must be "sgd", "adam" or an InnerOptimizer. Found {name!r}.')
+    if optimizer is None:
+        raise ConfigurationError('`inner_optimizer="adam"` reads the state of the optimizer of θ. Found none. Write '
+                                 "`meta_step(..., optimizer=optimizer)`.")  # fmt: skip
+    return Adam.of(optimizer, shared)

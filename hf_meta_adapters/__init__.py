@@ -2,8 +2,11 @@
 
 from hf_meta_adapters._version import __version__
 from hf_meta_adapters.backends._bottleneck import BottleneckConfig
+from hf_meta_adapters.data import check_roles, split_roles, temperature_distribution
+from hf_meta_adapters.diagnostics import gradient_conflict, interference_report
+from hf_meta_adapters.evaluation import bits_per_character, evaluate_languages, masked_lm_features
 from hf_meta_adapters.meta import MetaGradients, MetaOptions, MetaSignal
-from hf_meta_adapters.meta_step import meta_step
+from hf_meta_adapters.meta_step import joint_step, meta_step
 from hf_meta_adapters.modeling import LanguageAdapterModel, get_language_model
 from hf_meta_adapters.trainer import MetaAdapterTrainer
 from hf_meta_adapters.training_args import MetaAdapterTrainingArguments
@@ -17,6 +20,15 @@ __all__ = [
     "MetaOptions",
     "MetaSignal",
     "__version__",
+    "bits_per_character",
+    "check_roles",
+    "evaluate_languages",
     "get_language_model",
+    "gradient_conflict",
+    "interference_report",
+    "joint_step",
+    "masked_lm_features",
     "meta_step",
+    "split_roles",
+    "temperature_distribution",
 ]

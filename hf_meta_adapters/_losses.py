@@ -1,4 +1,4 @@
-"""Losses of batches as functions without arguments, weighted so that micro-batches and processes add up to one batch."""
+"""Losses of batches as functions without arguments; micro-batches and processes add up to one batch."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def model_loss(model: Any, batch: Batch) -> Tensor:
     loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs[0]
     if loss is None:
         raise DataError(
-            f"The model must return a loss. Found none for a batch with {sorted(batch)}. Give the batches `labels` (a data "
-            "collator makes them), or pass a loss function."
+            f"The model must return a loss. Found none for a batch with {sorted(batch)}. Give the batches `labels` (a "
+            "data collator makes them), or pass a loss function."
         )
     return loss
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from hf_meta_adapters._typing import Language
+from hf_meta_adapters.errors import ConfigurationError
 
 
 @dataclass
@@ -48,6 +50,23 @@ class Ownership:
             original={name: id(state[now]) for name, now in self.original.items()},
         )
 
+    def require_gradients(self, module: nn.Module) -> None:
+        """Make θ and every φ_l trainable, and nothing else."""
+        owned = {*self.shared, *(name for own in self.languages.values() for name in own)}
+        for name, parameter in module.named_parameters():
+            if parameter.is_floating_point():
+                parameter.requires_grad_(name in owned)
+
+    def count(self, module: nn.Module) -> str:
+        """How many parameters are shared, language-specific and frozen, in one line."""
+        sizes = {name: parameter.numel() for name, parameter in module.named_parameters()}
+        shared = sum(sizes[name] for name in self.shared)
+        own = {key: sum(sizes[name] for name in names) for key, names in self.languages.items()}
+        each = ", ".join(f"{key} {size:,}" for key, size in own.items())
+        total = sum(sizes.values())
+        frozen = total - shared - sum(own.values())
+        return f"shared (θ): {shared:,} || per language (φ): {each} || frozen: {frozen:,} || all: {total:,}"
+
 
 @dataclass
 class Held:
@@ -78,3 +97,32 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
     """The state dict with the tensors themselves; a tied tensor comes under each of its names."""
     state = module.state_dict(keep_vars=True)
     return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+
+
+def chosen_names(base: nn.Module, shared: str) -> set[str] | None:
+    """The names of the parameters of θ, or `None` for all that are trained.
+
+    Args:
+        base: The model before any adapter.
+        shared: `"all"`, `"none"` or a regular expression that is searched in the names.
+
+    Raises:
+        ConfigurationError: If it is no regular expression, or matches nothing.
+    """
+    if shared == "all":
+        return None
+    if shared == "none":
+        return set()
+    names = [name for name, _ in base.named_parameters()]
+    try:
+        found = {name for name in names if re.search(shared, name)}
+    except (re.error, TypeError) as error:
+        raise ConfigurationError(
+            f'`shared` must be "all", "none" or a regular expression over parameter names. Found {shared!r}: {error}.'
+        ) from error
+    if not found:
+        raise ConfigurationError(
+            f"`shared` must match a parameter of the base model. Found none for {shared!r}; the names look like "
+            f"{names[:5]}."
+        )
+    return found

@@ -81,9 +81,9 @@ def check_finite(gradients: Gradients, step: int, output_dir: Path) -> None:
     saved = sorted(output_dir.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime)
     kept = f"The last checkpoint is {saved[-1]}." if saved else "No checkpoint was saved yet."
     raise NonFiniteLossError(
-        f"Every loss must be finite. Found NaN or infinity in the {' and the '.join(bad)} after {step} steps; no weight was "
-        f"updated with it. {kept} Look for batches without labels, or lower `learning_rate`, `adapter_learning_rate` or "
-        "`inner_learning_rate`."
+        f"Every loss must be finite. Found NaN or infinity in the {' and the '.join(bad)} after {step} steps; no "
+        f"weight was updated with it. {kept} Look for batches without labels, or lower `learning_rate`, "
+        "`adapter_learning_rate` or `inner_learning_rate`."
     )
 
 

@@ -74,12 +74,13 @@ def check_language(language: object) -> str:
         'zh-Hant'
     """
     if not isinstance(language, str):
-        raise LanguageError(f'A language key must be a string such as "en". Found {language!r} of type '
-                            f"`{type(language).__name__}`.")
+        raise LanguageError(
+            f'A language key must be a string such as "en". Found {language!r} of type `{type(language).__name__}`.'
+        )
     if len(language) > _LONGEST or not _LANGUAGE.fullmatch(language):
         raise LanguageError(
-            f"A language key must be made of ASCII letters and digits in parts joined by `-` or `_` (at most {_LONGEST} "
-            f'characters), because it names a module and a folder. Found {language!r}. Write for example "en", '
+            "A language key must be made of ASCII letters and digits in parts joined by `-` or `_` (at most "
+            f'{_LONGEST} characters), because it names a module and a folder. Found {language!r}. Write for example "en", '
             '"zh-Hant" or "pt-BR".'
         )
     return language
@@ -103,7 +104,9 @@ def check_languages(languages: Iterable[object]) -> tuple[str, ...]:
         ('en', 'sw')
     """
     if isinstance(languages, str):
-        raise LanguageError(f"`languages` must be a list of keys. Found the string {languages!r}. Write [{languages!r}].")
+        raise LanguageError(
+            f"`languages` must be a list of keys. Found the string {languages!r}. Write [{languages!r}]."
+        )
     keys = tuple(check_language(language) for language in languages)
     if not keys:
         raise LanguageError('`languages` must name at least one language. Found none. Write for example ["en", "sw"].')

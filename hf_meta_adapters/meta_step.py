@@ -87,12 +87,13 @@ def meta_step(
     """
     _check(model, train_batches, meta_batches)
     shared = model.shared_parameters()
-    losses = [
+    train_losses, meta_losses = (
         batch_losses(model, batches, loss_function=loss_function, autocast=autocast, all_reduce=all_reduce)
         for batches in (train_batches, meta_batches)
-    ]
+    )
     return meta_gradient(
-        *losses,
+        train_losses,
+        meta_losses,
         shared,
         {key: model.language_parameters(key) for key in {**train_batches, **meta_batches}},
         inner_learning_rate=inner_learning_rate,
@@ -139,7 +140,9 @@ def _check(model: LanguageAdapterModel, *roles: Mapping[Language, Batches]) -> N
         for key, given in batches.items():
             check_known_language(key, model.languages)
             if not given:
-                raise DataError(f"Every language of a step needs a batch. Found none for {key!r}. Leave the language out.")
+                raise DataError(
+                    f"Every language of a step needs a batch. Found none for {key!r}. Leave the language out."
+                )
 
 
 def _inner_optimizer(

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from hf_meta_adapters._names import Ownership
+from hf_meta_adapters._names import Ownership, chosen_names
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.backends import Backend, backend_for, backend_named
 from hf_meta_adapters.errors import (
-    ConfigurationError,
     HubError,
     LanguageError,
     check_known_language,
     check_language,
     check_languages,
 )
-from hf_meta_adapters.hub import Family, load_base, read_manifest, save_base, write_manifest
-
-SHARED_ADAPTER = "shared"
-"""The name of the one adapter of `share_adapter=True`; no language may have it."""
+from hf_meta_adapters.hub import SHARED_ADAPTER, Family, load_base, load_weights, read_manifest, save_family
 
 
 def get_language_model(
@@ -78,9 +72,9 @@ def get_language_model(
 class LanguageAdapterModel(nn.Module):
     """A model whose forward pass runs in a language: f(x; θ, φ_l).
 
-    Make one with `get_language_model` or `LanguageAdapterModel.from_pretrained`. The wrapper owns `requires_grad`: θ and
-    every φ_l are trainable from the start and switching languages never changes that. Everything else that the base
-    model offers (`config`, `generate`, `device`, …) is reached through the wrapper.
+    Made by `get_language_model` or `LanguageAdapterModel.from_pretrained`. The wrapper owns `requires_grad`: θ and every
+    φ_l are trainable from the start, and switching languages never changes that. Everything else that the base model
+    offers (`config`, `device`, …) is reached through the wrapper.
 
     Args:
         backend: What puts the parameters of a language into the model.
@@ -94,7 +88,7 @@ class LanguageAdapterModel(nn.Module):
         self.model = backend.module
         self.shared = shared
         self.share_adapter = share_adapter
-        self._ownership = Ownership.of_base(backend.base, _chosen(backend.base, shared))
+        self._ownership = Ownership.of_base(backend.base, chosen_names(backend.base, shared))
         self._languages: list[Language] = []
         self._language: Language | None = None
 
@@ -136,9 +130,9 @@ class LanguageAdapterModel(nn.Module):
         """Generate text in a language; arguments as for the base model's `generate`."""
         if language is None:
             self._check_set()
-            return self.model.generate(*args, **inputs)
+            return self.backend.module.generate(*args, **inputs)
         with self.use_language(language):
-            return self.model.generate(*args, **inputs)
+            return self.backend.module.generate(*args, **inputs)
 
     def set_language(self, language: Language) -> None:
         """Make `language` the one in which forward passes run.
@@ -190,8 +184,10 @@ class LanguageAdapterModel(nn.Module):
         self._ownership.languages.setdefault(language, [])
         self._languages.append(language)
         if copy_from is not None:
-            self._copy(copy_from, language)
-        self._train_what_is_owned()
+            source, target = self.language_parameters(copy_from), self.language_parameters(language)
+            for old, new in zip(source.values(), target.values(), strict=True):
+                new.data.copy_(old.data)
+        self._ownership.require_gradients(self)
         if self._language is not None:
             self.backend.activate(SHARED_ADAPTER if self.share_adapter else self._language)
 
@@ -217,12 +213,7 @@ class LanguageAdapterModel(nn.Module):
 
     def print_trainable_parameters(self) -> None:
         """Print how many parameters are shared, language-specific and frozen."""
-        total = sum(parameter.numel() for parameter in self.parameters())
-        shared = sum(parameter.numel() for parameter in self.shared_parameters().values())
-        own = {key: sum(p.numel() for p in self.language_parameters(key).values()) for key in self._languages}
-        each = ", ".join(f"{key} {count:,}" for key, count in own.items())
-        frozen = total - shared - sum(own.values())
-        print(f"shared (θ): {shared:,} || per language (φ): {each} || frozen: {frozen:,} || all: {total:,}")
+        print(self._ownership.count(self))
 
     def save_pretrained(self, save_directory: str | Path, **details: Any) -> None:
         """Write the shared weights as a transformers checkpoint and each language as an adapter of its own library.
@@ -239,11 +230,7 @@ class LanguageAdapterModel(nn.Module):
             base_class=type(self.base_model).__name__,
             details=details,
         )
-        folder = Path(save_directory)
-        save_base(folder, self.base_model, self.base_state_dict())
-        for adapter in [SHARED_ADAPTER] if self.share_adapter else self._languages:
-            self.backend.save(adapter, folder / adapter)
-        write_manifest(folder, family)
+        save_family(Path(save_directory), family, self.backend, self.base_state_dict())
 
     def load_weights(self, path: str | Path) -> None:
         """Read θ and every φ_l of this very model from what `save_pretrained` wrote, in place.
@@ -256,19 +243,12 @@ class LanguageAdapterModel(nn.Module):
         """
         folder = Path(path)
         family = read_manifest(folder)
-        missing = [key for key in self._languages if key not in family.languages]
-        if missing or family.share_adapter != self.share_adapter:
+        if family.share_adapter != self.share_adapter or not set(self._languages) <= set(family.languages):
             raise HubError(
-                f"A checkpoint must be of this model, with languages {list(self._languages)}. Found in {folder} one with "
-                f"{list(family.languages)} and share_adapter={family.share_adapter}."
+                f"A checkpoint must be of this model, with languages {list(self._languages)}. Found in {folder} one "
+                f"with {list(family.languages)} and share_adapter={family.share_adapter}."
             )
-        saved = load_base(folder, family, type(self.base_model), {}).state_dict()
-        state = self.state_dict()
-        with torch.no_grad():
-            for name, now in self._ownership.original.items():
-                state[now].copy_(saved[name])
-        for adapter in [SHARED_ADAPTER] if self.share_adapter else self._languages:
-            self.backend.load(adapter, folder / adapter)
+        load_weights(folder, family, self.backend, self.base_state_dict(), self.languages)
 
     @classmethod
     def from_pretrained(
@@ -300,11 +280,11 @@ class LanguageAdapterModel(nn.Module):
         wanted = family.languages if languages is None else check_languages(languages)
         for key in wanted:
             check_known_language(key, family.languages, what=f"those saved in {folder.name}")
-        adapters = [SHARED_ADAPTER] if family.share_adapter else list(wanted)
-        config = backend_named(family.backend).saved_config(folder / adapters[0])
+        folders = [folder / adapter for adapter in family.adapters(wanted)]
+        config = backend_named(family.backend).saved_config(folders[0]) if folders else None
         base = load_base(folder, family, auto_class, model_arguments)
         model = get_language_model(base, config, wanted, shared=family.shared, share_adapter=family.share_adapter)
-        for adapter in adapters:
+        for adapter in family.adapters(wanted):
             model.backend.load(adapter, folder / adapter)
         return model.eval()
 
@@ -330,36 +310,3 @@ class LanguageAdapterModel(nn.Module):
     def _named(self, names: list[str]) -> dict[str, nn.Parameter]:
         parameters = dict(self.named_parameters())
         return {name: parameters[name] for name in names}
-
-    def _train_what_is_owned(self) -> None:
-        owned = {*self._ownership.shared, *(name for own in self._ownership.languages.values() for name in own)}
-        for name, parameter in self.named_parameters():
-            if parameter.is_floating_point():
-                parameter.requires_grad_(name in owned)
-
-    def _copy(self, source: Language, target: Language) -> None:
-        """Start φ of `target` from φ of `source`; both have the same shapes in the same order."""
-        pairs = zip(self.language_parameters(source).values(), self.language_parameters(target).values(), strict=True)
-        for old, new in pairs:
-            new.data.copy_(old.data)
-
-
-def _chosen(base: nn.Module, shared: str) -> set[str] | None:
-    """The names of the parameters of θ, or `None` for all that are trained."""
-    if shared == "all":
-        return None
-    if shared == "none":
-        return set()
-    names = [name for name, _ in base.named_parameters()]
-    try:
-        found = {name for name in names if re.search(shared, name)}
-    except (re.error, TypeError) as error:
-        raise ConfigurationError(
-            f'`shared` must be "all", "none" or a regular expression over parameter names. Found {shared!r}: {error}.'
-        ) from error
-    if not found:
-        raise ConfigurationError(
-            f"`shared` must match a parameter of the base model. Found none for {shared!r}; the names look like "
-            f"{names[:5]}."
-        )
-    return found

@@ -6,28 +6,20 @@ import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from hf_meta_adapters._losses import LossFunction
+from hf_meta_adapters._train_data import assign_roles, train_dataloader
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters._updates import Gradients, apply_gradients, check_finite, split_groups
 from hf_meta_adapters._watch import StepLog
-from hf_meta_adapters.data import (
-    LanguageBatchSampler,
-    LanguageCollator,
-    LanguageDatasets,
-    StepBatch,
-    check_roles,
-    seeded,
-    size_of,
-    split_roles,
-)
-from hf_meta_adapters.errors import ConfigurationError, DataError, check_known_language
+from hf_meta_adapters.data import LanguageBatchSampler, StepBatch, seeded
+from hf_meta_adapters.errors import ConfigurationError, DataError
 from hf_meta_adapters.meta_step import joint_step, meta_step
 from hf_meta_adapters.modeling import LanguageAdapterModel
 from hf_meta_adapters.training_args import MetaAdapterTrainingArguments
@@ -36,9 +28,9 @@ from hf_meta_adapters.training_args import MetaAdapterTrainingArguments
 class MetaAdapterTrainer(Trainer):
     """Train θ by the training loss of all languages, and every φ_l by the meta-gradient (or as the arguments say).
 
-    It is a `transformers.Trainer`: callbacks, schedules, logging, checkpoints and precision work as there. The baselines
-    of the paper are settings of it: *joint* is a model with `config=None`, *mono* one with a single language, *joint +
-    adapters* is `adapter_update="train"`, the *shared adapter* is `share_adapter=True`.
+    It is a `transformers.Trainer`: callbacks, schedules, logging, checkpoints and precision work as there. The
+    baselines of the paper are settings of it: *joint* is a model with `config=None`, *mono* one with a single
+    language, *joint + adapters* is `adapter_update="train"`, the *shared adapter* is `share_adapter=True`.
 
     Args:
         model: A model of `get_language_model`.
@@ -75,7 +67,9 @@ class MetaAdapterTrainer(Trainer):
         self.loss_function = loss_function
         self.meta_dataset: Mapping[Language, Any] | None = None
         if train_dataset is not None:
-            train_dataset, self.meta_dataset = self._roles(model, train_dataset, meta_dataset, eval_dataset)
+            train_dataset, self.meta_dataset = assign_roles(
+                model.languages, train_dataset, meta_dataset, eval_dataset, needs_meta=self._needs_meta
+            )
         super().__init__(
             model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **trainer_arguments
         )
@@ -86,26 +80,6 @@ class MetaAdapterTrainer(Trainer):
         self._watch = StepLog()
         self.add_callback(_SetEpoch(self))
 
-    def _roles(self, model: LanguageAdapterModel, train: Any, meta: Any, selection: Any) -> tuple[Any, Any]:
-        """Check the data of all roles, and split meta text off if it is needed and was not given."""
-        for several in (train, meta or {}, selection or {}):
-            if not isinstance(several, Mapping):
-                raise DataError(
-                    "Data sets are given by language, as a dict. Found one of type "
-                    f"`{type(several).__name__}`. Write `train_dataset={{'en': ..., 'sw': ...}}`."
-                )
-            for key in several:
-                check_known_language(key, model.languages)
-        if not self._needs_meta:
-            check_roles(train, None, selection)
-            return train, None
-        if meta is None:
-            check_roles(train, None, selection)
-            parts = split_roles(train)
-            return parts.train, parts.meta
-        check_roles(train, meta, selection)
-        return train, meta
-
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The loader of step batches: for each language of a step a batch of training rows, and one of meta rows."""
         if self.train_dataset is None:
@@ -113,29 +87,9 @@ class MetaAdapterTrainer(Trainer):
         datasets = {"train": self._columns_of(self.train_dataset)}
         if self.meta_dataset is not None:
             datasets["meta"] = self._columns_of(self.meta_dataset)
-        args = self.args
-        sizes = {role: {key: size_of(one) for key, one in several.items()} for role, several in datasets.items()}
-        streaming = None in sizes["train"].values()
-        self._sampler = LanguageBatchSampler(
-            sizes["train"],
-            sizes.get("meta"),
-            batch_size=args.per_device_train_batch_size,
-            meta_batch_size=args.meta_batch_size,
-            languages_per_step=args.languages_per_step,
-            alpha=args.sampling_temperature,
-            seed=args.seed if args.data_seed is None else args.data_seed,
-            steps_per_epoch=args.max_steps if streaming and args.max_steps > 0 else None,
-            accumulation_steps=args.gradient_accumulation_steps,
-            rank=args.process_index,
-            world_size=args.world_size,
-        )
-        return DataLoader(
-            LanguageDatasets(datasets),
-            batch_sampler=self._sampler,
-            collate_fn=LanguageCollator(self.data_collator, args.seed),
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
-        )
+        loader = train_dataloader(datasets, self.data_collator, self.args)
+        self._sampler = cast(LanguageBatchSampler, loader.batch_sampler)
+        return loader
 
     def training_step(self, model: Any, inputs: StepBatch, num_items_in_batch: Any = None) -> Tensor:
         """Take the outer step on the micro-batches of an optimizer step, and leave its gradients in `.grad`.
@@ -300,7 +254,7 @@ class MetaAdapterTrainer(Trainer):
         folder = Path(output_dir or self.args.output_dir)
         self._model.save_pretrained(folder)
         tokenizer = self.processing_class or getattr(self.data_collator, "tokenizer", None)
-        if isinstance(tokenizer, PreTrainedTokenizerBase) or hasattr(tokenizer, "save_pretrained"):
+        if tokenizer is not None:
             tokenizer.save_pretrained(str(folder))
         (folder / "training_args.json").write_text(json.dumps(self.args.to_sanitized_dict(), indent=2) + "\n")
 

@@ -132,6 +132,6 @@ class MetaAdapterTrainingArguments(TrainingArguments):
             )
         if self.fp16 and self.update_order == "alternating":
             raise ConfigurationError(
-                'fp16 scales one loss per optimizer step, and `update_order="alternating"` takes several. Write `bf16=True` '
-                'or `update_order="simultaneous"`.'
+                'fp16 scales one loss per optimizer step, and `update_order="alternating"` takes several. Write '
+                '`bf16=True` or `update_order="simultaneous"`.'
             )

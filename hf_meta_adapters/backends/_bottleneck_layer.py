@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -23,6 +23,12 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
     Args:
         base_layer: The linear layer; it is called as it is, so that it may be quantised.
     """
+
+    # Inherited from PEFT, whose types are not read; `nn.Module` would have type checkers take them for tensors.
+    active_adapters: list[str]
+    set_adapter: Callable[..., None]
+    _cast_input_dtype: Callable[..., Tensor]
+    _move_adapter_to_device_of_base_layer: Callable[..., None]
 
     adapter_layer_names = ("bk_down", "bk_up")
     other_param_names = ("bk_activation", "bk_dropout")

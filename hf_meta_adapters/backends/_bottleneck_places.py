@@ -12,7 +12,7 @@ from hf_meta_adapters.errors import UnsupportedModelError
 
 _ATTENTION = re.compile(r"att(n|ention)", re.IGNORECASE)
 _ATTENTION_INPUT = re.compile(r"(^|_)W?(q|k|v|qk|kv|qkv|query|key|value|gate)(_|$)")
-_EXPERT = re.compile(r"expert|router", re.IGNORECASE)
+_EXPERT = re.compile(r"expert|router|\.gate$", re.IGNORECASE)
 
 Features = tuple[int, int]
 

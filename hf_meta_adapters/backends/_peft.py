@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
@@ -93,7 +93,9 @@ class PeftBackend(Backend):
         """Read an adapter that PEFT or `save` wrote; names and shapes are compared before anything changes."""
         path = directory / WEIGHTS
         if not path.is_file():
-            raise HubError(f"The adapter of {language!r} must be in `{WEIGHTS}` (safetensors). Found none in {directory}.")
+            raise HubError(
+                f"The adapter of {language!r} must be in `{WEIGHTS}` (safetensors). Found none in {directory}."
+            )
         found = _with_prefix_of(self._state(language), load_file(path))
         _check_same(self._state(language), found, language, path)
         set_peft_model_state_dict(self._peft(), found, adapter_name=self.adapter(language))
@@ -130,9 +132,7 @@ class PeftBackend(Backend):
         return self._model
 
     def _state(self, language: Language) -> dict[str, Tensor]:
-        return get_peft_model_state_dict(
-            self._peft(), adapter_name=self.adapter(language), save_embedding_layers=False
-        )
+        return get_peft_model_state_dict(self._peft(), adapter_name=self.adapter(language), save_embedding_layers=False)
 
     def _no_target(self, error: ValueError) -> str:
         leaves = {name.split(".")[-1] for name, part in self.base.named_modules() if not list(part.children()) and name}
@@ -190,6 +190,6 @@ def _check_same(expected: dict[str, Tensor], found: dict[str, Tensor], language:
     if lines:
         shown = "; ".join(lines[:20]) + (f"; and {len(lines) - 20} more" if len(lines) > 20 else "")
         raise HubError(
-            f"The adapter file of {language!r} must fit the model. Found in {path.name}: {shown}. Load it into the model "
-            "that it was trained with, or create the adapter anew."
+            f"The adapter file of {language!r} must fit the model. Found in {path.name}: {shown}. Load it into the "
+            "model that it was trained with, or create the adapter anew."
         )

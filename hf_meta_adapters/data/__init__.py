@@ -1,9 +1,12 @@
 """Which language next: temperature sampling, batches of one language, and the roles of text."""
 
-from hf_meta_adapters.data._collator import LanguageCollator, StepBatch, seeded
+from hf_meta_adapters.data._collator import LanguageCollator, StepBatch
 from hf_meta_adapters.data._dataset import LanguageDatasets, size_of
-from hf_meta_adapters.data._roles import LanguageRoles, check_roles, split_roles
-from hf_meta_adapters.data._sampler import Key, LanguageBatchSampler
+from hf_meta_adapters.data._key import Key, Role
+from hf_meta_adapters.data._overlap import check_roles
+from hf_meta_adapters.data._roles import LanguageRoles, split_roles
+from hf_meta_adapters.data._sampler import LanguageBatchSampler
+from hf_meta_adapters.data._seeding import seeded
 from hf_meta_adapters.data._temperature import apportion, temperature_distribution
 
 __all__ = [
@@ -12,6 +15,7 @@ __all__ = [
     "LanguageCollator",
     "LanguageDatasets",
     "LanguageRoles",
+    "Role",
     "StepBatch",
     "apportion",
     "check_roles",

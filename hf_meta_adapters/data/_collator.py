@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
-
-import numpy as np
-import torch
 
 from hf_meta_adapters._typing import Batch, Language
 from hf_meta_adapters.data._dataset import Keyed
-from hf_meta_adapters.data._sampler import Role
-from hf_meta_adapters.data._streams import stable_seed
+from hf_meta_adapters.data._key import Role
+from hf_meta_adapters.data._seeding import seeded, stable_seed
 
 StepBatch: TypeAlias = dict[Role, dict[Language, Batch]]
 """role → language → batch."""
@@ -22,13 +17,20 @@ StepBatch: TypeAlias = dict[Role, dict[Language, Batch]]
 class LanguageCollator:
     """Calls a collator once for each role and language of a step.
 
-    Random numbers that the collator draws (the masks of masked language modelling) are seeded by the rows of the batch
-    and put back afterwards: a batch is the same whichever worker, process or resumed run makes it, and making it
-    leaves the random state of training alone.
+    Random numbers that the collator draws (the masks of masked language modelling) are seeded by the keys of the batch
+    and put back afterwards: a batch is the same whichever worker, process or resumed run makes it, it is masked anew at
+    every visit, and making it leaves the random state of training alone. A collator with a generator of its own (the
+    `seed` of `DataCollatorForLanguageModeling`) does without all that: leave its seed unset.
 
     Args:
         data_collator: A function from a list of examples to a batch, such as `DataCollatorForLanguageModeling`.
         seed: The seed.
+
+    Example:
+        >>> from hf_meta_adapters.data import Key
+        >>> collator = LanguageCollator(lambda examples: {"input_ids": examples})
+        >>> collator([(Key("train", "sw", 0), 5), (Key("train", "sw", 1), 6), (Key("meta", "sw", 0), 7)])
+        {'train': {'sw': {'input_ids': [5, 6]}}, 'meta': {'sw': {'input_ids': [7]}}}
     """
 
     def __init__(self, data_collator: Callable[[list[Any]], Batch], seed: int = 0) -> None:
@@ -42,28 +44,14 @@ class LanguageCollator:
             keyed: Examples with their keys.
 
         Returns:
-            role → language → batch, in the order in which they come.
+            role → language → batch, in the order in which they come; roles that do not come are absent.
         """
         groups: dict[tuple[Role, Language], list[Keyed]] = {}
         for key, example in keyed:
             groups.setdefault((key.role, key.language), []).append((key, example))
         step: StepBatch = {}
         for (role, language), group in groups.items():
-            with seeded(stable_seed(self._seed, role, language, *(key.index for key, _ in group))):
+            drawn = (number for key, _ in group for number in (key.index, key.visit))
+            with seeded(stable_seed(self._seed, role, language, *drawn)):
                 step.setdefault(role, {})[language] = self.data_collator([example for _, example in group])
         return step
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """A context whose random numbers (torch on the CPU, numpy, Python) start from `seed` and leave no trace."""
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])
-        random.setstate(states[2])

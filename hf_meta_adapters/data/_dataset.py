@@ -3,34 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from typing import Any, TypeAlias
 
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.data._sampler import Key, Role
+from hf_meta_adapters.data._key import Key, Role
 from hf_meta_adapters.errors import ConfigurationError, DataError
 
 Keyed: TypeAlias = tuple[Key, Any]
 
 
 def size_of(dataset: Any) -> int | None:
-    """The number of rows; `None` for a streaming data set."""
-    return len(dataset) if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") else None
+    """The number of rows; `None` for a streaming data set, even if it tells its length: its rows cannot be chosen."""
+    rows = not isinstance(dataset, IterableDataset) and hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+    return len(dataset) if rows else None
 
 
 class LanguageDatasets(Dataset[Keyed]):
     """The examples of all roles and languages.
 
+    A streaming data set is read in order, from any position on: the rows before it are read and dropped. At its end
+    it is read again, after `set_epoch(pass)` where it has that (`datasets.IterableDataset` then shuffles anew). Every
+    process reads all of it and keeps its own rows, so it must not be split by process before.
+
     Args:
-        datasets: role → language → a map-style data set (`len` and `[row]`) or a streaming one (iterable).
+        datasets: role → language → a map-style data set (`len` and `[row]`) or a streaming one, which must be iterable
+            more than once and allows one DataLoader worker at most.
+
+    Raises:
+        DataError: If a streaming data set is an iterator, which ends for good.
     """
 
     def __init__(self, datasets: Mapping[Role, Mapping[Language, Any]]) -> None:
         self._datasets = {(role, key): one for role, several in datasets.items() for key, one in several.items()}
-        self._readers: dict[tuple[Role, Language], _Reader] = {
-            place: _Reader(one, place) for place, one in self._datasets.items() if size_of(one) is None
-        }
+        self._readers = {place: _Reader(one, place) for place, one in self._datasets.items() if size_of(one) is None}
 
     def __len__(self) -> int:
         """The number of training rows that are known."""
@@ -38,40 +46,69 @@ class LanguageDatasets(Dataset[Keyed]):
 
     def __getitem__(self, key: Key) -> Keyed:
         """The example of a key, with the key."""
-        place = (key.role, key.language)
-        if place not in self._readers:
-            return key, self._datasets[place][key.index]
-        worker = get_worker_info()
-        if worker is not None and worker.num_workers > 1:
-            raise ConfigurationError(
-                "A streaming data set is read in order, by one worker at most. Found "
-                f"`dataloader_num_workers={worker.num_workers}`. Write 0 or 1."
-            )
-        return key, self._readers[place].at(key.index)
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: list[Key]) -> list[Keyed]:
+        """The examples of keys, with the keys; neighbours of one role and language are read at once."""
+        found: list[Keyed] = []
+        for place, group in groupby(keys, key=lambda key: (key.role, key.language)):
+            several = list(group)
+            found += zip(several, self._read(place, [key.index for key in several]), strict=True)
+        return found
+
+    def _read(self, place: tuple[Role, Language], rows: list[int]) -> list[Any]:
+        if place in self._readers:
+            _check_workers()
+            return [self._readers[place].at(row) for row in rows]
+        dataset = self._datasets[place]
+        if hasattr(dataset, "__getitems__"):
+            return list(dataset.__getitems__(rows))
+        return [dataset[row] for row in rows]
 
 
 class _Reader:
     """Reads a streaming data set forward to any position; at its end it begins again."""
 
     def __init__(self, source: Iterable[Any], place: tuple[Role, Language]) -> None:
+        if isinstance(source, Iterator):
+            raise DataError(
+                f"A streaming data set must be iterable more than once. Found a `{type(source).__name__}` as the "
+                f"{place[0]} data of {place[1]!r}. Write for example `datasets.IterableDataset.from_generator(...)`."
+            )
         self._source = source
         self._place = place
         self._iterator: Iterator[Any] | None = None
-        self._position = 0
+        self._position = self._pass = self._pass_start = 0
 
     def at(self, position: int) -> Any:
         """The example at a position; those before it that were not read yet are read and dropped."""
         if self._iterator is None or position < self._position:
-            self._iterator, self._position = iter(self._source), 0
+            self._position = 0
+            self._iterator = self._begin(0)
         while True:
-            begun = self._position
             for example in self._iterator:
                 self._position += 1
                 if self._position > position:
                     return example
-            if self._position == begun and begun == 0:
+            if self._position == self._pass_start:
                 role, language = self._place
                 raise DataError(
-                    f"The {role} data of {language!r} must hold examples. Found an empty stream. Leave the language out."
+                    f"The {role} data of {language!r} must hold examples. Found an empty stream in pass {self._pass}. "
+                    "Leave the language out."
                 )
-            self._iterator = iter(self._source)
+            self._iterator = self._begin(self._pass + 1)
+
+    def _begin(self, number: int) -> Iterator[Any]:
+        self._pass, self._pass_start = number, self._position
+        if hasattr(self._source, "set_epoch"):
+            self._source.set_epoch(number)
+        return iter(self._source)
+
+
+def _check_workers() -> None:
+    worker = get_worker_info()
+    if worker is not None and worker.num_workers > 1:
+        raise ConfigurationError(
+            "A streaming data set is read in order, by one worker at most. Found "
+            f"`dataloader_num_workers={worker.num_workers}`. Write 0 or 1."
+        )

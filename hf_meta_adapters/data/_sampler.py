@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from math import ceil
-from typing import Literal, NamedTuple
 
 from torch.utils.data import Sampler
 
 from hf_meta_adapters._typing import Language
+from hf_meta_adapters.data._key import Key, Role
 from hf_meta_adapters.data._schedule import language_schedule
 from hf_meta_adapters.data._streams import RowStream
 from hf_meta_adapters.data._temperature import apportion, temperature_distribution
-from hf_meta_adapters.errors import ConfigurationError, LanguageError
-
-Role = Literal["train", "meta"]
-
-
-class Key(NamedTuple):
-    """One example: `index` is its row, or its position in a streaming data set."""
-
-    role: Role
-    language: Language
-    index: int
+from hf_meta_adapters.errors import ConfigurationError, DataError, LanguageError, check_languages
 
 
 class LanguageBatchSampler(Sampler[list[Key]]):
@@ -30,19 +21,25 @@ class LanguageBatchSampler(Sampler[list[Key]]):
 
     Everything is a function of the seed and the position in the run. To continue a run, set the epoch and skip the
     steps that were taken; nothing else has to be stored. Over an epoch of T steps with k of the L languages each,
-    language l is in exactly c_l steps, where the c_l are T · k · q_l rounded so that they sum to T · k, at least one
-    each where that is possible (`temperature_distribution`, `apportion`). With all languages in every step the
-    temperature plays no part.
+    language l is in exactly c_l steps, where the c_l are T · k · q_l rounded so that they sum to T · k, between 1 and T
+    each (`temperature_distribution`, `apportion`, `language_schedule`). If T · k < L, no epoch has room for every
+    language, and the counts hold over ⌈L / (T · k)⌉ epochs. With all languages in every step q plays no part.
+
+    Every role of every language has its own endless stream of rows, one permutation of all rows after the other
+    (`RowStream`). The rows of an optimizer step depend neither on the number of processes nor on accumulation, as long
+    as the product of batch size, processes and micro-steps is the same.
 
     Args:
-        train_sizes: The number of training rows of each language; `None` for a streaming data set.
+        train_sizes: n_l, the number of training rows of each language; `None` for a streaming data set.
         meta_sizes: Likewise of meta rows; `None` if there is no meta text.
-        batch_size: Training rows per language, step and process.
+        batch_size: Training rows per language, micro-step and process.
         meta_batch_size: Meta rows likewise; `None` for `batch_size`.
         languages_per_step: k; `None` for all.
-        alpha: The exponent α of the temperature.
+        alpha: The exponent α of the temperature: q_l ∝ n_l^α.
+        sampling_weights: q_l up to a factor, in place of n_l^α. Where it is `None` and a size is unknown, all languages
+            are taken equally often.
         seed: The seed.
-        steps_per_epoch: T; `None` for as many as show Σ n_l rows. Needed if a training set is streaming.
+        steps_per_epoch: T, in optimizer steps; `None` for as many as show Σ n_l rows. Needed if training data stream.
         accumulation_steps: Micro-steps of one optimizer step: that many lists in a row hold the same languages.
         rank: The number of this process.
         world_size: The number of processes; process r gets every world_size-th row of the global batch from r on.
@@ -50,7 +47,13 @@ class LanguageBatchSampler(Sampler[list[Key]]):
 
     Raises:
         ConfigurationError: If a number cannot work.
-        LanguageError: If train and meta name different languages.
+        DataError: If a language has no rows.
+        LanguageError: If train, meta and weights name different languages.
+
+    Example:
+        >>> sampler = LanguageBatchSampler({"en": 4, "sw": 2}, batch_size=2, steps_per_epoch=1, shuffle=False)
+        >>> [(key.language, key.index) for key in next(iter(sampler))]
+        [('en', 0), ('en', 1), ('sw', 0), ('sw', 1)]
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class LanguageBatchSampler(Sampler[list[Key]]):
         meta_batch_size: int | None = None,
         languages_per_step: int | None = None,
         alpha: float = 0.7,
+        sampling_weights: Mapping[Language, float] | None = None,
         seed: int = 0,
         steps_per_epoch: int | None = None,
         accumulation_steps: int = 1,
@@ -69,25 +73,28 @@ class LanguageBatchSampler(Sampler[list[Key]]):
         world_size: int = 1,
         shuffle: bool = True,
     ) -> None:
-        self._languages = list(train_sizes)
+        languages = check_languages(train_sizes)
         self._sizes: dict[Role, Mapping[Language, int | None]] = {"train": train_sizes}
         if meta_sizes is not None:
-            if set(meta_sizes) != set(train_sizes):
-                raise LanguageError(
-                    f"Train and meta text must be of the same languages. Found {list(train_sizes)} and {list(meta_sizes)}."
-                )
             self._sizes["meta"] = meta_sizes
-        self._rows: dict[Role, int] = {"train": batch_size, "meta": meta_batch_size or batch_size}
-        self._per_step = languages_per_step or len(self._languages)
-        if not 1 <= self._per_step <= len(self._languages):
-            raise ConfigurationError(
-                f"`languages_per_step` must be between 1 and the number of languages, {len(self._languages)}. Found "
-                f"{languages_per_step}."
-            )
-        self._accumulation, self._rank, self._world = accumulation_steps, rank, world_size
+        _check_sizes(self._sizes, sampling_weights)
+        self._rows: dict[Role, int] = {
+            "train": _count("batch_size", batch_size),
+            "meta": _count("meta_batch_size", batch_size if meta_batch_size is None else meta_batch_size),
+        }
+        per_step = len(languages) if languages_per_step is None else languages_per_step
+        self._per_step = _count("languages_per_step", per_step, highest=len(languages))
+        self._accumulation = _count("accumulation_steps", accumulation_steps)
+        self._world = _count("world_size", world_size)
+        self._rank = _count("rank", rank, lowest=0, highest=world_size - 1)
         self._seed, self._epoch = seed, 0
-        self._steps = self._epoch_length(train_sizes, steps_per_epoch)
-        self._counts = self._steps_of(train_sizes, alpha)
+        self._steps = self._epoch_length(steps_per_epoch)
+        self._cycle = ceil(len(languages) / (self._steps * self._per_step))
+        weights = _weights(train_sizes, alpha) if sampling_weights is None else sampling_weights
+        total = self._cycle * self._steps * self._per_step
+        self._counts = apportion(
+            total, {key: weights[key] for key in languages}, minimum=1, maximum=self._cycle * self._steps
+        )
         self._streams = {
             (role, key): RowStream(size, (seed, role, key), shuffle=shuffle)
             for role, sizes in self._sizes.items()
@@ -104,63 +111,85 @@ class LanguageBatchSampler(Sampler[list[Key]]):
 
     def __iter__(self) -> Iterator[list[Key]]:
         """Yield the keys of this process, micro-step by micro-step."""
-        seen = {key: self._epoch * count for key, count in self._counts.items()}
-        for languages in self._schedule():
+        for languages, seen in islice(self._walk(self._epoch), self._steps):
             for part in range(self._accumulation):
                 yield [
-                    Key(role, key, row)
+                    Key(role, key, row, visit)
                     for role in self._sizes
                     for key in languages
-                    for row in self._part(role, key, seen[key], part)
+                    for row, visit in self._streams[role, key].rows(self._positions(role, seen[key], part))
                 ]
-            for key in languages:
-                seen[key] += 1
 
     def examples_seen(self, epoch: int, step: int) -> dict[Role, dict[Language, int]]:
         """How many rows of each role and language all processes have been given before a step of an epoch.
 
         Args:
             epoch: The epoch.
-            step: The number of optimizer steps taken in it.
+            step: The number of optimizer steps taken in it, at most T. The schedule is replayed up to there.
 
         Returns:
             role → language → rows, passes over the same row counted each.
         """
-        seen = {key: epoch * count for key, count in self._counts.items()}
-        for languages in self._schedule(epoch)[:step]:
-            for key in languages:
-                seen[key] += 1
+        _, seen = next(islice(self._walk(epoch), step, None))
         return {role: {key: count * self._global_rows(role) for key, count in seen.items()} for role in self._sizes}
 
-    def _schedule(self, epoch: int | None = None) -> list[list[Language]]:
-        number = self._epoch if epoch is None else epoch
-        return language_schedule(self._counts, self._steps, self._per_step, seed=(self._seed, "schedule", number))
+    def _walk(self, epoch: int) -> Iterator[tuple[list[Language], dict[Language, int]]]:
+        """The optimizer steps from the beginning of an epoch on: languages, and in how many steps each was before."""
+        cycle, part = divmod(epoch, self._cycle)
+        skipped = part * self._steps
+        seen = {key: cycle * count for key, count in self._counts.items()}
+        while True:
+            schedule = language_schedule(self._counts, self._per_step, seed=(self._seed, "schedule", cycle))
+            for number, languages in enumerate(schedule):
+                if number >= skipped:
+                    yield languages, seen
+                for key in languages:
+                    seen[key] += 1
+            cycle, skipped = cycle + 1, 0
 
     def _global_rows(self, role: Role) -> int:
         """Rows of a language in an optimizer step, over all processes and micro-steps."""
         return self._rows[role] * self._world * self._accumulation
 
-    def _part(self, role: Role, key: Language, visit: int, part: int) -> list[int]:
-        """The rows of this process in one micro-step of the visit-th step that holds the language."""
-        start = visit * self._global_rows(role) + part * self._rows[role] * self._world
-        rows = self._streams[role, key].rows(start, self._rows[role] * self._world)
-        return rows[self._rank :: self._world]
+    def _positions(self, role: Role, visit: int, part: int) -> range:
+        """Where in its stream this process reads, in one micro-step of the visit-th step that holds the language."""
+        rows = self._rows[role] * self._world
+        start = visit * self._global_rows(role) + part * rows
+        return range(start + self._rank, start + rows, self._world)
 
-    def _epoch_length(self, sizes: Mapping[Language, int | None], given: int | None) -> int:
+    def _epoch_length(self, given: int | None) -> int:
         if given is not None:
-            return given
-        known = [size for size in sizes.values() if size is not None]
-        if len(known) < len(sizes):
-            streaming = [key for key, size in sizes.items() if size is None]
+            return _count("steps_per_epoch", given)
+        sizes = self._sizes["train"]
+        streaming = [key for key, size in sizes.items() if size is None]
+        if streaming:
             raise ConfigurationError(
-                f"The length of an epoch must be known. Found streaming data for {streaming}. Write `max_steps=...`."
+                f"The length of an epoch must be known. Found streaming training data of {streaming}. Write for "
+                "example `steps_per_epoch=1000` here, or `max_steps=1000` in the training arguments."
             )
-        return max(1, ceil(sum(known) / (self._per_step * self._global_rows("train"))))
+        return ceil(sum(size or 0 for size in sizes.values()) / (self._per_step * self._global_rows("train")))
 
-    def _steps_of(self, sizes: Mapping[Language, int | None], alpha: float) -> dict[Language, int]:
-        """c_l, in how many steps of an epoch each language is."""
-        known = {key: size for key, size in sizes.items() if size is not None}
-        even = dict.fromkeys(sizes, 1)  # streams do not tell their sizes: they are taken equally often
-        weights = temperature_distribution(known if len(known) == len(sizes) else even, alpha)
-        total = self._steps * self._per_step
-        return apportion(total, weights, minimum=1 if total >= len(sizes) else 0, maximum=self._steps)
+
+def _weights(sizes: Mapping[Language, int | None], alpha: float) -> dict[Language, float]:
+    known = {key: size for key, size in sizes.items() if size is not None}
+    return temperature_distribution(known if len(known) == len(sizes) else dict.fromkeys(sizes, 1), alpha)
+
+
+def _count(name: str, value: int, *, lowest: int = 1, highest: int | None = None) -> int:
+    if not isinstance(value, int) or value < lowest or (highest is not None and value > highest):
+        bounds = f"of at least {lowest}" if highest is None else f"from {lowest} to {highest}"
+        raise ConfigurationError(f"`{name}` must be a whole number {bounds}. Found {value!r}.")
+    return value
+
+
+def _check_sizes(sizes: Mapping[Role, Mapping[Language, int | None]], weights: Mapping[Language, float] | None) -> None:
+    train = sizes["train"]
+    for name, other in (("meta text", sizes.get("meta", train)), ("`sampling_weights`", weights or train)):
+        if set(other) != set(train):
+            raise LanguageError(
+                f"Training text and {name} must be of the same languages. Found {list(train)} and {list(other)}."
+            )
+    for role, several in sizes.items():
+        empty = [key for key, size in several.items() if size == 0]
+        if empty:
+            raise DataError(f"The {role} data of {empty} must hold examples. Found none. Leave the language out.")

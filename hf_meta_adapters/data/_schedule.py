@@ -1,41 +1,43 @@
-"""Which languages each step of an epoch holds."""
+"""Which languages each step holds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import torch
+import random
+from collections.abc import Iterator, Mapping
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.data._streams import stable_seed
+from hf_meta_adapters.data._seeding import stable_seed
 
 
 def language_schedule(
-    counts: Mapping[Language, int], steps: int, per_step: int, *, seed: tuple[object, ...]
-) -> list[list[Language]]:
-    """A random order in which language l is in exactly `counts[l]` steps and no step holds a language twice.
+    counts: Mapping[Language, int], languages_per_step: int, *, seed: tuple[object, ...]
+) -> Iterator[list[Language]]:
+    """Draw k languages for each of T steps, such that language l is in exactly c_l steps and in none of them twice.
 
-    Systematic sampling: the languages, in random order, are laid end to end on a circle of `steps` places, round and
-    round. Language l covers `counts[l]` ≤ `steps` consecutive places, hence none twice, and every place is covered
-    `per_step` times, since the counts sum to `steps` · `per_step`. The places are then taken in random order.
+    With R steps left, of which r_l must hold language l, the step draws k languages with inclusion probabilities
+    r_l / R by systematic sampling (Madow, 1949): the languages, in random order, cover intervals of lengths r_l on a
+    line of length k · R, and those that hold one of the points u, u + R, u + 2R, … are taken, u uniform in 0, …, R − 1.
+    As r_l ≤ R, no interval holds two points. One with r_l = R holds exactly one, so r_l ≤ R − 1 afterwards in every
+    case, and the counts come out exactly. Every step is in expectation the same mixture, Pr(l in step) = c_l / T.
 
     Args:
-        counts: In how many steps each language is; they sum to `steps` · `per_step`.
-        steps: The number of steps.
-        per_step: How many languages a step holds.
+        counts: c_l ≤ T, which sum to T · k.
+        languages_per_step: k.
         seed: Parts of the seed.
 
-    Returns:
-        The languages of each step, in the order of `counts`.
+    Yields:
+        The languages of a step, in the order of `counts`.
     """
-    generator = torch.Generator().manual_seed(stable_seed(*seed))
-    languages = list(counts)
-    circle: list[list[Language]] = [[] for _ in range(steps)]
-    place = 0
-    for index in torch.randperm(len(languages), generator=generator).tolist():
-        for _ in range(counts[languages[index]]):
-            circle[place % steps].append(languages[index])
-            place += 1
-    rank = {key: index for index, key in enumerate(languages)}
-    order = torch.randperm(steps, generator=generator).tolist()
-    return [sorted(circle[index], key=rank.__getitem__) for index in order]
+    left = dict(counts)
+    draw = random.Random(stable_seed(*seed)).random
+    for steps_left in range(sum(counts.values()) // languages_per_step, 0, -1):
+        order = sorted(left, key=lambda _: draw())
+        edge = -1 - int(draw() * steps_left)
+        taken = set()
+        for language in order:
+            start, edge = edge, edge + left[language]
+            if start // steps_left < edge // steps_left:
+                taken.add(language)
+        for language in taken:
+            left[language] -= 1
+        yield [language for language in left if language in taken]

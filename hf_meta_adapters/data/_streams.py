@@ -2,49 +2,40 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterable
 
+import numpy as np
 import torch
 
-
-def stable_seed(*parts: object) -> int:
-    """A seed below 2⁶³ made from the parts, the same in every process and on every machine."""
-    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+from hf_meta_adapters.data._seeding import stable_seed
 
 
 class RowStream:
     """Rows in passes: every pass is a new permutation of all rows, so that all are used equally often up to one.
 
     Args:
-        size: The number of rows; `None` for a streaming data set, whose rows come as they come.
+        size: n, the number of rows; `None` for a streaming data set, whose rows come as they come.
         seed: Parts of the seed; pass p is a function of them and p alone.
         shuffle: Whether passes are permuted.
     """
 
     def __init__(self, size: int | None, seed: tuple[object, ...], *, shuffle: bool = True) -> None:
-        self.size = size
+        self._size = size
         self._seed = seed
         self._shuffle = shuffle
-        self._pass: tuple[int, list[int]] | None = None
+        self._pass: tuple[int, np.ndarray] | None = None
 
-    def rows(self, start: int, count: int) -> list[int]:
-        """The rows at the positions start, …, start + count − 1."""
-        if self.size is None:
-            return list(range(start, start + count))
-        found = []
-        for position in range(start, start + count):
-            number, place = divmod(position, self.size)
-            found.append(self._permutation(number)[place])
-        return found
+    def rows(self, positions: Iterable[int]) -> list[tuple[int, int]]:
+        """The row at each position of the stream, and the number ⌊position / n⌋ of its pass."""
+        if self._size is None:
+            return [(position, 0) for position in positions]
+        places = (divmod(position, self._size) for position in positions)
+        return [(self._row(number, place), number) for number, place in places]
 
-    def _permutation(self, number: int) -> list[int]:
-        assert self.size is not None
+    def _row(self, number: int, place: int) -> int:
+        if not self._shuffle:
+            return place
         if self._pass is None or self._pass[0] != number:
-            if self._shuffle:
-                generator = torch.Generator().manual_seed(stable_seed(*self._seed, number))
-                order = torch.randperm(self.size, generator=generator).tolist()
-            else:
-                order = list(range(self.size))
-            self._pass = (number, order)
-        return self._pass[1]
+            generator = torch.Generator().manual_seed(stable_seed(*self._seed, number))
+            self._pass = number, torch.randperm(self._size or 0, generator=generator).numpy()
+        return int(self._pass[1][place])

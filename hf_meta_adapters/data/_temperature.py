@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import floor
+from fractions import Fraction
+from math import isfinite
 
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.errors import ConfigurationError, DataError
@@ -42,7 +43,7 @@ def temperature_distribution(sizes: Mapping[Language, int], alpha: float) -> dic
 def apportion(
     total: int, weights: Mapping[Language, float], *, minimum: int = 0, maximum: int | None = None
 ) -> dict[Language, int]:
-    """Share out `total` in whole numbers close to total · w_l / Σ w, by the method of the largest remainder.
+    """Round total · w_l / Σ w to whole numbers that sum to `total`, by the method of the largest remainder.
 
     Shares that a bound would cut are set to the bound, and what is left is shared out among the others.
 
@@ -56,41 +57,45 @@ def apportion(
         Whole numbers that sum to `total` exactly; ties go to the language that comes first.
 
     Raises:
-        ConfigurationError: If the bounds do not admit the total.
+        ConfigurationError: If a weight is negative or not finite, or the bounds do not admit the total.
 
     Example:
         >>> apportion(10, {"en": 0.75, "sw": 0.25})
         {'en': 8, 'sw': 2}
     """
+    wrong = {key: weight for key, weight in weights.items() if not (isfinite(weight) and weight >= 0)}
+    if wrong:
+        raise ConfigurationError(f"Weights must be finite and at least 0. Found {wrong}.")
     highest = total if maximum is None else maximum
     if not minimum * len(weights) <= total <= highest * len(weights):
         raise ConfigurationError(
             f"{len(weights)} shares between {minimum} and {highest} must be able to sum to {total}. They cannot."
         )
-    share = _bounded(total, weights, minimum, highest)
-    counts = {key: floor(value + 1e-9) for key, value in share.items()}
-    order = sorted(share, key=lambda key: counts[key] - share[key])
-    while (missing := total - sum(counts.values())) > 0:
-        for key in [key for key in order if counts[key] < highest][:missing]:
-            counts[key] += 1
+    # Fractions: with floats, ties and large totals would be decided by rounding errors.
+    shares = _bounded(total, {key: Fraction(weight) for key, weight in weights.items()}, minimum, highest)
+    counts = {key: int(share) for key, share in shares.items()}
+    largest_remainder_first = sorted(shares, key=lambda key: counts[key] - shares[key])
+    for key in largest_remainder_first[: total - sum(counts.values())]:
+        counts[key] += 1
     return counts
 
 
-def _bounded(total: int, weights: Mapping[Language, float], low: int, high: int) -> dict[Language, float]:
+def _bounded(total: int, weights: Mapping[Language, Fraction], low: int, high: int) -> dict[Language, Fraction]:
     """Real shares of `total` in proportion to the weights, within the bounds.
 
     Shares under the lower and over the upper bound pull the rest in opposite directions, so those on the side that
     is off by more are fixed first, and the rest is shared out anew.
     """
-    fixed: dict[Language, float] = {}
+    fixed: dict[Language, Fraction] = {}
     while free := [key for key in weights if key not in fixed]:
         rest, mass = total - sum(fixed.values()), sum(weights[key] for key in free)
-        share = {key: rest * weights[key] / mass if mass else rest / len(free) for key in free}
-        under = {key: low for key in free if share[key] < low}
-        over = {key: high for key in free if share[key] > high}
+        share = {key: rest * weights[key] / mass if mass else Fraction(rest, len(free)) for key in free}
+        under = {key: Fraction(low) for key in free if share[key] < low}
+        over = {key: Fraction(high) for key in free if share[key] > high}
         if not under and not over:
-            return {key: fixed.get(key, share.get(key, 0.0)) for key in weights}
+            fixed.update(share)
+            continue
         lacking = sum(low - share[key] for key in under)
         exceeding = sum(share[key] - high for key in over)
         fixed.update(under if lacking >= exceeding else over)
-    return fixed
+    return {key: fixed[key] for key in weights}

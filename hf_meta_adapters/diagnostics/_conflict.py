@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from hf_meta_adapters._typing import Language
+from hf_meta_adapters.diagnostics._bootstrap import check_bootstrap
 from hf_meta_adapters.diagnostics._conflict_matrix import ConflictMatrix
-from hf_meta_adapters.diagnostics._cosines import Cosines, bootstrap_interval, estimate_cosines
-from hf_meta_adapters.diagnostics._gradients import BlockProducts, block_products
+from hf_meta_adapters.diagnostics._cosines import bootstrap_interval, estimate_cosines
+from hf_meta_adapters.diagnostics._gradients import Cell, block_products
 from hf_meta_adapters.diagnostics._groups import KINDS, layer_of, parameter_kind
 from hf_meta_adapters.diagnostics._passes import Batches, LossFunction, select_parameters
 from hf_meta_adapters.errors import ConfigurationError, check_languages
@@ -32,7 +33,7 @@ def gradient_conflict(
     seed: int = 0,
     progress: bool = False,
 ) -> ConflictMatrix:
-    r"""Return the cosines `⟨∇L_i, ∇L_j⟩ / (‖∇L_i‖ ‖∇L_j‖)` between the gradients of languages.
+    """Return the cosines `⟨∇L_i, ∇L_j⟩ / (‖∇L_i‖ ‖∇L_j‖)` between the gradients of languages.
 
     The first diagnostic of Wang, Lipton and Tsvetkov (2020). A cosine between noisy gradients is smaller than that
     between the expected ones, so by itself it means nothing: what it has to be compared with is the cosine between
@@ -80,13 +81,13 @@ def gradient_conflict(
         tensor([[ 1., -1.],
                 [-1.,  1.]], dtype=torch.float64)
     """
-    languages = check_languages(batches)
     _check(projection, blocks, resamples, confidence)
+    languages = check_languages(batches)
     cells = _cells(select_parameters(model, parameters), split=per_layer)
     products = block_products(
         model,
         batches,
-        {"/".join(cell): members for cell, members in cells.items()},
+        cells,
         blocks=blocks,
         loss_function=loss_function,
         projection=projection,
@@ -95,52 +96,52 @@ def gradient_conflict(
     )
     seen = tuple(int(products.counts[products.language == i].sum()) for i in range(len(languages)))
     sample_size, has_baseline = max(1, min(seen) // 2), min(seen) >= 2
-    gram = _sum(products, products.grams)
+    gram = _sum(products.grams, cells)
     cosines = estimate_cosines(gram, products, sample_size)
 
-    def matrix_of(layer_or_kind: str, position: int) -> Tensor:
-        inside = ["/".join(cell) for cell in cells if cell[position] == layer_or_kind]
-        return _matrix(estimate_cosines(_sum(products, inside), products, sample_size), has_baseline)
+    def matrix(inside: Iterable[Cell]) -> Tensor:
+        found = estimate_cosines(_sum(products.grams, inside), products, sample_size).matrix
+        return found if has_baseline else found.fill_diagonal_(1.0)
 
-    layers = dict.fromkeys(layer for layer, _ in cells) if per_layer else {}
-    kinds = [kind for kind in KINDS if any(kind == other for _, other in cells)] if per_layer else []
+    layers, kinds = (_by(cells, 0), _by(cells, 1)) if per_layer else ({}, {})
     return ConflictMatrix(
         languages=languages,
-        matrix=_matrix(cosines, has_baseline),
-        baseline=cosines.matrix.diagonal().clone() if has_baseline else None,
+        matrix=matrix(cells),
+        baseline=cosines.matrix.diagonal() if has_baseline else None,
         disattenuated=cosines.disattenuated if has_baseline else None,
         interval=bootstrap_interval(gram, products, sample_size, resamples=resamples, confidence=confidence, seed=seed),
         confidence=confidence,
         sample_size=sample_size,
         number_of_batches=seen,
         projection=projection,
-        per_layer={layer: matrix_of(layer, 0) for layer in layers},
-        per_kind={kind: matrix_of(kind, 1) for kind in kinds},
+        per_layer={layer: matrix(inside) for layer, inside in layers.items()},
+        per_kind={kind: matrix(kinds[kind]) for kind in KINDS if kind in kinds},
     )
 
 
-def _cells(parameters: Mapping[str, nn.Parameter], *, split: bool) -> dict[tuple[str, str], dict[str, nn.Parameter]]:
-    """Return the parameters by (layer, kind), or all in one cell."""
-    cells: dict[tuple[str, str], dict[str, nn.Parameter]] = {}
+def _cells(parameters: Mapping[str, nn.Parameter], *, split: bool) -> dict[Cell, dict[str, nn.Parameter]]:
+    """Return the parameters by layer and kind, or all in one cell."""
+    cells: dict[Cell, dict[str, nn.Parameter]] = {}
     for name, parameter in parameters.items():
         cell = (layer_of(name), parameter_kind(name)) if split else ("model", "all")
         cells.setdefault(cell, {})[name] = parameter
     return cells
 
 
-def _sum(products: BlockProducts, cells: Iterable[str]) -> Tensor:
-    return torch.stack([products.grams[cell] for cell in cells]).sum(0)
+def _by(cells: Iterable[Cell], position: int) -> dict[str, list[Cell]]:
+    """Return the cells of each layer (position 0) or of each kind (1)."""
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(cell[position], []).append(cell)
+    return found
 
 
-def _matrix(cosines: Cosines, has_baseline: bool) -> Tensor:
-    if has_baseline:
-        return cosines.matrix
-    matrix = cosines.matrix.clone()
-    matrix.fill_diagonal_(1.0)
-    return matrix
+def _sum(grams: Mapping[Cell, Tensor], cells: Iterable[Cell]) -> Tensor:
+    return torch.stack([grams[cell] for cell in cells]).sum(0)
 
 
 def _check(projection: int | None, blocks: int, resamples: int, confidence: float) -> None:
+    check_bootstrap(resamples, confidence)
     if projection is not None and projection < 1:
         raise ConfigurationError(
             f"`projection` must be a positive number of dimensions, or None for exact products. Found {projection}. "
@@ -148,7 +149,3 @@ def _check(projection: int | None, blocks: int, resamples: int, confidence: floa
         )
     if blocks < 2:
         raise ConfigurationError(f"`blocks` must be at least 2. Found {blocks}. Write for example 8.")
-    if resamples < 0:
-        raise ConfigurationError(f"`resamples` must not be negative. Found {resamples}. Write 0 for no intervals.")
-    if not 0 < confidence < 1:
-        raise ConfigurationError(f"`confidence` must be in (0, 1). Found {confidence}. Write for example 0.95.")

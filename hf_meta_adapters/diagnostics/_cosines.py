@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hf_meta_adapters.diagnostics._bootstrap import percentile_interval, resampled_counts
 from hf_meta_adapters.diagnostics._gradients import BlockProducts
 
 __all__ = ["Cosines", "bootstrap_interval", "estimate_cosines"]
@@ -74,9 +75,8 @@ def bootstrap_interval(
 ) -> Tensor | None:
     """Return percentile intervals of the cosines over resampled blocks (Efron 1979).
 
-    A language with n blocks gives n − 1 of them to a resample, which makes the variance of a mean unbiased. Products
-    of a block with its own copy are left out, as in the estimate. What remains is conservative where the noise
-    dominates, since resampling adds noise to gradients that carry noise already.
+    Products of a block with its own copy are left out, as in the estimate. What remains is conservative where the
+    noise dominates, since resampling adds noise to gradients that carry noise already.
 
     Args:
         gram: Inner products of the sums over blocks, shape (U, U).
@@ -93,13 +93,8 @@ def bootstrap_interval(
     if resamples == 0 or int(blocks.min()) < _FEWEST_BLOCKS:
         return None
     generator = torch.Generator().manual_seed(seed)
-    draws = [
-        functional.one_hot(torch.randint(n, (resamples, n - 1), generator=generator), n).sum(1) for n in blocks.tolist()
-    ]
-    resampled = estimate_cosines(gram, products, sample_size, torch.cat(draws, dim=1).double()).matrix
-    tail = (1 - confidence) / 2
-    ends = torch.tensor([tail, 1 - tail], dtype=resampled.dtype)
-    return torch.nanquantile(resampled.flatten(1), ends, dim=0).T.reshape(*resampled.shape[1:], 2)
+    counts = torch.cat([resampled_counts(n, resamples, generator) for n in blocks.tolist()], dim=1)
+    return percentile_interval(estimate_cosines(gram, products, sample_size, counts).matrix, confidence)
 
 
 def _cosine(inner: Tensor, squared_norms: Tensor) -> Tensor:

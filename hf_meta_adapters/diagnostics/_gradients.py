@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hf_meta_adapters._typing import Language
+from hf_meta_adapters.diagnostics._gram import gram
 from hf_meta_adapters.diagnostics._passes import (
     Batches,
     LossFunction,
@@ -20,9 +22,10 @@ from hf_meta_adapters.diagnostics._passes import (
 from hf_meta_adapters.diagnostics._projection import project
 from hf_meta_adapters.errors import ConfigurationError
 
-__all__ = ["BlockProducts", "block_products"]
+__all__ = ["BlockProducts", "Cell", "block_products"]
 
-_COLUMNS = 1 << 20  # coordinates that are converted to float64 at a time
+Cell: TypeAlias = tuple[str, str]
+"""A layer and a kind of parameter."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +39,7 @@ class BlockProducts:
         counts: Number of batches in each block, shape (U,).
     """
 
-    grams: dict[str, Tensor]
+    grams: dict[Cell, Tensor]
     language: Tensor
     counts: Tensor
 
@@ -44,7 +47,7 @@ class BlockProducts:
 def block_products(
     model: nn.Module,
     batches: Mapping[Language, Batches],
-    cells: Mapping[str, Mapping[str, nn.Parameter]],
+    cells: Mapping[Cell, Mapping[str, nn.Parameter]],
     *,
     blocks: int,
     loss_function: LossFunction | None = None,
@@ -89,19 +92,19 @@ def block_products(
                         total += vector
                     counts[first + t % blocks] += 1
                 bar.update()
-    grams: dict[str, Tensor] = {}
+    grams: dict[Cell, Tensor] = {}
     start = 0
     for cell, members in cells.items():
         width = len(members) if projection is None else 1
         columns = range(start, start + width)
-        grams[cell] = torch.stack([_gram([row[c] for row in sums]) for c in columns]).sum(0)
+        grams[cell] = torch.stack([gram([row[c] for row in sums]) for c in columns]).sum(0)
         start += width
     return BlockProducts(grams, torch.tensor(owners), torch.tensor(counts, dtype=torch.float64))
 
 
 def _vectors(
     loss: Tensor,
-    cells: Mapping[str, Mapping[str, nn.Parameter]],
+    cells: Mapping[Cell, Mapping[str, nn.Parameter]],
     parameters: list[nn.Parameter],
     projection: int | None,
     seed: int,
@@ -109,8 +112,8 @@ def _vectors(
     """Return the gradient as one vector per parameter or, projected, one per cell."""
     if not loss.requires_grad:
         raise ConfigurationError(
-            "`gradient_conflict` needs a loss with a graph. Found one without `requires_grad`: none of the "
-            f"{len(parameters)} selected parameters acts on it, or it was detached. Check `parameters` and `loss_function`."
+            "`gradient_conflict` needs a loss with a graph. Found one without `requires_grad`: it was detached, or "
+            f"none of the {len(parameters)} selected parameters acts on it. Check `parameters` and `loss_function`."
         )
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
     flat = [_at_least_float32(gradient.detach()).reshape(-1) for gradient in gradients]
@@ -130,12 +133,3 @@ def _vectors(
 
 def _at_least_float32(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
-
-
-def _gram(rows: list[Tensor]) -> Tensor:
-    """Return the inner products of `rows`, summed in float64 in chunks, on the CPU."""
-    gram = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows[0].device)
-    for start in range(0, rows[0].numel(), _COLUMNS):
-        chunk = torch.stack([row[start : start + _COLUMNS] for row in rows]).double()
-        gram += chunk @ chunk.T
-    return gram.cpu()

@@ -15,7 +15,10 @@ _LAYER = re.compile(r"(?:^|\.)((?:(?:encoder|decoder)\.)?[A-Za-z_]\w*\.\d+)\.|^(
 _RULES = (
     ("layer_norm", re.compile(r"norm|(?:^|\.)ln(?:_|\d|\.)", re.IGNORECASE)),
     ("attention", re.compile(r"attention|attn", re.IGNORECASE)),
-    ("embeddings", re.compile(r"embed|(?:^|\.)(?:wte|wpe|shared)\.", re.IGNORECASE)),
+    (
+        "embeddings",
+        re.compile(r"embed|(?:^|\.)(?:wte|wpe|shared)\.|(?:lm_head|(?:lm_head|predictions)\.decoder)\.weight$"),
+    ),
 )
 _FEED_FORWARD = re.compile(
     r"mlp|ffn|feed_forward|feedforward|intermediate|DenseReluDense|experts|(?:^|\.)(?:output\.dense|fc\d|lin\d|wi|wo|ff)"
@@ -56,7 +59,7 @@ def layer_index(layer: str) -> int | None:
 
 
 def parameter_kind(name: str) -> str:
-    """Return the kind of a parameter, one of [`KINDS`]: attention, feed-forward, layer norm, embeddings or other.
+    """Return the kind of a parameter, one of [`KINDS`]: attention, feed-forward, layer norm, embeddings (of input or output) or other.
 
     Example:
         >>> [parameter_kind(f"h.0.{part}.weight") for part in ("attn.c_attn", "mlp.c_fc", "ln_1")]

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.errors import NonFiniteLossError
+from hf_meta_adapters.errors import ConfigurationError, NonFiniteLossError
 from hf_meta_adapters.evaluation._forward import Feature, logits_of, run
 from hf_meta_adapters.evaluation._masked_lm import NOT_SCORED
 
-__all__ = ["LanguageModelScore", "bits_per_character"]
+__all__ = ["LanguageModelScore", "bits_per_character", "score_rows", "sum_rows"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +44,21 @@ class LanguageModelScore:
     def loss(self) -> float:
         """Mean of −ln p over the scored tokens, in nats, as a Trainer reports it."""
         return float(self.bits.sum() * math.log(2) / self.tokens.sum())
+
+    @classmethod
+    def of_sums(cls, sums: ArrayLike, language: Language | None = None) -> LanguageModelScore:
+        """Return the score of bits, characters and tokens of each text, shape (n, 3).
+
+        Raises:
+            NonFiniteLossError: If one of them is NaN or infinite.
+        """
+        values = np.asarray(sums, dtype=np.float64)
+        if not np.isfinite(values).all():
+            raise NonFiniteLossError(
+                f"The loss must be finite. Found {values[~np.isfinite(values)][0]} bits for language {language!r}. "
+                "Look for a model that has diverged, or for overflow in half precision."
+            )
+        return cls(values[:, 0], values[:, 1], values[:, 2].astype(np.int64))
 
     def to_dict(self) -> dict[str, float]:
         """Return both scores and what they were measured on."""
@@ -82,26 +97,32 @@ def bits_per_character(
     Raises:
         NonFiniteLossError: If the model's logits give NaN or infinity.
     """
-    rows = run(model, features, _score_rows, language=language, batch_size=batch_size, progress=progress)
-    examples = np.array([feature["example"] for feature in features])
-    sums = np.zeros((examples.max() + 1, 3))
-    np.add.at(sums, examples, np.array(rows))
-    if not np.isfinite(sums).all():
-        raise NonFiniteLossError(
-            f"The loss must be finite. Found {sums[~np.isfinite(sums)][0]} bits for language {language!r}. Look for a "
-            "model that has diverged, or for overflow in half precision."
-        )
-    return LanguageModelScore(sums[:, 0], sums[:, 1], sums[:, 2].astype(np.int64))
+    rows = run(model, features, score_rows, language=language, batch_size=batch_size, progress=progress)
+    texts = 1 + max(feature["example"] for feature in features)
+    return LanguageModelScore.of_sums(sum_rows(features, rows, texts), language)
 
 
-def _score_rows(rows: Sequence[Feature], output: Any) -> list[tuple[float, float, int]]:
-    """Return bits, characters and tokens of each row."""
+def sum_rows(features: Sequence[Feature], rows: Sequence[tuple[float, float, int]], texts: int) -> NDArray[np.float64]:
+    """Return bits, characters and tokens of each text, shape (texts, 3), from those of its windows."""
+    sums = np.zeros((texts, 3))
+    np.add.at(sums, [feature["example"] for feature in features], np.array(rows))
+    return sums
+
+
+def score_rows(rows: Sequence[Feature], output: Any) -> list[tuple[float, float, int]]:
+    """Return bits, characters and tokens of each row of a batch."""
     logits = logits_of(output, "logits", 3)
     targets = torch.full(logits.shape[:2], NOT_SCORED, device=logits.device)
     for index, row in enumerate(rows):
         targets[index, : len(row["targets"])] = torch.tensor(row["targets"], device=logits.device)
+    if targets.max() >= logits.shape[-1]:
+        raise ConfigurationError(
+            f"A language model must predict every token of the tokenizer. Found logits over {logits.shape[-1]} "
+            f"classes and the token {int(targets.max())}. Load the model by `AutoModelForMaskedLM` or "
+            "`AutoModelForCausalLM`, with its own tokenizer."
+        )
     scored = targets != NOT_SCORED
     losses = torch.zeros(targets.shape, dtype=torch.float64, device=logits.device)
-    losses[scored] = cross_entropy(logits[scored], targets[scored], reduction="none").double()
+    losses[scored] = cross_entropy(logits[scored].float(), targets[scored], reduction="none").double()
     bits = (losses.sum(1) / math.log(2)).tolist()
     return [(b, sum(row["characters"]), int(n)) for b, row, n in zip(bits, rows, scored.sum(1), strict=True)]

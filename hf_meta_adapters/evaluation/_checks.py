@@ -30,14 +30,15 @@ def check_head(model: nn.Module, task: Task) -> None:
         ConfigurationError: If they are not.
     """
     config: Any = getattr(model, "config", None)
-    if config is None or not task.labels:
+    names = getattr(config, "id2label", None)
+    if names is None or not task.labels:
         return
-    found = {int(index): name for index, name in config.id2label.items()}
+    found = {int(index): name for index, name in names.items()}
     if found != task.id2label:
         raise ConfigurationError(
-            f"The head of the model must have the classes of the task, in the same order: {task.id2label}. Found {found}. "
-            f"Write `id2label=task.id2label, label2id=task.label2id` with `task = get_task({task.name!r})` where the model "
-            "is made, before it is trained; where it was trained in this very order without the names, set "
+            f"The head of the model must have the classes of the task, in the same order: {task.id2label}. Found "
+            f"{found}. Where the model is made, write `id2label=task.id2label, label2id=task.label2id` with "
+            f"`task = get_task({task.name!r})`; where it was trained in this very order without the names, set "
             "`model.config.id2label = task.id2label`."
         )
 
@@ -57,8 +58,9 @@ def warn_if_constant(prediction: Hashable | None, language: Language, task: Task
     """Warn that `prediction` was made everywhere in `language`, if it is not `None`."""
     if prediction is not None:
         warnings.warn(
-            f"The model predicts {prediction!r} everywhere in language {language!r} ({task.name}), though the references "
-            "hold more. Check that the head was trained and loaded, and that this language's adapter is meant for it.",
+            f"The model predicts {prediction!r} everywhere in language {language!r} ({task.name}), though the "
+            "references hold more. Check that the head was trained and loaded, and that this language's adapter was "
+            "trained under it.",
             ConstantPredictionWarning,
             stacklevel=3,
         )

@@ -53,8 +53,9 @@ def label_column(dataset: Rows, names: Sequence[str], language: Language | None 
         if classes is None or not 0 <= label < len(classes):
             raise DataError(
                 f"Labels must be strings, or ids of a `datasets.ClassLabel` column. Found {label!r} in column {name!r}"
-                f"{_of(language)}{f', which has {len(classes)} classes' if classes else ''}. Cast the column, for example "
-                f'with `dataset.cast_column("{name}", ClassLabel(names=[...]))`, and leave out what has no label.'
+                f"{_of(language)}{f', which has {len(classes)} classes' if classes else ''}. Cast the column, for "
+                f'example with `dataset.cast_column("{name}", ClassLabel(names=[...]))`, and leave out what has no '
+                "label."
             )
         return str(classes[label])
 

@@ -68,7 +68,7 @@ def run(
 
 
 def logits_of(output: Any, name: str, dimensions: int) -> Tensor:
-    """Return one output of a model, as float32 on its device.
+    """Return one output of a model.
 
     Args:
         output: What the model returned.
@@ -89,7 +89,7 @@ def logits_of(output: Any, name: str, dimensions: int) -> Tensor:
             f"`{type(output).__name__}`. Load the model with the head of the task, for example by "
             "`AutoModelForTokenClassification`."
         )
-    return logits.float()
+    return logits
 
 
 def _collate(rows: Sequence[Mapping[str, Any]], padding: int) -> dict[str, Tensor]:

@@ -56,9 +56,14 @@ def masked_lm_features(
         DataError: If there is nothing to score.
 
     Example:
-        >>> rows = masked_lm_features(tokenizer, texts, language="sw", seed=1)  # doctest: +SKIP
-        >>> bits_per_character(model, rows, "sw").bits_per_character  # doctest: +SKIP
-        2.31
+        >>> from tokenizers import Tokenizer, models, pre_tokenizers
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> words = Tokenizer(models.WordLevel({"?": 0, "#": 1, "habari": 2, "leo": 3}, unk_token="?"))
+        >>> words.pre_tokenizer = pre_tokenizers.Whitespace()
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?", mask_token="#")
+        >>> (row,) = masked_lm_features(tokenizer, ["habari ya leo"], language="sw")
+        >>> row["input_ids"], row["targets"], row["characters"]
+        ([1, 0, 3], [2, -100, -100], [6.0, 0.0, 0.0])
     """
     if not 0 < mask_probability <= 1:
         raise ConfigurationError(

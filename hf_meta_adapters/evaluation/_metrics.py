@@ -69,7 +69,6 @@ class SpanF1(evaluate.Metric):
         return _information("F1 of entity spans", _TEXTS)
 
     def _compute(self, predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> dict[str, float]:
-        seqeval = _library("seqeval.metrics")
         scheme = _library("seqeval.scheme").IOB2
         predicted, expected = [repair_bio(p) for p in predictions], [repair_bio(r) for r in references]
         precision, recall, f1, _ = _library("seqeval.metrics.v1").precision_recall_fscore_support(
@@ -122,7 +121,7 @@ class ClassF1(evaluate.Metric):
 class AnswerMatch(evaluate.Metric):
     """Mean exact match and mean F1 of answers, each against the best of the references of its question.
 
-    `language` picks the rules, see `normalize_answer`; without it the values are those of the SQuAD v1.1 script over 100.
+    `language` picks the rules, see `normalize_answer`; without it the values are those of SQuAD v1.1 over 100.
 
     Example:
         >>> compute(AnswerMatch, predictions=["the Nile river"], references=[["Nile"]])

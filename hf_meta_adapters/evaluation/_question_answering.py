@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -121,7 +122,7 @@ class QuestionAnswering(Task):
 
     def decode(self, rows: Sequence[Feature], output: Any) -> list[list[tuple[float, int, int]]]:
         """Return the best spans of each window: score, first and last character."""
-        starts, ends = (logits_of(output, name, 2) for name in ("start_logits", "end_logits"))
+        starts, ends = (logits_of(output, name, 2).float() for name in ("start_logits", "end_logits"))
         decoded = []
         for row, start, end in zip(rows, starts, ends, strict=True):
             places = torch.tensor([place for place, _, _ in row["places"]], device=start.device)
@@ -174,9 +175,20 @@ class QuestionAnswering(Task):
         inputs = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in encoding]
         for window, offset in enumerate(encoding["offset_mapping"]):
             sides = encoding.sequence_ids(window)
-            places = [[place, *offset[place]] for place, side in enumerate(sides) if side == 1]
+            places = [
+                [place, offset[place][0], _after_marks(context, offset[place][1])]
+                for place, side in enumerate(sides)
+                if side == 1
+            ]
             if places:
                 yield {**{name: encoding[name][window] for name in inputs}, "places": places}
+
+
+def _after_marks(text: str, end: int) -> int:
+    """Return the end of the letter: a tokenizer that strips accents leaves its marks (vowels, in Hindi) uncovered."""
+    while end < len(text) and unicodedata.category(text[end]).startswith("M"):
+        end += 1
+    return end
 
 
 def _positions(row: Feature, answer: tuple[int, int], cls_token: int | None) -> dict[str, int]:

@@ -81,8 +81,8 @@ class TokenClassification(Task):
         """Return windows with `labels` at first subwords (−100 elsewhere) and `words`: pairs (place, word)."""
         if not tokenizer.is_fast:
             raise ConfigurationError(
-                f"Words can be aligned with subwords only by a fast tokenizer. Found `{type(tokenizer).__name__}`. Load "
-                "the tokenizer by `AutoTokenizer.from_pretrained`, with `tokenizers` installed."
+                f"Words can be aligned with subwords only by a fast tokenizer. Found `{type(tokenizer).__name__}`. "
+                "Load the tokenizer by `AutoTokenizer.from_pretrained`, with `tokenizers` installed."
             )
         references, ids = self.references(dataset, language), self.label2id
         rows = []
@@ -99,7 +99,8 @@ class TokenClassification(Task):
         """Return the word and the label with the largest logit, for each word of each row."""
         best = logits_of(output, "logits", 3).argmax(-1).tolist()
         return [
-            [(word, self.labels[own[place]]) for place, word in row["words"]] for row, own in zip(rows, best, strict=True)
+            [(word, self.labels[own[place]]) for place, word in row["words"]]
+            for row, own in zip(rows, best, strict=True)
         ]
 
     def predictions(self, dataset: Rows, features: Sequence[Feature], decoded: Sequence[Any]) -> list[list[str]]:

@@ -1,5 +1,13 @@
 """The files of a saved model."""
 
-from hf_meta_adapters.hub._files import MANIFEST, Family, load_base, read_manifest, save_base, write_manifest
+from hf_meta_adapters.hub._files import (
+    MANIFEST,
+    SHARED_ADAPTER,
+    Family,
+    load_base,
+    load_weights,
+    read_manifest,
+    save_family,
+)
 
-__all__ = ["MANIFEST", "Family", "load_base", "read_manifest", "save_base", "write_manifest"]
+__all__ = ["MANIFEST", "SHARED_ADAPTER", "Family", "load_base", "load_weights", "read_manifest", "save_family"]

@@ -1,19 +1,20 @@
 """One folder for a model and its languages: a transformers checkpoint, an adapter folder per language, a manifest.
 
-    config.json, model.safetensors    the shared weights; `AutoModel….from_pretrained` reads them without this package
-    <language>/                       one adapter, in the format of its own library
-    language_adapters.json            what belongs together
+config.json, model.safetensors    the shared weights; `AutoModel….from_pretrained` reads them without this package
+<language>/                       one adapter, in the format of its own library
+language_adapters.json            what belongs together
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import torch
 import transformers
 from torch import Tensor, nn
 
@@ -22,6 +23,9 @@ from hf_meta_adapters._version import __version__
 from hf_meta_adapters.errors import HubError, MetaAdapterError, check_languages
 
 MANIFEST = "language_adapters.json"
+SHARED_ADAPTER = "shared"
+"""The name and the folder of the one adapter of `share_adapter=True`; no language may have it."""
+
 _FORMAT = 1
 
 
@@ -45,17 +49,62 @@ class Family:
     base_class: str
     details: Mapping[str, Any] = field(default_factory=dict)
 
+    def adapters(self, languages: Sequence[Language]) -> list[str]:
+        """The folders of the adapters of some languages."""
+        if self.backend == "none":
+            return []
+        return [SHARED_ADAPTER] if self.share_adapter else list(languages)
 
-def save_base(folder: Path, base: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Write the shared weights as an ordinary transformers checkpoint.
+
+class AdapterFiles(Protocol):
+    """What reads and writes the adapter of a language: a backend."""
+
+    base: Any
+
+    def save(self, language: str, directory: Path) -> None:
+        """Write an adapter."""
+
+    def load(self, language: str, directory: Path) -> None:
+        """Read an adapter."""
+
+
+def save_family(folder: Path, family: Family, backend: AdapterFiles, state: Mapping[str, Tensor]) -> None:
+    """Write the shared weights as an ordinary transformers checkpoint, then every adapter, then the manifest.
 
     Args:
         folder: Where to; created if it is missing.
-        base: The transformers model, possibly with adapters in it.
-        state: Its tensors under the names of its own checkpoint.
+        family: The content of the manifest.
+        backend: Holds the model and writes the adapters.
+        state: The tensors of the base model under the names of its own checkpoint.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    base.save_pretrained(str(folder), state_dict=dict(state))
+    backend.base.save_pretrained(str(folder), state_dict=dict(state))
+    for adapter in family.adapters(family.languages):
+        backend.save(adapter, folder / adapter)
+    content = {"format": _FORMAT, "hf_meta_adapters": __version__, **asdict(family)}
+    partial = folder / f"{MANIFEST}.partial"
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, folder / MANIFEST)
+
+
+def load_weights(
+    folder: Path, family: Family, backend: AdapterFiles, state: Mapping[str, Tensor], languages: Sequence[Language]
+) -> None:
+    """Read shared weights and adapters into a model that has them already, in place.
+
+    Args:
+        folder: Where from.
+        family: Its manifest.
+        backend: Holds the model and reads the adapters.
+        state: The live tensors of the base model under the names of its own checkpoint.
+        languages: The languages to read.
+    """
+    saved = load_base(folder, family, type(backend.base), {}).state_dict()
+    with torch.no_grad():
+        for name, tensor in state.items():
+            tensor.copy_(saved[name])
+    for adapter in family.adapters(languages):
+        backend.load(adapter, folder / adapter)
 
 
 def load_base(folder: Path, family: Family, auto_class: Any, arguments: Mapping[str, Any]) -> nn.Module:
@@ -73,26 +122,13 @@ def load_base(folder: Path, family: Family, auto_class: Any, arguments: Mapping[
     Raises:
         HubError: If the class is unknown.
     """
-    kind = auto_class or getattr(transformers, family.base_class, None)
+    kind: Any = auto_class or getattr(transformers, family.base_class, None)
     if not hasattr(kind, "from_pretrained"):
         raise HubError(
             f"The saved class of the base model must be one of transformers. Found {family.base_class!r}. Write "
             "`from_pretrained(..., auto_class=...)` with the class that should load it."
         )
     return kind.from_pretrained(str(folder), **{"use_safetensors": True, **arguments})
-
-
-def write_manifest(folder: Path, family: Family) -> None:
-    """Write `language_adapters.json`, all of it or nothing.
-
-    Args:
-        folder: Where to.
-        family: Its content.
-    """
-    content = {"format": _FORMAT, "hf_meta_adapters": __version__, **asdict(family)}
-    partial = folder / f"{MANIFEST}.partial"
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, folder / MANIFEST)
 
 
 def read_manifest(folder: Path) -> Family:
@@ -119,7 +155,8 @@ def read_manifest(folder: Path) -> Family:
         content.pop("hf_meta_adapters", None)
         if version != _FORMAT:
             raise HubError(
-                f"This version reads format {_FORMAT} of `{MANIFEST}`. Found {version!r}. Install a newer hf-meta-adapters."
+                f"This version reads format {_FORMAT} of `{MANIFEST}`. Found {version!r}. Install a newer "
+                "hf-meta-adapters."
             )
         content["languages"] = check_languages(content["languages"])
         return Family(**content)
@@ -130,4 +167,3 @@ def read_manifest(folder: Path) -> Family:
             f"`{MANIFEST}` must be what `save_pretrained` wrote. Found in {folder}: {type(error).__name__}: {error}. "
             "Download or save it again."
         ) from error
-

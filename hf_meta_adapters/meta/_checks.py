@@ -58,7 +58,7 @@ def _check_movable(shared: Parameters, options: MetaOptions) -> None:
     if options.meta_gradient == "first_order" and options.lookahead == "none":
         return
     advice = (
-        "Make part of the model trainable (`shared=\"all\"`, a regular expression, or a PeftConfig such as LoraConfig() "
+        'Make part of the model trainable (`shared="all"`, a regular expression, or a PeftConfig such as LoraConfig() '
         'over a frozen base), or write `meta_gradient="first_order", lookahead="none"`.'
     )
     if not shared:
@@ -76,6 +76,6 @@ def _check_movable(shared: Parameters, options: MetaOptions) -> None:
         if options.meta_gradient == "finite_difference" and torch.finfo(parameter.dtype).bits < 32:
             raise ConfigurationError(
                 "A finite difference needs shared weights in which θ + εv differs from θ: float32 or float64. Found "
-                f"`{name}` of dtype {parameter.dtype}. Load the model in float32 and train it with bf16 or fp16 autocast, "
-                'or write `meta_gradient="exact"`.'
+                f"`{name}` of dtype {parameter.dtype}. Load the model in float32 and train it with bf16 or fp16 "
+                'autocast, or write `meta_gradient="exact"`.'
             )

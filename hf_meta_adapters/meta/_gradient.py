@@ -125,9 +125,7 @@ class _Problem:
         weights, shared = self.weights(key), self.shared
         if self.options.meta_gradient == "first_order":  # v is not used: own losses only, and no gradient of θ
             weights, shared = {own: weights[own] for own in direct_for}, []
-        return validation_pass(
-            self.meta, weights, shared, self.language, direct_for=direct_for, reduce=self.reduce
-        )
+        return validation_pass(self.meta, weights, shared, self.language, direct_for=direct_for, reduce=self.reduce)
 
     def train_pass(self, key: Language, *, keep_graph: bool = False) -> TrainPass:
         """The training pass of `key` at the present θ."""
@@ -244,7 +242,7 @@ def _named(
         add_(both, parts.direct[key])
         add_(both, parts.indirect[key])
         total[key] = named(language[key], both)
-    everything = [sum((part[key] for key in language), []) for part in (parts.direct, parts.indirect)]
+    direct, indirect = ([entry for key in language for entry in part[key]] for part in (parts.direct, parts.indirect))
     return MetaGradients(
         shared=named(shared, parts.shared),
         language=total,
@@ -253,7 +251,7 @@ def _named(
         train={key: named(names, parts.train[key]) for key, names in language.items()},
         train_loss=parts.train_loss,
         meta_loss={key: torch.stack(values).mean() for key, values in parts.meta_losses.items() if values},
-        meter=MetaSignal.of(everything[0], everything[1]),
+        meter=MetaSignal.of(direct, indirect),
         language_meter={key: MetaSignal.of(parts.direct[key], parts.indirect[key]) for key in language},
     )
 
@@ -262,4 +260,3 @@ def _capped(direct: Vector, indirect: Vector, bound: float) -> Vector:
     """The indirect part, scaled so that its norm is at most `bound` times that of the direct part."""
     allowed, found = norm(direct) * bound, norm(indirect)
     return scaled(indirect, torch.where(found > allowed, allowed / found.clamp_min(1e-38), torch.ones_like(found)))
-

@@ -99,7 +99,7 @@ class Adam(InnerOptimizer):
             if group is None or "betas" not in group or (state and not {"exp_avg", "exp_avg_sq", "step"} <= set(state)):
                 raise ConfigurationError(
                     '`inner_optimizer="adam"` needs an optimizer of the Adam family that holds every shared parameter. '
-                    f'Found `{type(optimizer).__name__}`. Write `inner_optimizer="sgd"`, or train with `optim="adamw_torch"`.'
+                    f'Found `{type(optimizer).__name__}`. Write `inner_optimizer="sgd"` or `optim="adamw_torch"`.'
                 )
             moments = (state["exp_avg"], state["exp_avg_sq"], state["step"].to(parameter.device)) if state else None
             states.append(moments and AdamState(*moments, tuple(group["betas"]), group["eps"]))

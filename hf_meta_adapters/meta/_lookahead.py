@@ -139,7 +139,13 @@ def look_ahead(
 
 
 def carry_back(
-    trajectory: Trajectory, ahead: Vector, *, product: MixedProduct, anchor: Anchor, learning_rate: float, reduce: Reduce
+    trajectory: Trajectory,
+    ahead: Vector,
+    *,
+    product: MixedProduct,
+    anchor: Anchor,
+    learning_rate: float,
+    reduce: Reduce,
 ) -> Vector:
     """Carry v from θ' back to φ: −β Σ_k ∇φ⟨g(θ_k), D_k v_{k+1}⟩.
 

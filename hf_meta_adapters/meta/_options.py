@@ -49,7 +49,7 @@ class MetaOptions:
             raise ConfigurationError(f"`inner_steps` must be a whole number of at least 1. Found {self.inner_steps!r}.")
         if self.inner_steps > 1 and self.lookahead != "per_language":
             raise ConfigurationError(
-                'Several inner steps need a look-ahead of each language. Found `inner_steps='
+                "Several inner steps need a look-ahead of each language. Found `inner_steps="
                 f'{self.inner_steps}` with `lookahead="{self.lookahead}"`. Write `lookahead="per_language"` or '
                 "`inner_steps=1`."
             )
@@ -62,7 +62,9 @@ class MetaOptions:
         """The mixed product that the options name."""
         if self.meta_gradient == "finite_difference":
             return FiniteDifference(self.finite_difference_scheme, self.finite_difference_radius)
-        return {"exact": Exact, "forward_mode": ForwardMode, "first_order": FirstOrder}[self.meta_gradient]()
+        if self.meta_gradient == "forward_mode":
+            return ForwardMode()
+        return Exact() if self.meta_gradient == "exact" else FirstOrder()
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {

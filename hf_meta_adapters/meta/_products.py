@@ -137,10 +137,8 @@ class ForwardMode(MixedProduct):
                     if tangent is not None:
                         parameter.copy_(forward_ad.make_dual(parameter.detach().clone(), tangent))
             for loss in at.losses:
-                tangents: Vector = [
-                    None if slope is None else forward_ad.unpack_dual(slope).tangent for slope in gradient(loss(), wanted)
-                ]
-                add_(total, [None if entry is None else entry.clone() for entry in tangents])
+                slopes = gradient(loss(), wanted)
+                add_(total, [None if slope is None else _tangent(slope) for slope in slopes])
         return _split(total, at)
 
 
@@ -155,6 +153,11 @@ class FirstOrder(MixedProduct):
 
 def _gradient_if_any(value: Tensor, wanted: list[Tensor]) -> Vector:
     return gradient(value, wanted) if value.requires_grad else [None] * len(wanted)
+
+
+def _tangent(value: Tensor) -> Tensor | None:
+    tangent = forward_ad.unpack_dual(value).tangent
+    return None if tangent is None else tangent.clone()
 
 
 def _split(rows: Vector, at: TrainPass) -> tuple[Vector, Vector]:

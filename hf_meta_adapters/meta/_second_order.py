@@ -26,7 +26,8 @@ def second_order() -> Iterator[None]:
         if not any(part in text for part in known):
             raise
         raise ConfigurationError(
-            'The estimators "exact" and "forward_mode" need operations that can be differentiated twice. Found one that '
-            f"cannot: {text.splitlines()[0]} Load the model with `attn_implementation=\"sdpa\"` or `\"eager\"` and without "
-            'torch.compile, or write `meta_gradient="finite_difference"`, which takes ordinary passes only.'
+            'The estimators "exact" and "forward_mode" need operations with a second derivative. Found one without: '
+            f'{text.splitlines()[0]} Write `meta_gradient="finite_difference"`, which takes ordinary passes only; or '
+            'load the model with `attn_implementation="sdpa"` or `"eager"` and without torch.compile (some operations, '
+            'the SiLU of Llama among them, have one for "exact" but none for "forward_mode").'
         ) from error

@@ -44,7 +44,7 @@ def present(vector: Vector, keep: Sequence[int] | None = None) -> list[Tensor]:
 
 
 def scaled(vector: Vector, factor: Tensor | float) -> Vector:
-    """factor · vector."""
+    """Factor · vector."""
     return [None if entry is None else entry * factor for entry in vector]
 
 

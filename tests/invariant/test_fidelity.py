@@ -7,6 +7,7 @@ import torch
 from peft import LoraConfig
 
 from hf_meta_adapters import BottleneckConfig, get_language_model, meta_step
+from hf_meta_adapters.errors import ConfigurationError
 from tests.tiny import in_double, tiny
 
 from .reference import LANGUAGES, flat, outer_loss, perturbed, seeded_loss, unrolled
@@ -39,6 +40,10 @@ def step(model, train, meta, rate=RATE, **options):
 def test_equals_full_unrolling_in_double_precision(name, method, estimator):
     with in_double():
         model, train, meta = setting(name, method)
+        if (name, estimator) == ("llama", "forward_mode"):
+            with pytest.raises(ConfigurationError, match=r"forward AD with .*silu_backward.*finite_difference"):
+                step(model, train, meta, meta_gradient=estimator)
+            return
         expected = flat(unrolled(model, train, meta, RATE))
         found = step(model, train, meta, meta_gradient=estimator)
     assert ((flat(found.language) - expected).norm() / expected.norm()).item() < 1e-10

@@ -1,0 +1,73 @@
+# Every target sets up what it needs. Needs: python3 (>= 3.10, with venv and pip) and make.
+
+PYTHON ?= python3
+# Pinned, and installed before anything else: left to the resolver, some indexes serve gigabytes of CUDA libraries.
+TORCH ?= torch==2.13.0
+WORKERS ?= 2
+PYTEST_ARGS ?=
+
+VENV := .venv
+ADAPTERS_VENV := .venv-adapters
+BIN := $(VENV)/bin
+# --no-compile: only what is imported gets compiled, then; it halves the time.
+PIP_INSTALL := -m pip install --quiet --no-compile --disable-pip-version-check
+PYTEST := -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help quickstart install test test-adapters lint types layers unit docs build clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+quickstart: $(VENV)/.has-recipes ## Train on the bundled verses; write a report and pictures to outputs/quickstart
+	$(BIN)/python recipes/quickstart.py
+
+install: $(VENV)/.has-dev ## Make .venv with everything that development needs
+
+test: lint types layers unit ## Check style, types and layers, and run the tests
+
+lint: $(VENV)/.has-dev ## Check style (ruff)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.has-dev ## Check types (mypy)
+	$(BIN)/mypy
+
+layers: $(VENV)/.has-dev ## Check that imports point down only (import-linter)
+	$(BIN)/lint-imports --config .importlinter
+
+# One thread a worker: tiny models lose more to threads than they win.
+unit test-adapters: export OMP_NUM_THREADS = 1
+unit: $(VENV)/.has-dev ## Run the tests
+	$(BIN)/python $(PYTEST)
+
+test-adapters: $(ADAPTERS_VENV)/.has-dev ## Run the tests with `adapters` and the transformers that it pins
+	$(ADAPTERS_VENV)/bin/python $(PYTEST)
+
+docs: $(VENV)/.has-docs ## Build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file .mkdocs.yml
+
+build: $(VENV)/.has-dev ## Build wheel and sdist into dist/ and check them
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+
+clean: ## Remove the environments and everything that was built
+	rm -rf $(VENV) $(ADAPTERS_VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.has-recipes $(VENV)/.has-dev $(VENV)/.has-docs: $(VENV)/.has-%: pyproject.toml $(VENV)/.has-torch
+	$(BIN)/python $(PIP_INSTALL) --editable '.[$*]'
+	@touch $@
+
+$(ADAPTERS_VENV)/.has-dev: pyproject.toml $(ADAPTERS_VENV)/.has-torch
+	$(ADAPTERS_VENV)/bin/python $(PIP_INSTALL) --editable '.[dev,adapters]' 'transformers==4.57.6' 'adapters==1.3.0'
+	@touch $@
+
+%/.has-torch:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python must be 3.10 or newer. Found " \
+		+ sys.version.split()[0] + ". Write for example: make PYTHON=python3.12 quickstart")'
+	$(PYTHON) -m venv $*
+	$*/bin/python $(PIP_INSTALL) '$(TORCH)'
+	@touch $@

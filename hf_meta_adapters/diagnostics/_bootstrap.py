@@ -1,0 +1,94 @@
+"""Resampling for bootstrap intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from hf_meta_adapters.errors import ConfigurationError
+
+__all__ = ["check_bootstrap", "percentile_interval", "resampled_counts", "resampled_means"]
+
+_COUNTS_AT_ONCE = 1 << 22
+
+
+def resampled_counts(size: int, resamples: int, generator: torch.Generator) -> Tensor:
+    """Return how often each of n units is drawn by n − 1 draws with replacement (Efron 1979).
+
+    One draw less than usual makes the variance of a resampled mean s²/n with the unbiased s², where n draws would
+    make it (n − 1)/n of that.
+
+    Args:
+        size: n, at least 2.
+        resamples: R.
+        generator: Source of the draws.
+
+    Returns:
+        Counts, float64, shape (R, n).
+    """
+    drawn = torch.randint(size, (resamples, size - 1), generator=generator)
+    ones = torch.ones(resamples, size - 1, dtype=torch.float64)
+    return torch.zeros(resamples, size, dtype=torch.float64).scatter_add_(1, drawn, ones)
+
+
+def resampled_means(values: Tensor, resamples: int, generator: torch.Generator) -> Tensor:
+    """Return means of a matrix whose rows and columns are both resampled (Owen 2007).
+
+    Args:
+        values: Shape (S, E), such as seeds × examples; a dimension of size 1 is left alone.
+        resamples: R.
+        generator: Source of the draws.
+
+    Returns:
+        Means, shape (R,).
+    """
+    seeds, examples = values.shape
+
+    def means() -> Iterator[Tensor]:
+        step = max(1, _COUNTS_AT_ONCE // (seeds + examples))
+        for start in range(0, resamples, step):
+            count = min(step, resamples - start)
+            rows, columns = (
+                torch.ones(count, 1, dtype=torch.float64) if n == 1 else resampled_counts(n, count, generator)
+                for n in (seeds, examples)
+            )
+            yield ((rows @ values) * columns).sum(1) / (rows.sum(1) * columns.sum(1))
+
+    return torch.cat(list(means()))
+
+
+def percentile_interval(values: Tensor, confidence: float) -> Tensor:
+    """Return the central part of resampled values that holds a share `confidence` of them, leaving out NaN.
+
+    Args:
+        values: Shape (R, ...).
+        confidence: Such as 0.95.
+
+    Returns:
+        Lower and upper ends, shape (..., 2).
+
+    Example:
+        >>> percentile_interval(torch.arange(101.0), 0.9)
+        tensor([ 5., 95.])
+    """
+    tail = (1 - confidence) / 2
+    ends = torch.tensor([tail, 1 - tail], dtype=values.dtype)
+    return torch.nanquantile(values, ends, dim=0).movedim(0, -1)
+
+
+def check_bootstrap(resamples: int, confidence: float) -> None:
+    """Refuse settings of a bootstrap that cannot work.
+
+    Args:
+        resamples: Number of resamples.
+        confidence: Coverage.
+
+    Raises:
+        ConfigurationError: If one is out of range.
+    """
+    if resamples < 0:
+        raise ConfigurationError(f"`resamples` must not be negative. Found {resamples}. Write 0 for no intervals.")
+    if not 0 < confidence < 1:
+        raise ConfigurationError(f"`confidence` must be in (0, 1). Found {confidence}. Write for example 0.95.")

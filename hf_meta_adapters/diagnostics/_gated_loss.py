@@ -1,0 +1,91 @@
+"""The loss of a model whose weights are multiplied by gates, without touching the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from hf_meta_adapters._typing import Batch, Language
+from hf_meta_adapters.diagnostics._passes import LossFunction, evaluate_loss
+
+__all__ = ["GatedLoss", "Granularity", "gate_shape"]
+
+Granularity: TypeAlias = Literal["weight", "neuron", "module"]
+
+
+class GatedLoss:
+    """`L_l(θ ⊙ z)` as a function of the gates z.
+
+    Args:
+        model: The model.
+        weights: Name → weight to be gated; weights tied to them are gated alike.
+        language: The language l.
+        loss_function: Replaces `model(**batch)`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        weights: Mapping[str, nn.Parameter],
+        language: Language,
+        loss_function: LossFunction | None,
+    ) -> None:
+        self._loss = _LossOfLanguage(model, language, loss_function)
+        self._weights = weights
+        self._aliases: dict[int, list[str]] = {}
+        for name, parameter in self._loss.named_parameters(remove_duplicate=False):
+            self._aliases.setdefault(id(parameter), []).append(name)
+
+    def __call__(self, batch: Batch, gates: Mapping[str, Tensor]) -> Tensor:
+        """Return the loss of a batch.
+
+        Args:
+            batch: The batch.
+            gates: Name → gates, broadcast to the weight.
+
+        Returns:
+            The scalar loss.
+        """
+        gated = {}
+        for name, weight in self._weights.items():
+            product = weight.detach() * gates[name].to(weight.dtype)
+            gated |= dict.fromkeys(self._aliases[id(weight)], product)
+        # Every name of a tied weight is replaced here; `tie_weights` would do so too, but leave `adapters` models broken.
+        return torch.func.functional_call(self._loss, gated, (batch,), tie_weights=False)
+
+
+class _LossOfLanguage(nn.Module):
+    """The loss as a module, so that weights are replaced whatever `loss_function` calls."""
+
+    def __init__(self, model: nn.Module, language: Language, loss_function: LossFunction | None) -> None:
+        super().__init__()
+        self.model, self.language, self.loss_function = model, language, loss_function
+
+    def forward(self, batch: Batch) -> Tensor:
+        return evaluate_loss(self.model, batch, self.language, self.loss_function)
+
+
+def gate_shape(model: nn.Module, name: str, weight: Tensor, granularity: Granularity) -> tuple[int, ...]:
+    """Return the shape of the gates of a weight, which broadcasts to that of the weight.
+
+    Args:
+        model: The model.
+        name: Name of the weight.
+        weight: The weight.
+        granularity: A gate per weight, per output neuron, or per module.
+
+    Returns:
+        The shape.
+    """
+    if granularity == "weight":
+        return tuple(weight.shape)
+    shape = [1] * weight.dim()
+    if granularity == "neuron":
+        # The Conv1D of GPT-2 stores (inputs, outputs), everything else (outputs, inputs, ...).
+        transposed = type(model.get_submodule(name.rpartition(".")[0])).__name__ == "Conv1D"
+        outputs = weight.dim() - 1 if transposed else 0
+        shape[outputs] = weight.shape[outputs]
+    return tuple(shape)

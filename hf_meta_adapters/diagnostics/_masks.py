@@ -1,0 +1,150 @@
+"""Which weights does a language need? Pruning masks learned per language and seed over frozen weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from hf_meta_adapters._typing import Language
+from hf_meta_adapters.diagnostics._gated_loss import GatedLoss, Granularity, gate_shape
+from hf_meta_adapters.diagnostics._groups import parameter_kind
+from hf_meta_adapters.diagnostics._hard_concrete import keep_probability
+from hf_meta_adapters.diagnostics._language_masks import LanguageMasks
+from hf_meta_adapters.diagnostics._mask_training import MaskTraining, exact_mask, train_gates
+from hf_meta_adapters.diagnostics._passes import (
+    Batches,
+    LossFunction,
+    iterate_batches,
+    preserved_state,
+    select_parameters,
+)
+from hf_meta_adapters.errors import ConfigurationError, check_languages
+
+__all__ = ["learn_language_masks"]
+
+
+def learn_language_masks(
+    model: nn.Module,
+    batches: Mapping[Language, Batches],
+    *,
+    sparsity: float,
+    granularity: Granularity = "weight",
+    seeds: Sequence[int] = (0, 1),
+    steps: int = 300,
+    learning_rate: float = 0.1,
+    initial_keep_rate: float = 0.5,
+    parameters: str | Iterable[str] | None = None,
+    loss_function: LossFunction | None = None,
+    progress: bool = False,
+) -> LanguageMasks:
+    """Return, per language and seed, the mask m that minimises `L_l(θ ⊙ m)` with a share `sparsity` of m zero.
+
+    Hard concrete L0 gates (Louizos, Welling and Kingma 2018) over frozen θ, one per weight, output neuron or module,
+    as Wang, Lipton and Tsvetkov (2020) use them to find language-specific parameters. In place of a penalty, all
+    gates are shifted by a common number after every update so that the *expected* sparsity follows a line from its
+    initial value to `sparsity`, reached half way; in the end the gates with the largest log α are kept, as many as
+    give `sparsity`. That is exact to one weight for weights, and to half the largest gate otherwise.
+
+    Two seeds at least are needed to say anything: masks of two languages differ anyway, and only differ *because* of
+    the language as far as they differ more than masks of two seeds do. Everything is computed in evaluation mode,
+    and the weights are never written to.
+
+    Args:
+        model: Called as `model(**batch)`; see `gradient_conflict`.
+        batches: For each language one batch, or an iterable of batches; they are kept in memory.
+        sparsity: Share of the gated weights to prune, in (0, 1).
+        granularity: `"weight"`, `"neuron"` (an output of a weight matrix) or `"module"` (a weight matrix).
+        seeds: Seeds of initial values, gates and the order of batches; one mask each.
+        steps: Updates per mask. Too few leave masks undecided; look at `prune_confidence`.
+        learning_rate: Rate of Adam on log α.
+        initial_keep_rate: Initial median of the gates, in (0, 1).
+        parameters: A regular expression searched for in the names, or names. By default those of the model's
+            `shared_parameters()` (or all with `requires_grad`) that are matrices but not embeddings.
+        loss_function: Called as `loss_function(model, batch)` in place of `model(**batch)`.
+        progress: Show a progress bar.
+
+    Returns:
+        The masks.
+
+    Raises:
+        LanguageError: If a language key is malformed.
+        ConfigurationError: If a setting is out of range, or nothing is left to gate.
+        DataError: If a language has no batch, or the model returns no loss.
+        NonFiniteLossError: If a loss is NaN or infinite.
+
+    Example:
+        >>> model = torch.nn.Linear(4, 1)
+        >>> batch = {"x": torch.eye(4), "y": model(torch.eye(4)).detach()}
+        >>> def loss_function(model, batch):
+        ...     return (model(batch["x"]) - batch["y"]).square().mean()
+        >>> masks = learn_language_masks(
+        ...     model, {"en": batch}, sparsity=0.25, seeds=(0,), steps=20, loss_function=loss_function
+        ... )
+        >>> masks.sparsity("en", 0)
+        0.25
+    """
+    languages = check_languages(batches)
+    _check(sparsity, granularity, seeds, steps, learning_rate, initial_keep_rate)
+    weights = _gated_weights(model, parameters)
+    shapes = {name: gate_shape(model, name, weight, granularity) for name, weight in weights.items()}
+    settings = MaskTraining(sparsity, steps, learning_rate, initial_keep_rate)
+    masks: dict[Language, dict[int, dict[str, Tensor]]] = {language: {} for language in languages}
+    confidence: dict[Language, dict[int, dict[str, float]]] = {language: {} for language in languages}
+    total = len(languages) * len(seeds) * steps
+    with preserved_state(model), tqdm(total=total, disable=not progress, desc="Masks", unit="step") as bar:
+        for language in languages:
+            loss_of = GatedLoss(model, weights, language, loss_function)
+            texts = list(iterate_batches(batches[language], language))
+            for seed in seeds:
+                bar.set_postfix_str(f"{language}, seed {seed}")
+                log_alpha = train_gates(loss_of, shapes, weights, texts, settings, seed=seed, on_step=bar.update)
+                masks[language][seed] = exact_mask(log_alpha, weights, sparsity)
+                confidence[language][seed] = {name: _confidence(gate) for name, gate in log_alpha.items()}
+    sizes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    return LanguageMasks(languages, tuple(seeds), granularity, sizes, masks, confidence)
+
+
+def _confidence(log_alpha: Tensor) -> float:
+    """Return the mean of `|2 P(z ≠ 0) − 1|`: 1 where every gate is decided, 0 where all are at even odds."""
+    return float((2 * keep_probability(log_alpha) - 1).abs().mean())
+
+
+def _gated_weights(model: nn.Module, parameters: str | Iterable[str] | None) -> dict[str, nn.Parameter]:
+    chosen = select_parameters(model, parameters)
+    if parameters is not None:
+        return chosen
+    matrices = {name: p for name, p in chosen.items() if p.dim() >= 2 and parameter_kind(name) != "embeddings"}
+    if not matrices:
+        raise ConfigurationError(
+            f"Masks need weight matrices other than embeddings. Found none among {list(chosen)[:3]} ... Name the "
+            'weights, for example `parameters="weight"`.'
+        )
+    return matrices
+
+
+def _check(
+    sparsity: float,
+    granularity: str,
+    seeds: Sequence[int],
+    steps: int,
+    learning_rate: float,
+    initial_keep_rate: float,
+) -> None:
+    for name, share in {"sparsity": sparsity, "initial_keep_rate": initial_keep_rate}.items():
+        if not 0 < share < 1:
+            raise ConfigurationError(f"`{name}` must be in (0, 1). Found {share}. Write for example 0.5.")
+    if granularity not in get_args(Granularity):
+        raise ConfigurationError(
+            f"`granularity` must be one of {list(get_args(Granularity))}. Found {granularity!r}. Write for example "
+            '"neuron".'
+        )
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigurationError(f"`seeds` must be different numbers. Found {list(seeds)}. Write for example (0, 1).")
+    if steps < 1:
+        raise ConfigurationError(f"`steps` must be at least 1. Found {steps}. Write for example 300.")
+    if learning_rate <= 0:
+        raise ConfigurationError(f"`learning_rate` must be positive. Found {learning_rate}. Write for example 0.1.")

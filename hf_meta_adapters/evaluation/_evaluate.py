@@ -1,0 +1,148 @@
+"""Scores of a model on a task in every language."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from hf_meta_adapters._typing import Language
+from hf_meta_adapters.errors import ConfigurationError, DataError, check_known_language, check_languages
+from hf_meta_adapters.evaluation._checks import check_head, warn_if_constant
+from hf_meta_adapters.evaluation._forward import run
+from hf_meta_adapters.evaluation._scores import LanguageScores
+from hf_meta_adapters.evaluation._task import Rows, Task, TaskScore, get_task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["evaluate_languages"]
+
+
+def evaluate_languages(
+    model: nn.Module,
+    task: Task | str,
+    datasets: Mapping[Language, Rows],
+    *,
+    source_language: Language | None = None,
+    processing_class: PreTrainedTokenizerBase | None = None,
+    adapters: Mapping[Language, Language] | None = None,
+    batch_size: int = 32,
+    max_length: int | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+) -> LanguageScores:
+    """Compute the scores of f(x; θ, φ_l) on the data of each language l.
+
+    A model with `use_language` runs in the language of the data: with the adapter φ_l and the shared θ, which holds
+    the head. So within-language and zero-shot evaluation are the same call; `source_language` records which languages
+    were trained on. Before any pass, the languages, the data and the classes of the head are checked; a language in
+    which one class is predicted everywhere gives a `ConstantPredictionWarning`.
+
+    Args:
+        model: A transformers model with the head of the task, or a `LanguageAdapterModel` around one.
+        task: "ner", "pos", "qa", "nli", "masked_lm", "causal_lm", or any `Task`.
+        datasets: Language → examples (a `datasets.Dataset`, or a list of dicts) with the columns that the task names.
+        source_language: The language whose labels the head was trained on, if it was one.
+        processing_class: The tokenizer; by default the one that was saved with the model.
+        adapters: Language → language, to run a language with the adapter of another one: for a language without an
+            adapter, or to see what the right adapter is worth.
+        batch_size: Rows a pass.
+        max_length: Tokens in a row; by default what the tokenizer allows, at most 512.
+        device: Where to move the model first; by default it stays where it is.
+        progress: Show a progress bar for each language.
+
+    Returns:
+        The scores.
+
+    Raises:
+        LanguageError: If a key is malformed or the model does not have the language.
+        DataError: If a dataset is empty, or lacks what the task reads.
+        ConfigurationError: If the head is not that of the task, or there is no tokenizer.
+
+    Example:
+        >>> from tokenizers import Tokenizer, models, pre_tokenizers
+        >>> from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+        >>> letters = Tokenizer(models.WordLevel({"?": 0, "a": 1, "b": 2}, unk_token="?"))
+        >>> letters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=letters, unk_token="?", bos_token="?")
+        >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=3, n_embd=4, n_layer=1, n_head=1))
+        >>> data = {"en": [{"text": "abba"}], "sw": [{"text": "baba"}, {"text": "ab"}]}
+        >>> scores = evaluate_languages(model, "causal_lm", data, processing_class=tokenizer)
+        >>> scores.languages, 1 < scores["sw"]["bits_per_character"] < 2
+        (('en', 'sw'), True)
+    """
+    task = get_task(task) if isinstance(task, str) else task
+    languages = _check_data(datasets)
+    routes = _routes(model, languages, adapters or {}, source_language)
+    check_head(model, task)
+    tokenizer = processing_class if processing_class is not None else _saved_tokenizer(model)
+    if device is not None:
+        model.to(device)
+    scores: dict[Language, TaskScore] = {}
+    for language in languages:
+        data = datasets[language]
+        features = task.features(data, tokenizer, language=language, max_length=max_length)
+        decoded = run(model, features, task.decode, language=routes[language], batch_size=batch_size, progress=progress)
+        scores[language] = task.score(data, task.predictions(data, features, decoded), language=language)
+        warn_if_constant(scores[language].constant_prediction, language, task)
+    return LanguageScores(
+        task=task.name,
+        metric=task.metric,
+        higher_is_better=task.higher_is_better,
+        scores={language: score.metrics for language, score in scores.items()},
+        examples={language: len(datasets[language]) for language in languages},
+        source_language=source_language,
+        adapters={language: adapter for language, adapter in routes.items() if adapter != language},
+        per_example={language: score.per_example for language, score in scores.items()},
+    )
+
+
+def _check_data(datasets: Mapping[Language, Rows]) -> tuple[Language, ...]:
+    if not isinstance(datasets, Mapping):
+        raise DataError(
+            f"`datasets` must map each language to its examples. Found `{type(datasets).__name__}`. Write for example "
+            '{"en": dataset}.'
+        )
+    languages = check_languages(datasets)
+    for language in languages:
+        if not len(datasets[language]):
+            raise DataError(f"A dataset must hold at least one example. Found none for {language!r}. Leave it out.")
+    return languages
+
+
+def _routes(
+    model: nn.Module,
+    languages: tuple[Language, ...],
+    adapters: Mapping[Language, Language],
+    source_language: Language | None,
+) -> dict[Language, Language]:
+    """Return the language that the model runs in for each language of the data."""
+    for language in adapters:
+        check_known_language(language, languages, what="`datasets`, which `adapters` refers to")
+    routes = {language: adapters.get(language, language) for language in languages}
+    known: Any = getattr(model, "languages", None)
+    if callable(getattr(model, "use_language", None)):
+        for language in [*routes.values(), *([] if source_language is None else [source_language])]:
+            check_known_language(language, known)
+    elif adapters:
+        raise ConfigurationError(
+            f"`adapters` needs a model with language adapters. Found `{type(model).__name__}`. Make one with "
+            "`get_language_model`."
+        )
+    return routes
+
+
+def _saved_tokenizer(model: nn.Module) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    path: Any = getattr(getattr(model, "config", None), "name_or_path", None)
+    try:
+        return AutoTokenizer.from_pretrained(path or "")
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"The text must be cut into tokens by the model's tokenizer. Found none saved in {path!r}. Write "
+            "`evaluate_languages(..., processing_class=tokenizer)`."
+        ) from error

@@ -1,0 +1,60 @@
+"""The folder in which pages are executed: what a page asks the Hub for lies there, small, under the same name."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaForMaskedLM
+
+SPECIAL = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
+TEXT = ["In the beginning was the Word.", "Au commencement était la Parole.", "В начале было Слово.", "Hapo mwanzo"]
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer of 320 pieces, with the special tokens of XLM-R."""
+    backend = Tokenizer(models.BPE(unk_token=None))
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.train_from_iterator(
+        TEXT,
+        trainers.BpeTrainer(
+            vocab_size=320,
+            special_tokens=list(SPECIAL.values()),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[(token, backend.token_to_id(token)) for token in ("<s>", "</s>")],
+    )
+    names = {f"{role}_token": token for role, token in SPECIAL.items()}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=128, **names)
+
+
+@pytest.fixture(scope="session")
+def furnished(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> Path:
+    """`from_pretrained` prefers a folder to the Hub, so a page's own words find the small model."""
+    folder = tmp_path_factory.mktemp("furnished")
+    config = XLMRobertaConfig(
+        vocab_size=320,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=130,
+    )
+    for name in ("FacebookAI/xlm-roberta-base", "xlm-roberta-base"):
+        XLMRobertaForMaskedLM(config).save_pretrained(folder / name)
+        tokenizer().save_pretrained(folder / name)
+    shutil.copytree(project_root / "recipes", folder / "recipes")
+    return folder
+
+
+@pytest.fixture
+def workshop(furnished: Path, tmp_path: Path) -> Path:
+    """A fresh copy of the furnished folder."""
+    return Path(shutil.copytree(furnished, tmp_path / "workshop"))

@@ -1,0 +1,102 @@
+"""Every Python block of README.md and docs/ runs, page by page, in an empty folder and without a network."""
+
+import sys
+import traceback
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import ROOT, Block, execute, pages, python_blocks
+
+# How many blocks a page may leave out. A new one is to be defended here.
+NOT_EXECUTED: dict[str, int] = {}
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", pages(), ids=name)
+def test_the_blocks_of_a_page_run(page: Path, workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workshop)
+    monkeypatch.setattr(sys, "argv", [page.name])
+    namespace = {"__name__": "__main__"}
+    for block in python_blocks(page.read_text(encoding="utf-8")):
+        if block.not_executed is None:
+            execute(block, page, namespace)
+
+
+def test_what_is_not_executed_is_counted_and_has_a_reason() -> None:
+    left_out: dict[str, int] = {}
+    for page in pages():
+        for block in python_blocks(page.read_text(encoding="utf-8")):
+            if block.not_executed is not None:
+                assert block.not_executed, f"{name(page)}:{block.line}: write <!-- not executed: the reason -->"
+                left_out[name(page)] = left_out.get(name(page), 0) + 1
+    assert left_out == NOT_EXECUTED
+
+
+PAGE = """Text.
+
+```python
+one = 1
+```
+
+    ```py title="indented"
+    if one:
+        two = one + 1
+    ```
+
+<!-- not executed: needs a GPU -->
+
+```python
+raise SystemExit
+```
+
+```bash
+python
+```
+
+```pycon
+>>> two
+2
+>>> three = 3
+```
+
+~~~~python
+shown = '''
+```python
+1 / 0
+```
+'''
+four = three + one
+~~~~
+"""
+
+
+def test_blocks_are_found() -> None:
+    blocks = list(python_blocks(PAGE))
+    assert [block.line for block in blocks] == [4, 8, 15, 23, 29]
+    assert [block.not_executed for block in blocks] == [None, None, "needs a GPU", None, None]
+    assert blocks[1].code == "if one:\n    two = one + 1"
+
+
+def test_blocks_share_a_namespace() -> None:
+    namespace: dict[str, object] = {}
+    for block in python_blocks(PAGE):
+        if block.not_executed is None:
+            execute(block, Path("page.md"), namespace)
+    assert namespace["four"] == 4
+
+
+@pytest.mark.parametrize("code", ["1 / 0", ">>> 1 / 0", ">>> 1 + 1\n3"])
+def test_a_failing_block_fails(code: str) -> None:
+    with pytest.raises(Exception, match=r"division|DocTest"):
+        execute(Block(code, 7), Path("page.md"), {})
+
+
+def test_a_traceback_names_the_line_of_the_page() -> None:
+    with pytest.raises(ZeroDivisionError) as caught:
+        execute(Block("x = 1\nx / 0", 7), Path("page.md"), {})
+    frame = traceback.extract_tb(caught.tb)[-1]
+    assert (frame.filename, frame.lineno) == ("page.md", 8)

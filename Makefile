@@ -9,8 +9,9 @@ PYTEST_ARGS ?=
 VENV := .venv
 ADAPTERS_VENV := .venv-adapters
 BIN := $(VENV)/bin
-# --no-compile: only what is imported gets compiled, then; it halves the time.
-PIP_INSTALL := -m pip install --quiet --no-compile --disable-pip-version-check
+# --no-compile: what is imported gets compiled then, and nothing else; it halves the time.
+# --use-pep517: an old pip builds seqeval, which has no wheel, with whatever setuptools it finds, and fails.
+PIP_INSTALL := -m pip install --quiet --no-compile --use-pep517 --disable-pip-version-check
 PYTEST := -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help

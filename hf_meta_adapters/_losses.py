@@ -41,19 +41,23 @@ def batch_losses(
         The losses.
     """
     several = {key: [given] if isinstance(given, Mapping) else list(given) for key, given in batches.items()}
-    weights = _weights(model, several, all_reduce)
+    counts = _counts(model, several, all_reduce)
     evaluate = loss_function or model_loss
 
-    def loss(key: Language, batch: Batch, weight: Tensor | None) -> Loss:
+    def loss(key: Language, batch: Batch, counts: tuple[Tensor, Tensor] | None) -> Loss:
         def value() -> Tensor:
             with model.use_language(key), autocast():
                 found = evaluate(model, batch)
-            return found if weight is None else found * weight
+            if counts is None:
+                return found
+            share = counts[0].to(torch.promote_types(found.dtype, torch.float32)) / counts[1]
+            # the mean over no labels is NaN; beside micro-batches that have some it counts for nothing
+            return torch.where(share == 0, torch.zeros_like(found), found * share.to(found.dtype))
 
         return value
 
     return {
-        key: [loss(key, batch, weight) for batch, weight in zip(given, weights[key], strict=True)]
+        key: [loss(key, batch, pair) for batch, pair in zip(given, counts[key], strict=True)]
         for key, given in several.items()
     }
 
@@ -70,34 +74,33 @@ def model_loss(model: Any, batch: Batch) -> Tensor:
     return loss
 
 
-def _weights(
+def _counts(
     model: LanguageAdapterModel,
     batches: Mapping[Language, Sequence[Batch]],
     all_reduce: Callable[[Tensor], None] | None,
-) -> dict[Language, list[Tensor | None]]:
-    """n/N of every micro-batch, as 0-d tensors on its device; `None` where there is but one."""
+) -> dict[Language, list[tuple[Tensor, Tensor] | None]]:
+    """n and N of every micro-batch, as 0-d tensors on its device; `None` where there is but one."""
     if all_reduce is None and all(len(given) == 1 for given in batches.values()):
         return {key: [None] for key in batches}
     counts = {key: torch.stack([_count(model, batch) for batch in given]) for key, given in batches.items()}
     totals = torch.stack([count.sum() for count in counts.values()])
     if all_reduce is not None:
         all_reduce(totals)
-    shares = {key: count / total for (key, count), total in zip(counts.items(), totals, strict=True)}
-    return {key: list(share.unbind()) for key, share in shares.items()}
+    return {key: [(n, total) for n in count] for (key, count), total in zip(counts.items(), totals, strict=True)}
 
 
 def _count(model: LanguageAdapterModel, batch: Batch) -> Tensor:
     """How many labels the mean loss of a batch runs over: those not ignored, or the rows where there are no labels."""
     labels = batch.get("labels")
     if isinstance(labels, Tensor):
-        if _predicts_the_next_token(model) and labels.dim() > 1:
+        if predicts_the_next_token(model) and labels.dim() > 1:
             labels = labels[..., 1:]
-        return (labels != IGNORED).sum().float()
+        return (labels != IGNORED).sum()
     rows = next(value for value in batch.values() if isinstance(value, Tensor))
-    return rows.new_tensor(float(rows.shape[0]), dtype=torch.float32)
+    return rows.new_tensor(rows.shape[0], dtype=torch.int64)
 
 
-def _predicts_the_next_token(model: LanguageAdapterModel) -> bool:
+def predicts_the_next_token(model: LanguageAdapterModel) -> bool:
     """Whether the model shifts the labels, so that the first of each row counts for nothing."""
     name = type(model.base_model).__name__
     return ("CausalLM" in name or "LMHead" in name) and not getattr(model.config, "is_encoder_decoder", False)

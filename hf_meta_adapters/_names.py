@@ -16,8 +16,8 @@ from hf_meta_adapters.errors import ConfigurationError
 class Ownership:
     """The names of the tensors of a model with languages, by owner.
 
-    A parameter that appears while a language is added belongs to that language. Owners are found by the identity of
-    tensors, never by looking at names: a language called `te` is not part of `adapter`.
+    A trained parameter that appears while a language is added belongs to that language. Owners are found by the
+    identity of tensors, never by looking at names: a language called `te` is not part of `adapter`.
 
     Args:
         shared: The names of θ.
@@ -44,7 +44,7 @@ class Ownership:
             return [id(parameters[name]) for name in names]
 
         return Held(
-            everything={id(tensor) for tensor in parameters.values()},
+            everything=list(parameters.values()),
             shared=of(self.shared),
             languages={key: of(names) for key, names in self.languages.items()},
             original={name: id(state[now]) for name, now in self.original.items()},
@@ -70,18 +70,19 @@ class Ownership:
 
 @dataclass
 class Held:
-    """An `Ownership` by identity."""
+    """An `Ownership` by identity, which holds the tensors so that no new one can take the identity of an old one."""
 
-    everything: set[int]
+    everything: list[nn.Parameter]
     shared: list[int]
     languages: dict[Language, list[int]]
     original: dict[str, int]
 
     def after(self, module: nn.Module, language: Language | None = None) -> Ownership:
-        """The names now; what has appeared in `module` belongs to `language`, or to θ if that is `None`."""
+        """The names now; the trained of what is new in `module` are those of `language`, or of θ if that is `None`."""
         names = {id(tensor): name for name, tensor in module.named_parameters()}
         state = {id(tensor): name for name, tensor in _tensors(module).items()}
-        new = [identity for identity in names if identity not in self.everything]
+        old = {id(tensor) for tensor in self.everything}
+        new = [id(tensor) for tensor in module.parameters() if tensor.requires_grad and id(tensor) not in old]
         if language is None:
             self.shared += new
         else:
@@ -107,22 +108,24 @@ def chosen_names(base: nn.Module, shared: str) -> set[str] | None:
         shared: `"all"`, `"none"` or a regular expression that is searched in the names.
 
     Raises:
-        ConfigurationError: If it is no regular expression, or matches nothing.
+        ConfigurationError: If it is no regular expression, or matches nothing that is trained.
     """
     if shared == "all":
         return None
     if shared == "none":
         return set()
-    names = [name for name, _ in base.named_parameters()]
+    rule = '`shared` must be "all", "none" or a regular expression over the names of parameters that the base trains.'
+    example = 'Write for example "layer_norm|LayerNorm".'
+    if not isinstance(shared, str):
+        raise ConfigurationError(f"{rule} Found {shared!r} of type `{type(shared).__name__}`. {example}")
+    names = [name for name, tensor in base.named_parameters() if tensor.requires_grad]
     try:
         found = {name for name in names if re.search(shared, name)}
-    except (re.error, TypeError) as error:
-        raise ConfigurationError(
-            f'`shared` must be "all", "none" or a regular expression over parameter names. Found {shared!r}: {error}.'
-        ) from error
+    except re.error as error:
+        raise ConfigurationError(f"{rule} Found {shared!r}: {error}. {example}") from error
     if not found:
         raise ConfigurationError(
-            f"`shared` must match a parameter of the base model. Found none for {shared!r}; the names look like "
-            f"{names[:5]}."
+            f"{rule} Found {shared!r}, which matches none of {names[:5]} and {len(names)} in all. "
+            "Write a part of such names."
         )
     return found

@@ -1,4 +1,4 @@
-"""What the Trainer trains on: the roles of the data it was given, and the loader of step batches."""
+"""What the Trainer is given: checks of model, arguments and data, the roles of the data, and the loader of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from hf_meta_adapters._losses import predicts_the_next_token
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.data import (
     LanguageBatchSampler,
@@ -16,10 +17,62 @@ from hf_meta_adapters.data import (
     size_of,
     split_roles,
 )
-from hf_meta_adapters.errors import DataError, check_known_language
+from hf_meta_adapters.errors import ConfigurationError, DataError, check_known_language
+from hf_meta_adapters.modeling import LanguageAdapterModel
 from hf_meta_adapters.training_args import MetaAdapterTrainingArguments
 
 Datasets = Mapping[Language, Any]
+
+
+def check_arguments(model: object, args: object, optimizer: object) -> None:
+    """Check that model, arguments and a given optimizer can work together.
+
+    Args:
+        model: What was given as the model.
+        args: What was given as the arguments.
+        optimizer: The optimizer that was given, if one was.
+
+    Raises:
+        ConfigurationError: If they cannot.
+    """
+    if not isinstance(model, LanguageAdapterModel):
+        raise ConfigurationError(
+            f"`model` must be a LanguageAdapterModel. Found `{type(model).__name__}`. Write "
+            "`get_language_model(model, BottleneckConfig(), languages=[...])`, or with `config=None` for a baseline."
+        )
+    if not isinstance(args, MetaAdapterTrainingArguments):
+        raise ConfigurationError(
+            f"`args` must be MetaAdapterTrainingArguments. Found `{type(args).__name__}`. It takes the same arguments."
+        )
+    if optimizer is not None and args.adapter_learning_rate is not None:
+        raise ConfigurationError(
+            "`adapter_learning_rate` is the rate of groups in the optimizer that the Trainer makes. Found it beside an "
+            f"optimizer of your own, `{type(optimizer).__name__}`. Give that optimizer two groups, with `.values()` of "
+            "`shared_parameters()` and `language_parameters(...)`, and leave `adapter_learning_rate` out."
+        )
+    if args.label_smoothing_factor and predicts_the_next_token(model):
+        raise ConfigurationError(
+            "`label_smoothing_factor` must be 0 for a model that predicts the next token: the Trainer would smooth "
+            f"labels that it does not shift. Found {args.label_smoothing_factor}. Pass a `compute_loss_func`."
+        )
+
+
+def by_language(name: str, datasets: Any) -> Datasets:
+    """Return the data sets if they are given by language.
+
+    Args:
+        name: The argument, for the message.
+        datasets: What was given for it.
+
+    Raises:
+        DataError: If it is no mapping.
+    """
+    if not isinstance(datasets, Mapping):
+        found = "none" if datasets is None else f"a `{type(datasets).__name__}`"
+        raise DataError(
+            f'`{name}` must be a dict from language to data. Found {found}. Write `{name}={{"en": ..., "sw": ...}}`.'
+        )
+    return datasets
 
 
 def assign_roles(
@@ -46,13 +99,8 @@ def assign_roles(
         LanguageError: If the model does not have a language.
         DataError: If a role is malformed, or roles overlap.
     """
-    for several in (train, meta or {}, selection or {}):
-        if not isinstance(several, Mapping):
-            raise DataError(
-                f"Data sets are given by language, as a dict. Found one of type `{type(several).__name__}`. Write "
-                '`train_dataset={"en": ..., "sw": ...}`.'
-            )
-        for key in several:
+    for name, several in (("train_dataset", train), ("meta_dataset", meta), ("eval_dataset", selection)):
+        for key in {} if several is None else by_language(name, several):
             check_known_language(key, languages)
     if not needs_meta:
         check_roles(train, None, selection)
@@ -65,14 +113,18 @@ def assign_roles(
 
 
 def train_dataloader(
-    datasets: Mapping[Any, Datasets], collator: Callable[[list[Any]], Any], args: MetaAdapterTrainingArguments
+    datasets: Mapping[Any, Datasets],
+    collator: Callable[[list[Any]], Any],
+    args: MetaAdapterTrainingArguments,
+    batch_size: int,
 ) -> DataLoader[Any]:
     """The loader of step batches: for each language of a step a batch of training rows, and one of meta rows.
 
     Args:
         datasets: role → language → data.
         collator: Makes a batch of examples.
-        args: Batch sizes, temperature, seed and processes.
+        args: Meta batch size, temperature, seed, processes and workers.
+        batch_size: Training rows per language, process and micro-step.
 
     Returns:
         The loader, whose `batch_sampler` is a `LanguageBatchSampler`.
@@ -82,7 +134,7 @@ def train_dataloader(
     sampler = LanguageBatchSampler(
         sizes["train"],
         sizes.get("meta"),
-        batch_size=args.per_device_train_batch_size,
+        batch_size=batch_size,
         meta_batch_size=args.meta_batch_size,
         languages_per_step=args.languages_per_step,
         alpha=args.sampling_temperature,
@@ -97,5 +149,7 @@ def train_dataloader(
         batch_sampler=sampler,
         collate_fn=LanguageCollator(collator, args.seed),
         num_workers=args.dataloader_num_workers,
+        prefetch_factor=args.dataloader_prefetch_factor,
+        persistent_workers=args.dataloader_persistent_workers,
         pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
     )

@@ -31,7 +31,7 @@ def split_groups(optimizer: torch.optim.Optimizer, own: Sequence[Tensor], learni
             continue
         rate = group["lr"] if learning_rate is None else learning_rate
         group["params"] = [parameter for parameter in group["params"] if id(parameter) not in identities]
-        optimizer.add_param_group({**group, "params": mine, "lr": rate, "initial_lr": rate})
+        optimizer.add_param_group({**group, "params": mine, "lr": rate})
     optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
 
 
@@ -43,7 +43,8 @@ def apply_gradients(
     Args:
         model: The model.
         gradients: The gradients.
-        update: What φ is updated by: the names "meta" and "train" in it say which gradients are added up.
+        update: What φ is updated by: the names "meta" and "train" in it say which gradients are added up, of those that
+            there are.
         scale: A factor (the loss scale of fp16).
         shared: Whether θ is updated too.
     """
@@ -60,29 +61,33 @@ def apply_gradients(
             parameter.grad = _scaled(total, scale)
 
 
-def check_finite(gradients: Gradients, step: int, output_dir: Path) -> None:
-    """Stop before an update if a loss of the step is not finite.
+def check_finite(gradients: Gradients, step: int, output_dir: str | Path) -> None:
+    """Stop before an update if a loss or a gradient of the step is not finite.
 
     Args:
-        gradients: The gradients, whose losses are those of the global batch: all processes stop together.
+        gradients: The gradients and losses of the global batch: all processes stop together.
         step: The number of optimizer steps taken.
         output_dir: Where checkpoints are.
 
     Raises:
         NonFiniteLossError: Naming the languages, the step and the last checkpoint.
     """
-    losses = {("training", key): value for key, value in gradients.train_loss.items()}
+    values = {f"training loss of {key!r}": value for key, value in gradients.train_loss.items()}
     if isinstance(gradients, MetaGradients):
-        losses.update({("meta", key): value for key, value in gradients.meta_loss.items()})
-    finite = torch.stack([value.float() for value in losses.values()]).isfinite()
+        values |= {f"meta loss of {key!r}": value for key, value in gradients.meta_loss.items()}
+        meters = gradients.language_meter.items()
+        values |= {f"meta-gradient of {key!r}": meter.direct_norm + meter.indirect_norm for key, meter in meters}
+    if gradients.shared:
+        values["gradient of the shared weights"] = torch.nn.utils.get_total_norm(gradients.shared.values())
+    finite = torch.stack([value.float() for value in values.values()]).isfinite()
     if bool(finite.all()):
         return
-    bad = [f"{role} loss of {key!r}" for (role, key), good in zip(losses, finite.tolist(), strict=True) if not good]
-    saved = sorted(output_dir.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime)
+    bad = [name for name, good in zip(values, finite.tolist(), strict=True) if not good]
+    saved = sorted(Path(output_dir).glob("checkpoint-*"), key=lambda path: path.stat().st_mtime)
     kept = f"The last checkpoint is {saved[-1]}." if saved else "No checkpoint was saved yet."
     raise NonFiniteLossError(
-        f"Every loss must be finite. Found NaN or infinity in the {' and the '.join(bad)} after {step} steps; no "
-        f"weight was updated with it. {kept} Look for batches without labels, or lower `learning_rate`, "
+        f"Losses and gradients must be finite. Found NaN or infinity in the {', the '.join(bad)} after {step} steps; "
+        f"no weight was updated with it. {kept} Look for batches without labels, or lower `learning_rate`, "
         "`adapter_learning_rate` or `inner_learning_rate`."
     )
 

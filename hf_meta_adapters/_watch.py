@@ -22,7 +22,7 @@ class StepLog:
     """
 
     def __init__(self) -> None:
-        self._values: dict[str, list[Tensor]] = {}
+        self._sums: dict[str, tuple[Tensor, int]] = {}
         self._quiet = 0
         self._warned = False
 
@@ -46,15 +46,16 @@ class StepLog:
                 meta_cosine=meter.cosine,
             )
         for name, value in found.items():
-            self._values.setdefault(name, []).append(value.detach().float())
+            total, steps = self._sums.get(name, (0.0, 0))
+            self._sums[name] = (total + value.detach().float(), steps + 1)
 
     def drain(self) -> dict[str, float]:
         """The means since the last call, as floats, in one transfer from the device."""
-        if not self._values:
+        if not self._sums:
             return {}
-        means = torch.stack([torch.stack(values).mean() for values in self._values.values()]).tolist()
-        logs = dict(zip(self._values, means, strict=True))
-        self._values = {}
+        means = torch.stack([total / steps for total, steps in self._sums.values()]).tolist()
+        logs = dict(zip(self._sums, means, strict=True))
+        self._sums = {}
         self._warn_if_negligible(logs)
         return logs
 
@@ -68,7 +69,7 @@ class StepLog:
             warnings.warn(
                 f"The indirect part of the meta-gradient is {ratio:.2%} of the direct part: the second-order term "
                 "hardly acts, and the adapters are trained on held-out batches and no more. Raise "
-                "`inner_learning_rate`, write "
-                '`inner_optimizer="adam"`, or save the cost with `meta_gradient="first_order"`.',
+                '`inner_learning_rate`, write `inner_optimizer="adam"`, or save the cost with '
+                '`meta_gradient="first_order"`.',
                 stacklevel=2,
             )

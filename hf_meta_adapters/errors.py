@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Iterable
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
 
 _LANGUAGE = re.compile(r"[A-Za-z0-9]+(?:[-_][A-Za-z0-9]+)*")
 _LONGEST = 64
+_RESERVED = "shared"
 
 
 class MetaAdapterError(Exception):
@@ -58,7 +60,8 @@ def check_language(language: object) -> str:
     """Return `language` if it is a valid language key.
 
     A key is made of ASCII letters and digits, in parts joined by `-` or `_`, at most 64 characters: it is used as
-    the name of a module and of a folder. BCP-47 tags such as `"en"`, `"zh-Hant"` and `"pt-BR"` are valid keys.
+    the name of a module and of a folder. BCP-47 tags such as `"en"`, `"zh-Hant"` and `"pt-BR"` are valid keys. The key
+    `"shared"` is not: it names the folder of what all languages share.
 
     Args:
         language: The key.
@@ -75,13 +78,19 @@ def check_language(language: object) -> str:
     """
     if not isinstance(language, str):
         raise LanguageError(
-            f'A language key must be a string such as "en". Found {language!r} of type `{type(language).__name__}`.'
+            f"A language key must be a string. Found {reprlib.repr(language)} of type `{type(language).__name__}`. "
+            'Write for example "en"; the inputs of a model go by name, as in `model(language="en", input_ids=...)`.'
         )
     if len(language) > _LONGEST or not _LANGUAGE.fullmatch(language):
         raise LanguageError(
             "A language key must be made of ASCII letters and digits in parts joined by `-` or `_` (at most "
-            f'{_LONGEST} characters), because it names a module and a folder. Found {language!r}. Write for example "en", '
-            '"zh-Hant" or "pt-BR".'
+            f"{_LONGEST} characters), because it names a module and a folder. Found {language!r}. Write for example "
+            '"en", "zh-Hant" or "pt-BR".'
+        )
+    if language.lower() == _RESERVED:
+        raise LanguageError(
+            "A language key must not be the name of the folder of what all languages share. Found "
+            f'{language!r}. Write another key, for example "all".'
         )
     return language
 
@@ -96,8 +105,9 @@ def check_languages(languages: Iterable[object]) -> tuple[str, ...]:
         The keys.
 
     Raises:
-        LanguageError: If there is none, if one is malformed or comes twice, or if two differ only in upper and
-            lower case (they would share a folder on some file systems).
+        LanguageError: If there is none, if one is malformed or comes twice, if two differ only in upper and lower
+            case (they would share a folder on some file systems), or if they have no order (a set: processes that
+            train together would each take another).
 
     Example:
         >>> check_languages(["en", "sw"])
@@ -106,6 +116,11 @@ def check_languages(languages: Iterable[object]) -> tuple[str, ...]:
     if isinstance(languages, str):
         raise LanguageError(
             f"`languages` must be a list of keys. Found the string {languages!r}. Write [{languages!r}]."
+        )
+    if isinstance(languages, (set, frozenset)) or not isinstance(languages, Iterable):
+        raise LanguageError(
+            "`languages` must be a list of keys, whose order is the same in every process. Found "
+            f'{reprlib.repr(languages)} of type `{type(languages).__name__}`. Write for example ["en", "sw"].'
         )
     keys = tuple(check_language(language) for language in languages)
     if not keys:
@@ -142,6 +157,7 @@ def check_known_language(language: object, known: Iterable[str], *, what: str = 
     key, names = check_language(language), list(known)
     if key in names:
         return key
-    nearest = difflib.get_close_matches(key, names, n=1)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    by_lower = {name.lower(): name for name in names}
+    nearest = difflib.get_close_matches(key.lower(), by_lower, n=1)
+    hint = f" Did you mean {by_lower[nearest[0]]!r}?" if nearest else ""
     raise LanguageError(f"The language must be one of {what}: {names}. Found {key!r}.{hint}")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hf_meta_adapters._losses import LossFunction, batch_losses
 from hf_meta_adapters._typing import Batch, Language
-from hf_meta_adapters.errors import ConfigurationError, DataError, check_known_language
+from hf_meta_adapters.errors import ConfigurationError, DataError, check_known_language, check_languages
 from hf_meta_adapters.meta import (
     SGD,
     Adam,
@@ -69,7 +69,7 @@ def meta_step(
 
     Raises:
         ConfigurationError: If options, θ and optimizer cannot work together.
-        LanguageError: If a language is unknown to the model or misses its meta batch.
+        LanguageError: If a language is unknown to the model or the step, or misses its meta batch.
         DataError: If a language has no batch.
 
     Example:
@@ -86,6 +86,8 @@ def meta_step(
         ['en', 'sw']
     """
     _check(model, train_batches, meta_batches)
+    for key in [] if for_languages is None else check_languages(for_languages):
+        check_known_language(key, train_batches, what="this step")
     shared = model.shared_parameters()
     train_losses, meta_losses = (
         batch_losses(model, batches, loss_function=loss_function, autocast=autocast, all_reduce=all_reduce)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,14 +13,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import PredictionOutput
+from transformers.utils import find_labels
 
-from hf_meta_adapters._losses import LossFunction
-from hf_meta_adapters._train_data import assign_roles, train_dataloader
+from hf_meta_adapters._train_data import assign_roles, by_language, check_arguments, train_dataloader
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters._updates import Gradients, apply_gradients, check_finite, split_groups
 from hf_meta_adapters._watch import StepLog
 from hf_meta_adapters.data import LanguageBatchSampler, StepBatch, seeded
-from hf_meta_adapters.errors import ConfigurationError, DataError
 from hf_meta_adapters.meta_step import joint_step, meta_step
 from hf_meta_adapters.modeling import LanguageAdapterModel
 from hf_meta_adapters.training_args import MetaAdapterTrainingArguments
@@ -30,7 +31,8 @@ class MetaAdapterTrainer(Trainer):
 
     It is a `transformers.Trainer`: callbacks, schedules, logging, checkpoints and precision work as there. The
     baselines of the paper are settings of it: *joint* is a model with `config=None`, *mono* one with a single
-    language, *joint + adapters* is `adapter_update="train"`, the *shared adapter* is `share_adapter=True`.
+    language, *joint + adapters* is `adapter_update="train"`, the *shared adapter* is `share_adapter=True`. Where no
+    language has parameters of its own, there is no meta-gradient to take and no meta text is needed.
 
     Args:
         model: A model of `get_language_model`.
@@ -39,9 +41,8 @@ class MetaAdapterTrainer(Trainer):
         meta_dataset: language → held-out data of the meta-gradient. If it is not given, a tenth of each training set is
             split off for it (by content, so that no text has both roles).
         eval_dataset: language → selection data. Metrics come per language (`eval_sw_loss`) and as means (`eval_loss`).
-        loss_function: `(model, batch) -> loss`, a mean over labels; default the loss that the model returns.
         **trainer_arguments: Everything else that `transformers.Trainer` takes: `data_collator`, `processing_class`,
-            `callbacks`, `compute_metrics`, `optimizers`, …
+            `callbacks`, `compute_metrics`, `compute_loss_func` (which must return a mean over labels), `optimizers`, …
 
     Raises:
         ConfigurationError: If model, data and arguments cannot work together.
@@ -59,22 +60,25 @@ class MetaAdapterTrainer(Trainer):
         train_dataset: Mapping[Language, Any] | None = None,
         meta_dataset: Mapping[Language, Any] | None = None,
         eval_dataset: Mapping[Language, Any] | None = None,
-        loss_function: LossFunction | None = None,
         **trainer_arguments: Any,
     ) -> None:
-        _check_types(model, args)
-        self._needs_meta = args.adapter_update != "train"
-        self.loss_function = loss_function
+        check_arguments(model, args, trainer_arguments.get("optimizers", (None,))[0])
+        self._adapters = [p for key in model.languages for p in model.language_parameters(key).values()]
+        self._takes_meta = args.adapter_update != "train" and bool(self._adapters)
         self.meta_dataset: Mapping[Language, Any] | None = None
         if train_dataset is not None:
             train_dataset, self.meta_dataset = assign_roles(
-                model.languages, train_dataset, meta_dataset, eval_dataset, needs_meta=self._needs_meta
+                model.languages, train_dataset, meta_dataset, eval_dataset, needs_meta=self._takes_meta
             )
+        args._n_gpu = min(args.n_gpu, 1)  # DataParallel would scatter a step batch; several devices need a launcher
         super().__init__(
             model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **trainer_arguments
         )
-        self._base_signature = _columns(model)
-        self.label_names = args.label_names or [name for name in self._base_signature if "label" in name] or ["labels"]
+        # The wrapper takes `**inputs`, of which nothing can be read: what the base model takes is what counts.
+        self.label_names = args.label_names or find_labels(type(model.base_model)) or ["labels"]
+        accepted = list(inspect.signature(model.base_model.forward).parameters)
+        self._signature_columns: list[str] | None = [*accepted, "label", "label_ids", *self.label_names]
+        self.model_accepts_loss_kwargs = False
         self._micro_batches: list[StepBatch] = []
         self._sampler: LanguageBatchSampler | None = None
         self._watch = StepLog()
@@ -82,12 +86,11 @@ class MetaAdapterTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The loader of step batches: for each language of a step a batch of training rows, and one of meta rows."""
-        if self.train_dataset is None:
-            raise DataError("Training needs `train_dataset`. Found none.")
-        datasets = {"train": self._columns_of(self.train_dataset)}
+        datasets = {"train": self._columns_of(by_language("train_dataset", self.train_dataset))}
         if self.meta_dataset is not None:
             datasets["meta"] = self._columns_of(self.meta_dataset)
-        loader = train_dataloader(datasets, self.data_collator, self.args)
+        collator = self._get_collator_with_removed_columns(self.data_collator, "training")
+        loader = train_dataloader(datasets, collator, self.args, self._train_batch_size)
         self._sampler = cast(LanguageBatchSampler, loader.batch_sampler)
         return loader
 
@@ -98,6 +101,7 @@ class MetaAdapterTrainer(Trainer):
             The mean training loss of the step's languages; zero for all but the last micro-batch, which does the work.
         """
         model.train()
+        self.optimizer.train()  # of optimizers that evaluate at other weights than they train at (schedule-free)
         self._micro_batches.append(self._prepare_inputs(inputs))
         if not self.accelerator.sync_gradients:
             return torch.zeros((), device=self.args.device)
@@ -107,32 +111,31 @@ class MetaAdapterTrainer(Trainer):
         }
         gradients = self._outer_step(batches)
         self._watch.add(gradients)
+        self._adapter_rate = self.optimizer.param_groups[-1]["lr"]
         return torch.stack(list(gradients.train_loss.values())).mean().to(self.args.device)
 
     def _outer_step(self, batches: dict[Any, dict[Language, Any]]) -> Gradients:
         """Compute the gradients, in the order that the arguments say, and assign them."""
-        args, takes_meta = self.args, self._needs_meta and self.state.global_step % self.args.meta_every == 0
-        update = args.adapter_update if takes_meta else args.adapter_update.replace("meta+", "")
-        if not takes_meta:
-            gradients: Gradients = joint_step(self._model, batches["train"], **self._context())
-        elif args.update_order == "simultaneous":
+        takes_meta = self._takes_meta and self.state.global_step % self.args.meta_every == 0
+        if takes_meta and self.args.update_order == "simultaneous":
             gradients = self._meta(batches)
         else:
-            gradients = self._alternate(batches)
-            update = update.replace("meta", "none").replace("none+", "")
-        self._check(gradients)
-        apply_gradients(self._model, gradients, update, self._loss_scale())
+            if takes_meta:
+                self._update_adapters(batches)
+            gradients = joint_step(self._model, batches["train"], **self._context())
+        check_finite(gradients, self.state.global_step, self.args.output_dir)
+        apply_gradients(self._model, gradients, self.args.adapter_update, self._loss_scale())
         return gradients
 
-    def _alternate(self, batches: dict[Any, dict[Language, Any]]) -> Gradients:
-        """Algorithm 1: update φ first, then take the training gradient with the new φ.
+    def _update_adapters(self, batches: dict[Any, dict[Language, Any]]) -> None:
+        """The first half of Algorithm 1: update φ by the meta-gradient; the training gradient is taken with the new φ.
 
         With a look-ahead per language each φ_i is updated before the next one's gradient is taken, as in the paper.
         """
         each = self.args.lookahead == "per_language"
         for keys in [[key] for key in batches["train"]] if each else [list(batches["train"])]:
             gradients = self._meta(batches, keys)
-            self._check(gradients)
+            check_finite(gradients, self.state.global_step, self.args.output_dir)
             self._watch.add(gradients, losses=False)
             apply_gradients(self._model, gradients, "meta", shared=False)
             if self.args.max_grad_norm:
@@ -140,7 +143,6 @@ class MetaAdapterTrainer(Trainer):
                 self.accelerator.clip_grad_norm_(own, self.args.max_grad_norm)
             self.optimizer.step()
             self.optimizer.zero_grad()
-        return joint_step(self._model, batches["train"], **self._context())
 
     def _meta(self, batches: dict[Any, dict[Language, Any]], keys: list[Language] | None = None) -> Gradients:
         args, rate = self.args, self.args.inner_learning_rate
@@ -159,7 +161,8 @@ class MetaAdapterTrainer(Trainer):
     def _context(self) -> dict[str, Any]:
         """How losses are evaluated and summed."""
         return {
-            "loss_function": self.loss_function,
+            # a copy, since `compute_loss` takes labels out of the batch, and a batch is evaluated several times
+            "loss_function": lambda model, batch: self.compute_loss(model, dict(batch)),
             "autocast": self.accelerator.autocast,
             "all_reduce": torch.distributed.all_reduce if self.args.world_size > 1 else None,
         }
@@ -174,24 +177,20 @@ class MetaAdapterTrainer(Trainer):
         scaler = getattr(self.accelerator, "scaler", None)
         return None if scaler is None else scaler.scale(torch.ones((), device=self.args.device))
 
-    def _check(self, gradients: Gradients) -> None:
-        check_finite(gradients, self.state.global_step, Path(self.args.output_dir))
-
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """The optimizer of `transformers.Trainer`, with groups of their own for φ and `adapter_learning_rate`."""
         given = self.optimizer is not None
         optimizer = super().create_optimizer(*args, **kwargs)
         if not given:
-            own = [p for key in self._model.languages for p in self._model.language_parameters(key).values()]
-            split_groups(optimizer, own, self.args.adapter_learning_rate)
+            split_groups(optimizer, self._adapters, self.args.adapter_learning_rate)
         return optimizer
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the losses of each language and the meter of the meta-signal to the training logs."""
         if "loss" in logs and "learning_rate" in logs:
             logs = {**logs, **self._watch.drain()}
-            if self.args.adapter_learning_rate is not None:
-                logs["adapter_learning_rate"] = self.optimizer.param_groups[-1]["lr"]
+            if self._adapters and self.args.adapter_learning_rate is not None:
+                logs["adapter_learning_rate"] = self._adapter_rate
         super().log(logs, *args, **kwargs)
 
     def evaluate(
@@ -207,17 +206,15 @@ class MetaAdapterTrainer(Trainer):
         Returns:
             `{prefix}_{language}_{metric}` for each language, and `{prefix}_{metric}`, the mean over languages.
         """
-        datasets = self.eval_dataset if eval_dataset is None else eval_dataset
-        if not isinstance(datasets, Mapping):
-            raise DataError("Evaluation needs a dict from language to data. Found "
-                            f"`{type(datasets).__name__}`. Write `eval_dataset={{'en': ..., 'sw': ...}}`.")  # fmt: skip
+        datasets = by_language("eval_dataset", self.eval_dataset if eval_dataset is None else eval_dataset)
         metrics: dict[str, float] = {}
         values: dict[str, list[float]] = {}
-        for key, dataset in self._columns_of(datasets).items():
+        for key, dataset in datasets.items():
             prefix = f"{metric_key_prefix}_{key}"
             with self._model.use_language(key), seeded(self.args.seed):
                 found = self.evaluation_loop(
-                    self.get_eval_dataloader(dataset),
+                    # by key: under persistent workers it keeps one loader for all data sets that have none
+                    self.get_eval_dataloader(key) if eval_dataset is None else self.get_test_dataloader(dataset),
                     description=f"Evaluation ({key})",
                     prediction_loss_only=True if self.compute_metrics is None else None,
                     ignore_keys=ignore_keys,
@@ -225,12 +222,36 @@ class MetaAdapterTrainer(Trainer):
                 )
             metrics.update(found.metrics)
             for name, value in found.metrics.items():
-                values.setdefault(name.removeprefix(f"{prefix}_"), []).append(value)
+                if isinstance(value, Real):
+                    values.setdefault(name.removeprefix(f"{prefix}_"), []).append(float(value))
         whole = [name for name, several in values.items() if len(several) == len(datasets)]
         metrics.update({f"{metric_key_prefix}_{name}": sum(values[name]) / len(datasets) for name in whole})
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def predict(
+        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> dict[Language, PredictionOutput]:
+        """Predict the data of every language with its φ.
+
+        Args:
+            test_dataset: language → data.
+            ignore_keys: As in `transformers.Trainer`.
+            metric_key_prefix: As there.
+
+        Returns:
+            language → predictions, labels and metrics (`{prefix}_{language}_{metric}`).
+        """
+        found = {}
+        for key, dataset in by_language("test_dataset", test_dataset).items():
+            with self._model.use_language(key), seeded(self.args.seed):
+                found[key] = super().predict(dataset, ignore_keys, f"{metric_key_prefix}_{key}")
+        return found
+
+    def get_total_train_batch_size(self, args: MetaAdapterTrainingArguments) -> int:
+        """Training rows of an optimizer step: those of all its languages, processes and micro-steps."""
+        return super().get_total_train_batch_size(args) * (args.languages_per_step or len(self.train_dataset))
 
     def floating_point_ops(self, inputs: StepBatch) -> float:
         """Operations of the training pass over all languages of a step; meta text comes on top and is not counted."""
@@ -243,16 +264,12 @@ class MetaAdapterTrainer(Trainer):
             for key, one in datasets.items()
         }
 
-    def _set_signature_columns_if_needed(self) -> None:
-        if self._signature_columns is None:
-            self._signature_columns = [*self._base_signature, "label", "label_ids", *self.label_names]
-
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Write the model and its languages, the tokenizer, and the arguments; weights as safetensors."""
         if not self.args.should_save:
             return
         folder = Path(output_dir or self.args.output_dir)
-        self._model.save_pretrained(folder)
+        self._model.save_pretrained(folder, training=self.args.method())
         tokenizer = self.processing_class or getattr(self.data_collator, "tokenizer", None)
         if tokenizer is not None:
             tokenizer.save_pretrained(str(folder))
@@ -262,37 +279,18 @@ class MetaAdapterTrainer(Trainer):
         self._model.load_weights(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
-        best = self.state.best_model_checkpoint
-        if best is None:
-            raise ConfigurationError("There is no best checkpoint to load. Evaluate and save during training.")
-        self._model.load_weights(best)
+        self._model.load_weights(cast(str, self.state.best_model_checkpoint))
 
 
 class _SetEpoch(TrainerCallback):
-    """Tells the sampler which epoch begins."""
+    """Begins an epoch: tells the sampler which one, and forgets micro-batches of a step that was broken off."""
 
     def __init__(self, trainer: MetaAdapterTrainer) -> None:
         self._trainer = trainer
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Set the epoch from the number of steps taken, which is exact after a resume too."""
+        self._trainer._micro_batches.clear()
         sampler = self._trainer._sampler
         if sampler is not None:
             sampler.set_epoch(state.global_step * args.gradient_accumulation_steps // len(sampler))
-
-
-def _check_types(model: object, args: object) -> None:
-    if not isinstance(model, LanguageAdapterModel):
-        raise ConfigurationError(
-            f"`model` must be a LanguageAdapterModel. Found `{type(model).__name__}`. Write "
-            "`get_language_model(model, BottleneckConfig(), languages=[...])`, or with `config=None` for a baseline."
-        )
-    if not isinstance(args, MetaAdapterTrainingArguments):
-        raise ConfigurationError(
-            f"`args` must be MetaAdapterTrainingArguments. Found `{type(args).__name__}`. It takes the same arguments."
-        )
-
-
-def _columns(model: LanguageAdapterModel) -> list[str]:
-    """The arguments of the base model's forward pass."""
-    return list(inspect.signature(model.base_model.forward).parameters)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from transformers import TrainingArguments
@@ -37,7 +37,8 @@ class MetaAdapterTrainingArguments(TrainingArguments):
 
     Everything of `transformers.TrainingArguments` holds: `learning_rate` is that of θ, `per_device_train_batch_size`
     counts the rows of *one language* in a step. An argument left at `None` is filled in from the preset, or from the
-    defaults without one.
+    defaults without one. What was filled in counts as given from then on: `dataclasses.replace` can change any argument
+    but the preset.
 
     Args:
         preset: `"paper"` (Algorithm 1 as published: exact gradients, a look-ahead per language, φ by the meta-gradient
@@ -103,6 +104,12 @@ class MetaAdapterTrainingArguments(TrainingArguments):
                 setattr(self, name, value)
         self._check()
         super().__post_init__()
+        self._check_checkpointing()
+
+    def method(self) -> dict[str, Any]:
+        """The arguments that are not those of `transformers.TrainingArguments`, for the record."""
+        others = {argument.name for argument in fields(TrainingArguments)}
+        return {own.name: getattr(self, own.name) for own in fields(self) if own.name not in others}
 
     def meta_options(self) -> MetaOptions:
         """The options of the outer step."""
@@ -123,9 +130,10 @@ class MetaAdapterTrainingArguments(TrainingArguments):
                 raise ConfigurationError(f"`{name}` must be a whole number of at least 1. Found {value!r}.")
         for name in ("inner_learning_rate", "adapter_learning_rate"):
             value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise ConfigurationError(f"`{name}` must be at least 0. Found {value!r}.")
-        if not 0 <= self.sampling_temperature <= 1:
+            if value is not None and not (isinstance(value, (int, float)) and value >= 0):
+                hint = " YAML reads 1e-3 as a text: write 1.0e-3." if isinstance(value, str) else ""
+                raise ConfigurationError(f"`{name}` must be a number of at least 0 or None. Found {value!r}.{hint}")
+        if not (isinstance(self.sampling_temperature, (int, float)) and 0 <= self.sampling_temperature <= 1):
             raise ConfigurationError(
                 f"`sampling_temperature` is the exponent α of q ∝ n^α and must be in [0, 1]. Found "
                 f"{self.sampling_temperature!r}. Write a temperature T as α = 1/T, for example 0.2 for T = 5."
@@ -135,3 +143,14 @@ class MetaAdapterTrainingArguments(TrainingArguments):
                 'fp16 scales one loss per optimizer step, and `update_order="alternating"` takes several. Write '
                 '`bf16=True` or `update_order="simultaneous"`.'
             )
+
+    def _check_checkpointing(self) -> None:
+        """Reentrant checkpoints know no `torch.autograd.grad`; transformers 4 makes them unless told otherwise."""
+        given = self.gradient_checkpointing_kwargs or {}
+        if given.get("use_reentrant"):
+            raise ConfigurationError(
+                "Gradient checkpointing must not be reentrant, since gradients are taken of chosen parameters. Found "
+                f"{given}. Write `gradient_checkpointing_kwargs={{'use_reentrant': False}}` or leave it out."
+            )
+        if self.gradient_checkpointing and not hasattr(self, "activation_checkpointing"):
+            self.gradient_checkpointing_kwargs: dict[str, Any] | None = {"use_reentrant": False, **given}

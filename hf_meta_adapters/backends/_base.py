@@ -36,7 +36,7 @@ class Backend(ABC):
 
     @abstractmethod
     def add(self, language: Language) -> None:
-        """Create the parameters of a language."""
+        """Create the parameters of a language, with `requires_grad` where they are to be trained."""
 
     @abstractmethod
     def activate(self, language: Language) -> None:

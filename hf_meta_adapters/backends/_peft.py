@@ -7,40 +7,51 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hf_meta_adapters._typing import Language
+from hf_meta_adapters.backends._adapter_file import WEIGHTS, read_weights
 from hf_meta_adapters.backends._base import Backend
-from hf_meta_adapters.errors import HubError, UnsupportedModelError
+from hf_meta_adapters.errors import ConfigurationError, HubError, MetaAdapterError, UnsupportedModelError
 
-WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 _HEADS = {"SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"}
+_PREFIX = "language_"
+_CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+_NOT_COMPARED = {"base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type", "auto_mapping"}
 
 
 class PeftBackend(Backend):
     """One PEFT adapter per language, for any `PeftConfig`.
 
     A task type of classification would make PEFT give each adapter a head of its own. Across languages the head is
-    shared unless `modules_to_save` names it, so such a task type is left out of the configuration.
+    shared unless `modules_to_save` names it, so such a task type is left out of the configuration; prompt methods,
+    which cannot do without, keep it.
 
     Args:
         model: The transformers model.
         config: The configuration; every language gets a copy of it.
+
+    Raises:
+        UnsupportedModelError: If the model has adapters of PEFT already.
+        ConfigurationError: If the way to initialise an adapter changes the base model, which other languages share.
     """
 
     name: ClassVar[str] = "peft"
 
     def __init__(self, model: nn.Module, config: PeftConfig) -> None:
         super().__init__(model, copy.deepcopy(config))
-        if getattr(self.config.task_type, "value", self.config.task_type) in _HEADS:
+        _check_bare(model)
+        _check_initialisation(config)
+        task = getattr(config.task_type, "value", config.task_type)
+        if task in _HEADS and not config.is_prompt_learning:
             self.config.task_type = None
         self._model: PeftModel | None = None
         self._switches: list[BaseTunerLayer | AuxiliaryTrainingWrapper] = []
@@ -58,10 +69,13 @@ class PeftBackend(Backend):
         try:
             with _without_noise():
                 self._create(language, config)
+        except MetaAdapterError:
+            raise
         except ValueError as error:
             if "arget module" not in str(error):
                 raise
             raise UnsupportedModelError(self._no_target(error)) from error
+        self._peft().set_adapter(self.adapter(language))  # marks what the method trains of it
         kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
         self._switches = [part for part in self._peft().modules() if isinstance(part, kinds)]
 
@@ -84,28 +98,33 @@ class PeftBackend(Backend):
         """Write `adapter_model.safetensors` and `adapter_config.json`, as `PeftModel.save_pretrained` does."""
         config = copy.deepcopy(self._peft().peft_config[self.adapter(language)])
         config.inference_mode = True
+        config.base_model_name_or_path = None  # the base is the folder above, wherever that will be
         directory.mkdir(parents=True, exist_ok=True)
         state = {name: tensor.detach().contiguous().clone() for name, tensor in self._state(language).items()}
         save_file(state, directory / WEIGHTS, metadata={"format": "pt"})
         config.save_pretrained(str(directory))
 
     def load(self, language: Language, directory: Path) -> None:
-        """Read an adapter that PEFT or `save` wrote; names and shapes are compared before anything changes."""
-        path = directory / WEIGHTS
-        if not path.is_file():
-            raise HubError(
-                f"The adapter of {language!r} must be in `{WEIGHTS}` (safetensors). Found none in {directory}."
-            )
-        found = _with_prefix_of(self._state(language), load_file(path))
-        _check_same(self._state(language), found, language, path)
+        """Read an adapter that PEFT or `save` wrote, after comparing configuration, names and shapes."""
+        found = read_weights(directory, self._state(language))
+        self._check_config(language, directory)
         set_peft_model_state_dict(self._peft(), found, adapter_name=self.adapter(language))
 
     @classmethod
     def saved_config(cls, directory: Path) -> PeftConfig:
         """Read `adapter_config.json`."""
+        rule = f"An adapter must have a file `{CONFIG}` of PEFT."
         if not (directory / CONFIG).is_file():
-            raise HubError(f"A saved PEFT adapter must have a file `{CONFIG}`. Found none in {directory}.")
-        return PeftConfig.from_pretrained(str(directory))
+            raise HubError(f"{rule} Found none in {directory}. Download or save the model again.")
+        try:
+            config = PeftConfig.from_pretrained(str(directory))
+        except (KeyError, TypeError, ValueError) as error:
+            raise HubError(
+                f"{rule} Found in {directory} one that cannot be read: {type(error).__name__}: {error}. Download or "
+                "save the model again, or install the version of peft that wrote it."
+            ) from error
+        config.base_model_name_or_path = None
+        return config
 
     def adapter(self, language: Language) -> str:
         """The name of the adapter inside PEFT: the language, unless PEFT would mistake that name for something else.
@@ -116,8 +135,8 @@ class PeftBackend(Backend):
         """
         prefix = PEFT_TYPE_TO_PREFIX_MAPPING.get(self.config.peft_type) or ""
         taken = hasattr(nn.ModuleDict, language) or hasattr(nn.ParameterDict, language)
-        if taken or language in prefix or language in self._components:
-            return f"language_{language}"
+        if taken or language in prefix or language in self._components or language.startswith(_PREFIX):
+            return f"{_PREFIX}{language}"
         return language
 
     def _create(self, language: Language, config: PeftConfig) -> None:
@@ -133,6 +152,21 @@ class PeftBackend(Backend):
 
     def _state(self, language: Language) -> dict[str, Tensor]:
         return get_peft_model_state_dict(self._peft(), adapter_name=self.adapter(language), save_embedding_layers=False)
+
+    def _check_config(self, language: Language, directory: Path) -> None:
+        """Refuse an adapter that has the right shapes but means something else by them, such as another scaling."""
+        own = self._peft().peft_config[self.adapter(language)].to_dict()
+        saved = self.saved_config(directory).to_dict()
+        wrong = [
+            f"{name}={saved.get(name)!r}, not {own.get(name)!r}"
+            for name in sorted(own.keys() | saved.keys())
+            if name not in _NOT_COMPARED and _plain(own.get(name)) != _plain(saved.get(name))
+        ]
+        if wrong:
+            raise HubError(
+                f"All languages must have adapters of one configuration. Found in {directory / CONFIG}: "
+                f"{'; '.join(wrong)}. Train the adapter anew with the configuration of the others."
+            )
 
     def _no_target(self, error: ValueError) -> str:
         leaves = {name.split(".")[-1] for name, part in self.base.named_modules() if not list(part.children()) and name}
@@ -152,44 +186,28 @@ def _without_noise() -> Iterator[None]:
         yield
 
 
-def _with_prefix_of(expected: dict[str, Tensor], found: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Adapter weights under the names of another model class over the same body.
-
-    A body has its names with a prefix inside a model with a head (`roberta.encoder…`) and without one by itself
-    (`encoder…`). Where the stored names differ from the expected ones by such a prefix alone, they are mapped.
-    """
-    start = "base_model.model."
-    if set(found) == set(expected) or not found or not expected:
-        return found
-    for name in found:
-        tail = name.removeprefix(start)
-        for other in expected:
-            longer, shorter = (other.removeprefix(start), tail)
-            if longer.endswith("." + shorter):
-                extra = longer[: -len(shorter)]
-                moved = {start + extra + key.removeprefix(start): value for key, value in found.items()}
-            elif shorter.endswith("." + longer):
-                extra = shorter[: -len(longer)]
-                moved = {start + key.removeprefix(start).removeprefix(extra): value for key, value in found.items()}
-            else:
-                continue
-            if set(moved) == set(expected):
-                return moved
-    return found
-
-
-def _check_same(expected: dict[str, Tensor], found: dict[str, Tensor], language: Language, path: Path) -> None:
-    """Compare names and shapes, and list all differences at once."""
-    lines = [f"missing: {name}" for name in expected if name not in found]
-    lines += [f"not part of the adapter: {name}" for name in found if name not in expected]
-    lines += [
-        f"{name}: shape {tuple(found[name].shape)} in the file, {tuple(expected[name].shape)} in the model"
-        for name in expected
-        if name in found and found[name].shape != expected[name].shape
-    ]
-    if lines:
-        shown = "; ".join(lines[:20]) + (f"; and {len(lines) - 20} more" if len(lines) > 20 else "")
-        raise HubError(
-            f"The adapter file of {language!r} must fit the model. Found in {path.name}: {shown}. Load it into the "
-            "model that it was trained with, or create the adapter anew."
+def _check_bare(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise UnsupportedModelError(
+            f"The base model must be a module. Found {model!r} of type `{type(model).__name__}`. Load it first, for "
+            "example by `AutoModelForMaskedLM.from_pretrained(...)`."
         )
+    if any(isinstance(part, (BaseTunerLayer, PeftModel)) for part in model.modules()):
+        raise UnsupportedModelError(
+            f"The base model must have no adapters of PEFT yet. Found some in `{type(model).__name__}`. Write "
+            "`model.merge_and_unload()` for a PeftModel, or `add_language` for a model with languages."
+        )
+
+
+def _check_initialisation(config: PeftConfig) -> None:
+    how = getattr(config, "init_lora_weights", True)
+    if isinstance(how, str) and how.lower().startswith(_CHANGES_THE_BASE):
+        raise ConfigurationError(
+            "A new adapter must leave the base model as it is, since all languages share it. Found "
+            f"`init_lora_weights={how!r}`, which changes it. Write for example `init_lora_weights=True`."
+        )
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON would have it: sets come back as lists, in any order."""
+    return sorted(map(str, value)) if isinstance(value, (set, frozenset, list, tuple)) else value

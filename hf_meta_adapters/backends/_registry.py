@@ -31,7 +31,10 @@ def backend_named(name: str) -> type[Backend]:
         ConfigurationError: If there is none of that name.
     """
     if name not in _BACKENDS:
-        raise ConfigurationError(f"A backend must be one of {list(_BACKENDS)}. Found {name!r}.")
+        raise ConfigurationError(
+            f"A backend must be one of {list(_BACKENDS)}. Found {name!r}. Install the version of hf-meta-adapters that "
+            "wrote the model, or a newer one."
+        )
     module, attribute = _BACKENDS[name]
     return getattr(import_module(module), attribute)
 

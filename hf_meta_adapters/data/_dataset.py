@@ -25,8 +25,9 @@ class LanguageDatasets(Dataset[Keyed]):
     """The examples of all roles and languages.
 
     A streaming data set is read in order, from any position on: the rows before it are read and dropped. At its end
-    it is read again, after `set_epoch(pass)` where it has that (`datasets.IterableDataset` then shuffles anew). Every
-    process reads all of it and keeps its own rows, so it must not be split by process before.
+    it is read again, after `set_epoch(pass)` where it has that (`datasets.IterableDataset` then takes its shards and
+    its shuffle buffer in another order). Every process reads all of it and keeps its own rows, so it must not be split
+    by process before. A worker that is not persistent begins a new reader, and drops all earlier rows, in every epoch.
 
     Args:
         datasets: role → language → a map-style data set (`len` and `[row]`) or a streaming one, which must be iterable

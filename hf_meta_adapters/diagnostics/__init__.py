@@ -1,26 +1,33 @@
-"""See the interference: gradient conflict, what joint training costs, language-specific parameters.
+"""See the interference: gradient conflict, what joint training costs, language-specific weights, and advice from them.
 
 Needs torch only, and works on any module that returns a loss.
 """
 
+from hf_meta_adapters.diagnostics._capacity_plan import CapacityPlan, LayerNeed
 from hf_meta_adapters.diagnostics._conflict import gradient_conflict
 from hf_meta_adapters.diagnostics._conflict_matrix import Conflict, ConflictMatrix
+from hf_meta_adapters.diagnostics._conflict_over_time import plot_conflict_over_time
 from hf_meta_adapters.diagnostics._interference import interference_report
 from hf_meta_adapters.diagnostics._interference_report import Interference, InterferenceReport
 from hf_meta_adapters.diagnostics._language_masks import LanguageMasks
 from hf_meta_adapters.diagnostics._mask_overlap import mask_overlap
 from hf_meta_adapters.diagnostics._masks import learn_language_masks
 from hf_meta_adapters.diagnostics._overlap_matrix import OverlapMatrix
+from hf_meta_adapters.diagnostics._plan import plan_language_capacity
 
 __all__ = [
+    "CapacityPlan",
     "Conflict",
     "ConflictMatrix",
     "Interference",
     "InterferenceReport",
     "LanguageMasks",
+    "LayerNeed",
     "OverlapMatrix",
     "gradient_conflict",
     "interference_report",
     "learn_language_masks",
     "mask_overlap",
+    "plan_language_capacity",
+    "plot_conflict_over_time",
 ]

@@ -49,11 +49,11 @@ class GatedLoss:
         Returns:
             The scalar loss.
         """
-        gated = {}
+        gated: dict[str, Tensor] = {}
         for name, weight in self._weights.items():
             product = weight.detach() * gates[name].to(weight.dtype)
             gated |= dict.fromkeys(self._aliases[id(weight)], product)
-        # Every name of a tied weight is replaced here; `tie_weights` would do so too, but leave `adapters` models broken.
+        # Every name of a tied weight is replaced above: `tie_weights` would do it, but leave `adapters` models broken.
         return torch.func.functional_call(self._loss, gated, (batch,), tie_weights=False)
 
 

@@ -116,20 +116,20 @@ def _vectors(
             f"none of the {len(parameters)} selected parameters acts on it. Check `parameters` and `loss_function`."
         )
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-    flat = [_at_least_float32(gradient.detach()).reshape(-1) for gradient in gradients]
     if projection is None:
-        return flat
+        return [_flat(gradient) for gradient in gradients]
     projected: list[Tensor] = []
     start = 0
     for members in cells.values():
-        total = flat[start].new_zeros(projection)
-        for offset in range(start, start + len(members)):
-            # a seed per parameter, so that parameters of equal shape are hashed independently
-            total += project(flat[offset], projection, seed=seed * len(parameters) + offset).to(total.device)
-        projected.append(total)
+        # A seed per parameter: two that were hashed alike would meet in every coordinate.
+        seeded = enumerate(gradients[start : start + len(members)], start=seed * len(parameters) + start)
+        parts = [project(_flat(gradient), projection, seed=own) for own, gradient in seeded]
+        projected.append(torch.stack([part.to(parts[0].device) for part in parts]).sum(0))
         start += len(members)
     return projected
 
 
-def _at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+def _flat(gradient: Tensor) -> Tensor:
+    """Return a gradient as a vector of a precision in which it can be summed."""
+    vector = gradient.detach().reshape(-1)
+    return vector if vector.dtype in (torch.float32, torch.float64) else vector.float()

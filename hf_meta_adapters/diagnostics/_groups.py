@@ -59,7 +59,7 @@ def layer_index(layer: str) -> int | None:
 
 
 def parameter_kind(name: str) -> str:
-    """Return the kind of a parameter, one of [`KINDS`]: attention, feed-forward, layer norm, embeddings (of input or output) or other.
+    """Return the kind of a parameter, one of [`KINDS`]; embeddings are those of the input and of the output.
 
     Example:
         >>> [parameter_kind(f"h.0.{part}.weight") for part in ("attn.c_attn", "mlp.c_fc", "ln_1")]

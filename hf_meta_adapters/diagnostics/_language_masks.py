@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.diagnostics._groups import KINDS, layer_of, parameter_kind
+from hf_meta_adapters.diagnostics._mask_file import read_masks, write_masks
 from hf_meta_adapters.diagnostics._plots import plot_lines
 from hf_meta_adapters.diagnostics._tables import format_number, markdown_table
-from hf_meta_adapters.errors import ConfigurationError, HubError, check_known_language
+from hf_meta_adapters.errors import ConfigurationError, check_known_language
 
 if TYPE_CHECKING:
     import os
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["LanguageMasks"]
-
-_FORMAT = "hf_meta_adapters.language_masks.1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +34,7 @@ class LanguageMasks:
         granularity: What a gate stands for: `"weight"`, `"neuron"` or `"module"`.
         shapes: Name → shape of the weight.
         masks: Language → seed → name → bool tensor that broadcasts to the weight; true is kept.
-        confidence: Language → seed → name → mean of `|2 P(z ≠ 0) − 1|` over the gates of the weight.
+        confidence: Language → seed → name → mean of `|2 ẑ − 1|` over the test-time gates ẑ of the weight.
     """
 
     languages: tuple[Language, ...]
@@ -87,7 +83,7 @@ class LanguageMasks:
         return 1 - kept / total if total else float("nan")
 
     def prune_confidence(self, language: Language, seed: int) -> dict[str, float]:
-        """Return how decided the gates of each kind of parameters are, from 0 (even odds) to 1 (certain).
+        """Return how decided the gates of each kind of parameters are, from 0 (all half open) to 1 (all open or shut).
 
         A kind that stays undecided is one that the language could as well do without.
 
@@ -96,7 +92,7 @@ class LanguageMasks:
             seed: The seed.
 
         Returns:
-            Kind → mean of `|2 P(z ≠ 0) − 1|` over its gates.
+            Kind → mean of `|2 ẑ − 1|` over its test-time gates ẑ.
         """
         mask, found = self.mask(language, seed), self.confidence[language][seed]
         groups = {kind: [name for name in mask if parameter_kind(name) == kind] for kind in KINDS}
@@ -130,13 +126,11 @@ class LanguageMasks:
         rows = []
         for language in self.languages:
             sure = [self.prune_confidence(language, seed) for seed in self.seeds]
-            entries = [
-                f"{self._mean_sparsity(language, kind):.1%} ({format_number(sum(s[kind] for s in sure) / len(sure), 2)})"
-                for kind in kinds
-            ]
+            means = {kind: format_number(sum(found[kind] for found in sure) / len(sure), 2) for kind in kinds}
+            entries = [f"{self._mean_sparsity(language, kind):.1%} ({means[kind]})" for kind in kinds]
             rows.append([language, f"{self._mean_sparsity(language):.1%}", *entries])
         table = markdown_table(["pruned", "all", *kinds], rows)
-        return f"{table}\n\nShare of pruned weights (and prune confidence), one gate per {self.granularity}, mean over seeds."
+        return f"{table}\n\nPruned share (and prune confidence), one gate per {self.granularity}, mean over seeds."
 
     def plot(self, path: str | os.PathLike[str] | None = None, ax: Axes | None = None) -> Axes:
         """Draw the pruned share of each layer, one line per language.
@@ -178,7 +172,7 @@ class LanguageMasks:
             "shapes": self.shapes,
             "confidence": self._table(lambda language, seed: self.confidence[language][seed]),
         }
-        save_file(tensors, path, metadata={"format": _FORMAT, "about": json.dumps(about)})
+        write_masks(path, tensors, about)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LanguageMasks:
@@ -193,22 +187,14 @@ class LanguageMasks:
         Raises:
             HubError: If the file is missing, damaged or something else.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-        except (OSError, SafetensorError) as error:
-            raise HubError(f"Masks are read from a safetensors file. Found {path} to be none: {error}.") from error
-        if metadata.get("format") != _FORMAT:
-            raise HubError(
-                f"Masks are read from a file that `LanguageMasks.save` wrote. Found format {metadata.get('format')!r} in "
-                f"{path}, not {_FORMAT!r}."
-            )
-        about = json.loads(metadata["about"])
-        keys = [(language, seed) for language in about["languages"] for seed in about["seeds"]]
-        masks: dict[Language, dict[int, dict[str, Tensor]]] = {language: {} for language in about["languages"]}
-        for language, seed in keys:
-            masks[language][seed] = {name: tensors[f"{language}/{seed}/{name}"] for name in about["shapes"]}
+        tensors, about = read_masks(path)
+        masks = {
+            language: {
+                seed: {name: tensors[f"{language}/{seed}/{name}"] for name in about["shapes"]}
+                for seed in about["seeds"]
+            }
+            for language in about["languages"]
+        }
         return cls(
             languages=tuple(about["languages"]),
             seeds=tuple(about["seeds"]),

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import get_args
 
-import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.diagnostics._gated_loss import GatedLoss, Granularity, gate_shape
 from hf_meta_adapters.diagnostics._groups import parameter_kind
-from hf_meta_adapters.diagnostics._hard_concrete import keep_probability
+from hf_meta_adapters.diagnostics._hard_concrete import deterministic_gates
 from hf_meta_adapters.diagnostics._language_masks import LanguageMasks
 from hf_meta_adapters.diagnostics._mask_training import MaskTraining, exact_mask, train_gates
 from hf_meta_adapters.diagnostics._passes import (
@@ -34,9 +33,9 @@ def learn_language_masks(
     sparsity: float,
     granularity: Granularity = "weight",
     seeds: Sequence[int] = (0, 1),
-    steps: int = 300,
+    steps: int = 500,
     learning_rate: float = 0.1,
-    initial_keep_rate: float = 0.5,
+    initial_keep_rate: float = 0.9,
     parameters: str | Iterable[str] | None = None,
     loss_function: LossFunction | None = None,
     progress: bool = False,
@@ -50,7 +49,9 @@ def learn_language_masks(
     give `sparsity`. That is exact to one weight for weights, and to half the largest gate otherwise.
 
     Two seeds at least are needed to say anything: masks of two languages differ anyway, and only differ *because* of
-    the language as far as they differ more than masks of two seeds do. Everything is computed in evaluation mode,
+    the language as far as they differ more than masks of two seeds do. A mask is a local optimum: the more is pruned in
+    several layers at once, the more masks serve a language about as well, and the less one says about a single weight.
+    Everything is computed in evaluation mode,
     and the weights are never written to.
 
     Args:
@@ -61,7 +62,7 @@ def learn_language_masks(
         seeds: Seeds of initial values, gates and the order of batches; one mask each.
         steps: Updates per mask. Too few leave masks undecided; look at `prune_confidence`.
         learning_rate: Rate of Adam on log α.
-        initial_keep_rate: Initial median of the gates, in (0, 1).
+        initial_keep_rate: Initial median of the gates, in (0, 1); near 1 the search starts at the intact model.
         parameters: A regular expression searched for in the names, or names. By default those of the model's
             `shared_parameters()` (or all with `requires_grad`) that are matrices but not embeddings.
         loss_function: Called as `loss_function(model, batch)` in place of `model(**batch)`.
@@ -77,6 +78,7 @@ def learn_language_masks(
         NonFiniteLossError: If a loss is NaN or infinite.
 
     Example:
+        >>> import torch
         >>> model = torch.nn.Linear(4, 1)
         >>> batch = {"x": torch.eye(4), "y": model(torch.eye(4)).detach()}
         >>> def loss_function(model, batch):
@@ -109,8 +111,8 @@ def learn_language_masks(
 
 
 def _confidence(log_alpha: Tensor) -> float:
-    """Return the mean of `|2 P(z ≠ 0) − 1|`: 1 where every gate is decided, 0 where all are at even odds."""
-    return float((2 * keep_probability(log_alpha) - 1).abs().mean())
+    """Return the mean of `|2 ẑ − 1|` over the gates ẑ of test time: 1 where all are open or shut, 0 where half open."""
+    return float((2 * deterministic_gates(log_alpha) - 1).abs().mean())
 
 
 def _gated_weights(model: nn.Module, parameters: str | Iterable[str] | None) -> dict[str, nn.Parameter]:
@@ -145,6 +147,6 @@ def _check(
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigurationError(f"`seeds` must be different numbers. Found {list(seeds)}. Write for example (0, 1).")
     if steps < 1:
-        raise ConfigurationError(f"`steps` must be at least 1. Found {steps}. Write for example 300.")
+        raise ConfigurationError(f"`steps` must be at least 1. Found {steps}. Write for example 500.")
     if learning_rate <= 0:
         raise ConfigurationError(f"`learning_rate` must be positive. Found {learning_rate}. Write for example 0.1.")

@@ -94,7 +94,7 @@ def plot_intervals(
     Returns:
         The axes.
     """
-    ax = _axes(ax, path, (2.5 + 0.9 * len(languages), 4.2))
+    ax = _axes(ax, path, (max(6.5, 2.5 + 0.9 * len(languages)), 4.2))
     width = 0.8 / len(values)
     for index, (name, bars) in enumerate(values.items()):
         places = [group + (index - (len(values) - 1) / 2) * width for group in range(len(bars))]
@@ -104,6 +104,7 @@ def plot_intervals(
         ax.errorbar(places, heights, yerr=arms, fmt="none", ecolor="#333333", capsize=3)
     ax.axhline(0, color="#333333", linewidth=0.8)
     _set_labels(ax.set_xticks(range(len(languages)), [language_label(language) for language in languages]))
+    ax.set_xlim(-0.5, len(languages) - 0.5)  # a language without a value keeps its place
     if len(languages) > 6:
         ax.tick_params(axis="x", labelrotation=45)
     if len(values) > 1:

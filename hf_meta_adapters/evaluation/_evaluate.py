@@ -108,6 +108,11 @@ def _check_data(datasets: Mapping[Language, Rows]) -> tuple[Language, ...]:
         )
     languages = check_languages(datasets)
     for language in languages:
+        if not hasattr(datasets[language], "__len__"):
+            raise DataError(
+                f"Scores need a dataset of known length. Found `{type(datasets[language]).__name__}` for {language!r}. "
+                "Write for example `Dataset.from_list(list(stream.take(1000)))`."
+            )
         if not len(datasets[language]):
             raise DataError(f"A dataset must hold at least one example. Found none for {language!r}. Leave it out.")
     return languages

@@ -63,7 +63,8 @@ class QuestionAnswering(Task):
             language, by which XQuAD and TyDi QA are usually scored. See `normalize_answer`.
         stride: Tokens that neighbouring windows share, at most half of a window.
         longest_question: Tokens of a question that are read.
-        longest_answer: Tokens of an answer.
+        longest_answer: Tokens of an answer. The usual 30 is short for languages that a multilingual vocabulary cuts
+            into many pieces.
         n_best: Spans of each window that compete.
     """
 
@@ -76,7 +77,7 @@ class QuestionAnswering(Task):
         *,
         stride: int = 128,
         longest_question: int = 64,
-        longest_answer: int = 30,
+        longest_answer: int = 64,
         n_best: int = 20,
     ) -> None:
         if normalization not in ("language", "squad"):

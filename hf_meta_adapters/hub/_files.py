@@ -7,53 +7,17 @@ language_adapters.json            what belongs together
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from hf_meta_adapters._typing import Language
-from hf_meta_adapters._version import __version__
-from hf_meta_adapters.errors import HubError, MetaAdapterError, check_languages
-
-MANIFEST = "language_adapters.json"
-SHARED_ADAPTER = "shared"
-"""The name and the folder of the one adapter of `share_adapter=True`; no language may have it."""
-
-_FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Family:
-    """The content of the manifest.
-
-    Args:
-        languages: The keys.
-        backend: The name of the backend.
-        shared: What θ is: "all", "none" or a regular expression.
-        share_adapter: Whether one adapter, in the folder `shared/`, serves all languages.
-        base_class: The class of the transformers model.
-        details: What else was recorded, such as the training set-up.
-    """
-
-    languages: tuple[Language, ...]
-    backend: str
-    shared: str
-    share_adapter: bool
-    base_class: str
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-    def adapters(self, languages: Sequence[Language]) -> list[str]:
-        """The folders of the adapters of some languages."""
-        if self.backend == "none":
-            return []
-        return [SHARED_ADAPTER] if self.share_adapter else list(languages)
+from hf_meta_adapters.errors import HubError
+from hf_meta_adapters.hub._manifest import MANIFEST, Family, read_manifest, write_manifest
 
 
 class AdapterFiles(Protocol):
@@ -68,7 +32,9 @@ class AdapterFiles(Protocol):
         """Read an adapter."""
 
 
-def save_family(folder: Path, family: Family, backend: AdapterFiles, state: Mapping[str, Tensor]) -> None:
+def save_family(
+    folder: Path, family: Family, backend: AdapterFiles, state: Mapping[str, Tensor], **options: Any
+) -> None:
     """Write the shared weights as an ordinary transformers checkpoint, then every adapter, then the manifest.
 
     Args:
@@ -76,94 +42,90 @@ def save_family(folder: Path, family: Family, backend: AdapterFiles, state: Mapp
         family: The content of the manifest.
         backend: Holds the model and writes the adapters.
         state: The tensors of the base model under the names of its own checkpoint.
+        **options: Of the `save_pretrained` of transformers.
     """
+    manifest = family.to_json()
     folder.mkdir(parents=True, exist_ok=True)
-    backend.base.save_pretrained(str(folder), state_dict=dict(state))
+    (folder / MANIFEST).unlink(missing_ok=True)  # what is half overwritten is no saved model
+    backend.base.save_pretrained(str(folder), state_dict=dict(state), **options)
     for adapter in family.adapters(family.languages):
         backend.save(adapter, folder / adapter)
-    content = {"format": _FORMAT, "hf_meta_adapters": __version__, **asdict(family)}
-    partial = folder / f"{MANIFEST}.partial"
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, folder / MANIFEST)
+    write_manifest(folder, manifest)
 
 
-def load_weights(
-    folder: Path, family: Family, backend: AdapterFiles, state: Mapping[str, Tensor], languages: Sequence[Language]
-) -> None:
+def load_weights(folder: Path, own: Family, backend: AdapterFiles, state: Mapping[str, Tensor]) -> None:
     """Read shared weights and adapters into a model that has them already, in place.
 
     Args:
         folder: Where from.
-        family: Its manifest.
+        own: What the manifest of the model would be; further languages in the folder are left out.
         backend: Holds the model and reads the adapters.
         state: The live tensors of the base model under the names of its own checkpoint.
-        languages: The languages to read.
+
+    Raises:
+        HubError: If the files are of another model, or damaged.
     """
-    saved = load_base(folder, family, type(backend.base), {}).state_dict()
+    family = read_manifest(folder)
+    wrong = [
+        f"{name}={getattr(family, name)!r} where the model has {getattr(own, name)!r}"
+        for name in ("base_class", "backend", "share_adapter")
+        if getattr(family, name) != getattr(own, name)
+    ]
+    wrong += [f"no language {key!r}" for key in own.languages if key not in family.languages]
+    if not wrong:
+        saved = load_base(folder, family, type(backend.base), {}).state_dict()
+        wrong = [
+            f"{name} of shape {tuple(saved[name].shape) if name in saved else None}, not {tuple(tensor.shape)}"
+            for name, tensor in state.items()
+            if name not in saved or saved[name].shape != tensor.shape
+        ]
+    if wrong:
+        raise HubError(
+            f"A checkpoint must be of this very model. Found in {folder}: {'; '.join(wrong)}. Write "
+            "`LanguageAdapterModel.from_pretrained(...)` to load it as the model that it is."
+        )
     with torch.no_grad():
         for name, tensor in state.items():
             tensor.copy_(saved[name])
-    for adapter in family.adapters(languages):
+    for adapter in family.adapters(own.languages):
         backend.load(adapter, folder / adapter)
 
 
 def load_base(folder: Path, family: Family, auto_class: Any, arguments: Mapping[str, Any]) -> nn.Module:
-    """Load the shared weights without adapters.
+    """Load the shared weights without adapters, in the type in which they were saved.
 
     Args:
         folder: Where from.
         family: The manifest.
         auto_class: The class that loads them; `None` for the one that was saved.
-        arguments: Further arguments of its `from_pretrained`.
+        arguments: Further arguments of its `from_pretrained`; files other than safetensors are never read.
 
     Returns:
         The transformers model.
 
     Raises:
-        HubError: If the class is unknown.
+        HubError: If the class is unknown, or files are missing or damaged.
     """
-    kind: Any = auto_class or getattr(transformers, family.base_class, None)
-    if not hasattr(kind, "from_pretrained"):
+    kind: Any = auto_class or _saved_class(family.base_class)
+    # transformers 4 would load in float32 whatever was saved
+    as_saved = {} if {"dtype", "torch_dtype"} & set(arguments) else {"dtype": "auto"}
+    fixed = {"use_safetensors": True, "output_loading_info": True}
+    rule = "The shared weights must be a transformers checkpoint in safetensors format."
+    try:
+        model, report = kind.from_pretrained(str(folder), **as_saved, **{**arguments, **fixed})
+    except (OSError, SafetensorError) as error:
+        raise HubError(f"{rule} Found in {folder}: {error} Download or save the model again.") from error
+    missing = sorted(report["missing_keys"])
+    if missing and type(model).__name__ == family.base_class:
+        raise HubError(f"{rule} Found in {folder} one without {missing}. Download or save the model again.")
+    return model
+
+
+def _saved_class(name: str) -> type[transformers.PreTrainedModel]:
+    found = getattr(transformers, name, None)
+    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
         raise HubError(
-            f"The saved class of the base model must be one of transformers. Found {family.base_class!r}. Write "
+            f"The saved class of the base model must be a model class of transformers. Found {name!r}. Write "
             "`from_pretrained(..., auto_class=...)` with the class that should load it."
         )
-    return kind.from_pretrained(str(folder), **{"use_safetensors": True, **arguments})
-
-
-def read_manifest(folder: Path) -> Family:
-    """Read and check `language_adapters.json`.
-
-    Args:
-        folder: The folder of a saved model.
-
-    Returns:
-        Its content.
-
-    Raises:
-        HubError: If it is missing, damaged, of a later format, or names unsafe languages.
-    """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise HubError(
-            f"A saved model must have a file `{MANIFEST}`. Found none in {folder}. Name the folder that "
-            "`save_pretrained` wrote."
-        )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        version = content.pop("format")
-        content.pop("hf_meta_adapters", None)
-        if version != _FORMAT:
-            raise HubError(
-                f"This version reads format {_FORMAT} of `{MANIFEST}`. Found {version!r}. Install a newer "
-                "hf-meta-adapters."
-            )
-        content["languages"] = check_languages(content["languages"])
-        return Family(**content)
-    except MetaAdapterError as error:
-        raise HubError(f"`{MANIFEST}` in {folder} cannot be used. {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise HubError(
-            f"`{MANIFEST}` must be what `save_pretrained` wrote. Found in {folder}: {type(error).__name__}: {error}. "
-            "Download or save it again."
-        ) from error
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from types import SimpleNamespace
 
 import datasets
@@ -163,7 +164,7 @@ def test_each_pass_over_a_stream_is_its_next_epoch(shuffled):
     for epoch in (0, 1, 2, 0):
         stream.set_epoch(epoch)
         expected.append(list(stream))
-    assert found == sum(expected, [])
+    assert found == list(chain(*expected))
     assert expected[0] != expected[1] != expected[2]
 
 

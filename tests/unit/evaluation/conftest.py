@@ -48,7 +48,13 @@ def train_tokenizer(kind: str, lines: list[str], *, size: int = 500, around: boo
         )
     names = {"bos_token": "<s>", "cls_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "sep_token": "</s>"}
     inputs = ["input_ids", "attention_mask"]  # as XLM-R has it
-    given = {"model_input_names": inputs, "tokenizer_object": made, "unk_token": "<unk>", "mask_token": "<mask>", **(names if around else {})}
+    given = {
+        "model_input_names": inputs,
+        "tokenizer_object": made,
+        "unk_token": "<unk>",
+        "mask_token": "<mask>",
+        **(names if around else {}),
+    }
     return PreTrainedTokenizerFast(add_prefix_space=True, **given)
 
 
@@ -93,7 +99,7 @@ class Oracle(nn.Module):
         self.rows: dict[tuple[int, ...], dict[str, Any]] = {}
         for row in features:
             known = self.rows.setdefault(tuple(row["input_ids"]), {**row})
-            if isinstance(row["labels"] if "labels" in row else None, list):  # windows that show the same words
+            if isinstance(row.get("labels"), list):  # windows that show the same words
                 known["labels"] = [max(pair) for pair in zip(known["labels"], row["labels"], strict=True)]
         self.config = SimpleNamespace(id2label=task.id2label, pad_token_id=None)
 

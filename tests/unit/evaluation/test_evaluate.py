@@ -62,7 +62,12 @@ def test_each_language_runs_in_its_own_adapter_in_evaluation_mode(unigram):
     model = Polyglot().train()
     model.dropout.eval()
     scores = evaluate_languages(
-        model, "pos", dict.fromkeys(LANGUAGES, sentences()), source_language="en", processing_class=unigram, batch_size=5
+        model,
+        "pos",
+        dict.fromkeys(LANGUAGES, sentences()),
+        source_language="en",
+        processing_class=unigram,
+        batch_size=5,
     )
     assert model.heard == [(language, False, False) for language in LANGUAGES for _ in range(2)]
     assert (model.training, model.dropout.training) == (True, False)
@@ -94,6 +99,7 @@ def test_nothing_runs_before_languages_and_data_are_checked(unigram):
         ({}, LanguageError, "Found none"),
         ({"en": sentences(), "te": []}, DataError, "Found none for 'te'"),
         (sentences(), DataError, "Found `list`"),
+        ({"en": (row for row in sentences())}, DataError, "known length. Found `generator` for 'en'"),
     ]:
         with pytest.raises(error, match=message):
             evaluate_languages(model, "pos", data, processing_class=unigram)
@@ -200,6 +206,14 @@ def test_progress_is_shown_only_when_asked(unigram, capsys):
         assert ("te" in err) is progress
 
 
+def test_the_model_is_moved_only_when_asked(unigram):
+    model, moves = Polyglot(), []
+    model.to = moves.append
+    for device in (None, "cpu"):
+        evaluate_languages(model, "pos", {"te": sentences()}, processing_class=unigram, device=device)
+    assert moves == ["cpu"]
+
+
 def test_batch_size_must_be_positive(unigram):
     with pytest.raises(ConfigurationError, match="Found 0"):
         evaluate_languages(Polyglot(), "pos", {"te": sentences()}, processing_class=unigram, batch_size=0)
@@ -222,7 +236,9 @@ def test_a_task_of_ones_own(unigram, monkeypatch):
             return list(decoded)
 
         def score(self, dataset, predictions, *, language):
-            return TaskScore({"exact": float(np.mean([p == row["length"] for p, row in zip(predictions, dataset)]))})
+            return TaskScore(
+                {"exact": float(np.mean([p == row["length"] for p, row in zip(predictions, dataset, strict=True)]))}
+            )
 
     lengths = [len(unigram(text)["input_ids"]) for text in LINES.values()]
     data = [{"text": text, "length": length} for text, length in zip(LINES.values(), lengths, strict=True)]

@@ -48,10 +48,10 @@ def test_refusals(tmp_path):
         load_local_datasets(tmp_path, "dev", languages=["en"])
     with pytest.raises(DataError, match="hold <language>/dev"):
         load_local_datasets(tmp_path, "dev")
-    with pytest.raises(DataError, match="Found no .*nowhere"):
+    with pytest.raises(DataError, match=r"Found no .*nowhere"):
         load_local_datasets(tmp_path / "nowhere", "test")
     for split in ("../secret", "a/b"):
         with pytest.raises(DataError, match="must be the name of a file"):
             load_local_datasets(tmp_path, split)
-    with pytest.raises(LanguageError, match="Found '../en'"):
+    with pytest.raises(LanguageError, match=r"Found '\.\./en'"):
         load_local_datasets(tmp_path, "test", languages=["../en"])

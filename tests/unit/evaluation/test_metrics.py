@@ -85,7 +85,9 @@ def test_accuracy_and_macro_f1_by_hand():
     scores = compute(ClassF1, predictions=predictions, references=references)
     assert scores["accuracy"] == pytest.approx(3 / 5)
     assert scores["macro_f1"] == pytest.approx((4 / 5 + 2 / 4 + 0) / 3)
-    nested = compute(TagAccuracy, predictions=[predictions[:2], predictions[2:]], references=[["a", "b"], ["b", "b", "a"]])
+    nested = compute(
+        TagAccuracy, predictions=[predictions[:2], predictions[2:]], references=[["a", "b"], ["b", "b", "a"]]
+    )
     assert nested["accuracy"] == pytest.approx(3 / 5)
 
 

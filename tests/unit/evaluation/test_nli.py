@@ -12,7 +12,11 @@ from .conftest import LINES, Noise, Oracle
 def make_data(language, count=30):
     draw, words = random.Random(language), LINES[language].split()
     return [
-        {"premise": " ".join(draw.choices(words, k=5)), "hypothesis": " ".join(draw.choices(words, k=3)), "label": label}
+        {
+            "premise": " ".join(draw.choices(words, k=5)),
+            "hypothesis": " ".join(draw.choices(words, k=3)),
+            "label": label,
+        }
         for label in draw.choices(NLI.labels, k=count)
     ]
 
@@ -53,8 +57,6 @@ def test_other_labels_are_refused(unigram, label, message):
 
 def test_pairs_without_a_label_are_refused(unigram):
     columns = {"premise": Value("string"), "hypothesis": Value("string"), "label": ClassLabel(names=list(NLI.labels))}
-    data = Dataset.from_dict(
-        {"premise": ["a"], "hypothesis": ["b"], "label": [-1]}, features=Features(columns)
-    )
+    data = Dataset.from_dict({"premise": ["a"], "hypothesis": ["b"], "label": [-1]}, features=Features(columns))
     with pytest.raises(DataError, match="Found -1 in column 'label' of language 'en', which has 3 classes"):
         NLI().features(data, unigram, language="en")

@@ -1,0 +1,153 @@
+"""A model whose forward passes run in a language."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from hf_meta_adapters._typing import Language
+from hf_meta_adapters.backends._base import Backend
+from hf_meta_adapters.errors import ConfigurationError, LanguageError, check_known_language
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_OTHERWISE = {
+    "set_adapter": "`set_language`, which keeps every language trainable",
+    "add_adapter": "`add_language`",
+    "load_adapter": "`LanguageAdapterModel.from_pretrained`",
+    "delete_adapter": "`LanguageAdapterModel.from_pretrained(..., languages=[...])` with those to keep",
+    "disable_adapter": "the saved folder as a plain model, by `AutoModel….from_pretrained`",
+    "push_to_hub": "`save_pretrained`, then `huggingface_hub.upload_folder`",
+}
+"""Methods of the model inside that would do half of what they say, and what to write."""
+
+
+class RoutedModel(nn.Module):
+    """What of `LanguageAdapterModel` concerns the language of a forward pass, and of its recomputation.
+
+    Args:
+        backend: What puts the parameters of a language into the model.
+        one_for_all: The name of the adapter that all languages share; `None` if each has its own.
+    """
+
+    def __init__(self, backend: Backend, one_for_all: str | None) -> None:
+        super().__init__()
+        self.backend = backend
+        self.model: Any = backend.module
+        self.training = backend.base.training
+        self._one_for_all = one_for_all
+        self._languages: list[Language] = []
+        self._language: Language | None = None
+        if any(getattr(part, "gradient_checkpointing", False) for part in backend.base.modules()):
+            self.gradient_checkpointing_enable()
+
+    @property
+    def base_model(self) -> nn.Module:
+        """The transformers model, with the adapters in it."""
+        return self.backend.base
+
+    @property
+    def languages(self) -> tuple[Language, ...]:
+        """The keys of the languages, in the order in which they were added."""
+        return tuple(self._languages)
+
+    @property
+    def language(self) -> Language | None:
+        """The language in which a forward pass runs that names none."""
+        return self._language
+
+    def forward(self, language: Language | None = None, **inputs: Any) -> Any:
+        """Run the model in a language.
+
+        Args:
+            language: The key; default the language of `set_language` or `use_language`.
+            **inputs: The inputs of the base model.
+
+        Returns:
+            What the base model returns.
+
+        Raises:
+            LanguageError: If the language is unknown, or none was given or set.
+        """
+        with self._running_in(language):
+            return self.model(**inputs)
+
+    def generate(self, *args: Any, language: Language | None = None, **inputs: Any) -> Any:
+        """Generate text in a language; arguments as for the base model's `generate`."""
+        with self._running_in(language):
+            return self.model.generate(*args, **inputs)
+
+    def set_language(self, language: Language) -> None:
+        """Make `language` the one in which forward passes run.
+
+        Args:
+            language: The key.
+
+        Raises:
+            LanguageError: If the model does not have it.
+        """
+        self._language = check_known_language(language, self._languages)
+        self.backend.activate(self._one_for_all or language)
+
+    @contextmanager
+    def use_language(self, language: Language) -> Iterator[Self]:
+        """A context in which forward passes run in `language`; the language before is set again on leaving."""
+        before = self._language
+        self.set_language(language)
+        try:
+            yield self
+        finally:
+            self._language = before
+            if before is not None:
+                self.set_language(before)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None, **options: Any) -> None:
+        """Recompute activations in the backward pass, each in the language in which it was computed.
+
+        Args:
+            gradient_checkpointing_kwargs: Arguments of `torch.utils.checkpoint.checkpoint`, which cannot be reentrant.
+            **options: Further arguments of the base model's method.
+        """
+        given = {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}
+        if given["use_reentrant"]:
+            raise ConfigurationError(
+                "Gradient checkpointing must not be reentrant, which would recompute in the language of the last "
+                f"forward pass. Found {given}. Write `gradient_checkpointing_kwargs={{'use_reentrant': False}}`."
+            )
+        base: Any = self.base_model
+        enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+        enable({**given, "context_fn": self._recomputation}, **options)
+
+    def activation_checkpointing_enable(self, activation_checkpointing_kwargs: Any = None, **options: Any) -> None:
+        """The name of `gradient_checkpointing_enable` in newer versions of transformers."""
+        self.gradient_checkpointing_enable(activation_checkpointing_kwargs, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        """Look further in the base model."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "model" or name.startswith("__"):
+                raise
+        if name in _OTHERWISE:
+            raise AttributeError(f"A model with languages has no `{name}`. Write {_OTHERWISE[name]}.")
+        return getattr(self.model, name)
+
+    def _running_in(self, language: Language | None) -> AbstractContextManager[Any]:
+        if language is None and self._language is None:
+            if len(self._languages) > 1 and self._one_for_all is None and self.backend.name != "none":
+                raise LanguageError(
+                    f"A forward pass must run in a language of this model: {list(self._languages)}. Found none. Write "
+                    f'`model(language="{self._languages[0]}", ...)`, `model.set_language(...)` or '
+                    "`with model.use_language(...):`."
+                )
+            language = next(iter(self._languages), None)
+        return nullcontext() if language is None else self.use_language(language)
+
+    def _recomputation(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+        """The contexts of a checkpointed part: of the forward pass, and of its repetition in the backward pass."""
+        return nullcontext(), nullcontext() if self._language is None else self.use_language(self._language)

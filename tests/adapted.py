@@ -1,0 +1,83 @@
+"""Models with languages for tests: every adapter method on the bank of tiny models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from peft import IA3Config, LNTuningConfig, LoraConfig, PeftConfig
+from torch import Tensor, nn
+
+from hf_meta_adapters import BottleneckConfig, LanguageAdapterModel, get_language_model
+from tests.tiny import TinyModel, tiny
+
+FAMILIES = ("bert", "xlm-r", "llama", "gpt2", "mt5", "mbart")
+
+
+def _leaves(base: nn.Module, wanted: Callable[[nn.Module], bool]) -> list[str]:
+    return sorted({name.rsplit(".", 1)[-1] for name, part in base.named_modules() if wanted(part)})
+
+
+def lora(base: Any, **options: Any) -> PeftConfig:
+    transposed = base.config.model_type == "gpt2"
+    return LoraConfig(r=2, target_modules="all-linear", lora_dropout=0.1, fan_in_fan_out=transposed, **options)
+
+
+def ia3(base: Any) -> PeftConfig:
+    ends = {"bert": ("key", "value"), "xlm-roberta": ("key", "value"), "gpt2": ("c_attn",), "mt5": ("k", "v")}
+    targets = list(ends.get(base.config.model_type, ("k_proj", "v_proj")))
+    options = {"fan_in_fan_out": True} if base.config.model_type == "gpt2" else {}
+    return IA3Config(target_modules=targets, feedforward_modules=[], **options)
+
+
+def layer_norm(base: Any) -> PeftConfig:
+    return LNTuningConfig(target_modules=_leaves(base, lambda part: "Norm" in type(part).__name__))
+
+
+def bottleneck(base: Any, **options: Any) -> PeftConfig:
+    return BottleneckConfig(bottleneck_size=3, **options)
+
+
+METHODS = {"bottleneck": bottleneck, "lora": lora, "ia3": ia3, "layer_norm": layer_norm}
+MATRIX = [(name, method) for name in FAMILIES for method in METHODS]
+
+
+def adapted(
+    cell: TinyModel | str, method: str | None = "bottleneck", languages: Sequence[str] = ("en", "sw"), **options: Any
+) -> LanguageAdapterModel:
+    """A model with fresh adapters."""
+    cell = tiny(cell) if isinstance(cell, str) else cell
+    base = cell.make(dtype=options.pop("dtype", torch.float32))
+    config = None if method is None else METHODS[method](base)
+    return get_language_model(base, config, languages, **options)
+
+
+def stirred(model: LanguageAdapterModel, scale: float = 0.3) -> LanguageAdapterModel:
+    """The model with every trained parameter changed, so that each language does something of its own."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(scale * torch.randn_like(parameter))
+    return model
+
+
+@torch.no_grad()
+def outputs(model: Any, batch: dict[str, Any], **options: Any) -> list[Tensor]:
+    """All tensors that a model in evaluation mode returns."""
+    return [value for value in model(**batch, **options).values() if isinstance(value, Tensor)]
+
+
+def same(left: list[Tensor], right: list[Tensor]) -> bool:
+    """Whether two lists of tensors are bitwise equal."""
+    return len(left) == len(right) > 0 and all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of every tensor of a model."""
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def moved(before: dict[str, Tensor], model: nn.Module) -> set[str]:
+    """The names of the tensors that differ from a snapshot."""
+    return {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}

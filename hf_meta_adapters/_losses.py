@@ -79,7 +79,7 @@ def _counts(
     batches: Mapping[Language, Sequence[Batch]],
     all_reduce: Callable[[Tensor], None] | None,
 ) -> dict[Language, list[tuple[Tensor, Tensor] | None]]:
-    """n and N of every micro-batch, as 0-d tensors on its device; `None` where there is but one."""
+    """The n and N of every micro-batch, as 0-d tensors on its device; `None` where there is but one."""
     if all_reduce is None and all(len(given) == 1 for given in batches.values()):
         return {key: [None] for key in batches}
     counts = {key: torch.stack([_count(model, batch) for batch in given]) for key, given in batches.items()}

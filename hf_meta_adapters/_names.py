@@ -22,11 +22,13 @@ class Ownership:
     Args:
         shared: The names of θ.
         languages: The names of φ_l of each language.
+        created: The names of all that came with a language: φ_l, and what its method keeps fixed.
         original: The name of each tensor of the base model before any adapter → its name now.
     """
 
     shared: list[str]
     languages: dict[Language, list[str]]
+    created: dict[Language, list[str]]
     original: dict[str, str]
 
     @classmethod
@@ -34,7 +36,7 @@ class Ownership:
         """The ownership in a model without languages: θ is what is trained, or those of it that `keep` names."""
         shared = [name for name, tensor in base.named_parameters() if tensor.requires_grad]
         chosen = shared if keep is None else [name for name in shared if name in keep]
-        return cls(chosen, {}, {name: name for name in _tensors(base)})
+        return cls(chosen, {}, {}, {name: name for name in _tensors(base)})
 
     def held(self, module: nn.Module) -> Held:
         """The same by the identity of tensors, to be kept while `module` is being changed."""
@@ -47,6 +49,7 @@ class Ownership:
             everything=list(parameters.values()),
             shared=of(self.shared),
             languages={key: of(names) for key, names in self.languages.items()},
+            created={key: of(names) for key, names in self.created.items()},
             original={name: id(state[now]) for name, now in self.original.items()},
         )
 
@@ -75,6 +78,7 @@ class Held:
     everything: list[nn.Parameter]
     shared: list[int]
     languages: dict[Language, list[int]]
+    created: dict[Language, list[int]]
     original: dict[str, int]
 
     def after(self, module: nn.Module, language: Language | None = None) -> Ownership:
@@ -82,14 +86,17 @@ class Held:
         names = {id(tensor): name for name, tensor in module.named_parameters()}
         state = {id(tensor): name for name, tensor in _tensors(module).items()}
         old = {id(tensor) for tensor in self.everything}
-        new = [id(tensor) for tensor in module.parameters() if tensor.requires_grad and id(tensor) not in old]
+        new = [tensor for tensor in module.parameters() if id(tensor) not in old]
+        trained = [id(tensor) for tensor in new if tensor.requires_grad]
         if language is None:
-            self.shared += new
+            self.shared += trained
         else:
-            self.languages[language] = [*self.languages.get(language, []), *new]
+            self.languages[language] = trained
+            self.created[language] = [id(tensor) for tensor in new]
         return Ownership(
             shared=[names[identity] for identity in self.shared],
             languages={key: [names[identity] for identity in own] for key, own in self.languages.items()},
+            created={key: [names[identity] for identity in own] for key, own in self.created.items()},
             original={name: state[identity] for name, identity in self.original.items()},
         )
 

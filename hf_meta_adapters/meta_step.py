@@ -130,6 +130,18 @@ def joint_step(
     Raises:
         LanguageError: If a language is unknown to the model.
         DataError: If a language has no batch.
+
+    Example:
+        >>> import torch
+        >>> from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
+        >>> from hf_meta_adapters import get_language_model
+        >>> base = XLMRobertaForMaskedLM(XLMRobertaConfig(vocab_size=99, hidden_size=8, num_hidden_layers=1,
+        ...                              num_attention_heads=1, intermediate_size=8))
+        >>> model = get_language_model(base, None, languages=["en", "sw"])
+        >>> words = {"input_ids": torch.tensor([[5, 6, 7]]), "labels": torch.tensor([[5, 6, 7]])}
+        >>> step = joint_step(model, {"en": words, "sw": words})
+        >>> set(step.shared) <= set(model.shared_parameters())
+        True
     """
     _check(model, train_batches)
     losses = batch_losses(model, train_batches, loss_function=loss_function, autocast=autocast, all_reduce=all_reduce)

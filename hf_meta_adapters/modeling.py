@@ -106,11 +106,12 @@ class LanguageAdapterModel(RoutedModel):
         elif not self._languages:
             self._create(SHARED_ADAPTER, None)
         self._ownership.languages.setdefault(language, [])
+        self._ownership.created.setdefault(language, [])
         self._languages.append(language)
         if copy_from is not None:
-            source, target = self.language_parameters(copy_from), self.language_parameters(language)
+            source, target = (self._named(self._ownership.created[key]) for key in (copy_from, language))
             for old, new in zip(source.values(), target.values(), strict=True):
-                new.data.copy_(old.data)
+                new.data = old.data.clone()
         self._ownership.require_gradients(self)
         if self._language is not None:
             self.set_language(self._language)

@@ -57,13 +57,13 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
     names = dict(zip(["bos_token", "pad_token", "eos_token", "unk_token", "mask_token"], special, strict=True))
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=40, **names)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names)
 
 
 def train(arm: str, languages: list[str], data: dict, collator: DataCollatorForLanguageModeling, args: Arguments):
     set_seed(args.seed)  # every arm starts from the same weights
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256}
-    places = {"max_position_embeddings": 42, "type_vocab_size": 1, "vocab_size": len(collator.tokenizer)}
+    places = {"max_position_embeddings": 66, "type_vocab_size": 1, "vocab_size": len(collator.tokenizer)}
     base, update = Model(Config(**sizes, **places)), ARMS.get(arm)
     adapter = hma.BottleneckConfig(bottleneck_size=16) if update else None
     model = hma.get_language_model(base, adapter, languages=languages)

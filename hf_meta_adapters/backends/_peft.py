@@ -72,9 +72,14 @@ class PeftBackend(Backend):
         except MetaAdapterError:
             raise
         except ValueError as error:
-            if "arget module" not in str(error):
-                raise
-            raise UnsupportedModelError(self._no_target(error)) from error
+            if "arget module" in str(error):
+                raise UnsupportedModelError(self._no_target(error)) from error
+            if "only 1" in str(error):
+                raise ConfigurationError(
+                    f"A method must allow several trained adapters in one model. Found `{type(self.config).__name__}`, "
+                    f'of which PEFT says: "{error}" Write for example `LoraConfig(target_modules="all-linear")`.'
+                ) from error
+            raise
         self._peft().set_adapter(self.adapter(language))  # marks what the method trains of it
         kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
         self._switches = [part for part in self._peft().modules() if isinstance(part, kinds)]

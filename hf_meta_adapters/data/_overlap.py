@@ -45,7 +45,7 @@ def check_roles(
                 raise DataError(
                     f"The {role} data of {language!r} must hold examples. Found none. Leave the language out."
                 )
-    for language in dict.fromkeys([*train, *roles["selection"]]):
+    for language in train:
         own = {role: several[language] for role, several in roles.items() if language in several}
         _check_overlap(language, {role: one for role, one in own.items() if size_of(one) is not None}, columns)
 

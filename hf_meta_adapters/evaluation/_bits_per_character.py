@@ -96,6 +96,17 @@ def bits_per_character(
 
     Raises:
         NonFiniteLossError: If the model's logits give NaN or infinity.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> class Uniform(nn.Module):
+        ...     def forward(self, input_ids, attention_mask):
+        ...         return SimpleNamespace(logits=torch.zeros(*input_ids.shape, 8))
+        >>> row = {"input_ids": [3, 1, 5], "attention_mask": [1, 1, 1], "targets": [-100, 4, -100]}
+        >>> features = [{"example": 0, "characters": [0.0, 6.0, 0.0], **row}]
+        >>> score = bits_per_character(Uniform(), features)
+        >>> round(score.bits_per_character, 6)  # log₂ 8 = 3 bits for 6 characters
+        0.5
     """
     rows = run(model, features, score_rows, language=language, batch_size=batch_size, progress=progress)
     texts = 1 + max(feature["example"] for feature in features)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import torch
-from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 LANGUAGES = ("te", "da", "zh-Hant")
@@ -20,8 +21,24 @@ def perturbed(model, scale: float = 0.05):
     draw = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(scale * torch.randn(parameter.shape, generator=draw, dtype=torch.float64).to(parameter.dtype))
+            parameter.add_(
+                scale * torch.randn(parameter.shape, generator=draw, dtype=torch.float64).to(parameter.dtype)
+            )
     return model
+
+
+@contextmanager
+def replaced(model, parameters, tensors):
+    """The model with tensors in place of parameters, tied ones too (`functional_call` loses track of these)."""
+    new = {id(parameter): tensors[name] for name, parameter in parameters.items()}
+    places = [(part, name, p) for part in model.modules() for name, p in part._parameters.items() if id(p) in new]
+    for part, name, parameter in places:
+        part._parameters[name] = new[id(parameter)]
+    try:
+        yield
+    finally:
+        for part, name, parameter in places:
+            part._parameters[name] = parameter
 
 
 def outer_loss(model, key, train, meta, rate, *, create_graph=True):
@@ -35,7 +52,8 @@ def outer_loss(model, key, train, meta, rate, *, create_graph=True):
     for other in LANGUAGES:
         with model.use_language(other):
             torch.manual_seed(int(meta[other]["labels"].sum()) % 1000)
-            values.append(functional_call(model, ahead, (), dict(meta[other])).loss)
+            with replaced(model, shared, ahead):
+                values.append(model(**meta[other]).loss)
     return torch.stack(values).mean()
 
 

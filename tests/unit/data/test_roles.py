@@ -121,7 +121,7 @@ def test_overlap_is_refused_with_language_count_and_a_pair(kind, train, meta, se
 
 
 def test_overlap_is_that_of_one_language():
-    """Equal rows of different languages, and of one role, are allowed; languages of selection alone are checked too."""
+    """Equal rows of different languages, and of one role, are allowed."""
     check_roles({"te": ["a", "a"], "da": ["b"]}, {"te": ["b"], "da": ["a"]}, {"te": ["c"], "in": ["a"]})
     check_roles({"te": [{"id": 1, "text": "a"}]}, {"te": [{"id": 2, "text": "a"}]})
     with pytest.raises(DataError, match="Found 1 rows"):

@@ -110,7 +110,8 @@ def unrolled(
             for _ in range(steps):
                 ahead = stepped(ahead, train(key, ahead))
         else:
-            value = {k: p.detach() for k, p in (stepped(problem.shared, mean) if lookahead == "shared" else problem.shared).items()}
+            point = stepped(problem.shared, mean) if lookahead == "shared" else problem.shared
+            value = {k: p.detach() for k, p in point.items()}
             ahead = {}
             for k, p in value.items():
                 if k not in slopes[key]:

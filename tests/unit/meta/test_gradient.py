@@ -102,7 +102,10 @@ def test_finite_differences_come_close_in_float32(scheme, lookahead, problem):
     options = {"lookahead": lookahead}
     exact = step(make(problem), meta_gradient="exact", **options)
     found = step(
-        make(problem, dtype=torch.float32), meta_gradient="finite_difference", finite_difference_scheme=scheme, **options
+        make(problem, dtype=torch.float32),
+        meta_gradient="finite_difference",
+        finite_difference_scheme=scheme,
+        **options,
     )
     cosine = torch.cosine_similarity(flat(found.indirect).double(), flat(exact.indirect), dim=0)
     assert cosine > (0.99999 if scheme == "central" else 0.9995)
@@ -213,7 +216,9 @@ def test_indirect_part_is_capped():
 
 def test_first_order_takes_one_validation_pass_per_language():
     case, calls = make(), []
-    losses = {key: (lambda key=key, loss=loss: calls.append(key) or loss()) for key, loss in case.losses("meta").items()}
+    losses = {
+        key: (lambda key=key, loss=loss: calls.append(key) or loss()) for key, loss in case.losses("meta").items()
+    }
     found = meta_gradient(
         case.losses("train"),
         losses,
@@ -239,7 +244,10 @@ def test_for_languages_gives_the_same_gradients_for_a_part(lookahead):
 
 def test_random_numbers_are_replayed_and_move_on_once():
     """Losses that draw from the global generator: all passes of a step must see the same masks."""
-    theta, phi = torch.ones(50, dtype=torch.float64, requires_grad=True), torch.ones(50, dtype=torch.float64, requires_grad=True)
+    theta, phi = (
+        torch.ones(50, dtype=torch.float64, requires_grad=True),
+        torch.ones(50, dtype=torch.float64, requires_grad=True),
+    )
 
     def loss():
         return (torch.nn.functional.dropout(theta * phi, 0.5) ** 2).mean()
@@ -247,9 +255,14 @@ def test_random_numbers_are_replayed_and_move_on_once():
     def run(estimator):
         torch.manual_seed(3)
         found = meta_gradient(
-            {"en": loss}, {"en": loss}, {"w": theta}, {"en": {"a": phi}}, inner_learning_rate=0.1, meta_gradient=estimator,
+            {"en": loss},
+            {"en": loss},
+            {"w": theta},
+            {"en": {"a": phi}},
+            inner_learning_rate=0.1,
+            meta_gradient=estimator,
             lookahead="per_language",
-        )  # fmt: skip
+        )
         return found.indirect["en"]["a"], torch.rand(())
 
     (exact, after), (difference, later) = run("exact"), run("finite_difference")
@@ -271,7 +284,8 @@ def test_sums_over_processes_give_the_gradient_of_the_global_batch():
 
         def share(role: str) -> dict:
             return {
-                key: (lambda key=key: case.value(role, key, case.shared, case.language[key], rank, 2)) for key in LANGUAGES
+                key: (lambda key=key: case.value(role, key, case.shared, case.language[key], rank, 2))
+                for key in LANGUAGES
             }
 
         def all_reduce(tensor: torch.Tensor) -> None:
@@ -283,9 +297,14 @@ def test_sums_over_processes_give_the_gradient_of_the_global_batch():
 
         try:
             results[rank] = meta_gradient(
-                share("train"), share("meta"), case.shared, case.language, inner_learning_rate=0.5, all_reduce=all_reduce,
+                share("train"),
+                share("meta"),
+                case.shared,
+                case.language,
+                inner_learning_rate=0.5,
+                all_reduce=all_reduce,
                 **options,
-            )  # fmt: skip
+            )
         except Exception as error:
             failures.append(error)
             barrier.abort()
@@ -310,7 +329,7 @@ def test_arguments_that_cannot_work():
 
     with pytest.raises(LanguageError, match=r"`meta_losses` must have every language.*\['da'\]"):
         call(train, {key: meta[key] for key in ("te", "zh-Hant")}, case.shared, case.language)
-    with pytest.raises(ConfigurationError, match="Found no shared parameter.*first_order"):
+    with pytest.raises(ConfigurationError, match=r"Found no shared parameter.*first_order"):
         call(train, meta, {}, case.language)
     frozen = {**case.shared, "first": case.shared["first"].detach()}
     with pytest.raises(ConfigurationError, match="`first`, which is frozen"):
@@ -319,7 +338,7 @@ def test_arguments_that_cannot_work():
     with pytest.raises(ConfigurationError, match="quantised"):
         call(train, meta, packed, case.language)
     half = {**case.shared, "first": case.shared["first"].detach().bfloat16().requires_grad_()}
-    with pytest.raises(ConfigurationError, match="θ \\+ εv differs from θ"):
+    with pytest.raises(ConfigurationError, match=r"θ \+ εv differs from θ"):
         call(train, meta, half, case.language, meta_gradient="finite_difference")
     with pytest.raises(ConfigurationError, match='`meta_gradient` must be one of "exact"'):
         call(train, meta, case.shared, case.language, meta_gradient="extact")

@@ -197,12 +197,13 @@ class LanguageAdapterModel(RoutedModel):
         for key in wanted:
             check_known_language(key, family.languages, what=f"those saved in {folder.name}")
         adapters = family.adapters(wanted)
-        config = backend_named(family.backend).saved_config(folder / adapters[0]) if adapters else None
         base = load_base(folder, family, auto_class, model_arguments)
+        body = None if type(base).__name__ == family.base_class else getattr(base, "base_model_prefix", "")
+        config = backend_named(family.backend).saved_config(folder / adapters[0], body) if adapters else None
         theta = family.shared if shared is None else shared
         model = get_language_model(base, config, wanted, shared=theta, share_adapter=family.share_adapter)
         for adapter in adapters:
-            model.backend.load(adapter, folder / adapter)
+            model.backend.load(adapter, folder / adapter, body)
         return model.eval()
 
     def _create(self, adapter: str, owner: Language | None) -> None:

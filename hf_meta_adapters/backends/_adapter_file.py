@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -16,12 +17,14 @@ _START = "base_model.model."
 _SHOWN = 20
 
 
-def read_weights(directory: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
+def read_weights(directory: Path, expected: dict[str, Tensor], body: str | None = None) -> dict[str, Tensor]:
     """Read an adapter, under the names and with the shapes that a model expects.
 
     Args:
         directory: The folder of the adapter.
         expected: The adapter in the model, under the names of a file.
+        body: The prefix of the body's names in a model with a head, if the model is of another class over the same
+            body; `None` if it is of the class that was saved.
 
     Returns:
         name → tensor, for the names of `expected`.
@@ -34,11 +37,13 @@ def read_weights(directory: Path, expected: dict[str, Tensor]) -> dict[str, Tens
     if not path.is_file():
         raise HubError(_absent(directory))
     try:
-        found = _renamed(expected, load_file(path))
+        found = load_file(path)
     except SafetensorError as error:
         raise HubError(
             f"An adapter file must be in safetensors format. Found {path} damaged: {error}. Download or save it again."
         ) from error
+    if body is not None:
+        found = _for_body(expected, found, body)
     if lines := differences(expected, found):
         raise HubError(
             f"The adapter must fit the model. Found in {path}: {lines} Load it into the model that it was trained "
@@ -71,25 +76,22 @@ def _absent(directory: Path) -> str:
     return f"{rule} Found {what}: {directory}. Download or save the model again, or leave the language out."
 
 
-def _renamed(expected: dict[str, Tensor], found: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Adapter weights under the names of another model class over the same body.
+def _for_body(expected: dict[str, Tensor], found: dict[str, Tensor], body: str) -> dict[str, Tensor]:
+    """The adapter of a body under the names that it has in another model class.
 
     A body has its names with a prefix inside a model with a head (`roberta.encoder…`) and without one by itself
-    (`encoder…`). Where the stored names differ from the expected ones by such a prefix alone, they are mapped.
+    (`encoder…`). What a method has put into the old head is left out, and what it has put into the new one is kept.
     """
-    if set(found) == set(expected) or len(found) != len(expected):
-        return found
-    first = next(iter(found)).removeprefix(_START)
-    for name in expected:
-        other = name.removeprefix(_START)
-        if other.endswith(f".{first}"):
-            added = other.removesuffix(first)
-            moved = {f"{_START}{added}{key.removeprefix(_START)}": tensor for key, tensor in found.items()}
-        elif first.endswith(f".{other}"):
-            dropped = first.removesuffix(other)
-            moved = {_START + key.removeprefix(_START).removeprefix(dropped): tensor for key, tensor in found.items()}
-        else:
-            continue
-        if set(moved) == set(expected):
-            return moved
-    return found
+    start = f"{_START}{body}."
+
+    def head(names: Iterable[str]) -> set[str]:
+        inside = {name for name in names if name.startswith(start)}
+        return set(names) - inside if inside else set()
+
+    def relative(name: str) -> str:
+        return name.removeprefix(start).removeprefix(_START)
+
+    new, old = head(expected), head(found)
+    names = {relative(name): name for name in expected if name not in new}
+    moved = {names.get(relative(name), name): tensor for name, tensor in found.items() if name not in old}
+    return {name: expected[name] for name in new} | moved

@@ -47,10 +47,17 @@ class Backend(ABC):
         """Write the parameters and the configuration of a language in the format of the backend's own library."""
 
     @abstractmethod
-    def load(self, language: Language, directory: Path) -> None:
-        """Read the parameters of a language, which `add` has created, from what `save` wrote."""
+    def load(self, language: Language, directory: Path, body: str | None = None) -> None:
+        """Read the parameters of a language, which `add` has created, from what `save` wrote.
+
+        Args:
+            language: The language.
+            directory: Where from.
+            body: The prefix of the body's names, if the model is of another class over the same body than the one that
+                was saved; what is in the head is then left as it is.
+        """
 
     @classmethod
     @abstractmethod
-    def saved_config(cls, directory: Path) -> Any:
-        """The configuration in a directory that `save` wrote."""
+    def saved_config(cls, directory: Path, body: str | None = None) -> Any:
+        """The configuration in a directory that `save` wrote, for a model of another class if `body` is given."""

@@ -25,6 +25,7 @@ CONFIG = "adapter_config.json"
 _HEADS = {"SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"}
 _PREFIX = "language_"
 _CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+_NAMES_OF_MODULES = ("target_modules", "feedforward_modules", "exclude_modules")
 _NOT_COMPARED = {"base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type", "auto_mapping"}
 
 
@@ -109,15 +110,15 @@ class PeftBackend(Backend):
         save_file(state, directory / WEIGHTS, metadata={"format": "pt"})
         config.save_pretrained(str(directory))
 
-    def load(self, language: Language, directory: Path) -> None:
+    def load(self, language: Language, directory: Path, body: str | None = None) -> None:
         """Read an adapter that PEFT or `save` wrote, after comparing configuration, names and shapes."""
-        found = read_weights(directory, self._state(language))
-        self._check_config(language, directory)
+        found = read_weights(directory, self._state(language), body)
+        self._check_config(language, directory, body)
         set_peft_model_state_dict(self._peft(), found, adapter_name=self.adapter(language))
 
     @classmethod
-    def saved_config(cls, directory: Path) -> PeftConfig:
-        """Read `adapter_config.json`."""
+    def saved_config(cls, directory: Path, body: str | None = None) -> PeftConfig:
+        """Read `adapter_config.json`; for another class, names of modules are taken relative to the body."""
         rule = f"An adapter must have a file `{CONFIG}` of PEFT."
         if not (directory / CONFIG).is_file():
             raise HubError(f"{rule} Found none in {directory}. Download or save the model again.")
@@ -129,6 +130,10 @@ class PeftBackend(Backend):
                 "save the model again, or install the version of peft that wrote it."
             ) from error
         config.base_model_name_or_path = None
+        for setting in _NAMES_OF_MODULES if body else ():
+            names = getattr(config, setting, None)
+            if isinstance(names, (list, set)):
+                setattr(config, setting, type(names)(name.removeprefix(f"{body}.") for name in names))
         return config
 
     def adapter(self, language: Language) -> str:
@@ -139,7 +144,7 @@ class PeftBackend(Backend):
         what it saves by components.
         """
         prefix = PEFT_TYPE_TO_PREFIX_MAPPING.get(self.config.peft_type) or ""
-        taken = hasattr(nn.ModuleDict, language) or hasattr(nn.ParameterDict, language)
+        taken = hasattr(nn.ModuleDict(), language) or hasattr(nn.ParameterDict(), language)
         if taken or language in prefix or language in self._components or language.startswith(_PREFIX):
             return f"{_PREFIX}{language}"
         return language
@@ -158,10 +163,10 @@ class PeftBackend(Backend):
     def _state(self, language: Language) -> dict[str, Tensor]:
         return get_peft_model_state_dict(self._peft(), adapter_name=self.adapter(language), save_embedding_layers=False)
 
-    def _check_config(self, language: Language, directory: Path) -> None:
+    def _check_config(self, language: Language, directory: Path, body: str | None) -> None:
         """Refuse an adapter that has the right shapes but means something else by them, such as another scaling."""
         own = self._peft().peft_config[self.adapter(language)].to_dict()
-        saved = self.saved_config(directory).to_dict()
+        saved = self.saved_config(directory, body).to_dict()
         wrong = [
             f"{name}={saved.get(name)!r}, not {own.get(name)!r}"
             for name in sorted(own.keys() | saved.keys())

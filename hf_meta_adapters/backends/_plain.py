@@ -30,10 +30,10 @@ class PlainBackend(Backend):
     def save(self, language: Language, directory: Path) -> None:
         """Write nothing."""
 
-    def load(self, language: Language, directory: Path) -> None:
+    def load(self, language: Language, directory: Path, body: str | None = None) -> None:
         """Read nothing."""
 
     @classmethod
-    def saved_config(cls, directory: Path) -> Any:
+    def saved_config(cls, directory: Path, body: str | None = None) -> Any:
         """There is no configuration."""
         return None

@@ -28,7 +28,7 @@ class AdapterFiles(Protocol):
     def save(self, language: str, directory: Path) -> None:
         """Write an adapter."""
 
-    def load(self, language: str, directory: Path) -> None:
+    def load(self, language: str, directory: Path, body: str | None = None) -> None:
         """Read an adapter."""
 
 

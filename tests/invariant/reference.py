@@ -41,7 +41,7 @@ def replaced(model, parameters, tensors):
             part._parameters[name] = parameter
 
 
-def outer_loss(model, key, train, meta, rate, *, create_graph=True):
+def outer_loss(model, key, train, meta, rate, *, create_graph=True, languages=LANGUAGES):
     """1/L Σ_j L_j^val(θ − β ∇θ L_key^train(θ, φ_key), φ_j), with its graph."""
     shared = model.shared_parameters()
     with model.use_language(key):
@@ -49,7 +49,7 @@ def outer_loss(model, key, train, meta, rate, *, create_graph=True):
     slopes = torch.autograd.grad(inner, list(shared.values()), create_graph=create_graph, allow_unused=True)
     ahead = {n: p if g is None else p - rate * g for (n, p), g in zip(shared.items(), slopes, strict=True)}
     values = []
-    for other in LANGUAGES:
+    for other in languages:
         with model.use_language(other):
             torch.manual_seed(int(meta[other]["labels"].sum()) % 1000)
             with replaced(model, shared, ahead):

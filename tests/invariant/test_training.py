@@ -325,7 +325,7 @@ RESUMED = {
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path, name):
     step, method, options = RESUMED[name]
-    given = {name: value(number) if callable(value) else value for number, (name, value) in enumerate(method.items())}
+    given = {key: value(seed) if callable(value) else value for seed, (key, value) in enumerate(method.items())}
     given |= {"max_steps": 6, "save_strategy": "steps", "save_steps": step, "data_collator": masking()}
     model = make_model(dropout=0.1, **options)
     whole = run(tmp_path, model, **given)

@@ -35,9 +35,8 @@ def edit(folder: Path, **changes: object) -> None:
 
 
 @pytest.mark.parametrize(("name", "method"), MATRIX)
-def test_every_method_is_read_back_bitwise_with_and_without_the_package(
-    name: str, method: str, tmp_path: Path
-) -> None:
+@pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")  # by PEFT, of every norm
+def test_every_method_is_read_back_bitwise_with_and_without_the_package(name: str, method: str, tmp_path: Path) -> None:
     cell, languages = tiny(name), ("te", "zh-Hant")
     model = stirred(adapted(cell, method, languages))
     batch = cell.batch()
@@ -79,7 +78,7 @@ def test_every_family_is_read_back(cell: TinyModel, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_the_type_of_the_numbers_is_kept(dtype: torch.dtype, tmp_path: Path) -> None:
-    cell = tiny("llama")
+    cell = tiny("bert")
     model = stirred(adapted(cell, "bottleneck", dtype=dtype))
     model.save_pretrained(tmp_path)
     loaded = load(tmp_path)
@@ -179,31 +178,51 @@ def test_what_is_shared_is_recorded_and_can_be_changed(shared: str, tmp_path: Pa
 def test_another_head_keeps_the_body_and_the_adapters(name: str, method: str, tmp_path: Path) -> None:
     """One body under three classes: masked or causal LM, token classification, and no head at all."""
     cell = tiny(name)
-    if method == "layer_norm" and name == "bert":
-        pytest.skip("the head of BERT has a LayerNorm with a copy for each language, which other heads lack")
     model = stirred(adapted(cell, method))
     model.save_pretrained(tmp_path)
     classes = [AutoModel] + ([AutoModelForTokenClassification] if name in ("bert", "xlm-r", "llama", "gpt2") else [])
     batch = {key: value for key, value in cell.batch().items() if key != "labels"}
     if name == "mt5":
         batch["decoder_input_ids"] = batch["input_ids"]
-    body = model.base_model.base_model
     for auto_class in classes:
         arguments = {} if auto_class is AutoModel else {"num_labels": 5}
         loaded = load(tmp_path, auto_class=auto_class, **arguments)
-        inside = loaded.base_model if auto_class is AutoModel else loaded.base_model.base_model
-        with torch.no_grad(), model.use_language("sw"), loaded.use_language("sw"):
-            expected, found = body(**batch)[0], inside(**batch)[0]
-        assert torch.equal(found, expected)
-        assert set(map(len, map(loaded.language_parameters, loaded.languages))) == {
-            len(model.language_parameters("sw"))
-        }
+        for key in model.languages:
+            expected = model(**batch, output_hidden_states=True, language=key)
+            found = loaded(**batch, output_hidden_states=True, language=key)
+            for states in ("decoder_hidden_states",) if name == "mt5" else ("hidden_states",):
+                assert same(list(found[states]), list(expected[states]))
         if arguments:
             assert loaded(**batch, language="sw").logits.shape[-1] == 5
             assert any(name.endswith(("classifier.weight", "score.weight")) for name in loaded.shared_parameters())
             folder = tmp_path / "tagger"
             loaded.save_pretrained(folder)
             assert same(outputs(load(folder), batch, language="sw"), outputs(loaded, batch, language="sw"))
+
+
+@pytest.mark.parametrize("cell", PRETRAINING, ids=str)
+def test_the_body_of_every_family_keeps_the_adapters_without_a_head(cell: TinyModel, tmp_path: Path) -> None:
+    model = stirred(adapted(cell, "bottleneck", ["sw"]))
+    model.save_pretrained(tmp_path)
+    loaded = load(tmp_path, auto_class=AutoModel)
+    own = list(model.language_parameters("sw").values())
+    found = list(loaded.language_parameters("sw").values())
+    assert same(found, own)
+
+
+def test_adapters_in_a_head_stay_with_that_head(tmp_path: Path) -> None:
+    """`dense` is a layer of the body, of the head of the language model, and of that of the classifier."""
+    cell = tiny("xlm-r")
+    model = stirred(get_language_model(cell.make(), LoraConfig(r=2, target_modules=["dense"]), ["en", "sw"]))
+    model.save_pretrained(tmp_path)
+    kind = transformers.AutoModelForSequenceClassification
+    loaded = load(tmp_path, auto_class=kind, num_labels=3)
+    own = {name.split("roberta.")[-1]: value for name, value in model.language_parameters("sw").items()}
+    found = {name.split("roberta.")[-1]: value for name, value in loaded.language_parameters("sw").items()}
+    assert {name.split(".")[3] for name in set(own) - set(found)} == {"lm_head"}
+    assert {".".join(name.split(".")[3:5]) for name in set(found) - set(own)} == {"classifier.dense"}
+    assert all(torch.equal(found[name], own[name]) for name in set(own) & set(found))
+    assert not any(value.any() for name, value in found.items() if "classifier" in name and "lora_B" in name)
 
 
 def test_a_head_can_be_put_on_a_body_without_one(tmp_path: Path) -> None:
@@ -328,11 +347,11 @@ def test_missing_files_are_named(saved: Path) -> None:
 @pytest.mark.parametrize("damage", ["cut", "without"])
 def test_damaged_shared_weights_are_refused(saved: Path, damage: str) -> None:
     path = saved / "model.safetensors"
-    model = load(saved)
+    model, content, state = load(saved), path.read_bytes(), load_file(path)
+    path.unlink()  # a file that is in use as memory must not be cut
     if damage == "cut":
-        path.write_bytes(path.read_bytes()[:200])
+        path.write_bytes(content[:200])
     else:
-        state = load_file(path)
         del state["bert.encoder.layer.1.output.dense.bias"]
         save_file(state, path, metadata={"format": "pt"})
     before = snapshot(model)

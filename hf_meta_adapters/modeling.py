@@ -13,7 +13,7 @@ from hf_meta_adapters._typing import Language
 from hf_meta_adapters.backends import Backend, backend_for, backend_named
 from hf_meta_adapters.backends._routing import RoutedModel
 from hf_meta_adapters.errors import LanguageError, check_known_language, check_language, check_languages
-from hf_meta_adapters.hub import SHARED_ADAPTER, Family, load_base, load_weights, read_manifest, save_family
+from hf_meta_adapters.hub import SHARED_ADAPTER, Family, body_name, load_base, load_weights, read_manifest, save_family
 
 
 def get_language_model(
@@ -198,7 +198,7 @@ class LanguageAdapterModel(RoutedModel):
             check_known_language(key, family.languages, what=f"those saved in {folder.name}")
         adapters = family.adapters(wanted)
         base = load_base(folder, family, auto_class, model_arguments)
-        body = None if type(base).__name__ == family.base_class else getattr(base, "base_model_prefix", "")
+        body = None if type(base).__name__ == family.base_class else family.body or body_name(base)
         config = backend_named(family.backend).saved_config(folder / adapters[0], body) if adapters else None
         theta = family.shared if shared is None else shared
         model = get_language_model(base, config, wanted, shared=theta, share_adapter=family.share_adapter)
@@ -222,6 +222,7 @@ class LanguageAdapterModel(RoutedModel):
             shared=self.shared,
             share_adapter=self.share_adapter,
             base_class=type(self.base_model).__name__,
+            body=body_name(self.base_model),
             details=details,
         )
 

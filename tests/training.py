@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,7 @@ from hf_meta_adapters import (
 )
 from tests.tiny import FIRST_WORD, VOCABULARY, tiny
 
+gc.freeze()  # accelerate collects garbage in every run: not among all that the libraries have made on import
 LANGUAGES = ("te", "da", "zh-Hant")
 CONFUSABLE = ("te", "da", "in", "pt", "li", "zh-Hant")
 """Languages whose names are parts of other words: `te` of `adapter`, `li` of `linear`, …"""

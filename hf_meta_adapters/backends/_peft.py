@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from hf_meta_adapters.errors import ConfigurationError, HubError, MetaAdapterErr
 CONFIG = "adapter_config.json"
 _HEADS = {"SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"}
 _PREFIX = "language_"
+_TAG = re.compile(r"[A-Za-z]{2,3}(?:-[A-Za-z0-9]+)*")
 _CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _NAMES_OF_MODULES = ("target_modules", "feedforward_modules", "exclude_modules")
 _NOT_COMPARED = {"base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type", "auto_mapping"}
@@ -56,7 +58,8 @@ class PeftBackend(Backend):
             self.config.task_type = None
         self._model: PeftModel | None = None
         self._switches: list[BaseTunerLayer | AuxiliaryTrainingWrapper] = []
-        self._components = {part for name, _ in model.named_modules() for part in name.split(".")}
+        names = [*model.state_dict(), *(name for name, _ in model.named_modules())]
+        self._components = {part for name in names for part in name.split(".")}
 
     @property
     def module(self) -> nn.Module:
@@ -137,17 +140,16 @@ class PeftBackend(Backend):
         return config
 
     def adapter(self, language: Language) -> str:
-        """The name of the adapter inside PEFT: the language, unless PEFT would mistake that name for something else.
+        """The name of the adapter inside PEFT: the language, unless PEFT could mistake that name for something else.
 
-        It would where the name is an attribute of a module dictionary ("to", Tongan), part of the method's prefix
-        ("lo", Lao, in "lora_"), or a component of the model's own names ("wo", Wolof, in T5), since PEFT filters
-        what it saves by components.
+        PEFT tells adapters apart by the components of the names of tensors. So a name is kept only if it is a language
+        tag, which are no names of modules, and if it is no part of the model's own names ("wo", Wolof, in T5), no
+        attribute of a module dictionary ("to", Tongan) and no part of the method's prefix ("lo", Lao, in "lora_").
         """
         prefix = PEFT_TYPE_TO_PREFIX_MAPPING.get(self.config.peft_type) or ""
-        taken = hasattr(nn.ModuleDict(), language) or hasattr(nn.ParameterDict(), language)
-        if taken or language in prefix or language in self._components or language.startswith(_PREFIX):
-            return f"{_PREFIX}{language}"
-        return language
+        taken = hasattr(nn.ModuleDict(), language) or hasattr(nn.ParameterDict(), language) or language in prefix
+        name = language if _TAG.fullmatch(language) and not taken else f"{_PREFIX}{language}"
+        return f"{_PREFIX}{name}" if name in self._components else name
 
     def _create(self, language: Language, config: PeftConfig) -> None:
         if self._model is None:

@@ -1,6 +1,15 @@
 """The files of a saved model."""
 
-from hf_meta_adapters.hub._files import load_base, load_weights, save_family
+from hf_meta_adapters.hub._files import body_name, load_base, load_weights, save_family
 from hf_meta_adapters.hub._manifest import MANIFEST, SHARED_ADAPTER, Family, read_manifest
 
-__all__ = ["MANIFEST", "SHARED_ADAPTER", "Family", "load_base", "load_weights", "read_manifest", "save_family"]
+__all__ = [
+    "MANIFEST",
+    "SHARED_ADAPTER",
+    "Family",
+    "body_name",
+    "load_base",
+    "load_weights",
+    "read_manifest",
+    "save_family",
+]

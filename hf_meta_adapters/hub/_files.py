@@ -121,6 +121,12 @@ def load_base(folder: Path, family: Family, auto_class: Any, arguments: Mapping[
     return model
 
 
+def body_name(model: nn.Module) -> str:
+    """The name of the one transformers model inside a model with a head; "" where there is none, or several."""
+    inside = [name for name, part in model.named_children() if isinstance(part, transformers.PreTrainedModel)]
+    return inside[0] if len(inside) == 1 else ""
+
+
 def _saved_class(name: str) -> type[transformers.PreTrainedModel]:
     found = getattr(transformers, name, None)
     if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):

@@ -24,6 +24,7 @@ _TYPES = {
     "shared": str,
     "share_adapter": bool,
     "base_class": str,
+    "body": str,
     "details": dict,
 }
 
@@ -38,6 +39,7 @@ class Family:
         shared: What θ is: "all", "none" or a regular expression.
         share_adapter: Whether one adapter, in the folder `shared/`, serves all languages.
         base_class: The class of the transformers model.
+        body: The name of the body, such as "roberta", inside a model with a head; "" for a model without one.
         details: What else was recorded, such as the training set-up.
     """
 
@@ -46,6 +48,7 @@ class Family:
     shared: str
     share_adapter: bool
     base_class: str
+    body: str
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def adapters(self, languages: Sequence[Language]) -> list[str]:

@@ -317,7 +317,7 @@ RESUMED = {
     "joint": (3, {}, {"config": None}),
     "shared adapter": (3, {}, {"share_adapter": True}),
     "streaming": (3, {"train_dataset": streams, "meta_dataset": streams}, {}),
-    "workers": (2, {"dataloader_num_workers": 2}, {}),
+    "workers": (2, {"dataloader_num_workers": 1}, {}),
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from shutil import rmtree
 
 import datasets
@@ -105,21 +104,31 @@ def test_streams_need_the_number_of_steps(tmp_path):
         run(tmp_path, **given)
 
 
-def test_workers_and_pinned_settings_give_the_same_batches(tmp_path):
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+def test_workers_give_the_same_batches(tmp_path):
     seen = []
-    for given in (
-        {},
-        {"dataloader_num_workers": 1, "dataloader_persistent_workers": True, "dataloader_prefetch_factor": 1},
-    ):
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-            trainer = run(tmp_path, data_collator=masking(), eval_dataset=texts(3), **given)
-            trainer.evaluate()
-        seen.append([inputs[role][key] for inputs in trainer.seen for role in inputs for key in inputs[role]])
-        losses = [trainer.state.log_history[-1][f"eval_{key}_loss"] for key in LANGUAGES]
-        assert len(set(losses)) == 3  # each language has a loader of its own
+    for workers in (0, 1):
+        trainer = run(tmp_path, data_collator=masking(), max_steps=1, dataloader_num_workers=workers)
+        seen.append([batch for several in trainer.seen[0].values() for batch in several.values()])
     for one, other in zip(*seen, strict=True):
         assert same(one, other)
+
+
+def test_settings_of_workers_reach_the_loader(tmp_path):
+    given = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True, "dataloader_prefetch_factor": 3}
+    loader = make_trainer(tmp_path, make_model(), **given).get_train_dataloader()
+    assert (loader.num_workers, loader.persistent_workers, loader.prefetch_factor) == (1, True, 3)
+
+
+def test_evaluation_asks_for_loaders_by_name(tmp_path):
+    """Where workers persist, transformers keeps one loader for each name, and one for all data without a name."""
+    trainer = make_trainer(tmp_path, make_model(), eval_dataset=texts(3))
+    asked, give = [], trainer.get_eval_dataloader
+    trainer.get_eval_dataloader = lambda name: asked.append(name) or give(name)
+    trainer.evaluate()
+    assert asked == list(LANGUAGES)
+    trainer.evaluate(texts(4))
+    assert len(asked) == 3
 
 
 def test_without_meta_data_a_tenth_of_the_training_data_becomes_it(tmp_path):
@@ -165,7 +174,7 @@ def test_a_loss_function_and_label_smoothing_act_in_training_and_evaluation(tmp_
     untrained = make_trainer(tmp_path, make_model(), eval_dataset=texts(3)).evaluate()["eval_loss"]
     first = training_logs(plain)[0]
     for name in ("loss", "loss_te", "loss_zh-Hant"):
-        assert training_logs(other)[0][name] == pytest.approx(2 * first[name], rel=1e-5)
+        assert training_logs(other)[0][name] == pytest.approx(2 * first[name], rel=1e-4)
         assert training_logs(smooth)[0][name] != pytest.approx(first[name], rel=1e-3)
     assert other.evaluate()["eval_loss"] == pytest.approx(2 * untrained, rel=1e-5)
 
@@ -182,10 +191,11 @@ def test_evaluation_finds_the_labels_of_every_head(tmp_path, head):
     assert found["eval_sw_loss"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_mixed_precision_trains(tmp_path):
+def test_mixed_precision_trains(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # transformers 4 writes it, and would for all tests to come
     model = make_model()
-    trainer = run(tmp_path, model, bf16=True, max_steps=2)
     plain = run(tmp_path, make_model(), max_steps=2)
+    trainer = run(tmp_path, model, bf16=True, max_steps=2)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     for one, other in zip(training_logs(trainer), training_logs(plain), strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=0.02)
@@ -276,20 +286,22 @@ class Snapshots(TrainerCallback):
 @pytest.mark.parametrize("options", [{}, {"share_adapter": True}, {"config": None}], ids=str)
 def test_the_best_model_is_loaded_with_every_adapter(tmp_path, options):
     model, copies = make_model(**options), Snapshots()
-    given = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "learning_rate": 0.3}
-    trainer = run(tmp_path, model, max_steps=3, callbacks=[copies], eval_dataset=texts(3), **SAVED, **given)
-    losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
-    best = losses.index(min(losses))
-    assert trainer.state.best_metric == losses[best]
-    assert best != 2  # otherwise there would be nothing to load
-    assert same(snapshot(model), copies.taken[best])
-    assert trainer.evaluate()["eval_loss"] == pytest.approx(losses[best])
+    scores = iter([0.1, 0.2, 0.3, 0.7, 0.8, 0.9, 0.4, 0.5, 0.6])  # of three languages after each of three steps
+    given = {"load_best_model_at_end": True, "metric_for_best_model": "eval_score", "greater_is_better": True}
+    given |= {"compute_metrics": lambda _: {"score": next(scores)}, "eval_dataset": texts(3), "max_steps": 3}
+    trainer = run(tmp_path, model, callbacks=[copies], **SAVED, **given)
+    assert trainer.state.best_metric == pytest.approx(0.8)
+    assert same(snapshot(model), copies.taken[1])
+    assert not same(snapshot(model), copies.taken[2])
 
 
-def test_the_best_model_by_the_loss_of_one_language(tmp_path):
-    given = {"load_best_model_at_end": True, "metric_for_best_model": "da_loss", "greater_is_better": False}
+@pytest.mark.parametrize("name", ["eval_loss", "eval_da_loss"])
+def test_the_best_model_by_the_mean_loss_or_that_of_a_language(tmp_path, name):
+    given = {"load_best_model_at_end": True, "metric_for_best_model": name, "greater_is_better": False}
     trainer = run(tmp_path, eval_dataset=texts(3), learning_rate=0.3, max_steps=3, **SAVED, **given)
-    assert trainer.state.best_metric == min(e["eval_da_loss"] for e in trainer.state.log_history if "eval_loss" in e)
+    best = min(entry[name] for entry in trainer.state.log_history if name in entry)
+    assert trainer.state.best_metric == best
+    assert trainer.evaluate()[name] == pytest.approx(best, rel=1e-6)
 
 
 def test_early_stopping(tmp_path):

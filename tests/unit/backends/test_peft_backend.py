@@ -39,7 +39,22 @@ OTHERS = {
 }
 CODES = [
     *("aa", "bo", "de", "el", "en", "fr", "ia", "in", "it", "ki", "la", "lo", "or", "te", "to", "tr", "tu", "vi", "zh"),
-    *("pt", "pt-BR", "zh-Hant", "zh-Hans", "language_to", "language_lo", "lora", "lora_A", "weight", "A", "r"),
+    *(
+        "pt",
+        "pt-BR",
+        "zh-Hant",
+        "zh-Hans",
+        "language_to",
+        "language_lo",
+        "lora",
+        "lora_A",
+        "bk_up",
+        "weight",
+        "bias",
+        "model",
+        "A",
+        "r",
+    ),
     *("default", "self", "layer", "query", "get", "pop", "update", "copy", "training", "forward"),
 ]
 
@@ -269,3 +284,11 @@ def test_what_another_program_records_about_an_adapter_does_not_matter(saved: Pa
     path.write_text(json.dumps(content))
     shutil.copytree(saved, saved.parent / "copy")
     assert load(saved.parent / "copy").languages == ("en", "sw")
+
+
+def test_an_adapter_is_called_by_its_language_where_peft_can_tell_it_apart() -> None:
+    model = adapted("mt5", "lora", ["sw", "zh-Hant", "wo", "to", "lo", "weight"])
+    names = [model.backend.adapter(key) for key in model.languages]
+    assert names == ["sw", "zh-Hant", "language_wo", "language_to", "language_lo", "language_weight"]
+    with model.use_language("sw"):
+        assert model.active_adapter == "sw"

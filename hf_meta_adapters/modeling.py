@@ -74,6 +74,24 @@ class LanguageAdapterModel(RoutedModel):
         backend: What puts the parameters of a language into the model.
         shared: What θ is, see `get_language_model`.
         share_adapter: Whether all languages share one adapter.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from peft import LoraConfig
+        >>> from transformers import BertConfig, BertModel
+        >>> sizes = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=9)
+        >>> config = LoraConfig(target_modules=["query"])
+        >>> model = get_language_model(BertModel(BertConfig(**sizes)), config, languages=["en", "sw"])
+        >>> text = torch.tensor([[1, 2, 3]])
+        >>> with model.use_language("sw"):
+        ...     states = model(input_ids=text).last_hidden_state
+        >>> states.shape
+        torch.Size([1, 3, 8])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save_pretrained(folder)
+        ...     loaded = LanguageAdapterModel.from_pretrained(folder, languages=["sw"])
+        >>> loaded.languages
+        ('sw',)
     """
 
     def __init__(self, backend: Backend, *, shared: str = "all", share_adapter: bool = False) -> None:

@@ -22,8 +22,6 @@ import transformers
 from datasets import Dataset, concatenate_datasets
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import DataCollatorForLanguageModeling, HfArgumentParser, PreTrainedTokenizerFast, set_seed
-from transformers import XLMRobertaConfig as Config
-from transformers import XLMRobertaForMaskedLM as Model
 
 import hf_meta_adapters as hma
 
@@ -63,15 +61,15 @@ def train(arm: str, languages: list[str], data: dict, collator: DataCollatorForL
     set_seed(args.seed)  # every arm starts from the same weights
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256}
     places = {"max_position_embeddings": 66, "type_vocab_size": 1, "vocab_size": len(collator.tokenizer)}
-    base, update = Model(Config(**sizes, **places)), ARMS.get(arm)
-    adapter = hma.BottleneckConfig(bottleneck_size=16) if update else None
-    model = hma.get_language_model(base, adapter, languages=languages)
+    base = transformers.XLMRobertaForMaskedLM(transformers.XLMRobertaConfig(**sizes, **places))
+    update = ARMS.get(arm)
+    config = hma.BottleneckConfig(bottleneck_size=16) if update else None
+    model = hma.get_language_model(base, config, languages=languages)
     training = hma.MetaAdapterTrainingArguments(
         output_dir=f"{args.output_dir}/runs",
         max_steps=args.steps,
         per_device_train_batch_size=args.batch_size,
         learning_rate=args.learning_rate,
-        lr_scheduler_type="cosine",
         warmup_steps=args.steps // 10,
         adapter_update=update or "train",
         preset="fast",
@@ -135,8 +133,8 @@ def main() -> None:
         sys.exit("The loaded model does not score as the saved one.")
     seconds = round(time.perf_counter() - began)
     versions = {library.__name__: library.__version__ for library in (hma, torch, transformers)}
-    facts = {"arguments": vars(args), "versions": versions, "machine": platform.machine(), "seconds": seconds}
-    result = {**facts, "interference": report.to_dict(), "gradient_cosine": conflict.to_dict()}
+    result = {"arguments": vars(args), "versions": versions, "machine": platform.machine(), "seconds": seconds}
+    result |= {"interference": report.to_dict(), "gradient_cosine": conflict.to_dict()}
     (output / "report.json").write_text(json.dumps(result, indent=2) + "\n")
     tables = f"{report.to_markdown()}\n\n![Interference](interference.png)\n\n{conflict.to_markdown()}\n\n"
     note = (

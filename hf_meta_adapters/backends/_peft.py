@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.backends._adapter_file import WEIGHTS, read_weights
 from hf_meta_adapters.backends._base import Backend
-from hf_meta_adapters.errors import ConfigurationError, HubError, MetaAdapterError, UnsupportedModelError
+from hf_meta_adapters.errors import ConfigurationError, HubError, UnsupportedModelError
 
 CONFIG = "adapter_config.json"
 _HEADS = {"SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"}
@@ -73,8 +73,6 @@ class PeftBackend(Backend):
         try:
             with _without_noise():
                 self._create(language, config)
-        except MetaAdapterError:
-            raise
         except ValueError as error:
             if "arget module" in str(error):
                 raise UnsupportedModelError(self._no_target(error)) from error

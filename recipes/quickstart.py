@@ -138,12 +138,13 @@ def main() -> None:
     (output / "report.json").write_text(json.dumps(result, indent=2) + "\n")
     tables = f"{report.to_markdown()}\n\n![Interference](interference.png)\n\n{conflict.to_markdown()}\n\n"
     note = (
-        "All models had the same text; the meta adapters saw part of it in their meta-gradient, on top of the examples "
+        f"All models had the same text; the meta adapters saw part of it in their meta-gradient. One seed, {seconds} s."
     )
-    note += f"counted. One seed. {seconds} seconds. The model in `model/` was saved, loaded, and scores the same."
     page = f"# Joint training and adapters\n\n{tables}![Gradient cosines](gradient_cosine.png)\n\n{note}\n"
     (output / "report.md").write_text(page)
-    print(f"\n{report.to_markdown()}\n\n{note}\nSee {output / 'report.md'} and the pictures beside it.")
+    print(
+        f"\n{report.to_markdown()}\n\n{note} The saved model was loaded and scores the same.\nSee {output / 'report.md'} and the pictures beside it."
+    )
 
 
 if __name__ == "__main__":

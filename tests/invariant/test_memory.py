@@ -18,7 +18,7 @@ from tests.training import CONFUSABLE, make_model, make_trainer, rows
 from .reference import outer_loss
 
 MANY = CONFUSABLE
-FEW = MANY[:2]
+FEW = MANY[:3]
 MORE = len(MANY) - len(FEW)
 
 

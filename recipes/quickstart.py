@@ -27,6 +27,7 @@ import hf_meta_adapters as hma
 
 LANGUAGES = ["en", "fr", "ru", "sw"]
 DATA = Path(__file__).parent / "data"
+VERSIONS = {library.__name__: library.__version__ for library in (hma, torch, transformers)}
 ARMS = {"joint": None, "joint + adapters": "train", "meta adapters": "meta+train"}  # arm → what its adapters learn from
 
 
@@ -93,7 +94,6 @@ def train(arm: str, languages: list[str], data: dict, collator: DataCollatorForL
 
 def main() -> None:
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
-    torch.set_num_threads(1)  # models this small lose more to threads than they win
     began, output = time.perf_counter(), Path(args.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     texts = {role: {key: read(key, role) for key in LANGUAGES} for role in ("train", "meta", "test")}
@@ -120,7 +120,7 @@ def main() -> None:
         joint_examples_seen=args.steps * args.batch_size,
     )
     report.plot(output / "interference.png")
-    rows = {key: [data["meta"][key][row] for row in range(512)] for key in LANGUAGES}
+    rows = {key: data["meta"][key].to_list() for key in LANGUAGES}
     batches = {key: [collator(rows[key][k : k + 32]) for k in range(0, 512, 32)] for key in LANGUAGES}
     conflict = hma.gradient_conflict(arms["joint"], batches)
     conflict.plot(output / "gradient_cosine.png")
@@ -132,20 +132,18 @@ def main() -> None:
     if not all(torch.equal(score(loaded, key), score(saved, key)) for key in LANGUAGES):
         sys.exit("The loaded model does not score as the saved one.")
     seconds = round(time.perf_counter() - began)
-    versions = {library.__name__: library.__version__ for library in (hma, torch, transformers)}
-    result = {"arguments": vars(args), "versions": versions, "machine": platform.machine(), "seconds": seconds}
+    result = {"arguments": vars(args), "versions": VERSIONS, "machine": platform.machine(), "seconds": seconds}
     result |= {"interference": report.to_dict(), "gradient_cosine": conflict.to_dict()}
-    (output / "report.json").write_text(json.dumps(result, indent=2) + "\n")
     tables = f"{report.to_markdown()}\n\n![Interference](interference.png)\n\n{conflict.to_markdown()}\n\n"
     note = (
         f"All models had the same text; the meta adapters saw part of it in their meta-gradient. One seed, {seconds} s."
     )
     page = f"# Joint training and adapters\n\n{tables}![Gradient cosines](gradient_cosine.png)\n\n{note}\n"
-    (output / "report.md").write_text(page)
-    print(
-        f"\n{report.to_markdown()}\n\n{note} The saved model was loaded and scores the same.\nSee {output / 'report.md'} and the pictures beside it."
-    )
+    for name, content in {"report.md": page, "report.json": json.dumps(result, indent=2) + "\n"}.items():
+        (output / name).write_text(content)
+    print(f"\n{report.to_markdown()}\n\n{note}\nSee {output / 'report.md'} and the pictures beside it.")
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # models this small lose more to threads than they win
     main()

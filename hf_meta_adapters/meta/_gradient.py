@@ -197,19 +197,20 @@ def _shared_ahead(problem: _Problem, targets: list[Language], anchor: Anchor) ->
     if problem.options.lookahead == "shared":
         move, diagonal = problem.inner.displacement(parts.shared)
         anchor.move(move, -problem.learning_rate)
-    elsewhere = problem.options.meta_languages == "others"
-    ahead = {} if elsewhere else dict.fromkeys(targets, problem.validate(targets[0], targets))
-    point = anchor.here() if elsewhere else []
+    others = problem.options.meta_languages == "others"
+    ahead = None if others else problem.validate(targets[0], targets)
+    if ahead is not None:
+        parts.add_ahead(ahead)
+    point = anchor.here() if others else []
     for key in targets:
-        if elsewhere:
+        if others:  # each language has its own v: one at a time, so that memory does not grow with the languages
             anchor.rebase(point)
-            ahead[key] = problem.validate(key, [key])
+            ahead = problem.validate(key, [key])
+            parts.add_ahead(ahead)
             anchor.rebase()
-        trajectory = Trajectory([here[key]], [diagonal], [None])
-        parts.direct[key] = ahead[key].direct[key]
-        parts.indirect[key] = _carried(problem, trajectory, ahead[key].shared, anchor)
-    for result in {id(result): result for result in ahead.values()}.values():
-        parts.add_ahead(result)
+        assert ahead is not None
+        parts.direct[key] = ahead.direct[key]
+        parts.indirect[key] = _carried(problem, Trajectory([here[key]], [diagonal], [None]), ahead.shared, anchor)
     return parts
 
 

@@ -1,5 +1,6 @@
 """Measure negative interference in multilingual models, and treat it with meta-learned language adapters."""
 
+from hf_meta_adapters._sparse_head import SparseHead
 from hf_meta_adapters._version import __version__
 from hf_meta_adapters.backends._bottleneck import BottleneckConfig
 from hf_meta_adapters.data import check_roles, split_roles, temperature_distribution
@@ -19,6 +20,7 @@ __all__ = [
     "MetaGradients",
     "MetaOptions",
     "MetaSignal",
+    "SparseHead",
     "__version__",
     "bits_per_character",
     "check_roles",

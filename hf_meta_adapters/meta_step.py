@@ -38,6 +38,7 @@ def meta_step(
     loss_function: LossFunction | None = None,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     all_reduce: Callable[[Tensor], None] | None = None,
+    seed: int = 0,
     preset: str | None = None,
     **options: Any,
 ) -> MetaGradients:
@@ -61,6 +62,7 @@ def meta_step(
         autocast: Makes the context in which losses are evaluated, such as `accelerator.autocast`.
         all_reduce: Sums a flat tensor over processes in place, on several processes; each then passes its own part of
             every batch.
+        seed: Of the draw of languages under `meta_languages_per_step`; give another in each step.
         preset: `"paper"` or `"fast"`; options given beside it win.
         **options: See `meta.MetaOptions`.
 
@@ -102,6 +104,7 @@ def meta_step(
         inner_optimizer=_inner_optimizer(inner_optimizer, optimizer, list(shared.values())),
         for_languages=for_languages,
         all_reduce=all_reduce,
+        seed=seed,
         preset=preset,
         **options,
     )

@@ -16,12 +16,12 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PredictionOutput
 from transformers.utils import find_labels
 
+from hf_meta_adapters._outer_step import OuterStep, mean_loss
 from hf_meta_adapters._train_data import assign_roles, by_language, check_arguments, train_dataloader
-from hf_meta_adapters._typing import Language
-from hf_meta_adapters._updates import Gradients, apply_gradients, check_finite, split_groups
+from hf_meta_adapters._typing import Batch, Language
+from hf_meta_adapters._updates import split_groups
 from hf_meta_adapters._watch import StepLog
 from hf_meta_adapters.data import LanguageBatchSampler, StepBatch, seeded
-from hf_meta_adapters.meta_step import joint_step, meta_step
 from hf_meta_adapters.modeling import LanguageAdapterModel
 from hf_meta_adapters.training_args import MetaAdapterTrainingArguments
 
@@ -49,7 +49,19 @@ class MetaAdapterTrainer(Trainer):
         DataError: If a language is missing or empty, or rows have two roles. Both before any training.
 
     Example:
-        See the README, and docs/tutorials.
+        >>> import tempfile
+        >>> from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
+        >>> from hf_meta_adapters import BottleneckConfig, get_language_model
+        >>> base = XLMRobertaForMaskedLM(XLMRobertaConfig(vocab_size=99, hidden_size=8, num_hidden_layers=1,
+        ...                              num_attention_heads=1, intermediate_size=8))
+        >>> model = get_language_model(base, BottleneckConfig(bottleneck_size=2), languages=["en", "sw"])
+        >>> def rows(first):
+        ...     return [{"input_ids": [first + row, 5, 6], "labels": [-100, 5, 6]} for row in range(20)]
+        >>> args = MetaAdapterTrainingArguments(tempfile.mkdtemp(), max_steps=1, report_to="none", disable_tqdm=True)
+        >>> trainer = MetaAdapterTrainer(model, args, train_dataset={"en": rows(7), "sw": rows(40)})
+        >>> trainer.train().global_step  # doctest: +ELLIPSIS
+        {'train_runtime': ...}
+        1
     """
 
     def __init__(
@@ -64,11 +76,11 @@ class MetaAdapterTrainer(Trainer):
     ) -> None:
         check_arguments(model, args, trainer_arguments.get("optimizers", (None,))[0])
         self._adapters = [p for key in model.languages for p in model.language_parameters(key).values()]
-        self._takes_meta = args.adapter_update != "train" and bool(self._adapters)
+        takes_meta = args.adapter_update != "train" and bool(self._adapters)
         self.meta_dataset: Mapping[Language, Any] | None = None
         if train_dataset is not None:
             train_dataset, self.meta_dataset = assign_roles(
-                model.languages, train_dataset, meta_dataset, eval_dataset, needs_meta=self._takes_meta
+                model.languages, train_dataset, meta_dataset, eval_dataset, needs_meta=takes_meta
             )
         args._n_gpu = min(args.n_gpu, 1)  # DataParallel would scatter a step batch; several devices need a launcher
         super().__init__(
@@ -82,6 +94,8 @@ class MetaAdapterTrainer(Trainer):
         self._micro_batches: list[StepBatch] = []
         self._sampler: LanguageBatchSampler | None = None
         self._watch = StepLog()
+        self._outer_step = OuterStep(args, takes_meta, self._loss, self._watch)
+        self._outer_step.make_sparse(model)
         self.add_callback(_SetEpoch(self))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -109,73 +123,21 @@ class MetaAdapterTrainer(Trainer):
         batches = {
             role: {key: [one[role][key] for one in micro] for key in several} for role, several in micro[0].items()
         }
-        gradients = self._outer_step(batches)
-        self._watch.add(gradients)
-        self._adapter_rate = self.optimizer.param_groups[-1]["lr"]
-        return torch.stack(list(gradients.train_loss.values())).mean().to(self.args.device)
-
-    def _outer_step(self, batches: dict[Any, dict[Language, Any]]) -> Gradients:
-        """Compute the gradients, in the order that the arguments say, and assign them."""
-        takes_meta = self._takes_meta and self.state.global_step % self.args.meta_every == 0
-        if takes_meta and self.args.update_order == "simultaneous":
-            gradients = self._meta(batches)
-        else:
-            if takes_meta:
-                self._update_adapters(batches)
-            gradients = joint_step(self._model, batches["train"], **self._context())
-        check_finite(gradients, self.state.global_step, self.args.output_dir)
-        apply_gradients(self._model, gradients, self.args.adapter_update, self._loss_scale())
-        return gradients
-
-    def _update_adapters(self, batches: dict[Any, dict[Language, Any]]) -> None:
-        """The first half of Algorithm 1: update φ by the meta-gradient; the training gradient is taken with the new φ.
-
-        With a look-ahead per language each φ_i is updated before the next one's gradient is taken, as in the paper.
-        """
-        each = self.args.lookahead == "per_language"
-        for keys in [[key] for key in batches["train"]] if each else [list(batches["train"])]:
-            gradients = self._meta(batches, keys)
-            check_finite(gradients, self.state.global_step, self.args.output_dir)
-            self._watch.add(gradients, losses=False)
-            apply_gradients(self._model, gradients, "meta", shared=False)
-            if self.args.max_grad_norm:
-                own = [p for key in keys for p in self._model.language_parameters(key).values()]
-                self.accelerator.clip_grad_norm_(own, self.args.max_grad_norm)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-
-    def _meta(self, batches: dict[Any, dict[Language, Any]], keys: list[Language] | None = None) -> Gradients:
-        args, rate = self.args, self.args.inner_learning_rate
-        return meta_step(
-            self._model,
-            batches["train"],
-            batches["meta"],
-            inner_learning_rate=self.optimizer.param_groups[0]["lr"] if rate is None else rate,
-            inner_optimizer=args.inner_optimizer,
-            optimizer=getattr(self.optimizer, "optimizer", self.optimizer),
-            for_languages=keys,
-            **self._context(),
-            **vars(args.meta_options()),
+        step = self.state.global_step
+        gradients = self._outer_step(
+            self._model, batches, optimizer=self.optimizer, accelerator=self.accelerator, step=step
         )
+        self._adapter_rate = self.optimizer.param_groups[-1]["lr"]
+        return mean_loss(gradients).to(self.args.device)
 
-    def _context(self) -> dict[str, Any]:
-        """How losses are evaluated and summed."""
-        return {
-            # a copy, since `compute_loss` takes labels out of the batch, and a batch is evaluated several times
-            "loss_function": lambda model, batch: self.compute_loss(model, dict(batch)),
-            "autocast": self.accelerator.autocast,
-            "all_reduce": torch.distributed.all_reduce if self.args.world_size > 1 else None,
-        }
+    def _loss(self, model: Any, batch: Batch) -> Tensor:
+        # of a copy, since `compute_loss` takes labels out of the batch, and a batch is evaluated several times
+        return self.compute_loss(model, dict(batch))
 
     @property
     def _model(self) -> LanguageAdapterModel:
         """The model itself: wrappers for data parallelism know nothing of gradients of gradients."""
         return self.accelerator.unwrap_model(self.model)
-
-    def _loss_scale(self) -> Tensor | None:
-        """The scale of fp16 training, which the optimizer will divide out."""
-        scaler = getattr(self.accelerator, "scaler", None)
-        return None if scaler is None else scaler.scale(torch.ones((), device=self.args.device))
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """The optimizer of `transformers.Trainer`, with groups of their own for φ and `adapter_learning_rate`."""

@@ -20,6 +20,7 @@ _OPTIONS = (
     "meta_gradient",
     "lookahead",
     "meta_languages",
+    "meta_languages_per_step",
     "inner_steps",
     "finite_difference_scheme",
     "finite_difference_radius",
@@ -47,6 +48,8 @@ class MetaAdapterTrainingArguments(TrainingArguments):
             `"first_order"`.
         lookahead: Where validation losses are differentiated: `"per_language"`, `"shared"`, `"none"`.
         meta_languages: Whose validation loss counts for a language: `"all"` or `"others"`.
+        meta_languages_per_step: How many of these are drawn for each language in a step; `None` for all. It needs
+            `lookahead="per_language"`, whose cost then does not grow with the number of languages.
         inner_steps: The number of virtual steps.
         finite_difference_scheme: `"central"` or `"one_sided"`.
         finite_difference_radius: The length of the finite difference in the space of θ; `None` for automatic.
@@ -65,6 +68,8 @@ class MetaAdapterTrainingArguments(TrainingArguments):
         languages_per_step: How many languages a step holds; `None` for all.
         sampling_temperature: α of the sampling q_l ∝ n_l^α where a step does not hold all languages: 1 samples in
             proportion to the sizes, 0 uniformly. A temperature T is written as α = 1/T.
+        sparse_head: Evaluate the language-model head at labelled positions only, for the same loss from less arithmetic
+            and memory; `None` where the model can do it (see `SparseHead`), `True` or else an error, `False` never.
 
     Raises:
         ConfigurationError: If a value, or two together, cannot work.
@@ -79,6 +84,7 @@ class MetaAdapterTrainingArguments(TrainingArguments):
     meta_gradient: str | None = field(default=None, metadata=_help("Estimator of the second-order part."))
     lookahead: str | None = field(default=None, metadata=_help("Where validation losses are differentiated."))
     meta_languages: str | None = field(default=None, metadata=_help('"all" or "others".'))
+    meta_languages_per_step: int | None = field(default=None, metadata=_help("How many of these; none for all."))
     inner_steps: int | None = field(default=None, metadata=_help("Number of virtual steps."))
     finite_difference_scheme: str | None = field(default=None, metadata=_help('"central" or "one_sided".'))
     finite_difference_radius: float | None = field(default=None, metadata=_help("Length of the finite difference."))
@@ -92,6 +98,7 @@ class MetaAdapterTrainingArguments(TrainingArguments):
     meta_every: int = field(default=1, metadata=_help("Take the meta-gradient in every k-th step only."))
     languages_per_step: int | None = field(default=None, metadata=_help("Languages in a step; none for all."))
     sampling_temperature: float = field(default=0.7, metadata=_help("α of q_l ∝ n_l^α."))
+    sparse_head: bool | None = field(default=None, metadata=_help("Head at labelled positions only."))
 
     def __post_init__(self) -> None:
         """Fill in the preset and check everything before any work starts."""

@@ -20,6 +20,7 @@ from hf_meta_adapters.meta._replay import replayed
 from hf_meta_adapters.meta._result import MetaGradients, MetaSignal, NamedGradient, named
 from hf_meta_adapters.meta._shift import Anchor, anchored
 from hf_meta_adapters.meta._vectors import Vector, add_, norm, scaled
+from hf_meta_adapters.meta._weights import validation_weights
 
 
 def meta_gradient(
@@ -32,6 +33,7 @@ def meta_gradient(
     inner_optimizer: InnerOptimizer | None = None,
     for_languages: Sequence[Language] | None = None,
     all_reduce: Callable[[Tensor], None] | None = None,
+    seed: int = 0,
     preset: str | None = None,
     **options: Any,
 ) -> MetaGradients:
@@ -59,9 +61,10 @@ def meta_gradient(
             validation loss, and in `.shared` unless the look-ahead is per language.
         all_reduce: Sums a flat tensor over processes in place, as `torch.distributed.all_reduce` does. The losses must
             then be the shares of each process in the loss of the global batch.
+        seed: Of the draw of languages under `meta_languages_per_step`; the same on every process, another in each step.
         preset: `"paper"` or `"fast"`; options given beside it win.
-        **options: See `MetaOptions`: `meta_gradient`, `lookahead`, `meta_languages`, `inner_steps`,
-            `finite_difference_scheme`, `finite_difference_radius`, `max_indirect_ratio`.
+        **options: See `MetaOptions`: `meta_gradient`, `lookahead`, `meta_languages`, `meta_languages_per_step`,
+            `inner_steps`, `finite_difference_scheme`, `finite_difference_radius`, `max_indirect_ratio`.
 
     Returns:
         The gradients, their parts, the losses and the meter. With `for_languages` and `lookahead="per_language"` the
@@ -92,6 +95,7 @@ def meta_gradient(
         options=chosen,
         learning_rate=inner_learning_rate,
         inner=inner_optimizer or SGD(),
+        weights=validation_weights(list(meta_losses), chosen, seed),
         reduce=Reduce(all_reduce),
     )
     targets = list(train_losses) if for_languages is None else list(for_languages)
@@ -112,17 +116,12 @@ class _Problem:
     options: MetaOptions
     learning_rate: float
     inner: InnerOptimizer
+    weights: Mapping[Language, Mapping[Language, float]]
     reduce: Reduce
-
-    def weights(self, key: Language) -> dict[Language, float]:
-        """w_ij of the row i = `key`."""
-        if self.options.meta_languages == "all":
-            return dict.fromkeys(self.meta, 1 / len(self.meta))
-        return {other: (0.0 if other == key else 1 / (len(self.meta) - 1)) for other in self.meta}
 
     def validate(self, key: Language, direct_for: Sequence[Language]) -> Ahead:
         """The validation pass with the weights of `key` at the present θ."""
-        weights, shared = self.weights(key), self.shared
+        weights, shared = self.weights[key], self.shared
         if self.options.meta_gradient == "first_order":  # v is not used: own losses only, and no gradient of θ
             weights, shared = {own: weights[own] for own in direct_for}, []
         return validation_pass(self.meta, weights, shared, self.language, direct_for=direct_for, reduce=self.reduce)

@@ -23,6 +23,9 @@ class MetaOptions:
             `"first_order"` (which drops the indirect part).
         lookahead: Where the validation losses are differentiated: `"per_language"` (the paper), `"shared"`, `"none"`.
         meta_languages: Whose validation losses count for language i: `"all"`, or `"others"` (all but i).
+        meta_languages_per_step: How many of these languages are drawn for each language i in a step, i itself among
+            them if it counts, with weights that keep the meta-gradient unbiased: the cost of `lookahead="per_language"`
+            then does not grow with the number of languages. `None` takes all.
         inner_steps: K, the number of virtual steps; more than one needs `lookahead="per_language"`.
         finite_difference_scheme: `"central"` or `"one_sided"`.
         finite_difference_radius: ‖εw‖ of the finite difference; `None` derives it from the precision.
@@ -36,6 +39,7 @@ class MetaOptions:
     meta_gradient: Estimator = "finite_difference"
     lookahead: Lookahead = "shared"
     meta_languages: MetaLanguages = "all"
+    meta_languages_per_step: int | None = None
     inner_steps: int = 1
     finite_difference_scheme: Scheme = "central"
     finite_difference_radius: float | None = None
@@ -47,12 +51,19 @@ class MetaOptions:
             _check_choice(name, getattr(self, name), values)
         if not isinstance(self.inner_steps, int) or self.inner_steps < 1:
             raise ConfigurationError(f"`inner_steps` must be a whole number of at least 1. Found {self.inner_steps!r}.")
-        if self.inner_steps > 1 and self.lookahead != "per_language":
+        least, several = (2 if self.meta_languages == "all" else 1), self.meta_languages_per_step
+        if several is not None and (not isinstance(several, int) or several < least):
             raise ConfigurationError(
-                "Several inner steps need a look-ahead of each language. Found `inner_steps="
-                f'{self.inner_steps}` with `lookahead="{self.lookahead}"`. Write `lookahead="per_language"` or '
-                "`inner_steps=1`."
+                f"`meta_languages_per_step` must be a whole number of at least {least}, since language i is always one "
+                f'of them with `meta_languages="all"`, or None for all. Found {several!r}.'
             )
+        wants = {"Several inner steps": self.inner_steps > 1, "`meta_languages_per_step`": several is not None}
+        for what, wanted in wants.items():
+            if wanted and self.lookahead != "per_language":
+                raise ConfigurationError(
+                    f'{what} need a look-ahead of each language. Found `lookahead="{self.lookahead}"`. Write '
+                    '`lookahead="per_language"`, or leave it out.'
+                )
         for name in ("finite_difference_radius", "max_indirect_ratio"):
             value = getattr(self, name)
             if value is not None and not value > 0:

@@ -105,10 +105,10 @@ class FiniteDifference(MixedProduct):
         return _split(scaled(ahead, 1 / span), at)
 
     def _radius(self, at: TrainPass) -> Tensor | float:
-        """The radius that balances rounding against curvature: ‖θ‖ u^(1/3), one-sided ‖θ‖ u^(1/2), u the unit roundoff.
+        """The radius that balances rounding against curvature: u^(1/3), one-sided u^(1/2), u the unit roundoff of θ.
 
-        The norm is taken per entry, √(‖θ‖²/n) · √n_eff with n_eff capped, so that it does not grow with the size of
-        the model: what counts is the step of the function, not that of each weight.
+        It is a distance in the space of θ and does not grow with ‖θ‖: what counts is how far the function moves, and a
+        model of another size moves as far by a step of the same length along its gradient.
         """
         if self.radius is not None:
             return self.radius

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_iter
 from transformers import TrainerCallback, XLMRobertaConfig, XLMRobertaForMaskedLM
 
 from hf_meta_adapters import BottleneckConfig, get_language_model, joint_step, meta_step
-from tests.training import CONFUSABLE, make_model, make_trainer, rows
+from tests.training import CONFUSABLE, make_model, make_trainer, rows, texts
 
 from .reference import outer_loss
 
@@ -159,8 +159,10 @@ class Alive(TrainerCallback):
 def test_nothing_is_left_behind_by_a_step(tmp_path, method, logging):
     alive = Alive()
     try:
+        model = make_model()
+        data = {f"{role}_dataset": texts(seed, labels=3) for seed, role in enumerate(("train", "meta"))}  # equal sizes
         trainer = make_trainer(
-            tmp_path, make_model(), max_steps=7, callbacks=[alive], logging_strategy=logging, **method
+            tmp_path, model, max_steps=7, callbacks=[alive], logging_strategy=logging, **data, **method
         )
         trainer.training_step = type(trainer).__bases__[0].training_step.__get__(trainer)  # without the record
         trainer.train()

@@ -18,6 +18,7 @@ METHOD = {
     "meta_gradient": "finite_difference",
     "lookahead": "shared",
     "meta_languages": "all",
+    "meta_languages_per_step": None,
     "inner_steps": 1,
     "finite_difference_scheme": "central",
     "finite_difference_radius": None,
@@ -31,6 +32,7 @@ METHOD = {
     "meta_every": 1,
     "languages_per_step": None,
     "sampling_temperature": 0.7,
+    "sparse_head": None,
 }
 PAPER = {"meta_gradient": "exact", "lookahead": "per_language", "adapter_update": "meta", "update_order": "alternating"}
 FAST = {"meta_gradient": "finite_difference", "lookahead": "shared", "finite_difference_scheme": "one_sided"}
@@ -116,7 +118,8 @@ def parser() -> HfArgumentParser:
 
 COMMAND_LINE = """--output_dir unused --report_to none --use_cpu True --preset paper --lookahead shared
     --inner_learning_rate 0.5 --adapter_learning_rate 1e-3 --meta_batch_size 4 --meta_every 2 --max_indirect_ratio 0.5
-    --sampling_temperature 0.3"""
+    --sampling_temperature 0.3
+    --sparse_head false"""
 WRITTEN = {
     **METHOD,
     **PAPER,
@@ -128,6 +131,7 @@ WRITTEN = {
     "meta_every": 2,
     "max_indirect_ratio": 0.5,
     "sampling_temperature": 0.3,
+    "sparse_head": False,
 }
 
 

@@ -1,0 +1,134 @@
+"""What an optimizer step of the Trainer computes, in the order that the arguments say; gradients end up in `.grad`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_meta_adapters._losses import LossFunction
+from hf_meta_adapters._sparse_head import SparseHead
+from hf_meta_adapters._typing import Batch, Language
+from hf_meta_adapters._updates import Gradients, apply_gradients, check_finite
+from hf_meta_adapters._watch import StepLog
+from hf_meta_adapters.meta import MetaGradients
+from hf_meta_adapters.meta_step import joint_step, meta_step
+from hf_meta_adapters.modeling import LanguageAdapterModel
+from hf_meta_adapters.training_args import MetaAdapterTrainingArguments
+
+StepBatches = Mapping[Any, Mapping[Language, Sequence[Batch]]]
+
+
+class OuterStep:
+    """The outer step on the micro-batches of an optimizer step: of joint training, or of Algorithm 1.
+
+    Args:
+        args: The arguments.
+        takes_meta: Whether φ is updated by meta-gradients.
+        loss_function: Evaluates a batch.
+        log: Where losses and the meter go.
+    """
+
+    def __init__(
+        self, args: MetaAdapterTrainingArguments, takes_meta: bool, loss_function: LossFunction, log: StepLog
+    ) -> None:
+        self._args = args
+        self._takes_meta = takes_meta
+        self._loss_function = loss_function
+        self._log = log
+
+    def make_sparse(self, model: LanguageAdapterModel) -> None:
+        """Evaluate the head of a language model at labelled positions only, as far as the arguments want it."""
+        wanted = self._args.sparse_head
+        if wanted is not False:
+            self._loss_function = SparseHead(model, self._loss_function, required=wanted is True)
+
+    def __call__(
+        self, model: LanguageAdapterModel, batches: StepBatches, *, optimizer: Any, accelerator: Any, step: int
+    ) -> Gradients:
+        """Compute the gradients and assign them; with alternating updates, φ has then been updated already.
+
+        Args:
+            model: The model, without wrappers for data parallelism, which know nothing of gradients of gradients.
+            batches: role → language → micro-batches.
+            optimizer: The optimizer of θ and φ.
+            accelerator: That of the Trainer.
+            step: The number of optimizer steps taken.
+
+        Returns:
+            The gradients.
+
+        Raises:
+            NonFiniteLossError: Before an update with anything that is not finite.
+        """
+        takes_meta = self._takes_meta and step % self._args.meta_every == 0
+        if takes_meta and self._args.update_order == "simultaneous":
+            gradients: Gradients = self._meta(model, batches, optimizer, accelerator, step)
+        else:
+            if takes_meta:
+                self._update_adapters(model, batches, optimizer, accelerator, step)
+            gradients = joint_step(model, batches["train"], **self._context(accelerator))
+        check_finite(gradients, step, self._args.output_dir)
+        scaler = getattr(accelerator, "scaler", None)  # of fp16 training, which the optimizer will divide out
+        scale = None if scaler is None else scaler.scale(torch.ones((), device=self._args.device))
+        apply_gradients(model, gradients, self._args.adapter_update or "", scale)
+        self._log.add(gradients)
+        return gradients
+
+    def _update_adapters(
+        self, model: LanguageAdapterModel, batches: StepBatches, optimizer: Any, accelerator: Any, step: int
+    ) -> None:
+        """The first half of Algorithm 1: update φ by the meta-gradient; the training gradient is taken with the new φ.
+
+        With a look-ahead per language each φ_i is updated before the next one's gradient is taken, as in the paper.
+        """
+        each = self._args.lookahead == "per_language"
+        for keys in [[key] for key in batches["train"]] if each else [list(batches["train"])]:
+            gradients = self._meta(model, batches, optimizer, accelerator, step, keys)
+            check_finite(gradients, step, self._args.output_dir)
+            self._log.add(gradients, losses=False)
+            apply_gradients(model, gradients, "meta", shared=False)
+            if self._args.max_grad_norm:
+                own = [p for key in keys for p in model.language_parameters(key).values()]
+                accelerator.clip_grad_norm_(own, self._args.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def _meta(
+        self,
+        model: LanguageAdapterModel,
+        batches: StepBatches,
+        optimizer: Any,
+        accelerator: Any,
+        step: int,
+        keys: list[Language] | None = None,
+    ) -> MetaGradients:
+        rate = self._args.inner_learning_rate
+        return meta_step(
+            model,
+            batches["train"],
+            batches["meta"],
+            inner_learning_rate=optimizer.param_groups[0]["lr"] if rate is None else rate,
+            inner_optimizer=self._args.inner_optimizer or "sgd",
+            optimizer=getattr(optimizer, "optimizer", optimizer),
+            for_languages=keys,
+            seed=(self._args.seed << 32) + step,
+            **self._context(accelerator),
+            **vars(self._args.meta_options()),
+        )
+
+    def _context(self, accelerator: Any) -> dict[str, Any]:
+        """How losses are evaluated and summed."""
+        several = self._args.world_size > 1
+        return {
+            "loss_function": self._loss_function,
+            "autocast": accelerator.autocast,
+            "all_reduce": torch.distributed.all_reduce if several else None,
+        }
+
+
+def mean_loss(gradients: Gradients) -> Tensor:
+    """The mean training loss of the step's languages, 0-d."""
+    return torch.stack(list(gradients.train_loss.values())).mean()

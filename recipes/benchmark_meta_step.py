@@ -1,0 +1,150 @@
+"""What does an outer step cost beside a step of joint training, in time and in memory?
+
+All settings run on one model and the same batches, interleaved; the median time of each is a ratio to the step of plain
+`transformers.Trainer` on that model. The peak memory above start is that of a process of its own for each. Tokens are
+random: no cost depends on them. On a CPU time is processor time of one thread.
+    python recipes/benchmark_meta_step.py --output recipes/results/benchmark_meta_step_cpu.json    # see --help
+"""
+
+import json
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import transformers
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm import tqdm
+
+import hf_meta_adapters as hma
+
+FAST, PAPER = {"preset": "fast"}, {"preset": "paper"}
+DRAWN = {**FAST, "lookahead": "per_language", "meta_languages_per_step": 2}
+SETTINGS = {  # name → whether the head sees labelled positions only, share of the meta rows, options of `meta_step`
+    "fast, dense head": (False, 1.0, FAST),
+    "fast": (True, 1.0, FAST),
+    "fast, half the meta rows": (True, 0.5, FAST),
+    "drawn": (True, 1.0, DRAWN),
+    "drawn, half the meta rows": (True, 0.5, DRAWN),
+    "default": (True, 1.0, {}),
+    "paper, dense head": (False, 1.0, PAPER),
+    "paper": (True, 1.0, PAPER),
+}
+JOINT, UNROLLED = "joint, transformers.Trainer", "unrolled, dense head"
+CUDA = torch.cuda.is_available()
+
+
+@dataclass
+class Arguments:
+    output: str = field(default="outputs/benchmark_meta_step.json", metadata={"help": "Where the result goes."})
+    languages: list[int] = field(default_factory=lambda: [3, 7, 14], metadata={"help": "Numbers of languages."})
+    batch_size: int = field(default=8, metadata={"help": "Rows of 64 tokens per language and role."})
+    hidden_size: int = field(default=256, metadata={"help": "Width of the four layers."})
+    vocabulary: int = field(default=8000, metadata={"help": "Size of the vocabulary."})
+    repeats: int = field(default=7, metadata={"help": "Steps of each setting; of slow ones, two."})
+    peak_of: str | None = field(default=None, metadata={"help": "Print the peak memory of this setting, and no more."})
+
+
+def unroll(model: hma.LanguageAdapterModel, train: dict, meta: dict) -> None:
+    """The outer step as one graph: differentiated through all virtual steps and validation losses at the end."""
+    shared, total = model.shared_parameters(), 0.0
+    with sdpa_kernel(SDPBackend.MATH):
+        for key in model.languages:
+            loss = model(language=key, **train[key]).loss
+            slopes = torch.autograd.grad(loss, list(shared.values()), create_graph=True, allow_unused=True)
+            moved = {n: p if g is None else p - 0.01 * g for (n, p), g in zip(shared.items(), slopes, strict=True)}
+            for other in model.languages:
+                total += torch.func.functional_call(model, moved, kwargs={"language": other, **meta[other]}).loss
+        own = [p for key in model.languages for p in model.language_parameters(key).values()]
+        torch.autograd.grad(total / len(model.languages), own, allow_unused=True)
+
+
+def arms(args: Arguments, count: int) -> dict[str, Callable]:
+    transformers.set_seed(0)
+    sizes = {"hidden_size": args.hidden_size, "intermediate_size": 4 * args.hidden_size, "num_hidden_layers": 4}
+    sizes |= {"num_attention_heads": max(1, args.hidden_size // 64), "vocab_size": args.vocabulary}
+    base = transformers.XLMRobertaForMaskedLM(transformers.XLMRobertaConfig(max_position_embeddings=66, **sizes))
+    languages, device = [f"x-l{number}" for number in range(count)], "cuda" if CUDA else "cpu"
+    model = hma.get_language_model(base, hma.BottleneckConfig(), languages).to(device).train()
+    head = hma.SparseHead(model, required=True)
+    trainer = transformers.Trainer(model, transformers.TrainingArguments(Path(args.output).parent, report_to="none"))
+    trainer.current_gradient_accumulation_steps = count
+
+    def batch() -> dict[str, torch.Tensor]:
+        words = torch.randint(5, args.vocabulary, (args.batch_size, 64))
+        labels = words.masked_fill(torch.rand(words.shape) > 0.15, -100)
+        return {"input_ids": words.to(device), "labels": labels.to(device)}
+
+    train, meta = ({key: batch() for key in languages} for role in ("train", "meta"))
+
+    def ours(sparse: bool, rows: float, options: dict) -> None:
+        held = {key: {n: t[: round(rows * len(t))] for n, t in given.items()} for key, given in meta.items()}
+        hma.meta_step(model, train, held, inner_learning_rate=0.01, loss_function=head if sparse else None, **options)
+
+    found = {JOINT: lambda: [trainer.training_step(model, {"language": key, **train[key]}) for key in languages]}
+    found |= {"joint": lambda: hma.joint_step(model, train, loss_function=head)}
+    found |= {name: lambda given=given: ours(*given) for name, given in SETTINGS.items()}
+    return {**found, UNROLLED: lambda: unroll(model, train, meta)}
+
+
+def now() -> float:
+    if CUDA:
+        torch.cuda.synchronize()
+    return time.perf_counter() if CUDA else time.process_time()
+
+
+def peak(arm: Callable) -> float:  # of a step, above what there was before it, in MB
+    if CUDA:
+        arm()  # allocates what stays
+        start, _ = torch.cuda.memory_allocated(), torch.cuda.reset_peak_memory_stats()
+        arm()
+        return (torch.cuda.max_memory_allocated() - start) / 1e6
+    status = Path("/proc/self/status")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins here (Linux)
+    start = int(re.search(r"VmRSS:\s+(\d+)", status.read_text())[1])
+    arm()
+    return (int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) - start) / 1e3
+
+
+def times(args: Arguments, count: int) -> dict[str, float]:
+    several = arms(args, count)
+    found: dict[str, list[float]] = {name: [] for name in several}
+    for repeat in tqdm(range(args.repeats + 1), desc=f"{count} languages"):  # the first warms up
+        for name, arm in several.items():
+            if repeat <= 2 or not name.startswith(("paper", "unrolled")):
+                began = now()
+                arm()
+                found[name] += [now() - began] if repeat else []
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def main() -> None:
+    (args,) = transformers.HfArgumentParser(Arguments).parse_args_into_dataclasses()
+    if args.peak_of:
+        print(peak(arms(args, args.languages[0])[args.peak_of]))
+        return
+    hardware = torch.cuda.get_device_name() if CUDA else f"{platform.machine()}, one core"
+    result = {"arguments": vars(args), "hardware": hardware, "command": sys.argv, "rows": []}
+    result["versions"] = {library.__name__: library.__version__ for library in (hma, torch, transformers)}
+    print("| languages | step | time / joint | peak memory above start, MB |", "|---:|---|---:|---:|", sep="\n")
+    for count in args.languages:
+        for name, seconds in (took := times(args, count)).items():
+            command = [sys.executable, *sys.argv, "--languages", str(count), "--peak_of", name]
+            megabytes = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+            row = {"languages": count, "setting": name, "ratio": seconds / took[JOINT], "peak_mb": megabytes}
+            result["rows"].append({**row, "seconds": seconds})
+            print("| {languages} | {setting} | {ratio:.2f} | {peak_mb:.0f} |".format(**row), flush=True)
+    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+    Path(args.output).write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    transformers.logging.set_verbosity_error()
+    torch.set_num_threads(1)
+    main()

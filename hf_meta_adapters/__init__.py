@@ -7,7 +7,7 @@ from hf_meta_adapters.data import check_roles, split_roles, temperature_distribu
 from hf_meta_adapters.diagnostics import gradient_conflict, interference_report
 from hf_meta_adapters.evaluation import bits_per_character, evaluate_languages, masked_lm_features
 from hf_meta_adapters.meta import MetaGradients, MetaOptions, MetaSignal
-from hf_meta_adapters.meta_step import joint_step, meta_step
+from hf_meta_adapters.meta_step import joint_step, meta_fidelity, meta_step
 from hf_meta_adapters.modeling import LanguageAdapterModel, get_language_model
 from hf_meta_adapters.trainer import MetaAdapterTrainer
 from hf_meta_adapters.training_args import MetaAdapterTrainingArguments
@@ -30,6 +30,7 @@ __all__ = [
     "interference_report",
     "joint_step",
     "masked_lm_features",
+    "meta_fidelity",
     "meta_step",
     "split_roles",
     "temperature_distribution",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hf_meta_adapters._losses import LossFunction
+from hf_meta_adapters._self_check import SelfCheck
 from hf_meta_adapters._sparse_head import SparseHead
 from hf_meta_adapters._typing import Batch, Language
 from hf_meta_adapters._updates import Gradients, apply_gradients, check_finite
@@ -38,6 +39,8 @@ class OuterStep:
         self._takes_meta = takes_meta
         self._loss_function = loss_function
         self._log = log
+        self.check = SelfCheck(args.meta_options(), args.fidelity_check_steps, args.min_fidelity)
+        """Which setting is in use."""
 
     def make_sparse(self, model: LanguageAdapterModel) -> None:
         """Evaluate the head of a language model at labelled positions only, as far as the arguments want it."""
@@ -64,6 +67,9 @@ class OuterStep:
             NonFiniteLossError: Before an update with anything that is not finite.
         """
         takes_meta = self._takes_meta and step % self._args.meta_every == 0
+        if takes_meta:
+            given = self._virtual_step(optimizer) | self._context(accelerator)
+            self._log.add_value("meta_fidelity", self.check(model, batches, step, **given))
         if takes_meta and self._args.update_order == "simultaneous":
             gradients: Gradients = self._meta(model, batches, optimizer, accelerator, step)
         else:
@@ -84,7 +90,7 @@ class OuterStep:
 
         With a look-ahead per language each φ_i is updated before the next one's gradient is taken, as in the paper.
         """
-        each = self._args.lookahead == "per_language"
+        each = self.check.options.lookahead == "per_language"
         for keys in [[key] for key in batches["train"]] if each else [list(batches["train"])]:
             gradients = self._meta(model, batches, optimizer, accelerator, step, keys)
             check_finite(gradients, step, self._args.output_dir)
@@ -105,19 +111,25 @@ class OuterStep:
         step: int,
         keys: list[Language] | None = None,
     ) -> MetaGradients:
-        rate = self._args.inner_learning_rate
         return meta_step(
             model,
             batches["train"],
             batches["meta"],
-            inner_learning_rate=optimizer.param_groups[0]["lr"] if rate is None else rate,
-            inner_optimizer=self._args.inner_optimizer or "sgd",
-            optimizer=getattr(optimizer, "optimizer", optimizer),
             for_languages=keys,
             seed=(self._args.seed << 32) + step,
+            **self._virtual_step(optimizer),
             **self._context(accelerator),
-            **vars(self._args.meta_options()),
+            **vars(self.check.options),
         )
+
+    def _virtual_step(self, optimizer: Any) -> dict[str, Any]:
+        """The size and the rule of the virtual step."""
+        rate = self._args.inner_learning_rate
+        return {
+            "inner_learning_rate": optimizer.param_groups[0]["lr"] if rate is None else rate,
+            "inner_optimizer": self._args.inner_optimizer or "sgd",
+            "optimizer": getattr(optimizer, "optimizer", optimizer),
+        }
 
     def _context(self, accelerator: Any) -> dict[str, Any]:
         """How losses are evaluated and summed."""

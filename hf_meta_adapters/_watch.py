@@ -46,14 +46,23 @@ class StepLog:
                 meta_cosine=meter.cosine,
             )
         for name, value in found.items():
-            total, steps = self._sums.get(name, (0.0, 0))
-            self._sums[name] = (total + value.detach().float(), steps + 1)
+            self._add(name, value.detach().float())
+
+    def add_value(self, name: str, value: float | None) -> None:
+        """Record a value that only some steps have."""
+        if value is not None:
+            self._add(name, torch.tensor(value))
+
+    def _add(self, name: str, value: Tensor) -> None:
+        total, steps = self._sums.get(name, (torch.zeros_like(value), 0))
+        self._sums[name] = (total + value, steps + 1)
 
     def drain(self) -> dict[str, float]:
         """The means since the last call, as floats, in one transfer from the device."""
         if not self._sums:
             return {}
-        means = torch.stack([total / steps for total, steps in self._sums.values()]).tolist()
+        device = next(reversed(self._sums.values()))[0].device
+        means = torch.stack([(total / steps).to(device) for total, steps in self._sums.values()]).tolist()
         logs = dict(zip(self._sums, means, strict=True))
         self._sums = {}
         self._warn_if_negligible(logs)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hf_meta_adapters._losses import LossFunction, batch_losses
-from hf_meta_adapters._typing import Batch, Language
+from hf_meta_adapters._typing import Batch, Language, Parameters
 from hf_meta_adapters.errors import ConfigurationError, DataError, check_known_language, check_languages
 from hf_meta_adapters.meta import (
     SGD,
@@ -18,6 +18,7 @@ from hf_meta_adapters.meta import (
     InnerOptimizer,
     JointGradients,
     MetaGradients,
+    fidelity,
     joint_gradient,
     meta_gradient,
 )
@@ -87,25 +88,75 @@ def meta_step(
         >>> sorted(step.language)
         ['en', 'sw']
     """
-    _check(model, train_batches, meta_batches)
     for key in [] if for_languages is None else check_languages(for_languages):
         check_known_language(key, train_batches, what="this step")
-    shared = model.shared_parameters()
-    train_losses, meta_losses = (
-        batch_losses(model, batches, loss_function=loss_function, autocast=autocast, all_reduce=all_reduce)
-        for batches in (train_batches, meta_batches)
-    )
+    context = {"loss_function": loss_function, "autocast": autocast, "all_reduce": all_reduce}
     return meta_gradient(
-        train_losses,
-        meta_losses,
-        shared,
-        {key: model.language_parameters(key) for key in {**train_batches, **meta_batches}},
+        *_problem(model, train_batches, meta_batches, context),
         inner_learning_rate=inner_learning_rate,
-        inner_optimizer=_inner_optimizer(inner_optimizer, optimizer, list(shared.values())),
+        inner_optimizer=_inner_optimizer(inner_optimizer, optimizer, list(model.shared_parameters().values())),
         for_languages=for_languages,
         all_reduce=all_reduce,
         seed=seed,
         preset=preset,
+        **options,
+    )
+
+
+def meta_fidelity(
+    model: LanguageAdapterModel,
+    train_batches: Mapping[Language, Batches],
+    meta_batches: Mapping[Language, Batches],
+    *,
+    inner_learning_rate: float,
+    inner_optimizer: str | InnerOptimizer = "sgd",
+    optimizer: torch.optim.Optimizer | None = None,
+    loss_function: LossFunction | None = None,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    all_reduce: Callable[[Tensor], None] | None = None,
+    **options: Any,
+) -> Tensor:
+    """Compute the cosine between the meta-gradient that `meta_step` would give and the exact one of the paper.
+
+    The exact one is that of `meta_gradient="exact", lookahead="per_language"` on the same batches, with the same random
+    numbers. It costs about L² + 3L passes for L languages; a few rows of a few languages say enough.
+
+    Args:
+        model: As for `meta_step`.
+        train_batches: As for `meta_step`.
+        meta_batches: As for `meta_step`.
+        inner_learning_rate: As for `meta_step`.
+        inner_optimizer: As for `meta_step`.
+        optimizer: As for `meta_step`.
+        loss_function: As for `meta_step`.
+        autocast: As for `meta_step`.
+        all_reduce: As for `meta_step`.
+        **options: The setting to be checked: `preset`, `seed`, and those of `meta.MetaOptions`.
+
+    Returns:
+        The cosine, 0-d. Parameters, gradients and the random state are afterwards as they were, up to the random
+        numbers of one evaluation.
+
+    Raises:
+        RuntimeError: If an operation of the model has no second derivative.
+
+    Example:
+        >>> from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
+        >>> from hf_meta_adapters import BottleneckConfig, get_language_model
+        >>> base = XLMRobertaForMaskedLM(XLMRobertaConfig(vocab_size=99, hidden_size=8, num_hidden_layers=1,
+        ...                              num_attention_heads=1, intermediate_size=8))
+        >>> model = get_language_model(base, BottleneckConfig(bottleneck_size=2), languages=["en", "sw"])
+        >>> words = {"input_ids": torch.tensor([[5, 6, 7]]), "labels": torch.tensor([[5, 6, 7]])}
+        >>> batches = {"en": words, "sw": words}
+        >>> float(meta_fidelity(model, batches, batches, inner_learning_rate=0.01, preset="fast")) > 0.99
+        True
+    """
+    context = {"loss_function": loss_function, "autocast": autocast, "all_reduce": all_reduce}
+    return fidelity(
+        *_problem(model, train_batches, meta_batches, context),
+        inner_learning_rate=inner_learning_rate,
+        inner_optimizer=_inner_optimizer(inner_optimizer, optimizer, list(model.shared_parameters().values())),
+        all_reduce=all_reduce,
         **options,
     )
 
@@ -150,6 +201,19 @@ def joint_step(
     losses = batch_losses(model, train_batches, loss_function=loss_function, autocast=autocast, all_reduce=all_reduce)
     own = {key: model.language_parameters(key) for key in train_batches}
     return joint_gradient(losses, model.shared_parameters(), own, all_reduce=all_reduce)
+
+
+def _problem(
+    model: LanguageAdapterModel,
+    train_batches: Mapping[Language, Batches],
+    meta_batches: Mapping[Language, Batches],
+    context: dict[str, Any],
+) -> tuple[Any, Any, Parameters, Mapping[Language, Parameters]]:
+    """The losses and parameters of an outer step."""
+    _check(model, train_batches, meta_batches)
+    train, meta = (batch_losses(model, batches, **context) for batches in (train_batches, meta_batches))
+    own = {key: model.language_parameters(key) for key in {**train_batches, **meta_batches}}
+    return train, meta, model.shared_parameters(), own
 
 
 def _check(model: LanguageAdapterModel, *roles: Mapping[Language, Batches]) -> None:

@@ -22,6 +22,7 @@ from hf_meta_adapters._typing import Batch, Language
 from hf_meta_adapters._updates import split_groups
 from hf_meta_adapters._watch import StepLog
 from hf_meta_adapters.data import LanguageBatchSampler, StepBatch, seeded
+from hf_meta_adapters.hub import read_manifest
 from hf_meta_adapters.modeling import LanguageAdapterModel
 from hf_meta_adapters.training_args import MetaAdapterTrainingArguments
 
@@ -231,7 +232,7 @@ class MetaAdapterTrainer(Trainer):
         if not self.args.should_save:
             return
         folder = Path(output_dir or self.args.output_dir)
-        self._model.save_pretrained(folder, training=self.args.method())
+        self._model.save_pretrained(folder, training=self.args.method(), fallbacks=self._outer_step.check.level)
         tokenizer = self.processing_class or getattr(self.data_collator, "tokenizer", None)
         if tokenizer is not None:
             tokenizer.save_pretrained(str(folder))
@@ -239,6 +240,7 @@ class MetaAdapterTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self._model.load_weights(resume_from_checkpoint)
+        self._outer_step.check.level = read_manifest(Path(resume_from_checkpoint)).details.get("fallbacks", 0)
 
     def _load_best_model(self) -> None:
         self._model.load_weights(cast(str, self.state.best_model_checkpoint))

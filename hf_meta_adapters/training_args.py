@@ -68,6 +68,10 @@ class MetaAdapterTrainingArguments(TrainingArguments):
         languages_per_step: How many languages a step holds; `None` for all.
         sampling_temperature: α of the sampling q_l ∝ n_l^α where a step does not hold all languages: 1 samples in
             proportion to the sizes, 0 uniformly. A temperature T is written as α = 1/T.
+        fidelity_check_steps: Compare the meta-gradient with the exact one every so many steps, on a few rows; 0 for
+            never. The cosine is logged as `meta_fidelity`.
+        min_fidelity: The least cosine: under it the run goes on with a safer setting (a look-ahead per language with
+            two validation languages drawn, then the exact gradient) and says so.
         sparse_head: Evaluate the language-model head at labelled positions only, for the same loss from less arithmetic
             and memory; `None` where the model can do it (see `SparseHead`), `True` or else an error, `False` never.
 
@@ -98,6 +102,8 @@ class MetaAdapterTrainingArguments(TrainingArguments):
     meta_every: int = field(default=1, metadata=_help("Take the meta-gradient in every k-th step only."))
     languages_per_step: int | None = field(default=None, metadata=_help("Languages in a step; none for all."))
     sampling_temperature: float = field(default=0.7, metadata=_help("α of q_l ∝ n_l^α."))
+    fidelity_check_steps: int = field(default=500, metadata=_help("Steps between comparisons with the exact one."))
+    min_fidelity: float = field(default=0.9, metadata=_help("The least cosine to the exact meta-gradient."))
     sparse_head: bool | None = field(default=None, metadata=_help("Head at labelled positions only."))
 
     def __post_init__(self) -> None:
@@ -135,6 +141,14 @@ class MetaAdapterTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ConfigurationError(f"`{name}` must be a whole number of at least 1. Found {value!r}.")
+        if not isinstance(self.fidelity_check_steps, int) or self.fidelity_check_steps < 0:
+            raise ConfigurationError(
+                f"`fidelity_check_steps` must be a whole number, or 0 for never. Found {self.fidelity_check_steps!r}."
+            )
+        if not (isinstance(self.min_fidelity, (int, float)) and -1 <= self.min_fidelity < 1):
+            raise ConfigurationError(
+                f"`min_fidelity` is a cosine and must be at least -1 and under 1. Found {self.min_fidelity!r}."
+            )
         for name in ("inner_learning_rate", "adapter_learning_rate"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, (int, float)) and value >= 0):

@@ -1,5 +1,6 @@
 """The algorithm, on torch alone: meta-gradients, their estimators and look-aheads."""
 
+from hf_meta_adapters.meta._fidelity import fidelity
 from hf_meta_adapters.meta._gradient import meta_gradient
 from hf_meta_adapters.meta._inner import SGD, Adam, AdamState, InnerOptimizer
 from hf_meta_adapters.meta._joint import joint_gradient
@@ -16,6 +17,7 @@ __all__ = [
     "MetaGradients",
     "MetaOptions",
     "MetaSignal",
+    "fidelity",
     "joint_gradient",
     "meta_gradient",
     "meta_options",

@@ -40,6 +40,11 @@ class Replay:
         finally:
             self._set(present)
 
+    def fixed(self) -> Replay:
+        """This loss with the random numbers of now in every evaluation, the first one too."""
+        self._state = self._get()
+        return self
+
     def _get(self) -> tuple[Tensor, Tensor | None]:
         return torch.get_rng_state(), None if self._cuda is None else torch.cuda.get_rng_state(self._cuda)
 

@@ -32,6 +32,8 @@ METHOD = {
     "meta_every": 1,
     "languages_per_step": None,
     "sampling_temperature": 0.7,
+    "fidelity_check_steps": 500,
+    "min_fidelity": 0.9,
     "sparse_head": None,
 }
 PAPER = {"meta_gradient": "exact", "lookahead": "per_language", "adapter_update": "meta", "update_order": "alternating"}
@@ -90,6 +92,8 @@ def test_no_argument_of_transformers_is_redefined():
         ({"sampling_temperature": "0.7"}, "`sampling_temperature` is the exponent α"),
         ({"finite_difference_radius": 0.0}, "`finite_difference_radius` must be positive or None. Found 0.0."),
         ({"max_indirect_ratio": -1.0}, "`max_indirect_ratio` must be positive or None."),
+        ({"fidelity_check_steps": -1}, "`fidelity_check_steps` must be a whole number, or 0 for never. Found -1."),
+        ({"min_fidelity": 1.5}, "`min_fidelity` is a cosine and must be at least -1 and under 1. Found 1.5."),
         ({"fp16": True, "update_order": "alternating"}, 'Write `bf16=True` or `update_order="simultaneous"`.'),
         (
             {"gradient_checkpointing_kwargs": {"use_reentrant": True}},

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -53,9 +53,19 @@ class Ownership:
             original={name: id(state[now]) for name, now in self.original.items()},
         )
 
-    def require_gradients(self, module: nn.Module) -> None:
-        """Make θ and every φ_l trainable, and nothing else."""
-        owned = {*self.shared, *(name for own in self.languages.values() for name in own)}
+    def without(self, module: nn.Module, replaced: Sequence[nn.Module]) -> Ownership:
+        """The same with a θ that has nothing of modules that are no longer called, unless it is tied to what is."""
+        inside = {part for one in replaced for part in one.modules()}
+        called = {id(p) for part in module.modules() if part not in inside for p in part.parameters(recurse=False)}
+        parameters = dict(module.named_parameters())
+        return replace(self, shared=[name for name in self.shared if id(parameters[name]) in called])
+
+    def require_gradients(
+        self, module: nn.Module, languages: Iterable[Language] | None = None, *, shared: bool = True
+    ) -> None:
+        """Make θ (if `shared`) and the φ_l of some languages (default: all) trainable, and nothing else."""
+        chosen = self.languages if languages is None else languages
+        owned = {*(self.shared if shared else ()), *(name for key in chosen for name in self.languages[key])}
         for name, parameter in module.named_parameters():
             if parameter.is_floating_point():
                 parameter.requires_grad_(name in owned)

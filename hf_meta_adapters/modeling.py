@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from hf_meta_adapters._names import Ownership, chosen_names
+from hf_meta_adapters._owned import OwnedModel
+from hf_meta_adapters._shared import shared_config
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.backends import Backend, backend_for, backend_named
-from hf_meta_adapters.backends._routing import RoutedModel
-from hf_meta_adapters.errors import LanguageError, check_known_language, check_language, check_languages
+from hf_meta_adapters.backends import MergesLanguages, backend_for, backend_named
+from hf_meta_adapters.errors import ConfigurationError, MetaAdapterError, check_known_language, check_languages
 from hf_meta_adapters.hub import SHARED_ADAPTER, Family, body_name, load_base, load_weights, read_manifest, save_family
 
 
@@ -21,21 +21,23 @@ def get_language_model(
     config: Any,
     languages: Sequence[Language],
     *,
-    shared: str = "all",
+    shared: Any = "all",
     share_adapter: bool = False,
 ) -> LanguageAdapterModel:
     """Put parameters of their own for each language, φ_l, into a model; the rest of it is shared, θ.
 
     The model is changed in place, as by `peft.get_peft_model`. Fresh adapters are the identity where the method
-    allows it (bottleneck, LoRA, (IA)³, LN tuning).
+    allows it (bottleneck, LoRA, (IA)³, LN tuning, module copies).
 
     Args:
         base_model: Any transformers model, with or without a head.
-        config: What the parameters of a language are: a `peft.PeftConfig` (`BottleneckConfig`, `LoraConfig`, …), or
-            `None` for none, which is the joint baseline (or, with one language, the monolingual one).
+        config: What the parameters of a language are: a `peft.PeftConfig` (`BottleneckConfig`, `ModuleCopyConfig`,
+            `LoraConfig`, …), an `adapters.AdapterConfig` (`SeqBnConfig`, …; extra `adapters`), or `None` for none,
+            which is the joint baseline (or, with one language, the monolingual one).
         languages: The keys of the languages, such as `["en", "sw"]`.
         shared: What θ is: `"all"` (every parameter that `base_model` trains, the default), `"none"` (the base is
-            frozen), or a regular expression that is searched in the parameter names of `base_model`.
+            frozen), a regular expression that is searched in the parameter names of `base_model`, or a
+            `peft.PeftConfig`: θ is then an adapter itself, over a base that is frozen and may be quantised.
         share_adapter: One adapter for all languages instead of one each, a baseline of the paper. It is part of θ.
 
     Returns:
@@ -58,12 +60,17 @@ def get_language_model(
     keys = check_languages(languages)
     backend = backend_for(config)(base_model, config)
     model = LanguageAdapterModel(backend, shared=shared, share_adapter=share_adapter)
-    for key in keys:
-        model.add_language(key)
+    try:
+        for key in keys:
+            model.add_language(key)
+    except MetaAdapterError:
+        if model.shared_part is not None:
+            model.shared_part.remove()
+        raise
     return model
 
 
-class LanguageAdapterModel(RoutedModel):
+class LanguageAdapterModel(OwnedModel):
     """A model whose forward pass runs in a language: f(x; θ, φ_l).
 
     Made by `get_language_model` or `LanguageAdapterModel.from_pretrained`. The wrapper owns `requires_grad`: θ and
@@ -94,74 +101,34 @@ class LanguageAdapterModel(RoutedModel):
         ('sw',)
     """
 
-    def __init__(self, backend: Backend, *, shared: str = "all", share_adapter: bool = False) -> None:
-        super().__init__(backend, SHARED_ADAPTER if share_adapter else None)
-        self.shared = shared
-        self.share_adapter = share_adapter
-        ownership = Ownership.of_base(backend.base, chosen_names(backend.base, shared))
-        self._ownership = ownership.held(backend.base).after(self)
-
-    def add_language(self, language: Language, copy_from: Language | None = None) -> None:
-        """Give the model a further language.
-
-        Args:
-            language: Its key.
-            copy_from: A language whose parameters the new one starts from; default a fresh adapter.
-
-        Raises:
-            LanguageError: If the key is malformed or taken, or `copy_from` is unknown.
-        """
-        check_language(language)
-        if twins := [key for key in self._languages if key.lower() == language.lower()]:
-            raise LanguageError(
-                "A new language must differ from those there are in more than upper and lower case. Found "
-                f"{language!r} beside {twins[0]!r}. Write another key."
-            )
-        if copy_from is not None:
-            check_known_language(copy_from, self._languages)
-        if not self.share_adapter:
-            self._create(language, language)
-        elif not self._languages:
-            self._create(SHARED_ADAPTER, None)
-        self._ownership.languages.setdefault(language, [])
-        self._ownership.created.setdefault(language, [])
-        self._languages.append(language)
-        if copy_from is not None:
-            source, target = (self._named(self._ownership.created[key]) for key in (copy_from, language))
-            for old, new in zip(source.values(), target.values(), strict=True):
-                new.data = old.data.clone()
-        self._ownership.require_gradients(self)
-        if self._language is not None:
-            self.set_language(self._language)
-
-    def shared_parameters(self) -> dict[str, nn.Parameter]:
-        """θ: the parameters that all languages share and that are trained, by their name in `named_parameters()`."""
-        return self._named(self._ownership.shared)
-
-    def language_parameters(self, language: Language) -> dict[str, nn.Parameter]:
-        """φ_l: the parameters of one language, by their name in `named_parameters()`.
+    def merge_language(self, language: Language) -> nn.Module:
+        """Compute a plain transformers model that is f(x; θ, φ_l): the adapter becomes part of the weights.
 
         Args:
             language: The key.
 
+        Returns:
+            A copy of the base model, without adapters; this model stays as it is.
+
         Raises:
             LanguageError: If the model does not have it.
+            ConfigurationError: If the method cannot be merged, such as the bottleneck adapter.
         """
-        return self._named(self._ownership.languages[check_known_language(language, self._languages)])
-
-    def base_state_dict(self) -> dict[str, Tensor]:
-        """The tensors of the base model under the names of its own checkpoint, without those of any language."""
-        state = self.state_dict()
-        return {name: state[now] for name, now in self._ownership.original.items()}
-
-    def print_trainable_parameters(self) -> None:
-        """Print how many parameters are shared, language-specific and frozen."""
-        print(self._ownership.count(self))
+        key = check_known_language(language, self._languages)
+        if not isinstance(self.backend, MergesLanguages):
+            raise ConfigurationError(
+                f'The language adapters must be of a backend that can merge them. Found "{self.backend.name}". Keep '
+                "the adapter beside the model."
+            )
+        return self.backend.merged(self._one_for_all or key).requires_grad_(True)
 
     def save_pretrained(
         self, save_directory: str | Path, *, max_shard_size: int | str | None = None, **details: Any
     ) -> None:
         """Write the shared weights as a transformers checkpoint and each language as an adapter of its own library.
+
+        Where θ is an adapter, it is written to `<save_directory>/shared/`, and a base that was loaded from a folder or
+        the Hub is named, not copied: it must still be as it was loaded.
 
         Args:
             save_directory: The folder; `<save_directory>/<language>/` holds the adapters.
@@ -169,7 +136,8 @@ class LanguageAdapterModel(RoutedModel):
             **details: Anything JSON that should be recorded in `language_adapters.json`, such as the training set-up.
         """
         options = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
-        save_family(Path(save_directory), self._family(details), self.backend, self.base_state_dict(), **options)
+        state, family = self.base_state_dict(), self._family(details)
+        save_family(Path(save_directory), family, self.backend, state, self.shared_part, **options)
 
     def load_weights(self, path: str | Path) -> None:
         """Read θ and every φ_l of this very model from what `save_pretrained` wrote, in place.
@@ -180,7 +148,29 @@ class LanguageAdapterModel(RoutedModel):
         Raises:
             HubError: If the files are of another model, or damaged.
         """
-        load_weights(Path(path), self._family({}), self.backend, self.base_state_dict())
+        load_weights(Path(path), self._family({}), self.backend, self.base_state_dict(), self.shared_part)
+
+    def load_language(self, language: Language, path: str | Path) -> None:
+        """Set φ_l to a saved adapter of the same configuration, as a place to start from or to go on.
+
+        Args:
+            language: The key; the model gets the language if it does not have it.
+            path: The folder of one adapter, in safetensors format: `<language>/` of a saved model, or what PEFT, or
+                `adapters` with `use_safetensors=True`, wrote under any name.
+
+        Raises:
+            HubError: If files are missing, pickled or damaged, or the adapter is of another configuration or model.
+            ConfigurationError: If the languages have no adapters of their own.
+        """
+        if self.share_adapter or self.backend.name == "none":
+            raise ConfigurationError(
+                "An adapter can be loaded for one language where each has its own. Found "
+                f"`share_adapter={self.share_adapter}` and the backend {self.backend.name!r}. Write "
+                "`get_language_model(model, config, languages)` with a `config` and without `share_adapter`."
+            )
+        if language not in self._languages:
+            self.add_language(language)
+        self.backend.load(language, Path(path))
 
     @classmethod
     def from_pretrained(
@@ -199,7 +189,8 @@ class LanguageAdapterModel(RoutedModel):
             auto_class: The class that loads the shared weights, such as `AutoModelForTokenClassification` to put a
                 new head on the same body; default the class that was saved.
             languages: The languages to load; default all.
-            shared: What θ is from now on, see `get_language_model`; default as saved.
+            shared: What θ is from now on, see `get_language_model`; default as saved. Where that is an adapter,
+                `"none"` keeps it and freezes it.
             **model_arguments: Further arguments of the class's `from_pretrained`, such as `num_labels`.
 
         Returns:
@@ -218,20 +209,16 @@ class LanguageAdapterModel(RoutedModel):
         base = load_base(folder, family, auto_class, model_arguments)
         body = None if type(base).__name__ == family.base_class else family.body or body_name(base)
         config = backend_named(family.backend).saved_config(folder / adapters[0], body) if adapters else None
-        theta = family.shared if shared is None else shared
+        theta = shared_config(folder, family, shared, body)
         model = get_language_model(base, config, wanted, shared=theta, share_adapter=family.share_adapter)
+        if model.shared_part is not None:
+            model.shared_part.load(folder / SHARED_ADAPTER, body)
+            model._base_name = family.base_model, family.base_revision
         for adapter in adapters:
             model.backend.load(adapter, folder / adapter, body)
+        if model.shared_part is not None and shared == "none":
+            model.train_only(*wanted)
         return model.eval()
-
-    def _create(self, adapter: str, owner: Language | None) -> None:
-        """Create an adapter that belongs to a language, or to θ if `owner` is `None`."""
-        known, held = set(self.modules()), self._ownership.held(self)
-        self.backend.add(adapter)
-        self.model = self.backend.module
-        self._ownership = held.after(self, owner)
-        for part in set(self.modules()) - known:
-            part.training = self.base_model.training
 
     def _family(self, details: dict[str, Any]) -> Family:
         return Family(
@@ -239,11 +226,10 @@ class LanguageAdapterModel(RoutedModel):
             backend=self.backend.name,
             shared=self.shared,
             share_adapter=self.share_adapter,
+            shared_adapter=self.shared_part is not None,
+            base_model=self._base_name[0],
+            base_revision=self._base_name[1],
             base_class=type(self.base_model).__name__,
             body=body_name(self.base_model),
             details=details,
         )
-
-    def _named(self, names: list[str]) -> dict[str, nn.Parameter]:
-        parameters = dict(self.named_parameters())
-        return {name: parameters[name] for name in names}

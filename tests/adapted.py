@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from peft import IA3Config, LNTuningConfig, LoraConfig, PeftConfig
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
-from hf_meta_adapters import BottleneckConfig, LanguageAdapterModel, get_language_model
+from hf_meta_adapters import BottleneckConfig, LanguageAdapterModel, ModuleCopyConfig, get_language_model
+from hf_meta_adapters.backends._module_places import module_places, places_pattern
 from tests.tiny import TinyModel, tiny
 
+_KEYS_VALUES = re.compile(r"k|v|key|value|(k|v)_lin|(k|v|key|value)_proj|Wqkv|query_key_value|c_attn")
 FAMILIES = ("bert", "xlm-r", "llama", "gpt2", "mt5", "mbart")
 
 
@@ -20,27 +24,41 @@ def _leaves(base: nn.Module, wanted: Callable[[nn.Module], bool]) -> list[str]:
 
 
 def lora(base: Any, **options: Any) -> PeftConfig:
-    transposed = base.config.model_type == "gpt2"
-    return LoraConfig(r=2, target_modules="all-linear", lora_dropout=0.1, fan_in_fan_out=transposed, **options)
+    transposed = _leaves(base, lambda part: isinstance(part, Conv1D))
+    targets = {"target_modules": transposed or "all-linear", "fan_in_fan_out": bool(transposed)}
+    return LoraConfig(r=2, lora_dropout=0.1, **targets, **options)
 
 
 def ia3(base: Any) -> PeftConfig:
-    ends = {"bert": ("key", "value"), "xlm-roberta": ("key", "value"), "gpt2": ("c_attn",), "mt5": ("k", "v")}
-    targets = list(ends.get(base.config.model_type, ("k_proj", "v_proj")))
+    linears = (nn.Linear, Conv1D)
+    targets = [name for name in _leaves(base, lambda part: isinstance(part, linears)) if _KEYS_VALUES.fullmatch(name)]
     options = {"fan_in_fan_out": True} if base.config.model_type == "gpt2" else {}
     return IA3Config(target_modules=targets, feedforward_modules=[], **options)
 
 
 def layer_norm(base: Any) -> PeftConfig:
-    return LNTuningConfig(target_modules=_leaves(base, lambda part: "Norm" in type(part).__name__))
+    return LNTuningConfig(target_modules=places_pattern(base, module_places(base, "layer_norm")))
 
 
 def bottleneck(base: Any, **options: Any) -> PeftConfig:
     return BottleneckConfig(bottleneck_size=3, **options)
 
 
-METHODS = {"bottleneck": bottleneck, "lora": lora, "ia3": ia3, "layer_norm": layer_norm}
-MATRIX = [(name, method) for name in FAMILIES for method in METHODS]
+def copied(modules: str) -> Callable[[Any], PeftConfig]:
+    return lambda base: ModuleCopyConfig(modules)
+
+
+METHODS = {
+    "bottleneck": bottleneck,
+    "lora": lora,
+    "ia3": ia3,
+    "layer_norm": layer_norm,
+    "copy_layer_norm": copied("layer_norm"),
+    "copy_feed_forward": copied("feed_forward"),
+    "copy_attention": copied("attention"),
+}
+"""What every family of the bank is tested with: a method is added by one line."""
+MERGEABLE = tuple(method for method in METHODS if method != "bottleneck")
 
 
 def adapted(
@@ -71,6 +89,13 @@ def outputs(model: Any, batch: dict[str, Any], **options: Any) -> list[Tensor]:
 def same(left: list[Tensor], right: list[Tensor]) -> bool:
     """Whether two lists of tensors are bitwise equal."""
     return len(left) == len(right) > 0 and all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def trained_as_owned(model: LanguageAdapterModel) -> bool:
+    """Whether θ and every φ are trained, and nothing else."""
+    owned = [model.shared_parameters(), *(model.language_parameters(key) for key in model.languages)]
+    trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    return trained == {id(parameter) for each in owned for parameter in each.values()}
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:

@@ -33,23 +33,45 @@ def read_weights(directory: Path, expected: dict[str, Tensor], body: str | None 
         HubError: If there is no safetensors file, or a damaged one, or one that does not fit; the message lists all
             differences at once.
     """
-    path = directory / WEIGHTS
+    found = read_tensors(directory)
+    if body is not None:
+        found = _for_body(expected, found, body)
+    check_fit(directory / WEIGHTS, expected, found)
+    return found
+
+
+def read_tensors(directory: Path, weights: str = WEIGHTS, pickle: str = _PICKLE) -> dict[str, Tensor]:
+    """Read the tensors of an adapter as they are.
+
+    Args:
+        directory: The folder of the adapter.
+        weights: The name of the safetensors file.
+        pickle: The name of the pickle that the library may have written instead, which is refused.
+
+    Returns:
+        name → tensor.
+
+    Raises:
+        HubError: If there is no safetensors file, or a damaged one.
+    """
+    path = directory / weights
     if not path.is_file():
-        raise HubError(_absent(directory))
+        raise HubError(_absent(directory, weights, pickle))
     try:
-        found = load_file(path)
+        return load_file(path)
     except SafetensorError as error:
         raise HubError(
             f"An adapter file must be in safetensors format. Found {path} damaged: {error}. Download or save it again."
         ) from error
-    if body is not None:
-        found = _for_body(expected, found, body)
+
+
+def check_fit(path: Path, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    """Refuse the tensors of a file that have other names or shapes than those in the model."""
     if lines := differences(expected, found):
         raise HubError(
             f"The adapter must fit the model. Found in {path}: {lines} Load it into the model that it was trained "
             "with, or create the adapter anew."
         )
-    return found
 
 
 def differences(expected: dict[str, Tensor], found: dict[str, Tensor]) -> str:
@@ -65,12 +87,12 @@ def differences(expected: dict[str, Tensor], found: dict[str, Tensor]) -> str:
     return "; ".join(lines[:_SHOWN] + more) + "." if lines else ""
 
 
-def _absent(directory: Path) -> str:
-    rule = f"An adapter must be in a file `{WEIGHTS}`."
-    if (directory / _PICKLE).is_file():
+def _absent(directory: Path, weights: str, pickle: str) -> str:
+    rule = f"An adapter must be in a file `{weights}`."
+    if (directory / pickle).is_file():
         return (
-            f"{rule} Found `{_PICKLE}` in {directory}, a pickle, which can run code when it is read. If you trust it, "
-            f'convert it: `safetensors.torch.save_file(torch.load("{_PICKLE}", weights_only=True), "{WEIGHTS}")`.'
+            f"{rule} Found `{pickle}` in {directory}, a pickle, which can run code when it is read. If you trust it, "
+            f'convert it: `safetensors.torch.save_file(torch.load("{pickle}", weights_only=True), "{weights}")`.'
         )
     what = "no such file" if directory.is_dir() else "no such folder"
     return f"{rule} Found {what}: {directory}. Download or save the model again, or leave the language out."

@@ -12,7 +12,7 @@ from hf_meta_adapters.errors import UnsupportedModelError
 
 _ATTENTION = re.compile(r"att(n|ention)", re.IGNORECASE)
 _ATTENTION_INPUT = re.compile(r"(^|_)W?(q|k|v|qk|kv|qkv|query|key|value|gate)(_|$)")
-_EXPERT = re.compile(r"expert|router|\.gate$", re.IGNORECASE)
+EXPERT = re.compile(r"expert|router|\.gate$", re.IGNORECASE)
 
 Features = tuple[int, int]
 
@@ -86,11 +86,11 @@ def output_projections(
         ['encoder.layer.0.attention.output.dense', 'encoder.layer.0.output.dense']
     """
     linears = linear_layers(model)
-    attentions = _attention_outputs(linears)
+    attentions = attention_outputs(linears)
     if not attentions:
         raise _missing("attention in a numbered layer", model)
-    forwards = _feed_forward_outputs(linears, attentions) if feed_forward else {}
-    alone = [group for group in attentions if not any(layer in forwards for layer in _numbered(group))]
+    forwards = feed_forward_outputs(linears, attentions) if feed_forward else {}
+    alone = [group for group in attentions if not any(layer in forwards for layer in numbered(group))]
     if feed_forward and alone:
         raise _missing(f"feed-forward beside {_pattern(alone[0])}", model)
     chosen = {*(attentions.values() if attention else ()), *forwards.values()}
@@ -107,7 +107,7 @@ def layer_number(name: str) -> int:
     return next(int(part) for part in name.split(".") if part.isdigit())
 
 
-def _numbered(name: str) -> Iterator[str]:
+def numbered(name: str) -> Iterator[str]:
     """The parts of a name up to each of its numbers, the longest first."""
     parts = name.split(".")
     for end in range(len(parts), 0, -1):
@@ -115,7 +115,7 @@ def _numbered(name: str) -> Iterator[str]:
             yield ".".join(parts[:end])
 
 
-def _attention_of(name: str) -> str | None:
+def attention_of(name: str) -> str | None:
     """The innermost attention module that a linear layer belongs to, if any and if in a numbered layer."""
     parts = name.split(".")
     for end in range(len(parts) - 1, 0, -1):
@@ -124,23 +124,23 @@ def _attention_of(name: str) -> str | None:
     return None
 
 
-def _attention_outputs(linears: dict[str, Features]) -> dict[str, str]:
+def attention_outputs(linears: dict[str, Features]) -> dict[str, str]:
     """Attention module → its output projection."""
     outputs: dict[str, str] = {}
     for name in linears:
-        group = _attention_of(name)
+        group = attention_of(name)
         if group is not None and not _ATTENTION_INPUT.search(name.rpartition(".")[2]):
             outputs[group] = name
     return outputs
 
 
-def _feed_forward_outputs(linears: dict[str, Features], attentions: dict[str, str]) -> dict[str, str]:
+def feed_forward_outputs(linears: dict[str, Features], attentions: dict[str, str]) -> dict[str, str]:
     """Numbered layer → the output projection of its feed-forward."""
-    widths = {layer: linears[output][1] for group, output in attentions.items() for layer in _numbered(group)}
+    widths = {layer: linears[output][1] for group, output in attentions.items() for layer in numbered(group)}
     outputs: dict[str, str] = {}
     for name, (inputs, width) in linears.items():
-        layer = next((layer for layer in _numbered(name) if layer in widths), None)
-        if layer is None or _attention_of(name) is not None or _EXPERT.search(name):
+        layer = next((layer for layer in numbered(name) if layer in widths), None)
+        if layer is None or attention_of(name) is not None or EXPERT.search(name):
             continue
         if width == widths[layer] and inputs >= width:
             outputs[layer] = name

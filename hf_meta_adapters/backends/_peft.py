@@ -4,34 +4,35 @@ from __future__ import annotations
 
 import copy
 import re
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
+from peft.tuners.ln_tuning.layer import LNTuningLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.other import AuxiliaryTrainingWrapper
-from safetensors.torch import save_file
+from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.backends._adapter_file import WEIGHTS, read_weights
+from hf_meta_adapters.backends._abilities import MergesLanguages, ReplacesModules, RoutesRows, TakesSharedPart
+from hf_meta_adapters.backends._adapter_file import read_weights
 from hf_meta_adapters.backends._base import Backend
-from hf_meta_adapters.errors import ConfigurationError, HubError, UnsupportedModelError
+from hf_meta_adapters.backends._module_copy_layer import ModuleCopyLayer
+from hf_meta_adapters.backends._peft_files import check_initialisation, check_same_config, read_config, write_adapter
+from hf_meta_adapters.backends._peft_shared import ADAPTER, PeftSharedPart, without_noise
+from hf_meta_adapters.errors import ConfigurationError, UnsupportedModelError
 
-CONFIG = "adapter_config.json"
 _HEADS = {"SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"}
 _PREFIX = "language_"
 _TAG = re.compile(r"[A-Za-z]{2,3}(?:-[A-Za-z0-9]+)*")
-_CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-_NAMES_OF_MODULES = ("target_modules", "feedforward_modules", "exclude_modules")
-_NOT_COMPARED = {"base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type", "auto_mapping"}
+_ONE_AT_A_TIME = (LNTuningLayer, ModuleCopyLayer, AuxiliaryTrainingWrapper)
 
 
-class PeftBackend(Backend):
+class PeftBackend(Backend, TakesSharedPart, ReplacesModules, RoutesRows, MergesLanguages):
     """One PEFT adapter per language, for any `PeftConfig`.
 
     A task type of classification would make PEFT give each adapter a head of its own. Across languages the head is
@@ -52,12 +53,13 @@ class PeftBackend(Backend):
     def __init__(self, model: nn.Module, config: PeftConfig) -> None:
         super().__init__(model, copy.deepcopy(config))
         _check_bare(model)
-        _check_initialisation(config)
+        check_initialisation(config)
         task = getattr(config.task_type, "value", config.task_type)
         if task in _HEADS and not config.is_prompt_learning:
             self.config.task_type = None
         self._model: PeftModel | None = None
-        self._switches: list[BaseTunerLayer | AuxiliaryTrainingWrapper] = []
+        self._shared: PeftSharedPart | None = None
+        self._switches: list[tuple[Any, list[str]]] = []
         names = [*model.state_dict(), *(name for name, _ in model.named_modules())]
         self._components = {part for name in names for part in name.split(".")}
 
@@ -71,11 +73,13 @@ class PeftBackend(Backend):
         config = copy.deepcopy(self.config)
         config.inference_mode = False
         try:
-            with _without_noise():
+            with without_noise():
                 self._create(language, config)
+        except StopIteration as error:  # where PEFT asks for the first parameter of a module
+            raise UnsupportedModelError(self._no_target("a module without parameters.")) from error
         except ValueError as error:
             if "arget module" in str(error):
-                raise UnsupportedModelError(self._no_target(error)) from error
+                raise UnsupportedModelError(self._no_target(str(error))) from error
             if "only 1" in str(error):
                 raise ConfigurationError(
                     f"A method must allow several trained adapters in one model. Found `{type(self.config).__name__}`, "
@@ -83,8 +87,7 @@ class PeftBackend(Backend):
                 ) from error
             raise
         self._peft().set_adapter(self.adapter(language))  # marks what the method trains of it
-        kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
-        self._switches = [part for part in self._peft().modules() if isinstance(part, kinds)]
+        self._find_switches()
 
     def activate(self, language: Language) -> None:
         """Name the adapter that the layers use.
@@ -95,47 +98,70 @@ class PeftBackend(Backend):
         if self._model is None:
             return
         name = self.adapter(language)
-        for part in self._switches:
-            part._active_adapter = [name]
+        for part, shared in self._switches:
+            part._active_adapter = [*shared, name]
         self._model.active_adapter = name
         if not self.config.is_prompt_learning:
             self._model.base_model.active_adapter = name
 
     def save(self, language: Language, directory: Path) -> None:
         """Write `adapter_model.safetensors` and `adapter_config.json`, as `PeftModel.save_pretrained` does."""
-        config = copy.deepcopy(self._peft().peft_config[self.adapter(language)])
-        config.inference_mode = True
-        config.base_model_name_or_path = None  # the base is the folder above, wherever that will be
-        directory.mkdir(parents=True, exist_ok=True)
-        state = {name: tensor.detach().contiguous().clone() for name, tensor in self._state(language).items()}
-        save_file(state, directory / WEIGHTS, metadata={"format": "pt"})
-        config.save_pretrained(str(directory))
+        write_adapter(directory, self._peft().peft_config[self.adapter(language)], self._state(language))
 
     def load(self, language: Language, directory: Path, body: str | None = None) -> None:
         """Read an adapter that PEFT or `save` wrote, after comparing configuration, names and shapes."""
         found = read_weights(directory, self._state(language), body)
-        self._check_config(language, directory, body)
+        check_same_config(self._peft().peft_config[self.adapter(language)], directory, body)
         set_peft_model_state_dict(self._peft(), found, adapter_name=self.adapter(language))
 
     @classmethod
     def saved_config(cls, directory: Path, body: str | None = None) -> PeftConfig:
         """Read `adapter_config.json`; for another class, names of modules are taken relative to the body."""
-        rule = f"An adapter must have a file `{CONFIG}` of PEFT."
-        if not (directory / CONFIG).is_file():
-            raise HubError(f"{rule} Found none in {directory}. Download or save the model again.")
+        return read_config(directory, body)
+
+    def share(self, config: PeftConfig) -> PeftSharedPart:
+        """Put θ into the model as an adapter of PEFT."""
+        self._shared = PeftSharedPart(self.base, config)
+        return self._shared
+
+    def replaced(self) -> list[nn.Module]:
+        """The originals of what LN tuning, module copies and `modules_to_save` keep a copy of for each language."""
+        found: list[nn.Module] = []
+        for part, _ in self._switches:
+            if isinstance(part, (LNTuningLayer, ModuleCopyLayer)):
+                found.append(part.base_layer)
+            elif isinstance(part, ModulesToSaveWrapper):
+                found.append(part.original_module)
+        return found
+
+    def routing(self, adapters: Sequence[Language]) -> AbstractContextManager[Any] | None:
+        """`adapter_names` for every layer, of the bottleneck adapter and, in evaluation as PEFT demands, of LoRA."""
+        kind = getattr(self.config.peft_type, "value", self.config.peft_type)
+        if self._model is None or self._shared is not None or getattr(self.config, "modules_to_save", None):
+            return None
+        names = [self.adapter(one) for one in adapters]
+        if kind == "BOTTLENECK":
+            return self._model._enable_peft_forward_hooks(adapter_names=names)
+        if kind == "LORA" and not (self.base.training or self.config.use_dora):
+            return _naming_rows([part for part, _ in self._switches], names)
+        return None
+
+    def merged(self, adapter: Language) -> nn.Module:
+        """A copy of the model with θ and φ in its weights and no layer of PEFT in it."""
+        twin = copy.deepcopy(self)
+        twin.activate(adapter)
         try:
-            config = PeftConfig.from_pretrained(str(directory))
-        except (KeyError, TypeError, ValueError) as error:
-            raise HubError(
-                f"{rule} Found in {directory} one that cannot be read: {type(error).__name__}: {error}. Download or "
-                "save the model again, or install the version of peft that wrote it."
+            with without_noise():
+                if twin._shared is not None:
+                    twin._shared.merge()
+                model: nn.Module = twin._peft().merge_and_unload(adapter_names=[self.adapter(adapter)])
+        except (AttributeError, NotImplementedError, ValueError) as error:
+            raise ConfigurationError(
+                "Only an adapter that PEFT can add to the weights of the base can be merged, such as LoRA, (IA)³, LN "
+                f"tuning and module copies. Found `{type(self.config).__name__}`: {error} Keep the adapter beside the "
+                "model: `save_pretrained`, then `PeftModel.from_pretrained(base, folder, subfolder=language)`."
             ) from error
-        config.base_model_name_or_path = None
-        for setting in _NAMES_OF_MODULES if body else ():
-            names = getattr(config, setting, None)
-            if isinstance(names, (list, set)):
-                setattr(config, setting, type(names)(name.removeprefix(f"{body}.") for name in names))
-        return config
+        return model
 
     def adapter(self, language: Language) -> str:
         """The name of the adapter inside PEFT: the language, unless PEFT could mistake that name for something else.
@@ -160,40 +186,40 @@ class PeftBackend(Backend):
             raise RuntimeError("The backend has no adapter yet; `add` comes first.")
         return self._model
 
+    def _find_switches(self) -> None:
+        """The layers that a change of language concerns, each with the name of θ if that is active in it, too."""
+        kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+        shared = [] if self._shared is None else self._shared.layers
+        own = [p for p in self._peft().modules() if isinstance(p, kinds) and not any(p is one for one in shared)]
+        self._switches = [(part, []) for part in own]
+        for part in shared:
+            if part._get_available_adapters() == {ADAPTER}:
+                part._active_adapter = [ADAPTER]
+                continue
+            if isinstance(part, _ONE_AT_A_TIME):
+                raise ConfigurationError(
+                    "θ and φ must not both be copies of one module, of which one can be active. Found a "
+                    f"`{type(part).__name__}` with copies for `shared` and for `{type(self.config).__name__}`. Write "
+                    "other `target_modules` or `modules_to_save` in one of them."
+                )
+            self._switches.append((part, [ADAPTER]))
+
     def _state(self, language: Language) -> dict[str, Tensor]:
-        return get_peft_model_state_dict(self._peft(), adapter_name=self.adapter(language), save_embedding_layers=False)
+        """The tensors of an adapter under the names of a file; those of θ, in the same layers, are none of them."""
+        foreign = set() if self._shared is None else {id(tensor) for tensor in self._shared.tensors.values()}
+        state = self._peft().state_dict(keep_vars=True)
+        state = {name: tensor for name, tensor in state.items() if id(tensor) not in foreign}
+        return get_peft_model_state_dict(
+            self._peft(), state, adapter_name=self.adapter(language), save_embedding_layers=False
+        )
 
-    def _check_config(self, language: Language, directory: Path, body: str | None) -> None:
-        """Refuse an adapter that has the right shapes but means something else by them, such as another scaling."""
-        own = self._peft().peft_config[self.adapter(language)].to_dict()
-        saved = self.saved_config(directory, body).to_dict()
-        wrong = [
-            f"{name}={saved.get(name)!r}, not {own.get(name)!r}"
-            for name in sorted(own.keys() | saved.keys())
-            if name not in _NOT_COMPARED and _plain(own.get(name)) != _plain(saved.get(name))
-        ]
-        if wrong:
-            raise HubError(
-                f"All languages must have adapters of one configuration. Found in {directory / CONFIG}: "
-                f"{'; '.join(wrong)}. Train the adapter anew with the configuration of the others."
-            )
-
-    def _no_target(self, error: ValueError) -> str:
+    def _no_target(self, found: str) -> str:
         leaves = {name.split(".")[-1] for name, part in self.base.named_modules() if not list(part.children()) and name}
         return (
             f"The adapter must find modules of the model to attach to. Found, with `target_modules="
-            f"{getattr(self.config, 'target_modules', None)!r}` in `{type(self.base).__name__}`: {error} Write "
+            f"{getattr(self.config, 'target_modules', None)!r}` in `{type(self.base).__name__}`: {found} Write "
             f"`target_modules=[...]` with some of the model's own modules: {sorted(leaves)}."
         )
-
-
-@contextmanager
-def _without_noise() -> Iterator[None]:
-    """Silence warnings that PEFT causes by itself and that a user can do nothing about."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-        warnings.filterwarnings("ignore", message="Unsupported layer type .*Norm", category=UserWarning)
-        yield
 
 
 def _check_bare(model: nn.Module) -> None:
@@ -209,15 +235,17 @@ def _check_bare(model: nn.Module) -> None:
         )
 
 
-def _check_initialisation(config: PeftConfig) -> None:
-    how = getattr(config, "init_lora_weights", True)
-    if isinstance(how, str) and how.lower().startswith(_CHANGES_THE_BASE):
-        raise ConfigurationError(
-            "A new adapter must leave the base model as it is, since all languages share it. Found "
-            f"`init_lora_weights={how!r}`, which changes it. Write for example `init_lora_weights=True`."
-        )
+@contextmanager
+def _naming_rows(layers: Sequence[nn.Module], names: Sequence[str]) -> Iterator[None]:
+    """Hand `adapter_names` to layers; PEFT's own context leaves its hooks behind when the forward pass fails."""
+    route = partial(_name_rows, names=names)
+    handles = [layer.register_forward_pre_hook(route, with_kwargs=True) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
-def _plain(value: Any) -> Any:
-    """A setting as JSON would have it: sets come back as lists, in any order."""
-    return sorted(map(str, value)) if isinstance(value, (set, frozenset, list, tuple)) else value
+def _name_rows(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], names: Sequence[str]) -> tuple[Any, Any]:
+    return args, {**kwargs, "adapter_names": names}

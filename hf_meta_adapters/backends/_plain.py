@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import nn
 
 from hf_meta_adapters._typing import Language
+from hf_meta_adapters.backends._abilities import MergesLanguages, SharedPart, TakesSharedPart
 from hf_meta_adapters.backends._base import Backend
 
 
-class PlainBackend(Backend):
+class PlainBackend(Backend, TakesSharedPart, MergesLanguages):
     """The model as it is; every language runs through the same parameters."""
 
     name: ClassVar[str] = "none"
+
+    def __init__(self, model: nn.Module, config: None) -> None:
+        super().__init__(model, config)
+        self._shared: SharedPart | None = None
 
     @property
     def module(self) -> nn.Module:
@@ -37,3 +43,14 @@ class PlainBackend(Backend):
     def saved_config(cls, directory: Path, body: str | None = None) -> Any:
         """There is no configuration."""
         return None
+
+    def share(self, config: Any) -> SharedPart:
+        """Put θ into the model as an adapter of PEFT."""
+        from hf_meta_adapters.backends._peft_shared import PeftSharedPart
+
+        self._shared = PeftSharedPart(self.base, config)
+        return self._shared
+
+    def merged(self, adapter: Language) -> nn.Module:
+        """A copy of the model, with θ in its weights."""
+        return copy.deepcopy(self.base) if self._shared is None else self._shared.merged()

@@ -11,10 +11,11 @@ from hf_meta_adapters.errors import ConfigurationError
 _BACKENDS: dict[str, tuple[str, str]] = {
     "none": ("hf_meta_adapters.backends._plain", "PlainBackend"),
     "peft": ("hf_meta_adapters.backends._peft", "PeftBackend"),
+    "adapters": ("hf_meta_adapters.backends._adapters", "AdaptersBackend"),
 }
 """The name of a backend → its module and class; a backend is imported when it is needed."""
 
-_LIBRARIES = {"peft": "peft"}
+_LIBRARIES = {"peft": "peft", "adapters": "adapters"}
 """The top-level package that a configuration's class comes from → the name of its backend."""
 
 
@@ -28,7 +29,7 @@ def backend_named(name: str) -> type[Backend]:
         The class of the backend.
 
     Raises:
-        ConfigurationError: If there is none of that name.
+        ConfigurationError: If there is none of that name, or its library is not installed.
     """
     if name not in _BACKENDS:
         raise ConfigurationError(
@@ -36,14 +37,21 @@ def backend_named(name: str) -> type[Backend]:
             "wrote the model, or a newer one."
         )
     module, attribute = _BACKENDS[name]
-    return getattr(import_module(module), attribute)
+    try:
+        return getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f'The library of a backend must be installed. Found no `{error.name}`, which the backend "{name}" needs. '
+            f'Write `pip install "hf-meta-adapters[{name}]"`.'
+        ) from error
 
 
 def backend_for(config: Any) -> type[Backend]:
     """The backend that serves a configuration, by the type of the configuration.
 
     Args:
-        config: A `peft.PeftConfig` (`BottleneckConfig` is one), or `None` for no language-specific parameters.
+        config: A `peft.PeftConfig` (`BottleneckConfig` is one), an `adapters.AdapterConfig`, or `None` for no
+            language-specific parameters.
 
     Returns:
         The class of the backend.
@@ -59,5 +67,6 @@ def backend_for(config: Any) -> type[Backend]:
             return backend_named(_LIBRARIES[package])
     raise ConfigurationError(
         "`config` must say what the parameters of a language are: a PeftConfig such as BottleneckConfig() or "
-        f"LoraConfig(), or None for none. Found {config!r} of type `{type(config).__name__}`."
+        "LoraConfig(), an AdapterConfig of the library adapters such as SeqBnConfig(), or None for none. Found "
+        f"{config!r} of type `{type(config).__name__}`."
     )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from hf_meta_adapters._typing import Language
+from hf_meta_adapters.backends._abilities import KeepsContext, RoutesRows
 from hf_meta_adapters.backends._base import Backend
+from hf_meta_adapters.backends._contexts import Anew
+from hf_meta_adapters.backends._rows import put_together, rows_by_language, take_rows
 from hf_meta_adapters.errors import ConfigurationError, LanguageError, check_known_language
 
 if TYPE_CHECKING:
@@ -18,9 +22,11 @@ if TYPE_CHECKING:
 _OTHERWISE = {
     "set_adapter": "`set_language`, which keeps every language trainable",
     "add_adapter": "`add_language`",
-    "load_adapter": "`LanguageAdapterModel.from_pretrained`",
+    "load_adapter": "`load_language`",
     "delete_adapter": "`LanguageAdapterModel.from_pretrained(..., languages=[...])` with those to keep",
     "disable_adapter": "the saved folder as a plain model, by `AutoModel….from_pretrained`",
+    "set_active_adapters": "`set_language`",
+    "train_adapter": "`train_only`, or nothing: all languages are trained from the start",
     "push_to_hub": "`save_pretrained`, then `huggingface_hub.upload_folder`",
 }
 """Methods of the model inside that would do half of what they say, and what to write."""
@@ -60,19 +66,27 @@ class RoutedModel(nn.Module):
         """The language in which a forward pass runs that names none."""
         return self._language
 
-    def forward(self, language: Language | None = None, **inputs: Any) -> Any:
-        """Run the model in a language.
+    def forward(self, language: Language | list[Language] | tuple[Language, ...] | None = None, **inputs: Any) -> Any:
+        """Run the model in a language, or each row of the batch in one of its own.
+
+        Rows in several languages go through one pass where the method can (bottleneck adapters; LoRA in evaluation).
+        Otherwise the rows of each language make a pass of their own, in evaluation only and for outputs that have one
+        entry for each row: logits and hidden states, but no loss and no cache of keys and values.
 
         Args:
-            language: The key; default the language of `set_language` or `use_language`.
+            language: The key, or a list with one key for each row; default the language of `set_language` or
+                `use_language`.
             **inputs: The inputs of the base model.
 
         Returns:
             What the base model returns.
 
         Raises:
-            LanguageError: If the language is unknown, or none was given or set.
+            LanguageError: If a language is unknown, or none was given or set.
+            ConfigurationError: If rows in several languages cannot run, or are not as many as the keys.
         """
+        if isinstance(language, (list, tuple)):
+            return self._forward_rows([check_known_language(key, self._languages) for key in language], inputs)
         with self._running_in(language):
             return self.model(**inputs)
 
@@ -120,6 +134,8 @@ class RoutedModel(nn.Module):
             )
         base: Any = self.base_model
         enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+        if isinstance(self.backend, KeepsContext):
+            enable = self.backend.enable_checkpointing
         enable({**given, "context_fn": self._recomputation}, **options)
 
     def activation_checkpointing_enable(self, activation_checkpointing_kwargs: Any = None, **options: Any) -> None:
@@ -137,6 +153,35 @@ class RoutedModel(nn.Module):
             raise AttributeError(f"A model with languages has no `{name}`. Write {_OTHERWISE[name]}.")
         return getattr(self.model, name)
 
+    def _forward_rows(self, keys: list[Language], inputs: dict[str, Any]) -> Any:
+        groups = rows_by_language(keys)
+        rows = _row_count(self.base_model, inputs)
+        if rows != len(keys):
+            raise ConfigurationError(
+                f"`language` must be one key, or a list with one for each row of the batch. Found {len(keys)} for "
+                f"{rows} rows. Write as many keys as rows."
+            )
+        if self._one_for_all is not None or len(groups) == 1:
+            return self.forward(keys[0], **inputs)
+        routing = self.backend.routing(keys) if isinstance(self.backend, RoutesRows) else None
+        if routing is not None:
+            try:
+                with routing:
+                    return self.model(**inputs)
+            except ConfigurationError:
+                raise
+            except ValueError:  # PEFT, of a layer that gets something else than the rows: the distances of DeBERTa
+                pass
+        if self.training:
+            raise ConfigurationError(
+                "Rows of several languages can share a batch in training only with bottleneck adapters. Found "
+                f"{list(groups)} in one batch. Write `model.eval()`, or train with batches of one language."
+            )
+        if "use_cache" in inspect.signature(self.base_model.forward).parameters:
+            inputs = {"use_cache": False, **inputs}
+        parts = [self.forward(key, **take_rows(inputs, own, rows)) for key, own in groups.items()]
+        return put_together(parts, list(groups.values()))
+
     def _running_in(self, language: Language | None) -> AbstractContextManager[Any]:
         if language is None and self._language is None:
             if len(self._languages) > 1 and self._one_for_all is None and self.backend.name != "none":
@@ -150,4 +195,12 @@ class RoutedModel(nn.Module):
 
     def _recomputation(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
         """The contexts of a checkpointed part: of the forward pass, and of its repetition in the backward pass."""
-        return nullcontext(), nullcontext() if self._language is None else self.use_language(self._language)
+        language = self._language
+        return nullcontext(), nullcontext() if language is None else Anew(lambda: self.use_language(language))
+
+
+def _row_count(model: Any, inputs: dict[str, Any]) -> int:
+    """The rows of a batch: the length of the main input, or of the first tensor that there is."""
+    main = inputs.get(getattr(model, "main_input_name", "input_ids"))
+    tensors = [value for value in (main, *inputs.values()) if isinstance(value, Tensor) and value.dim() > 0]
+    return len(tensors[0]) if tensors else 0

@@ -14,16 +14,19 @@ from hf_meta_adapters.diagnostics._mask_overlap import mask_overlap
 from hf_meta_adapters.diagnostics._masks import learn_language_masks
 from hf_meta_adapters.diagnostics._overlap_matrix import OverlapMatrix
 from hf_meta_adapters.diagnostics._plan import plan_language_capacity
+from hf_meta_adapters.diagnostics._report import DiagnosticReport, ReportSection
 
 __all__ = [
     "CapacityPlan",
     "Conflict",
     "ConflictMatrix",
+    "DiagnosticReport",
     "Interference",
     "InterferenceReport",
     "LanguageMasks",
     "LayerNeed",
     "OverlapMatrix",
+    "ReportSection",
     "gradient_conflict",
     "interference_report",
     "learn_language_masks",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from hf_meta_adapters._typing import Language
 from hf_meta_adapters.diagnostics._groups import layer_index
 from hf_meta_adapters.diagnostics._plots import plot_lines
 from hf_meta_adapters.diagnostics._tables import as_lists, format_number, markdown_table
+from hf_meta_adapters.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import os
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["CapacityPlan", "LayerNeed"]
+
+Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,33 @@ class CapacityPlan:
         An encoder-decoder counts both stacks from 0, so that a number there means a layer of each.
         """
         return sorted({index for layer in self.target_layers if (index := layer_index(layer)) is not None})
+
+    def configure(self, config: Config) -> Config:
+        """Return a copy of an adapter's configuration that puts it into the target layers only.
+
+        Args:
+            config: A dataclass with `layers_to_transform`, such as `BottleneckConfig` or `peft.LoraConfig`.
+
+        Returns:
+            The configuration for `get_language_model`.
+
+        Raises:
+            ConfigurationError: If the configuration cannot be limited to layers.
+
+        Example:
+            >>> from hf_meta_adapters import BottleneckConfig
+            >>> need = LayerNeed("encoder.layer.3", conflict=0.5, specificity=None, rank=1.0)
+            >>> plan = CapacityPlan(("encoder.layer.3",), (("en",), ("sw",)), (need,), ("en", "sw"), Tensor(), 0.5)
+            >>> plan.configure(BottleneckConfig(bottleneck_size=8)).layers_to_transform
+            [3]
+        """
+        if not hasattr(config, "layers_to_transform"):
+            raise ConfigurationError(
+                "A plan needs a configuration that can be limited to layers, with `layers_to_transform`. Found "
+                f"`{type(config).__name__}`. Write for example `plan.configure(BottleneckConfig())`."
+            )
+        limited: Config = replace(config, layers_to_transform=self.layers_to_transform)  # type: ignore[type-var]
+        return limited
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as strings, numbers, lists and dicts, ready for JSON; NaN becomes `None`."""

@@ -56,8 +56,9 @@ def gradient_conflict(
             `shared_parameters()` if it has them, else all with `requires_grad`.
         loss_function: Called as `loss_function(model, batch)` in place of `model(**batch)`.
         projection: Keep a random projection to this many dimensions of each gradient, not the gradient: memory
-            falls from `blocks` gradients per language to one in all. Inner products then have a root mean square
-            error of at most `√(2/projection)` times the norms (0.022 for 4096).
+            falls from `blocks` gradients per language to one in all and `blocks` projections per language (of each
+            layer and kind, with `per_layer`). Inner products then have a root mean square error of at most
+            `√(2/projection)` times the norms (0.022 for 4096).
         blocks: Batches are gathered in up to this many sums per language, the units of the bootstrap.
         resamples: Number of bootstrap resamples; 0 for no intervals.
         confidence: Coverage of the intervals.

@@ -91,6 +91,16 @@ class ConflictMatrix:
         languages = self.languages[int(rows[lowest])], self.languages[int(columns[lowest])]
         return Conflict(languages, float(matrices[layer][rows[lowest], columns[lowest]]), layer)
 
+    @property
+    def between_languages(self) -> float:
+        """Mean cosine of two languages; NaN with a single language."""
+        return _off_diagonal_mean(self.matrix)
+
+    @property
+    def within_languages(self) -> float:
+        """Mean cosine of two independent samples of one language; NaN without baseline."""
+        return float("nan") if self.baseline is None else float(self.baseline.nanmean())
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything as strings, numbers, lists and dicts, ready for JSON; NaN becomes `None`."""
         optional = {"baseline": self.baseline, "disattenuated": self.disattenuated, "interval": self.interval}

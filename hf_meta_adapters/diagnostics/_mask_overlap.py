@@ -35,6 +35,13 @@ def mask_overlap(masks: LanguageMasks, *, measure: Measure = "jaccard") -> Overl
 
     Raises:
         ConfigurationError: If the measure is unknown.
+
+    Example:
+        >>> kept = {"en": [True, True, False, False], "sw": [False, True, True, False]}
+        >>> found = {key: {seed: {"weight": torch.tensor(mask)} for seed in (0, 1)} for key, mask in kept.items()}
+        >>> overlap = mask_overlap(LanguageMasks(("en", "sw"), (0, 1), "weight", {"weight": (4,)}, found, {}))
+        >>> round(overlap.between_languages, 3), overlap.between_seeds
+        (0.333, 1.0)
     """
     if measure not in get_args(Measure):
         raise ConfigurationError(

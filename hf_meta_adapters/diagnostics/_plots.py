@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import Tensor
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.diagnostics._labels import font_for, language_label
+from hf_meta_adapters.diagnostics._labels import families_for, language_label
 from hf_meta_adapters.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ __all__ = ["plot_heat_map", "plot_intervals", "plot_lines"]
 
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito (2008)
 _MARKERS = "osD^vPX"
+_INSIDE = 3  # a longer legend would lie on the lines
 _ANNOTATED = 14  # larger matrices have no room for numbers
 
 
@@ -148,7 +149,8 @@ def plot_lines(
         ax.set_xticks(places, [str(place) for place in x], rotation=45, ha="right", rotation_mode="anchor")
     ax.axhline(0, color="#333333", linewidth=0.8)
     if len(lines) > 1:
-        _set_labels(ax.legend().get_texts())
+        outside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1)} if len(lines) > _INSIDE else {}
+        _set_labels(ax.legend(**outside).get_texts())
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     ax.set_title(title)
@@ -178,15 +180,11 @@ def _finish(ax: Axes, path: str | os.PathLike[str] | None) -> Axes:
 
 
 def _set_labels(labels: Sequence[Any]) -> None:
-    """Give each label a font that has its letters."""
+    """Give each label fonts that have its letters."""
     for label in labels:
         text: Text = getattr(label, "label1", label)
-        if (font := font_for(text.get_text())) is not None:
-            from matplotlib.font_manager import FontProperties
-
-            size = text.get_fontsize()
-            text.set_fontproperties(FontProperties(fname=font))
-            text.set_fontsize(size)
+        if (families := families_for(text.get_text())) is not None:
+            text.set_fontfamily(list(families))
 
 
 def _inside(matrix: Tensor, limits: tuple[float, float]) -> bool:

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 __all__ = ["project"]
 
-_CHUNK = 1 << 20  # coordinates whose signs exist at a time
+_CHUNK = 1 << 16  # coordinates whose signs and places exist at a time: 30 bytes each
 
 
 def project(vector: Tensor, dimension: int, *, seed: int) -> Tensor:

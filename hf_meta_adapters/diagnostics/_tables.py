@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
+from html import escape
 from typing import Any
 
 from torch import Tensor
 
-__all__ = ["as_lists", "format_number", "markdown_table"]
+__all__ = ["as_lists", "format_number", "markdown_table", "markdown_to_html"]
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -34,6 +36,30 @@ def format_number(value: float, digits: int = 3, *, sign: bool = False) -> str:
     if math.isnan(value):
         return "–"
     return f"{round(value, digits) + 0.0:{'+' if sign else ''}.{digits}f}"
+
+
+def markdown_to_html(text: str) -> str:
+    r"""Return tables as `markdown_table` makes them, and paragraphs, as HTML; of other marks only bold is known.
+
+    Example:
+        >>> print(markdown_to_html("| a | b |\n|:---|---:|\n| <c> | **1** |"))
+        <div class="table"><table><tr><th>a</th><th>b</th></tr>
+        <tr><td>&lt;c&gt;</td><td><strong>1</strong></td></tr></table></div>
+    """
+    found = []
+    for block in text.split("\n\n"):
+        lines = [re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", escape(line)) for line in block.splitlines()]
+        if not block.startswith("|"):
+            found.append(f"<p>{' '.join(lines)}</p>")
+            continue
+        header, _, *rows = [line[2:-2].split(" | ") for line in lines]
+        table = [_row(header, "th"), *(_row(row, "td") for row in rows)]
+        found.append(f'<div class="table"><table>{chr(10).join(table)}</table></div>')
+    return "\n".join(found)
+
+
+def _row(cells: Iterable[str], tag: str) -> str:
+    return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>"
 
 
 def as_lists(tensor: Tensor) -> Any:

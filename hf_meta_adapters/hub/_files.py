@@ -1,6 +1,7 @@
 """One folder for a model and its languages: a transformers checkpoint, an adapter folder per language, a manifest.
 
 config.json, model.safetensors    the shared weights; `AutoModel….from_pretrained` reads them without this package
+shared/                           θ, where that is an adapter; a base that has a name is then named and not written
 <language>/                       one adapter, in the format of its own library
 language_adapters.json            what belongs together
 """
@@ -17,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from hf_meta_adapters.errors import HubError
-from hf_meta_adapters.hub._manifest import MANIFEST, Family, read_manifest, write_manifest
+from hf_meta_adapters.hub._manifest import MANIFEST, SHARED_ADAPTER, Family, read_manifest, write_manifest
 
 
 class AdapterFiles(Protocol):
@@ -32,8 +33,23 @@ class AdapterFiles(Protocol):
         """Read an adapter."""
 
 
+class SharedFiles(Protocol):
+    """What reads and writes θ where that is an adapter."""
+
+    def save(self, directory: Path, base_name: str) -> None:
+        """Write it."""
+
+    def load(self, directory: Path, body: str | None = None) -> None:
+        """Read it."""
+
+
 def save_family(
-    folder: Path, family: Family, backend: AdapterFiles, state: Mapping[str, Tensor], **options: Any
+    folder: Path,
+    family: Family,
+    backend: AdapterFiles,
+    state: Mapping[str, Tensor],
+    shared: SharedFiles | None = None,
+    **options: Any,
 ) -> None:
     """Write the shared weights as an ordinary transformers checkpoint, then every adapter, then the manifest.
 
@@ -42,18 +58,27 @@ def save_family(
         family: The content of the manifest.
         backend: Holds the model and writes the adapters.
         state: The tensors of the base model under the names of its own checkpoint.
+        shared: θ, where that is an adapter.
         **options: Of the `save_pretrained` of transformers.
     """
     manifest = family.to_json()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)  # what is half overwritten is no saved model
-    backend.base.save_pretrained(str(folder), state_dict=dict(state), **options)
+    if family.base_model:
+        backend.base.config.save_pretrained(str(folder))
+    else:
+        # the base's own method may be one that `adapters` has put there, which writes adapters into config.json
+        transformers.PreTrainedModel.save_pretrained(backend.base, str(folder), state_dict=dict(state), **options)
+    if shared is not None:
+        shared.save(folder / SHARED_ADAPTER, family.base_model)
     for adapter in family.adapters(family.languages):
         backend.save(adapter, folder / adapter)
     write_manifest(folder, manifest)
 
 
-def load_weights(folder: Path, own: Family, backend: AdapterFiles, state: Mapping[str, Tensor]) -> None:
+def load_weights(
+    folder: Path, own: Family, backend: AdapterFiles, state: Mapping[str, Tensor], shared: SharedFiles | None = None
+) -> None:
     """Read shared weights and adapters into a model that has them already, in place.
 
     Args:
@@ -61,6 +86,7 @@ def load_weights(folder: Path, own: Family, backend: AdapterFiles, state: Mappin
         own: What the manifest of the model would be; further languages in the folder are left out.
         backend: Holds the model and reads the adapters.
         state: The live tensors of the base model under the names of its own checkpoint.
+        shared: θ, where that is an adapter.
 
     Raises:
         HubError: If the files are of another model, or damaged.
@@ -68,11 +94,12 @@ def load_weights(folder: Path, own: Family, backend: AdapterFiles, state: Mappin
     family = read_manifest(folder)
     wrong = [
         f"{name}={getattr(family, name)!r} where the model has {getattr(own, name)!r}"
-        for name in ("base_class", "backend", "share_adapter")
+        for name in ("base_class", "backend", "share_adapter", "shared_adapter", "base_model")
         if getattr(family, name) != getattr(own, name)
     ]
     wrong += [f"no language {key!r}" for key in own.languages if key not in family.languages]
-    if not wrong:
+    saved: dict[str, Tensor] = {}
+    if not wrong and not family.base_model:
         saved = load_base(folder, family, type(backend.base), {}).state_dict()
         wrong = [
             f"{name} of shape {tuple(saved[name].shape) if name in saved else None}, not {tuple(tensor.shape)}"
@@ -85,8 +112,10 @@ def load_weights(folder: Path, own: Family, backend: AdapterFiles, state: Mappin
             "`LanguageAdapterModel.from_pretrained(...)` to load it as the model that it is."
         )
     with torch.no_grad():
-        for name, tensor in state.items():
-            tensor.copy_(saved[name])
+        for name in saved.keys() & state.keys():
+            state[name].copy_(saved[name])
+    if shared is not None:
+        shared.load(folder / SHARED_ADAPTER)
     for adapter in family.adapters(own.languages):
         backend.load(adapter, folder / adapter)
 
@@ -107,18 +136,41 @@ def load_base(folder: Path, family: Family, auto_class: Any, arguments: Mapping[
         HubError: If the class is unknown, or files are missing or damaged.
     """
     kind: Any = auto_class or _saved_class(family.base_class)
+    source = family.base_model or str(folder)
     # transformers 4 would load in float32 whatever was saved
-    as_saved = {} if {"dtype", "torch_dtype"} & set(arguments) else {"dtype": "auto"}
+    as_saved: dict[str, Any] = {} if {"dtype", "torch_dtype"} & set(arguments) else {"dtype": "auto"}
     fixed = {"use_safetensors": True, "output_loading_info": True}
     rule = "The shared weights must be a transformers checkpoint in safetensors format."
     try:
-        model, report = kind.from_pretrained(str(folder), **as_saved, **{**arguments, **fixed})
+        if family.base_model:
+            as_saved = {**_as_it_was(folder, as_saved), "revision": family.base_revision or None}
+        model, report = kind.from_pretrained(source, **{**as_saved, **arguments, **fixed})
     except (OSError, SafetensorError) as error:
-        raise HubError(f"{rule} Found in {folder}: {error} Download or save the model again.") from error
+        raise HubError(f"{rule} Found in {source}: {error} Download or save the model again.") from error
     missing = sorted(report["missing_keys"])
     if missing and type(model).__name__ == family.base_class:
-        raise HubError(f"{rule} Found in {folder} one without {missing}. Download or save the model again.")
+        raise HubError(f"{rule} Found in {source} one without {missing}. Download or save the model again.")
     return model
+
+
+def _as_it_was(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """The type and the quantisation in which a base that is only named was loaded, from the config in the folder."""
+    config = transformers.AutoConfig.from_pretrained(str(folder))
+    kept = {"dtype": config.dtype} if wanted and config.dtype is not None else wanted
+    quantised = getattr(config, "quantization_config", None)
+    return kept if quantised is None else {**kept, "quantization_config": quantised}
+
+
+def base_reference(base: Any) -> tuple[str, str]:
+    """The name and the commit by which a base model can be loaded again; "" and "" if its weights must be kept.
+
+    A model made in memory has no name. One of another class than its checkpoint has a head that the checkpoint lacks.
+    """
+    config = getattr(base, "config", None)
+    name = getattr(config, "_name_or_path", "") or ""
+    if type(base).__name__ not in (getattr(config, "architectures", None) or ()):
+        return "", ""
+    return name, (getattr(config, "_commit_hash", None) or "") if name else ""
 
 
 def body_name(model: nn.Module) -> str:

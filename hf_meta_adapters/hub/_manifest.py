@@ -15,7 +15,7 @@ from hf_meta_adapters.errors import ConfigurationError, HubError, LanguageError,
 
 MANIFEST = "language_adapters.json"
 SHARED_ADAPTER = "shared"
-"""The name and the folder of the one adapter of `share_adapter=True`; no language may have it."""
+"""The folder of what all languages share: the one adapter of `share_adapter=True`, or θ. No language may have it."""
 
 _FORMAT = 1
 _TYPES = {
@@ -23,6 +23,9 @@ _TYPES = {
     "backend": str,
     "shared": str,
     "share_adapter": bool,
+    "shared_adapter": bool,
+    "base_model": str,
+    "base_revision": str,
     "base_class": str,
     "body": str,
     "details": dict,
@@ -38,6 +41,9 @@ class Family:
         backend: The name of the backend.
         shared: What θ is: "all", "none" or a regular expression.
         share_adapter: Whether one adapter, in the folder `shared/`, serves all languages.
+        shared_adapter: Whether θ is an adapter, in the folder `shared/`.
+        base_model: The name of the base model, a folder or a repository; "" if its weights are in the folder.
+        base_revision: The commit of that repository; "" if it is not known.
         base_class: The class of the transformers model.
         body: The name of the body, such as "roberta", inside a model with a head; "" for a model without one.
         details: What else was recorded, such as the training set-up.
@@ -47,6 +53,9 @@ class Family:
     backend: str
     shared: str
     share_adapter: bool
+    shared_adapter: bool
+    base_model: str
+    base_revision: str
     base_class: str
     body: str
     details: Mapping[str, Any] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from hf_meta_adapters.meta._vectors import Vector, present
+from hf_meta_adapters.meta._vectors import Vector
 
 
 class Anchor:
@@ -27,23 +27,29 @@ class Anchor:
         self._live = [parameter.data for parameter in parameters]
         self._start = [parameter.detach().clone() for parameter in parameters]
         self._base = self._start
+        self._away = False
 
+    @torch.no_grad()
     def move(self, direction: Vector, step: Tensor | float) -> None:
         """θ ← base + step · direction."""
-        self.restore()
-        keep = [k for k, entry in enumerate(direction) if entry is not None]
-        if keep:
-            change = torch._foreach_mul(present(direction, keep), step)
-            torch._foreach_add_([self._live[k] for k in keep], change)
+        away, self._away = self._away, True
+        for live, base, entry in zip(self._live, self._base, direction, strict=True):
+            if entry is not None:  # one pass over memory, and no copy of the direction
+                torch.addcmul(base, entry, torch.as_tensor(step, dtype=base.dtype, device=base.device), out=live)
+            elif away:
+                live.copy_(base)
 
     def restore(self) -> None:
         """θ ← base, bit for bit."""
-        if self._live:
+        if self._away and self._live:
             torch._foreach_copy_(self._live, self._base)
+        self._away = False
 
     def rebase(self, base: list[Tensor] | None = None) -> None:
         """Make `base` the point that moves start from and return to, and go there; `None` is the θ of the beginning."""
-        self._base = self._start if base is None else base
+        goal = self._start if base is None else base
+        self._away = self._away or goal is not self._base
+        self._base = goal
         self.restore()
 
     def base(self) -> list[Tensor]:

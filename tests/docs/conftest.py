@@ -1,6 +1,7 @@
 """The folder in which pages are executed: what a page asks the Hub for lies there, small, under the same name."""
 
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,19 @@ def furnished(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> P
         XLMRobertaForMaskedLM(config).save_pretrained(folder / name)
         tokenizer().save_pretrained(folder / name)
     shutil.copytree(project_root / "recipes", folder / "recipes")
+    if find_spec("adapters"):
+        publish(XLMRobertaForMaskedLM(config), folder / "AdapterHub" / "xlm-roberta-base-sw-wiki_pfeiffer")
     return folder
+
+
+def publish(base: XLMRobertaForMaskedLM, folder: Path) -> None:
+    """An adapter as it lies on the Hub: in the library's own format, a pickle."""
+    import adapters
+
+    adapters.init(base)
+    base.add_adapter("sw", config="seq_bn_inv")
+    folder.parent.mkdir()
+    base.save_adapter(str(folder), "sw")
 
 
 @pytest.fixture

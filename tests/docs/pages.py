@@ -10,6 +10,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 FENCE = re.compile(r"^(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})[ ]*\{?\.?(?P<language>[\w-]*)")
+NEEDS = re.compile(r"<!--\s*needs:\s*(\w+)\s*-->")
 NOT_EXECUTED = re.compile(r"<!--\s*not executed:?\s*(?P<reason>.*?)\s*-->")
 OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import ROOT, Block, execute, pages, python_blocks
+from tests.docs.pages import NEEDS, ROOT, Block, execute, pages, python_blocks
 
 # How many blocks a page may leave out. A new one is to be defended here.
 NOT_EXECUTED: dict[str, int] = {}
@@ -20,8 +20,10 @@ def name(page: Path) -> str:
 def test_the_blocks_of_a_page_run(page: Path, workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workshop)
     monkeypatch.setattr(sys, "argv", [page.name])
-    namespace = {"__name__": "__main__"}
-    for block in python_blocks(page.read_text(encoding="utf-8")):
+    text, namespace = page.read_text(encoding="utf-8"), {"__name__": "__main__"}
+    for package in NEEDS.findall(text):
+        pytest.importorskip(package, reason=f"NOT CHECKED: the extra `{package}` is absent")
+    for block in python_blocks(text):
         if block.not_executed is None:
             execute(block, page, namespace)
 

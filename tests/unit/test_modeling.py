@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +13,8 @@ from torch import nn
 
 from hf_meta_adapters import BottleneckConfig, LanguageAdapterModel, get_language_model
 from hf_meta_adapters.errors import ConfigurationError, LanguageError
-from tests.adapted import MATRIX, METHODS, adapted, lora, moved, outputs, same, snapshot, stirred
-from tests.tiny import MODELS, TinyModel, tiny
+from tests.adapted import METHODS, adapted, lora, moved, outputs, same, snapshot, stirred, trained_as_owned
+from tests.tiny import tiny
 
 CODES = ("te", "da", "in", "pt", "li", "zh-Hant", "zh", "to", "lo", "or", "la", "keys", "items", "lora_A", "default")
 PARTS = {"bert": ("bert", "layer", "output", "query"), "mt5": ("wo", "o", "k", "encoder"), "gpt2": ("h", "attn")}
@@ -23,60 +24,16 @@ def flags(model: nn.Module) -> dict[str, bool]:
     return {name: parameter.requires_grad for name, parameter in model.named_parameters()}
 
 
-@pytest.mark.parametrize("cell", MODELS, ids=str)
-def test_fresh_adapters_leave_every_model_as_it_was(cell: TinyModel) -> None:
-    batch = cell.batch()
-    base = cell.make()
-    expected = outputs(base, batch)
-    model = get_language_model(base, BottleneckConfig(bottleneck_size=3), ["en", "sw"])
-    assert same(outputs(model, batch, language="sw"), expected)
-    assert not model.training
-
-
-@pytest.mark.parametrize(("name", "method"), MATRIX)
-def test_fresh_adapters_of_every_method_leave_the_model_as_it_was(name: str, method: str) -> None:
-    cell = tiny(name)
-    expected = outputs(cell.make(), cell.batch())
-    model = adapted(cell, method)
-    for language in model.languages:
-        assert same(outputs(model, cell.batch(), language=language), expected)
-
-
-@pytest.mark.parametrize(("name", "method"), MATRIX)
-def test_switching_is_exact_and_leaves_no_trace(name: str, method: str) -> None:
-    cell, languages = tiny(name), ("te", "da", "zh-Hant")
-    model = stirred(adapted(cell, method, languages))
-    batch, before, trained = cell.batch(), snapshot(model), flags(model)
-    alone = {language: outputs(model, batch, language=language) for language in languages}
-    assert not same(alone["te"], alone["da"])
-    model.set_language("da")
-    assert same(outputs(model, batch), alone["da"])
-    with model.use_language("te"):
-        assert same(outputs(model, batch), alone["te"])
-        assert same(outputs(model, batch, language="zh-Hant"), alone["zh-Hant"])
-        assert same(outputs(model, batch), alone["te"])
-    with pytest.raises(RuntimeError, match="interrupted"), model.use_language("te"):
+@pytest.mark.parametrize("method", METHODS)
+def test_an_error_within_a_language_leaves_the_one_before(method: str) -> None:
+    cell = tiny("bert")
+    model = stirred(adapted(cell, method))
+    model.set_language("sw")
+    expected = outputs(model, cell.batch())
+    with pytest.raises(RuntimeError, match="interrupted"), model.use_language("en"):
         raise RuntimeError("interrupted")
-    assert model.language == "da"
-    assert same(outputs(model, batch), alone["da"])
-    assert moved(before, model) == set()
-    assert flags(model) == trained
-
-
-@pytest.mark.parametrize(("name", "method"), MATRIX)
-def test_everything_is_trainable_from_the_start_and_a_loss_reaches_only_its_language(name: str, method: str) -> None:
-    cell, languages = tiny(name), ("en", "sw", "te")
-    model = stirred(adapted(cell, method, languages))
-    shared, own = model.shared_parameters(), {key: model.language_parameters(key) for key in languages}
-    assert {name for name, trained in flags(model).items() if trained} == set(shared).union(*own.values())
-    assert len(flags(model)) == len(shared) + sum(map(len, own.values()))
-    assert len({tuple(p.shape for p in each.values()) for each in own.values()}) == 1
-    model(**cell.batch(), language="sw").loss.backward()
-    assert all(parameter.grad is not None and parameter.grad.any() for parameter in own["sw"].values())
-    for key in ("en", "te"):
-        assert all(parameter.grad is None for parameter in own[key].values())
-    if method != "layer_norm":  # whose copies take the place of the shared norms
-        assert all(parameter.grad is not None for name, parameter in shared.items() if "layer" in name)
+    assert model.language == "sw"
+    assert same(outputs(model, cell.batch()), expected)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +69,7 @@ def test_a_new_language_starts_fresh_or_from_another_and_disturbs_none(method: s
     assert same(outputs(model, batch, language="te"), before["sw"])
     assert not same(outputs(model, batch, language="fr"), before["sw"])
     assert all(torch.equal(tensor, values[name]) for name, tensor in model.named_parameters() if name in values)
-    assert all(flags(model).values())
+    assert trained_as_owned(model)
     old, new = model.language_parameters("sw"), model.language_parameters("te")
     assert not {id(parameter) for parameter in old.values()} & {id(parameter) for parameter in new.values()}
 
@@ -140,7 +97,7 @@ def test_a_copy_and_a_change_of_type_keep_working(method: str, dtype: torch.dtyp
     assert same(outputs(model, cell.batch(), language="sw"), expected)
     assert twin(**cell.batch(), language="te").logits.dtype == dtype
     assert same(outputs(twin, cell.batch(), language="te"), outputs(twin, cell.batch(), language="sw"))
-    assert all(flags(twin).values())
+    assert trained_as_owned(twin)
 
 
 def test_torch_saves_and_loads_the_whole_object() -> None:
@@ -216,6 +173,7 @@ def test_modules_to_save_give_every_language_a_head() -> None:
     config = BottleneckConfig(bottleneck_size=3, modules_to_save=["classifier"])
     model = get_language_model(cell.make(), config, ["en", "sw"])
     for key in model.languages:
+        assert not any("classifier" in name for name in model.shared_parameters())
         heads = {name.split(".")[-1] for name in model.language_parameters(key) if "classifier" in name}
         assert heads == {"weight", "bias"}
     before, start = outputs(model, cell.batch(), language="en"), outputs(model, cell.batch(), language="sw")
@@ -275,7 +233,7 @@ def test_the_wrapper_offers_what_the_model_offers() -> None:
     [
         ("set_adapter", "set_language"),
         ("add_adapter", "add_language"),
-        ("load_adapter", "from_pretrained"),
+        ("load_adapter", "load_language"),
         ("delete_adapter", "from_pretrained"),
         ("disable_adapter", "AutoModel"),
         ("push_to_hub", "save_pretrained"),
@@ -387,3 +345,49 @@ def test_lora_on_tied_embeddings_keeps_them_tied() -> None:
     assert same(outputs(model, cell.batch(), language="en"), expected)
     assert base.lm_head.decoder.weight is base.roberta.embeddings.word_embeddings.base_layer.weight
     assert set(model.base_state_dict()) == set(cell.make().state_dict())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_training_only_a_new_language_leaves_all_else_bitwise_alone(method: str) -> None:
+    cell = tiny("xlm-r")
+    model = stirred(adapted(cell, method))
+    batch = cell.batch()
+    alone = {key: outputs(model, batch, language=key) for key in ("en", "sw")}
+    model.add_language("yo", copy_from={"sw": 0.6, "en": 0.4})
+    model.train_only("yo")
+    assert model.shared_parameters() == model.language_parameters("en") == model.language_parameters("sw") == {}
+    assert trained_as_owned(model)
+    before = snapshot(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
+    model(**batch, language="yo").loss.backward()
+    optimizer.step()
+    assert moved(before, model) == set(model.language_parameters("yo"))
+    assert all(same(outputs(model, batch, language=key), alone[key]) for key in alone)
+
+    model.add_language("te")
+    assert trained_as_owned(model)
+    assert model.language_parameters("te")
+    assert not model.shared_parameters()
+    with pytest.raises(LanguageError, match="Found 'fr'"):
+        model.train_only("fr")
+    model.train_only(*model.languages, shared=True)
+    assert trained_as_owned(model)
+    assert model.shared_parameters()
+    assert all(model.language_parameters(key) for key in model.languages)
+
+
+def test_a_merged_language_is_a_plain_model_that_can_be_trained_and_saved(tmp_path: Path) -> None:
+    cell = tiny("bert")
+    model = stirred(adapted(cell, "lora"))
+    merged = model.merge_language("sw")
+    merged.save_pretrained(tmp_path)
+    again = type(merged).from_pretrained(tmp_path)
+    assert same(outputs(again, cell.batch()), outputs(merged, cell.batch()))
+    assert all(parameter.requires_grad for parameter in merged.parameters())
+    assert not {id(p) for p in merged.parameters()} & {id(p) for p in model.parameters()}
+    with pytest.raises(LanguageError, match="Found 'fr'"):
+        model.merge_language("fr")
+    assert same(outputs(adapted(cell, None).merge_language("en"), cell.batch()), outputs(cell.make(), cell.batch()))
+    shared = stirred(adapted(cell, "lora", share_adapter=True))
+    found, expected = outputs(shared.merge_language("en"), cell.batch()), outputs(shared, cell.batch(), language="sw")
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)

@@ -99,6 +99,31 @@ def test_only_what_is_owned_has_gradients() -> None:
     assert trained == {*ownership.shared, "adapter.own.te", "adapter.own.adapter"}
 
 
+def test_some_languages_alone_have_gradients() -> None:
+    base, ownership = grown()
+    for languages, shared in ((["te"], False), ([], True), (None, False)):
+        ownership.require_gradients(base, languages, shared=shared)
+        trained = {name for name, parameter in base.named_parameters() if parameter.requires_grad}
+        own = [
+            name
+            for key in (ownership.languages if languages is None else languages)
+            for name in ownership.languages[key]
+        ]
+        assert trained == {*(ownership.shared if shared else ()), *own}
+
+
+def test_what_is_no_longer_called_is_no_part_of_theta() -> None:
+    base, ownership = grown()
+    assert ownership.without(base, []).shared == ownership.shared
+    found = ownership.without(base, [base.norm, base.adapter.base_layer])
+    assert found.shared == ["adapter.base_layer.weight"]  # the head is tied to it
+    assert (found.languages, found.created, found.original) == (
+        ownership.languages,
+        ownership.created,
+        ownership.original,
+    )
+
+
 def test_tensors_without_a_gradient_are_left_alone() -> None:
     base = nn.Module()
     base.codes = nn.Parameter(torch.zeros(2, dtype=torch.int8), requires_grad=False)

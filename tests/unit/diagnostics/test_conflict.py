@@ -116,6 +116,13 @@ def test_everything_is_left_as_it_was():
     assert all(torch.equal(p, weights[name]) for name, p in model.named_parameters())
 
 
+def test_dropout_is_off():
+    cell = tiny("bert")
+    model, batches = cell.make(dropout=0.5), {"en": cell.batch(1), "sw": cell.batch(2)}
+    expected = gradient_conflict(model, batches).matrix
+    assert torch.equal(gradient_conflict(model.train(), batches).matrix, expected)
+
+
 def test_the_state_comes_back_after_an_error():
     model = Linear(3).train()
     with pytest.raises(NonFiniteLossError, match="'sw'"):

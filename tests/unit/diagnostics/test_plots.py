@@ -3,16 +3,17 @@ import warnings
 
 import pytest
 import torch
-from matplotlib import ft2font, pyplot
+from matplotlib import font_manager, ft2font, pyplot
 
 from hf_meta_adapters.diagnostics import (
+    _labels,
     gradient_conflict,
     interference_report,
     mask_overlap,
     plan_language_capacity,
     plot_conflict_over_time,
 )
-from hf_meta_adapters.diagnostics._labels import font_for, language_label, native_name
+from hf_meta_adapters.diagnostics._labels import families_for, language_label
 from hf_meta_adapters.errors import ConfigurationError
 
 from .models import Linear, linear_batches
@@ -78,24 +79,36 @@ def test_without_a_path_the_figure_is_shown_by_pyplot():
     pyplot.close("all")
 
 
-def test_a_label_has_glyphs_or_is_the_key():
+def test_a_label_has_glyphs():
     for language in SCRIPTS:
         label = language_label(language)
         assert language in label
-        if label != language:
-            covered = ft2font.FT2Font(font_for(native_name(language))).get_charmap()
-            assert {ord(c) for c in native_name(language) if c != " "} <= set(covered)
-            assert font_for(label) is not None
+        paths = [font_manager.findfont(family) for family in families_for(label)]
+        covered = set().union(*(ft2font.FT2Font(path).get_charmap() for path in paths))
+        assert {ord(c) for c in label if c != " "} <= covered
     assert language_label("fr") == "Français (fr)"
     assert language_label("nonexistent") == "nonexistent"
 
 
-def test_without_shaping_letters_that_join_give_way_to_the_key(monkeypatch):
-    font_for.cache_clear()
+def test_without_a_font_the_english_name_stands_in(monkeypatch):
+    latin = {chr(code) for code in range(0x250)} | {"’"}
+    monkeypatch.setattr(_labels, "families_for", lambda text: ("Latin",) if set(text) <= latin else None)
+    labels = [language_label(key) for key in ("te", "hi", "ar", "ru", "zh-Hant", "fr", "sw", "nonexistent")]
+    assert labels[:4] == ["Telugu (te)", "Hindi (hi)", "Arabic (ar)", "Russian (ru)"]
+    assert labels[4:] == ["Chinese (zh-Hant)", "Français (fr)", "Kiswahili (sw)", "nonexistent"]
+
+
+def test_every_language_has_a_latin_name():
+    names = [_labels._names(key)[-1] for key in _labels._NAMES]
+    assert all(max(name) < "\u1eff" for name in names)
+
+
+def test_without_shaping_letters_that_join_give_way_to_the_english_name(monkeypatch):
+    families_for.cache_clear()
     monkeypatch.delattr(ft2font, "__libraqm_version__", raising=False)
-    assert language_label("ar") == "ar"
+    assert language_label("ar") == "Arabic (ar)"
     assert language_label("ru") == "Русский (ru)"
-    font_for.cache_clear()
+    families_for.cache_clear()
 
 
 def test_without_matplotlib_the_extra_is_named(monkeypatch):

@@ -17,7 +17,7 @@ from transformers import AutoModel, AutoModelForTokenClassification
 from hf_meta_adapters import BottleneckConfig, LanguageAdapterModel, get_language_model
 from hf_meta_adapters.errors import ConfigurationError, HubError, LanguageError, check_language
 from hf_meta_adapters.hub import MANIFEST, SHARED_ADAPTER
-from tests.adapted import MATRIX, METHODS, adapted, lora, moved, outputs, same, snapshot, stirred
+from tests.adapted import METHODS, adapted, lora, moved, outputs, same, snapshot, stirred, trained_as_owned
 from tests.tiny import HEADS, PRETRAINING, TinyModel, tiny
 
 load = LanguageAdapterModel.from_pretrained
@@ -34,7 +34,7 @@ def edit(folder: Path, **changes: object) -> None:
     (folder / MANIFEST).write_text(json.dumps(content), encoding="utf-8")
 
 
-@pytest.mark.parametrize(("name", "method"), MATRIX)
+@pytest.mark.parametrize(("name", "method"), [("mt5", method) for method in METHODS])
 @pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")  # by PEFT, of every norm
 def test_every_method_is_read_back_bitwise_with_and_without_the_package(name: str, method: str, tmp_path: Path) -> None:
     cell, languages = tiny(name), ("te", "zh-Hant")
@@ -271,7 +271,7 @@ def test_weights_are_read_in_place(method: str, tmp_path: Path) -> None:
     model.load_weights(tmp_path)
     assert moved(before, model) == set()
     assert [id(parameter) for parameter in model.parameters()] == identities
-    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert trained_as_owned(model)
     assert model.training
 
 

@@ -1,0 +1,161 @@
+"""One command makes the report: on a family with adapters, on a plain checkpoint, masked or causal, with a browser."""
+
+import gzip
+import json
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import GPT2Config, GPT2LMHeadModel, XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaModel
+
+from hf_meta_adapters import BottleneckConfig, get_language_model
+from tests.docs.conftest import tokenizer
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+CONFIG = XLMRobertaConfig(vocab_size=320, max_position_embeddings=130, **SIZES)
+QUICK = ("--batches", "4", "--batch_size", "4", "--max_length", "32", "--mask_steps", "3")
+FILES = {
+    "report.html",
+    "report.json",
+    "report.md",
+    "gradient_cosines.png",
+    "cosines_by_layer.png",
+    "need_of_layers.png",
+}
+MASKS = {"mask_overlap.png", "overlap_by_layer.png"}
+BROWSER = next(
+    (path for name in ("chromium", "google-chrome", "chromium-browser") if (path := shutil.which(name))), None
+)
+
+
+def save(model, folder: Path) -> str:
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """English as plain text, the others compressed, Swahili with fewer lines than are asked for."""
+    folder = tmp_path_factory.mktemp("texts")
+    for language in ("en", "fr", "ru", "sw"):
+        source = ROOT / "recipes" / "data" / language / "valid.txt.gz"
+        lines = gzip.decompress(source.read_bytes()).decode().splitlines()[: 9 if language == "sw" else 20]
+        if language == "en":
+            (folder / "en.txt").write_text("\n".join(lines), encoding="utf-8")
+        else:
+            (folder / f"{language}.txt.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    return folder
+
+
+@pytest.fixture
+def diagnose_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Run the recipe in this process, which need not import everything again."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["diagnose.py", *map(str, arguments)])
+        runpy.run_path(str(ROOT / "recipes" / "diagnose.py"), run_name="__main__")
+
+    return run
+
+
+def diagnose(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the recipe as a user does."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "MPLBACKEND": "agg", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, str(ROOT / "recipes" / "diagnose.py"), *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
+
+
+@pytest.fixture(scope="module")
+def plain(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report on a plain checkpoint, with monolingual models to compare."""
+    folder = tmp_path_factory.mktemp("plain")
+    model = save(XLMRobertaForMaskedLM(CONFIG), folder / "model")
+    for language in ("en", "fr", "ru", "sw"):
+        save(XLMRobertaForMaskedLM(CONFIG), folder / "alone" / language)
+    done = diagnose(model, texts, "--monolingual", folder / "alone", *QUICK, folder=folder)
+    assert done.returncode == 0, done.stderr
+    assert "100%" in done.stderr  # progress bars
+    assert "outputs/diagnose/report.html" in done.stdout
+    return folder / "outputs" / "diagnose"
+
+
+def test_a_plain_checkpoint_with_monolingual_models(plain):
+    assert {path.name for path in plain.iterdir()} == FILES | MASKS | {"interference.png"}
+    report = json.loads((plain / "report.json").read_text(encoding="utf-8"))
+    assert report["conflict"]["languages"] == ["en", "fr", "ru", "sw"]
+    assert report["conflict"]["number_of_batches"] == [4, 4, 4, 4]
+    assert {row["language"] for row in report["interference"]["rows"]} == {"en", "fr", "ru", "sw"}
+    assert report["masks"]["seeds"] == [0, 1]
+    assert report["plan"]["layers_to_transform"] in ([0], [1])
+    assert report["about"]["texts"] == "en 16, fr 16, ru 16, sw 9"
+    page = (plain / "report.md").read_text(encoding="utf-8")
+    assert all((plain / name).is_file() for name in re.findall(r"!\[[^]]*\]\(([^)]*)\)", page))
+    assert all(finding in page for finding in report["findings"])
+
+
+def test_the_page_needs_nothing_but_itself(plain):
+    page = (plain / "report.html").read_text(encoding="utf-8")
+    assert page.count("<img") == page.count('src="data:image/png;base64,') == 6
+    assert not re.search(r"<script|https?:|url\(|<link|@import", page)
+    assert '<meta name="viewport" content="width=device-width' in page
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="NOT CHECKED IN A BROWSER: no chromium or chrome is installed")
+def test_a_browser_shows_the_page(plain, tmp_path):
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    picture = tmp_path / "page.png"
+    options += [f"--screenshot={picture}", "--window-size=500,3000", "--virtual-time-budget=3000"]
+    environment = os.environ | {"HOME": str(tmp_path)}
+    page = (plain / "report.html").as_uri()
+    subprocess.run([BROWSER, *options, page], env=environment, check=True, capture_output=True, timeout=120)
+    dumped = subprocess.run(
+        [BROWSER, *options[:4], "--dump-dom", page],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    ).stdout
+    assert dumped.count("<h2>") == 6
+    from PIL import Image
+
+    with Image.open(picture) as image:
+        assert image.size == (500, 3000)
+        colors = image.convert("RGB").resize((250, 1500)).getcolors(400_000)
+    assert len(colors) > 200  # pictures are drawn, not only text on white
+
+
+@pytest.mark.parametrize("kind", ["family", "causal"])
+def test_other_models(kind, texts, tmp_path, diagnose_here):
+    if kind == "family":
+        base, languages = XLMRobertaForMaskedLM(CONFIG), ["en", "sw", "fr"]
+        model = save(get_language_model(base, BottleneckConfig(bottleneck_size=2), languages), tmp_path / "model")
+    else:
+        languages = ["en", "fr", "ru", "sw"]
+        config = GPT2Config(vocab_size=320, n_positions=64, n_embd=16, n_layer=2, n_head=2, bos_token_id=0)
+        model = save(GPT2LMHeadModel(config), tmp_path / "model")
+    diagnose_here(model, texts, *QUICK, "--mask_steps", "0", "--output_dir", "report")
+    assert {path.name for path in (tmp_path / "report").iterdir()} == FILES
+    report = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
+    assert sorted(report["conflict"]["languages"]) == sorted(languages)  # those of the model that have text
+
+
+def test_what_cannot_work_is_refused(texts, tmp_path, diagnose_here):
+    headless = save(XLMRobertaModel(CONFIG), tmp_path / "headless")
+    with pytest.raises(SystemExit, match=r"with its head\. Found XLMRobertaModel"):
+        diagnose_here(headless, texts)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "en.txt").write_text("In the beginning")
+    with pytest.raises(SystemExit, match=r"two languages of the model.*Found \['en'\]"):
+        diagnose_here(save(XLMRobertaForMaskedLM(CONFIG), tmp_path / "model"), tmp_path / "one")
+    assert not (tmp_path / "outputs").exists()

@@ -1,0 +1,129 @@
+"""What cannot be, in one table: the documentation lists it, and the tests see it refused before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import AdaLoraConfig, LNTuningConfig, LoraConfig, PromptTuningConfig
+from transformers import MixtralConfig, MixtralForCausalLM
+
+from hf_meta_adapters import BottleneckConfig, ModuleCopyConfig, get_language_model
+from hf_meta_adapters.errors import ConfigurationError, UnsupportedModelError
+from tests.adapted import adapted
+from tests.tiny import tiny
+
+LANGUAGES = ["en", "sw"]
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """One row: what is asked for, why it cannot be, a call that asks for it, and the error that it meets."""
+
+    what: str
+    why: str
+    call: Callable[[], Any]
+    error: type[Exception]
+
+    def __str__(self) -> str:
+        return self.what
+
+
+def experts() -> Any:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    torch.manual_seed(0)
+    return MixtralForCausalLM(MixtralConfig(vocab_size=64, num_key_value_heads=1, num_local_experts=2, **sizes))
+
+
+def prompts() -> PromptTuningConfig:
+    return PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")
+
+
+def of(name: str, config: Any, **options: Any) -> Any:
+    return get_language_model(tiny(name).make(), config, LANGUAGES, **options)
+
+
+def rows(name: str, method: str, *, labels: bool = False, training: bool = False) -> Any:
+    model, batch = adapted(name, method).train(training), tiny(name).batch()
+    if not labels:
+        batch.pop("labels")
+    return model(**batch, language=LANGUAGES)
+
+
+QUERY: dict[str, Any] = {"target_modules": ["query"]}
+UNSUPPORTED = (
+    Unsupported(
+        "`BottleneckConfig()` on a mixture of experts",
+        "no feed-forward that every token runs through; name linear layers in `target_modules`",
+        lambda: get_language_model(experts(), BottleneckConfig(), LANGUAGES),
+        UnsupportedModelError,
+    ),
+    Unsupported(
+        '`ModuleCopyConfig("feed_forward")` on a mixture of experts',
+        "the same; name modules in `ModuleCopyConfig([...])`",
+        lambda: get_language_model(experts(), ModuleCopyConfig("feed_forward"), LANGUAGES),
+        UnsupportedModelError,
+    ),
+    Unsupported(
+        "LN tuning of a module without parameters, such as the first `attn_norm` of ModernBERT",
+        'nothing to tune; `ModuleCopyConfig("layer_norm")` leaves it out',
+        lambda: of("modernbert", LNTuningConfig(target_modules=["attn_norm"])),
+        UnsupportedModelError,
+    ),
+    Unsupported(
+        "`AdaLoraConfig`",
+        "PEFT trains one adapter of it in a model",
+        lambda: of("bert", AdaLoraConfig(init_r=2, target_r=1, total_step=9, **QUERY)),
+        ConfigurationError,
+    ),
+    Unsupported(
+        '`LoraConfig(init_lora_weights="pissa")`, OLoRA, LoftQ, CorDA, LoRA-GA',
+        "they begin by changing the base, which the languages share",
+        lambda: of("bert", LoraConfig(init_lora_weights="pissa", **QUERY)),
+        ConfigurationError,
+    ),
+    Unsupported(
+        "`merge_language` of a bottleneck adapter",
+        "an activation inside cannot be part of a weight",
+        lambda: adapted("bert", "bottleneck").merge_language("sw"),
+        ConfigurationError,
+    ),
+    Unsupported(
+        "`merge_language` of a prompt or a prefix",
+        "it lies before the input, not in the weights",
+        lambda: of("llama", prompts()).merge_language("sw"),
+        ConfigurationError,
+    ),
+    Unsupported(
+        "`shared=` a prompt or a prefix",
+        "it lies outside of the base, where the adapters of the languages are",
+        lambda: of("llama", BottleneckConfig(), shared=prompts()),
+        ConfigurationError,
+    ),
+    Unsupported(
+        "`shared=LoraConfig(...)` within modules that each language copies",
+        "θ would be copied with them; give θ other `target_modules`",
+        lambda: of("bert", ModuleCopyConfig("attention"), shared=LoraConfig(**QUERY)),
+        UnsupportedModelError,
+    ),
+    Unsupported(
+        "`shared=LoraConfig(...)` with `share_adapter=True`",
+        "two adapters for all languages are one: `config=None`",
+        lambda: of("bert", BottleneckConfig(), shared=LoraConfig(**QUERY), share_adapter=True),
+        ConfigurationError,
+    ),
+    Unsupported(
+        "rows of several languages in one training batch, but for bottleneck adapters",
+        "each language makes a pass of its own; train with batches of one language",
+        lambda: rows("bert", "lora", training=True),
+        ConfigurationError,
+    ),
+    Unsupported(
+        "rows of several languages with `labels`, but for LoRA and bottleneck adapters",
+        "the losses of the passes are no loss of the batch",
+        lambda: rows("bert", "ia3", labels=True),
+        ConfigurationError,
+    ),
+)

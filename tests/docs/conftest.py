@@ -1,7 +1,7 @@
 """The folder in which pages are executed: what a page asks the Hub for lies there, small, under the same name."""
 
 import shutil
-from importlib.util import find_spec
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -52,7 +52,7 @@ def furnished(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> P
         XLMRobertaForMaskedLM(config).save_pretrained(folder / name)
         tokenizer().save_pretrained(folder / name)
     shutil.copytree(project_root / "recipes", folder / "recipes")
-    if find_spec("adapters"):
+    if "adapters" in packages_distributions():  # `find_spec` fails once the library has been imported
         publish(XLMRobertaForMaskedLM(config), folder / "AdapterHub" / "xlm-roberta-base-sw-wiki_pfeiffer")
     return folder
 

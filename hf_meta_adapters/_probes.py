@@ -108,7 +108,7 @@ def draw_batches(
 def _rows(source: Any, column: str, languages: Sequence[Language] | None, most: int) -> dict[Language, list[Any]]:
     """Return up to `most` rows of each language, chosen at random."""
     if isinstance(source, LanguageDatasets):
-        source = {key: one for (role, key), one in source._datasets.items() if role == "train"}
+        source = source.of_role("train")
     if isinstance(source, Mapping):
         check_languages(source)
         return {key: [one[row] for row in _order(one, column)[:most]] for key, one in source.items()}

@@ -43,7 +43,11 @@ class LanguageDatasets(Dataset[Keyed]):
 
     def __len__(self) -> int:
         """The number of training rows that are known."""
-        return sum(size_of(one) or 0 for (role, _), one in self._datasets.items() if role == "train")
+        return sum(size_of(one) or 0 for one in self.of_role("train").values())
+
+    def of_role(self, role: Role) -> dict[Language, Any]:
+        """The data sets of one role, language by language, as they were given."""
+        return {key: one for (place, key), one in self._datasets.items() if place == role}
 
     def __getitem__(self, key: Key) -> Keyed:
         """The example of a key, with the key."""

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.diagnostics._groups import layer_index
+from hf_meta_adapters.diagnostics._layer_limits import limits_to_layers
 from hf_meta_adapters.diagnostics._plots import plot_lines
 from hf_meta_adapters.diagnostics._tables import as_lists, format_number, markdown_table
-from hf_meta_adapters.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import os
@@ -73,7 +73,10 @@ class CapacityPlan:
         """Return a copy of an adapter's configuration that puts it into the target layers only.
 
         Args:
-            config: A dataclass with `layers_to_transform`, such as `BottleneckConfig` or `peft.LoraConfig`.
+            config: A dataclass that can be limited in one of three ways: with `exclude_modules` (`peft.LoraConfig`,
+                `peft.IA3Config`, `peft.LNTuningConfig`, …), which keeps all but the target layers out; with
+                `layers_to_transform` (`BottleneckConfig`), whose numbers mean both stacks of an encoder-decoder; or
+                with a list of `modules` (`ModuleCopyConfig(["LayerNorm"])`), of which those outside are left out.
 
         Returns:
             The configuration for `get_language_model`.
@@ -88,12 +91,8 @@ class CapacityPlan:
             >>> plan.configure(BottleneckConfig(bottleneck_size=8)).layers_to_transform
             [3]
         """
-        if not hasattr(config, "layers_to_transform"):
-            raise ConfigurationError(
-                "A plan needs a configuration that can be limited to layers, with `layers_to_transform`. Found "
-                f"`{type(config).__name__}`. Write for example `plan.configure(BottleneckConfig())`."
-            )
-        limited: Config = replace(config, layers_to_transform=self.layers_to_transform)  # type: ignore[type-var]
+        limits = limits_to_layers(config, self.target_layers, self.layers_to_transform)
+        limited: Config = replace(config, **limits)  # type: ignore[type-var]
         return limited
 
     def to_dict(self) -> dict[str, Any]:

@@ -82,7 +82,10 @@ class ConflictMatrix:
             ConfigurationError: With a single language, or without the layers that are asked for.
         """
         if len(self.languages) < 2:
-            raise ConfigurationError(f"A conflict needs at least two languages. Found {list(self.languages)}.")
+            raise ConfigurationError(
+                f"A conflict needs at least two languages. Found {list(self.languages)}. Give `gradient_conflict` the "
+                "batches of another."
+            )
         matrices: dict[str | None, Tensor] = dict(self._layers().items()) if per_layer else {None: self.matrix}
         rows, columns = torch.triu_indices(len(self.languages), len(self.languages), offset=1)
         pairs = {layer: matrix[rows, columns].nan_to_num(nan=torch.inf) for layer, matrix in matrices.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +10,7 @@ from torch import Tensor, nn
 from hf_meta_adapters._typing import Batch, Language
 from hf_meta_adapters.diagnostics._passes import LossFunction, evaluate_loss
 
-__all__ = ["GatedLoss", "Granularity", "gate_shape"]
-
-Granularity: TypeAlias = Literal["weight", "neuron", "module"]
+__all__ = ["GatedLoss"]
 
 
 class GatedLoss:
@@ -51,7 +48,7 @@ class GatedLoss:
         """
         gated: dict[str, Tensor] = {}
         for name, weight in self._weights.items():
-            product = weight.detach() * gates[name].to(weight.dtype)
+            product = weight.detach() * gates[name].to(weight)
             gated |= dict.fromkeys(self._aliases[id(weight)], product)
         # Every name of a tied weight is replaced above: `tie_weights` would do it, but leave `adapters` models broken.
         return torch.func.functional_call(self._loss, gated, (batch,), tie_weights=False)
@@ -66,26 +63,3 @@ class _LossOfLanguage(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         return evaluate_loss(self.model, batch, self.language, self.loss_function)
-
-
-def gate_shape(model: nn.Module, name: str, weight: Tensor, granularity: Granularity) -> tuple[int, ...]:
-    """Return the shape of the gates of a weight, which broadcasts to that of the weight.
-
-    Args:
-        model: The model.
-        name: Name of the weight.
-        weight: The weight.
-        granularity: A gate per weight, per output neuron, or per module.
-
-    Returns:
-        The shape.
-    """
-    if granularity == "weight":
-        return tuple(weight.shape)
-    shape = [1] * weight.dim()
-    if granularity == "neuron":
-        # The Conv1D of GPT-2 stores (inputs, outputs), everything else (outputs, inputs, ...).
-        transposed = type(model.get_submodule(name.rpartition(".")[0])).__name__ == "Conv1D"
-        outputs = weight.dim() - 1 if transposed else 0
-        shape[outputs] = weight.shape[outputs]
-    return tuple(shape)

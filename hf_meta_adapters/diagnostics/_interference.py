@@ -112,7 +112,8 @@ def _scores(scores: Scores, where: str) -> Tensor:
     if tensor.dim() > 2 or not tensor.numel() or not torch.isfinite(tensor).all():
         raise DataError(
             "Scores must be finite: a number, a sequence, or a matrix of seeds × examples. Found shape "
-            f"{tuple(tensor.shape)} with {int((~torch.isfinite(tensor)).sum())} that are not finite, for {where}."
+            f"{tuple(tensor.shape)} with {int((~torch.isfinite(tensor)).sum())} that are not finite, for {where}. "
+            "Leave out, on both sides, the seeds of runs that failed."
         )
     return tensor.reshape(1, -1) if tensor.dim() < 2 else tensor
 
@@ -158,7 +159,10 @@ def _examples(
         raise ConfigurationError(f"The examples seen must be given for both sides. Found no `{missing}`. Give it too.")
     sides = [side if isinstance(side, Mapping) else dict.fromkeys(languages, side) for side in (monolingual, joint)]
     if unknown := [language for language in languages if any(language not in side for side in sides)]:
-        raise ConfigurationError(f"The examples seen must be given for every language. Found none for {unknown}.")
+        raise ConfigurationError(
+            f"The examples seen must be given for every language. Found none for {unknown}. Write a number for each, "
+            "or one number for all languages."
+        )
     seen = {language: (int(sides[0][language]), int(sides[1][language])) for language in languages}
     unequal = {language: pair for language, pair in seen.items() if pair[0] != pair[1]}
     if unequal and not allow_unequal:

@@ -31,7 +31,7 @@ class LanguageMasks:
     Attributes:
         languages: The languages.
         seeds: The seeds.
-        granularity: What a gate stands for: `"weight"`, `"neuron"` or `"module"`.
+        granularity: What a gate stands for: `"weight"`, `"neuron"`, `"head"` or `"module"`.
         shapes: Name → shape of the weight.
         masks: Language → seed → name → bool tensor that broadcasts to the weight; true is kept.
         confidence: Language → seed → name → mean of `|2 ẑ − 1|` over the test-time gates ẑ of the weight.
@@ -60,7 +60,10 @@ class LanguageMasks:
         """
         check_known_language(language, self.languages, what="these masks")
         if seed not in self.seeds:
-            raise ConfigurationError(f"The seed must be one of {list(self.seeds)}. Found {seed}.")
+            raise ConfigurationError(
+                f"The seed must be one of these masks, {list(self.seeds)}. Found {seed}. Write one of them, or learn "
+                f"masks with `seeds=[{seed}]`."
+            )
         return self.masks[language][seed]
 
     def sparsity(self, language: Language, seed: int, part: str | None = None) -> float:

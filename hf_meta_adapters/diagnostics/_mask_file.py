@@ -49,7 +49,10 @@ def read_masks(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[st
             if metadata.get("format") == _FORMAT:
                 return {key: file.get_tensor(key) for key in file.keys()}, json.loads(metadata["about"])  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise HubError(f"Masks are read from a safetensors file. Found that {path} is none: {error}.") from error
+        raise HubError(
+            f"Masks are read from a safetensors file. Found that {path} is none: {error}. Give the path that was "
+            "given to `LanguageMasks.save`."
+        ) from error
     raise HubError(
         f"Masks are read from a file that `LanguageMasks.save` wrote. Found the format {metadata.get('format')!r} in "
         f"{path}, not {_FORMAT!r}. Save the masks again with this version."

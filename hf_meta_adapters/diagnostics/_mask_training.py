@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hf_meta_adapters._typing import Batch
+from hf_meta_adapters.diagnostics._gate_layout import GateLayout
 from hf_meta_adapters.diagnostics._gated_loss import GatedLoss
 from hf_meta_adapters.diagnostics._hard_concrete import (
     initial_log_alpha,
@@ -41,8 +42,8 @@ class MaskTraining:
 
 def train_gates(
     loss_of: GatedLoss,
-    shapes: Mapping[str, tuple[int, ...]],
-    weights: Mapping[str, nn.Parameter],
+    layout: GateLayout,
+    device: torch.device,
     batches: Sequence[Batch],
     settings: MaskTraining,
     *,
@@ -53,30 +54,30 @@ def train_gates(
 
     Args:
         loss_of: The loss as a function of the gates.
-        shapes: Name → shape of the gates.
-        weights: Name → gated weight.
+        layout: The gates, and how they reach the weights.
+        device: Where the gates live.
         batches: Text of the language, gone through in a random order again and again.
         settings: The settings.
         seed: Seed of initial values, gates and the order of batches.
         on_step: Called after each update.
 
     Returns:
-        Name → log α, in the shape of the gates.
+        Name of a tensor of gates → log α.
     """
     generator = torch.Generator().manual_seed(seed)
     log_alpha = {
-        name: initial_log_alpha(shapes[name], settings.initial_keep_rate, generator).to(weight.device).requires_grad_()
-        for name, weight in weights.items()
+        name: initial_log_alpha(shape, settings.initial_keep_rate, generator).to(device).requires_grad_()
+        for name, shape in layout.shapes.items()
     }
     gates = list(log_alpha.values())
-    sizes = _sizes(log_alpha, weights)
+    sizes = list(layout.sizes.values())
     optimizer = torch.optim.Adam(gates, lr=settings.learning_rate)
     start = float(keep_probability(torch.logit(torch.tensor(settings.initial_keep_rate))))
     order: list[int] = []
     for step in range(settings.steps):
         order = order or torch.randperm(len(batches), generator=generator).tolist()
         sampled = {name: sample_gates(gate, generator) for name, gate in log_alpha.items()}
-        loss = loss_of(batches[order.pop()], sampled)
+        loss = loss_of(batches[order.pop()], layout.spread(sampled))
         gradients = torch.autograd.grad(loss, gates, allow_unused=True, materialize_grads=True)
         for gate, gradient in zip(gates, gradients, strict=True):
             gate.grad = gradient
@@ -88,30 +89,23 @@ def train_gates(
     return {name: gate.detach() for name, gate in log_alpha.items()}
 
 
-def exact_mask(
-    log_alpha: Mapping[str, Tensor], weights: Mapping[str, nn.Parameter], sparsity: float
-) -> dict[str, Tensor]:
+def exact_mask(log_alpha: Mapping[str, Tensor], layout: GateLayout, sparsity: float) -> dict[str, Tensor]:
     """Return the masks that keep the gates with the largest log α, as many as come nearest to the sparsity.
 
     Args:
-        log_alpha: Name → location of the gates.
-        weights: Name → gated weight.
+        log_alpha: Name of a tensor of gates → their location.
+        layout: The gates, and how they reach the weights.
         sparsity: Share of the weights to prune.
 
     Returns:
-        Name → bool tensor in the shape of the gates, on the CPU.
+        Name of a weight → bool tensor that broadcasts to it, on the CPU.
     """
     counts = [gate.numel() for gate in log_alpha.values()]
-    sizes = torch.tensor(_sizes(log_alpha, weights)).repeat_interleave(torch.tensor(counts))
+    sizes = torch.tensor([layout.sizes[name] for name in log_alpha]).repeat_interleave(torch.tensor(counts))
     order = torch.cat([gate.flatten().cpu() for gate in log_alpha.values()]).argsort(descending=True, stable=True)
     kept = torch.cat([sizes.new_zeros(1), sizes[order].cumsum(0)])
     nearest = int((kept - (1 - sparsity) * float(sizes.sum())).abs().argmin())
     mask = torch.zeros(len(order), dtype=torch.bool)
     mask[order[:nearest]] = True
     parts = zip(log_alpha.items(), mask.split(counts), strict=True)
-    return {name: part.reshape(gate.shape).clone() for (name, gate), part in parts}
-
-
-def _sizes(gates: Mapping[str, Tensor], weights: Mapping[str, nn.Parameter]) -> list[int]:
-    """Return how many weights a gate of each parameter stands for."""
-    return [weights[name].numel() // gate.numel() for name, gate in gates.items()]
+    return layout.spread({name: part.reshape(gate.shape).clone() for (name, gate), part in parts})

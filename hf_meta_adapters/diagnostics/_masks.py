@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.diagnostics._gated_loss import GatedLoss, Granularity, gate_shape
+from hf_meta_adapters.diagnostics._gate_layout import Granularity, gate_layout
+from hf_meta_adapters.diagnostics._gated_loss import GatedLoss
 from hf_meta_adapters.diagnostics._groups import parameter_kind
 from hf_meta_adapters.diagnostics._hard_concrete import deterministic_gates
 from hf_meta_adapters.diagnostics._language_masks import LanguageMasks
@@ -42,11 +43,11 @@ def learn_language_masks(
 ) -> LanguageMasks:
     """Return, per language and seed, the mask m that minimises `L_l(θ ⊙ m)` with a share `sparsity` of m zero.
 
-    Hard concrete L0 gates (Louizos, Welling and Kingma 2018) over frozen θ, one per weight, output neuron or module,
-    as Wang, Lipton and Tsvetkov (2020) use them to find language-specific parameters. In place of a penalty, all
-    gates are shifted by a common number after every update so that the *expected* sparsity follows a line from its
-    initial value to `sparsity`, reached half way; in the end the gates with the largest log α are kept, as many as
-    give `sparsity`. That is exact to one weight for weights, and to half the largest gate otherwise.
+    Hard concrete L0 gates (Louizos, Welling and Kingma 2018) over frozen θ, one per weight, output neuron, attention
+    head or module, as Wang, Lipton and Tsvetkov (2020) use them to find language-specific parameters. In place of a
+    penalty, all gates are shifted by a common number after every update so that the *expected* sparsity follows a line
+    from its initial value to `sparsity`, reached half way; in the end the gates with the largest log α are kept, as
+    many as give `sparsity`. That is exact to one weight for weights, and to half the largest gate otherwise.
 
     Two seeds at least are needed to say anything: masks of two languages differ anyway, and only differ *because* of
     the language as far as they differ more than masks of two seeds do. A mask is a local optimum, at which the search
@@ -58,7 +59,9 @@ def learn_language_masks(
         model: Called as `model(**batch)`; see `gradient_conflict`.
         batches: For each language one batch, or an iterable of batches; they are kept in memory.
         sparsity: Share of the gated weights to prune, in (0, 1).
-        granularity: `"weight"`, `"neuron"` (an output of a weight matrix) or `"module"` (a weight matrix).
+        granularity: `"weight"`, `"neuron"` (an output of a weight matrix), `"head"` (the query, key and value of an
+            attention head, of those heads together that share a key and a value) or `"module"` (a weight matrix).
+            With `"head"` no other weights are gated.
         seeds: Seeds of initial values, gates and the order of batches; one mask each.
         steps: Updates per mask. Too few leave masks undecided; look at `prune_confidence`.
         learning_rate: Rate of Adam on log α.
@@ -73,7 +76,7 @@ def learn_language_masks(
 
     Raises:
         LanguageError: If a language key is malformed.
-        ConfigurationError: If a setting is out of range, or nothing is left to gate.
+        ConfigurationError: If a setting is out of range, nothing is left to gate, or heads cannot be found.
         DataError: If a language has no batch, or the model returns no loss.
         NonFiniteLossError: If a loss is NaN or infinite.
 
@@ -91,8 +94,10 @@ def learn_language_masks(
     """
     languages = check_languages(batches)
     _check(sparsity, granularity, seeds, steps, learning_rate, initial_keep_rate)
-    weights = _gated_weights(model, parameters)
-    shapes = {name: gate_shape(model, name, weight, granularity) for name, weight in weights.items()}
+    chosen = _gated_weights(model, parameters)
+    layout = gate_layout(model, chosen, granularity)
+    weights = {name: chosen[name] for name in layout.heads or chosen}
+    device = next(iter(weights.values())).device
     settings = MaskTraining(sparsity, steps, learning_rate, initial_keep_rate)
     masks: dict[Language, dict[int, dict[str, Tensor]]] = {language: {} for language in languages}
     confidence: dict[Language, dict[int, dict[str, float]]] = {language: {} for language in languages}
@@ -103,9 +108,11 @@ def learn_language_masks(
             texts = list(iterate_batches(batches[language], language))
             for seed in seeds:
                 bar.set_postfix_str(f"{language}, seed {seed}")
-                log_alpha = train_gates(loss_of, shapes, weights, texts, settings, seed=seed, on_step=bar.update)
-                masks[language][seed] = exact_mask(log_alpha, weights, sparsity)
-                confidence[language][seed] = {name: _confidence(gate) for name, gate in log_alpha.items()}
+                log_alpha = train_gates(loss_of, layout, device, texts, settings, seed=seed, on_step=bar.update)
+                masks[language][seed] = exact_mask(log_alpha, layout, sparsity)
+                confidence[language][seed] = {
+                    name: _confidence(gate) for name, gate in layout.spread(log_alpha).items()
+                }
     sizes = {name: tuple(weight.shape) for name, weight in weights.items()}
     return LanguageMasks(languages, tuple(seeds), granularity, sizes, masks, confidence)
 

@@ -115,10 +115,14 @@ def _check(conflict: ConflictMatrix, masks: LanguageMasks | None, layers: list[s
             "`gradient_conflict(model, batches, per_layer=True)`."
         )
     if len(conflict.languages) < 2:
-        raise ConfigurationError(f"A plan needs at least two languages. Found {list(conflict.languages)}.")
+        raise ConfigurationError(
+            f"A plan needs at least two languages. Found {list(conflict.languages)}. Give `gradient_conflict` the "
+            "batches of another."
+        )
     if not 1 <= budget <= len(layers):
         raise ConfigurationError(
-            f"`budget` must be a number of layers from 1 to {len(layers)}, as many as the model has. Found {budget}."
+            f"`budget` must be a number of layers from 1 to {len(layers)}, as many as the model has. Found {budget}. "
+            "Write for example 1."
         )
     if masks is not None and set(masks.languages) != set(conflict.languages):
         raise ConfigurationError(

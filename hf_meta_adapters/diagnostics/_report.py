@@ -119,7 +119,9 @@ class DiagnosticReport:
         place.mkdir(parents=True, exist_ok=True)
         names = [name for section in self.sections.values() for name in section.pictures]
         if len(set(names)) < len(names):
-            raise ConfigurationError(f"Pictures of a report must have different names. Found {sorted(names)}.")
+            raise ConfigurationError(
+                f"Pictures of a report must have different names. Found {sorted(names)}. Rename those of one section."
+            )
         for section in self.sections.values():
             for name, draw in section.pictures.items():
                 draw(place / f"{name}.png")

@@ -55,3 +55,61 @@ class Planted(nn.Module):
             x = torch.randn(128, size, generator=generator)
             found.append({"x": x, "y": torch.func.functional_call(self, weights, (x,))["output"]})
         return found
+
+
+class _Attention(nn.Module):
+    """Self-attention whose query heads share `num_key_value_heads` keys and values."""
+
+    def __init__(self, num_heads: int, num_key_value_heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.num_heads, self.num_key_value_heads, self.head_dim = num_heads, num_key_value_heads, head_dim
+        size = num_heads * head_dim
+        self.q_proj = nn.Linear(size, size, bias=False)
+        self.k_proj = nn.Linear(size, num_key_value_heads * head_dim, bias=False)
+        self.v_proj = nn.Linear(size, num_key_value_heads * head_dim, bias=False)
+        self.o_proj = nn.Linear(size, size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = (layer(x).unflatten(-1, (-1, self.head_dim)) for layer in (self.q_proj, self.k_proj, self.v_proj))
+        query, key, value = (part.transpose(1, 2) for part in parts)
+        shared = self.num_heads // self.num_key_value_heads
+        key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
+        return self.o_proj(((query @ key.mT).softmax(-1) @ value).transpose(1, 2).flatten(2))
+
+
+class PlantedHeads(nn.Module):
+    """Two layers of attention, and text for which they are right after some of their heads are pruned."""
+
+    def __init__(self, num_heads: int = 8, num_key_value_heads: int = 8, head_dim: int = 4) -> None:
+        super().__init__()
+        parts = (_Attention(num_heads, num_key_value_heads, head_dim) for _ in range(2))
+        self.layers = nn.ModuleList(nn.ModuleDict({"attention": part}) for part in parts)
+        for weight in self.parameters():
+            weight.data = torch.randn_like(weight) * 2 / weight.shape[1] ** 0.5
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
+        for layer in self.layers:
+            x = x + layer["attention"](x)
+        return {"output": x, "loss": (x - (0 if y is None else y)).square().mean()}
+
+    def plant(self, kept: tuple[list[bool], list[bool]]) -> dict[str, Tensor]:
+        """The mask that keeps the heads named true, those that share a key and a value together."""
+        masks = {}
+        for number, (layer, heads) in enumerate(zip(self.layers, kept, strict=True)):
+            for name in ("q_proj", "k_proj", "v_proj"):
+                outputs, inputs = layer["attention"].get_submodule(name).weight.shape
+                of_head = torch.tensor(heads).repeat_interleave(outputs // len(heads))
+                masks[f"layers.{number}.attention.{name}.weight"] = of_head.unsqueeze(1).expand(outputs, inputs)
+        return masks
+
+    @torch.no_grad()
+    def batches(self, mask: dict[str, Tensor], seed: int, count: int = 8) -> list[dict[str, Tensor]]:
+        """Text for which the model under `mask` is right."""
+        generator = torch.Generator().manual_seed(seed)
+        weights = {name: self.get_parameter(name) * part for name, part in mask.items()}
+        size = self.layers[0]["attention"].q_proj.in_features
+        found = []
+        for _ in range(count):
+            x = torch.randn(16, 6, size, generator=generator)
+            found.append({"x": x, "y": torch.func.functional_call(self, weights, (x,))["output"]})
+        return found

@@ -232,7 +232,7 @@ def test_numbers_of_masks_by_hand():
     [
         ({"sparsity": 1.0}, "`sparsity`"),
         ({"initial_keep_rate": 0.0}, "`initial_keep_rate`"),
-        ({"granularity": "head"}, "'head'"),
+        ({"granularity": "heads"}, "'heads'"),
         ({"seeds": (1, 1)}, "`seeds`"),
         ({"steps": 0}, "`steps`"),
         ({"learning_rate": 0.0}, "`learning_rate`"),

@@ -49,7 +49,7 @@ class NLI(Task):
             truncation="longest_first",
             max_length=length_limit(tokenizer, max_length),
         )
-        labels = [self.label2id[label] for label in self._references(dataset, language)]
+        labels = [self.label2id[label] for label in self.references(dataset, language)]
         return [
             {**{name: values[example] for name, values in encodings.items()}, "labels": label, "example": example}
             for example, label in enumerate(labels)
@@ -65,14 +65,15 @@ class NLI(Task):
 
     def score(self, dataset: Rows, predictions: Sequence[str], *, language: Language) -> TaskScore:
         """Return accuracy and macro F1; per example whether it is right."""
-        references = self._references(dataset, language)
+        references = self.references(dataset, language)
         return TaskScore(
             compute(ClassF1, predictions=predictions, references=references),
             {"correct": np.array([a == b for a, b in zip(predictions, references, strict=True)], dtype=np.float64)},
             constant_class(predictions, references),
         )
 
-    def _references(self, dataset: Rows, language: Language) -> list[str]:
+    def references(self, dataset: Rows, language: Language) -> list[str]:
+        """Return the label of each pair."""
         labels = label_column(dataset, ["label"], language)
         if unknown := sorted(set(labels) - set(self.labels)):
             raise DataError(

@@ -50,8 +50,8 @@ def special_tokens_around(tokenizer: PreTrainedTokenizerBase, text: str) -> tupl
     Returns:
         The ids before, and those after.
     """
-    bare = tokenizer(text, add_special_tokens=False)["input_ids"]
-    full = tokenizer(text)["input_ids"]
+    bare = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    full = tokenizer(text, verbose=False)["input_ids"]
     start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
     return full[:start], full[start + len(bare) :]
 

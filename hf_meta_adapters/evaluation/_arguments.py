@@ -1,0 +1,65 @@
+"""The settings of a recipe, from a YAML file and the command line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from hf_meta_adapters.errors import ConfigurationError
+
+__all__ = ["parse_arguments"]
+
+Arguments = TypeVar("Arguments")
+
+
+def parse_arguments(kind: type[Arguments], arguments: Sequence[str] | None = None, **options: Any) -> Arguments:
+    r"""Fill a dataclass from `--config FILE` (YAML) and, over it, from the other command-line arguments.
+
+    Args:
+        kind: The dataclass; every field has a default, as `transformers.HfArgumentParser` takes them.
+        arguments: The command line; default `sys.argv[1:]`.
+        **options: Of `argparse.ArgumentParser`, such as `description`.
+
+    Returns:
+        The filled dataclass.
+
+    Raises:
+        ConfigurationError: If the file is missing, or names what is no field.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from tempfile import TemporaryDirectory
+        >>> @dataclass
+        ... class Settings:
+        ...     steps: int = 1
+        ...     rate: float = 0.1
+        >>> with TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "settings.yaml"
+        ...     _ = file.write_text("steps: 5\nrate: 1e-3")
+        ...     parse_arguments(Settings, ["--config", str(file), "--steps", "7"])
+        Settings(steps=7, rate=0.001)
+    """
+    from transformers import HfArgumentParser
+
+    parser = HfArgumentParser(kind, **{"formatter_class": argparse.RawDescriptionHelpFormatter, **options})
+    parser.add_argument("--config", help="A YAML file with any of these; the command line wins.")
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config", type=Path)
+    found, rest = finder.parse_known_args(sys.argv[1:] if arguments is None else arguments)
+    settings: dict[str, Any] = {}
+    if found.config is not None:
+        if not found.config.is_file():
+            raise ConfigurationError(f"`--config` must be a YAML file. Found no {found.config}.")
+        settings = yaml.safe_load(found.config.read_text(encoding="utf-8")) or {}
+        known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+        if unknown := sorted(set(settings) - set(known)):
+            raise ConfigurationError(f"A setting must be one of {known}. Found {unknown[0]!r} in {found.config}.")
+    parser.set_defaults(**settings)
+    filled: Arguments = parser.parse_args_into_dataclasses(rest)[0]
+    return filled

@@ -1,0 +1,219 @@
+"""The fine-tuning recipes run by every protocol and configuration, on local files in the formats of the Hub's data."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForTokenClassification, XLMRobertaConfig, XLMRobertaForMaskedLM
+
+from hf_meta_adapters import BottleneckConfig, get_language_model
+from hf_meta_adapters.errors import ConfigurationError, DataError, LanguageError
+from hf_meta_adapters.evaluation import NER, POS, MiswiringWarning, evaluate_languages, load_language_datasets
+from hf_meta_adapters.finetuning import FinetuningSettings, finetune, load_for_task, zero_shot
+from tests.docs.conftest import tokenizer as make_tokenizer
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "recipes" / "configs"
+RECIPES = {
+    "wikiann": "finetune_token_classification",
+    "universal_dependencies": "finetune_token_classification",
+    "tydiqa": "finetune_question_answering",
+    "xnli": "finetune_nli",
+}
+LANGUAGES = ("en", "sw", "te")
+SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+NAMES = {"en": "Anna", "sw": "Asha", "te": "Rama"}
+QUICK = ["--max_steps", "60", "--learning_rate", "0.02", "--batch_size", "8", "--max_length", "48", "--train", "all"]
+
+
+def row(task: str, language: str, number: int) -> dict:
+    """An example whose label can be read off its words, in every language alike."""
+    name = NAMES[language]
+    if task == "wikiann":
+        return {"tokens": ["x", name, "saw", str(number)], "tags": ["O", "B-PER", "O", "O"]}
+    if task == "universal_dependencies":
+        return {"tokens": ["x", name, "saw", str(number)], "tags": ["DET", "PROPN", "VERB", "NUM"]}
+    if task == "tydiqa":
+        answer = {"text": [name], "answer_start": [4]}
+        return {"id": f"{language}-{number}", "question": "who", "context": f"it: {name} {number}", "answers": answer}
+    label = ("entailment", "neutral", "contradiction")[number % 3]
+    return {"id": str(number), "premise": name, "hypothesis": "?!."[number % 3], "label": label}
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved family whose adapters differ."""
+    folder = tmp_path_factory.mktemp("family")
+    torch.manual_seed(0)
+    base = XLMRobertaForMaskedLM(XLMRobertaConfig(vocab_size=320, max_position_embeddings=130, pad_token_id=1, **SIZES))
+    model = get_language_model(base, BottleneckConfig(bottleneck_size=4), [*LANGUAGES, "fr"])
+    with torch.no_grad():
+        for language in model.languages:
+            for parameter in model.language_parameters(language).values():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Labelled data of every task, in one folder each."""
+    folder = tmp_path_factory.mktemp("data")
+    for task in RECIPES:
+        for language in LANGUAGES:
+            (folder / task / language).mkdir(parents=True)
+            for split, count in (("train", 24), ("test", 6), ("validation", 6)):
+                lines = [json.dumps(row(task, language, number)) for number in range(count)]
+                (folder / task / language / f"{split}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+def run(recipe: str, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", [f"{recipe}.py", *map(str, arguments)])
+    runpy.run_path(str(ROOT / "recipes" / f"{recipe}.py"), run_name="__main__")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_configuration_runs_zero_shot_and_learns(name, family, data, tmp_path, monkeypatch, capsys):
+    given = ["--config", CONFIGS / f"{name}.yaml", "--model", family, "--data", data / name, "--languages", *LANGUAGES]
+    run(RECIPES[name], monkeypatch, *given, *QUICK, "--output_dir", tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"scores.json", "scores.md", "scores.png"}
+    found = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
+    assert set(found["scores"]) == set(LANGUAGES)
+    assert found["source_language"] == found["arguments"]["source_language"] == "en"
+    if name in ("wikiann", "universal_dependencies"):
+        assert found["scores"]["en"][found["metric"]] > max(0.5, found["majority"]["en"])
+    assert "zero-shot mean" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", ["within-language", "few-shot"])
+def test_the_other_protocols(protocol, family, data, tmp_path, monkeypatch):
+    given = ["--model", family, "--data", data / "universal_dependencies", "--task", "pos", "--languages", "en", "te"]
+    recipe = "finetune_token_classification"
+    run(recipe, monkeypatch, *given, *QUICK, "--protocol", protocol, "--shots", "8", "--output_dir", tmp_path)
+    found = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
+    assert found["source_language"] is None
+    assert found["examples"] == {"en": 6, "te": 6}
+    for language in ("en", "te"):
+        assert found["scores"][language]["accuracy"] > found["majority"][language]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_configuration_says_what_it_needs_and_names_the_hub(name):
+    text = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8")
+    assert all(f"# {word}:" in text for word in ("Needs", "Command", "Override"))
+    settings = yaml.safe_load(text)
+    missing = {"wikiann": [], "universal_dependencies": ["sw"], "tydiqa": ["fr", "hi"], "xnli": ["te"]}[name]
+    assert sorted(settings["languages"]) == sorted({"en", "ar", "fr", "ru", "hi", "sw", "te"} - set(missing))
+    for names in (settings.get("names"), settings.get("id_prefixes")):
+        assert names is None or set(names) == set(settings["languages"])
+
+
+@pytest.mark.parametrize(
+    ("train", "body", "adapter"),
+    [("head", False, False), ("adapters", False, True), ("shared", True, False), ("all", True, True)],
+)
+def test_what_is_trained_moves_and_nothing_else(train, body, adapter, family, data):
+    task, tokenizer = POS(), make_tokenizer()
+    rows = load_language_datasets(data / "universal_dependencies", "train", languages=["en"])
+    model = load_for_task(family, AutoModelForTokenClassification, task, train=train)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    model.train_only(*model.languages, shared=True)
+    owner = {name: key for key in model.languages for name in model.language_parameters(key)}
+    model = load_for_task(family, AutoModelForTokenClassification, task, train=train)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            value.copy_(before[name])
+    finetune(model, task, rows, tokenizer, FinetuningSettings(learning_rate=0.01, max_steps=3, batch_size=8))
+    moved = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    assert {owner[name] for name in moved if name in owner} == ({"en"} if adapter else set())
+    assert any("classifier" in name for name in moved)
+    assert any("classifier" not in name and name not in owner for name in moved) == body
+
+
+def test_the_adapter_of_the_source_is_not_that_of_the_target(family, data):
+    """Swapping φ_source for φ_l changes what is predicted."""
+    task, tokenizer = POS(), make_tokenizer()
+    rows = load_language_datasets(data / "universal_dependencies", "test", languages=["sw"])
+    model = load_for_task(family, AutoModelForTokenClassification, task)
+    logits = []
+    for key in ("en", "sw"):
+        with model.use_language(key), torch.no_grad():
+            logits.append(model(**tokenizer(["x Asha saw 1"], return_tensors="pt")).logits)
+    assert not torch.equal(*logits)
+    with pytest.raises(LanguageError, match="'xx'"):
+        evaluate_languages(model, task, {"xx": rows["sw"]}, processing_class=tokenizer)
+
+
+def test_a_family_whose_adapters_agree_is_noticed(tmp_path, data):
+    base = XLMRobertaForMaskedLM(XLMRobertaConfig(vocab_size=320, max_position_embeddings=130, pad_token_id=1, **SIZES))
+    get_language_model(base, BottleneckConfig(bottleneck_size=4), ["en", "sw"]).save_pretrained(tmp_path)
+    task, given = POS(), {"languages": ["en", "sw"]}
+    rows = [load_language_datasets(data / "universal_dependencies", split, **given) for split in ("train", "test")]
+    settings = FinetuningSettings(learning_rate=0.02, max_steps=40, batch_size=8)
+
+    def make_model():
+        return load_for_task(tmp_path, AutoModelForTokenClassification, task, train="shared")
+
+    with pytest.warns(MiswiringWarning, match=r"adapters of \['sw'\] give the same output as that of 'en'"):
+        zero_shot(make_model, task, *rows, make_tokenizer(), settings)
+
+
+def test_a_head_that_stands_still_is_an_error(family, data):
+    rows = load_language_datasets(data / "universal_dependencies", "train", languages=["en"])
+    model = load_for_task(family, AutoModelForTokenClassification, POS())
+    settings = FinetuningSettings(learning_rate=0.0, max_steps=1)
+    with pytest.raises(ConfigurationError, match=r"classifier\.weight"):
+        finetune(model, POS(), rows, make_tokenizer(), settings)
+
+
+@pytest.mark.filterwarnings("ignore::hf_meta_adapters.evaluation.ConstantPredictionWarning")
+def test_a_model_that_learned_nothing_is_noticed(family, data):
+    """A score of 0 is not passed over in silence."""
+    rows = load_language_datasets(data / "wikiann", "train", languages=["en"])
+    settings = FinetuningSettings(learning_rate=1e-6, max_steps=1)
+
+    def make_model():
+        model = load_for_task(family, AutoModelForTokenClassification, NER())
+        with torch.no_grad():
+            model.base_model.classifier.bias[0] += 10.0  # O everywhere
+        return model
+
+    with pytest.warns(MiswiringWarning, match=r"f1 of 0\.000 on its own training examples in 'en'"):
+        zero_shot(make_model, NER(), rows, rows, make_tokenizer(), settings)
+
+
+def test_what_cannot_work_is_refused(family, tmp_path, monkeypatch):
+    with pytest.raises(ConfigurationError, match=r"`train` must be one of .*Found 'body'"):
+        load_for_task(family, AutoModelForTokenClassification, POS(), train="body")
+    with pytest.raises(ConfigurationError, match="`model` and `data` must be given"):
+        run("finetune_nli", monkeypatch, "--model", family)
+    (tmp_path / "bad.yaml").write_text("modle: here", encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="Found 'modle'"):
+        run("finetune_nli", monkeypatch, "--config", tmp_path / "bad.yaml")
+
+
+def test_data_of_the_hub_is_asked_for_by_name_and_cut_by_id(monkeypatch):
+    asked = []
+
+    def load_dataset(*given, **options):
+        asked.append((given, options))
+        return datasets.Dataset.from_list([{"id": f"{name}-{n}"} for n in range(3) for name in ("english", "arabic")])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    options = {"names": {"en": "part", "ar": "part"}, "id_prefixes": {"en": "english-", "ar": "arabic-"}}
+    found = load_language_datasets("a/b", "train", languages=["ar"], limit=2, revision="r", **options)
+    assert found["ar"]["id"][:] == ["arabic-0", "arabic-1"]
+    assert asked == [(("a/b", "part"), {"split": "train", "revision": "r"})]
+    with pytest.raises(LanguageError, match="'te'"):
+        load_language_datasets("a/b", "train", languages=["te"], **options)
+    with pytest.raises(DataError, match="Found none of 'ar'"):
+        load_language_datasets("a/b", "train", languages=["ar"], id_prefixes={"ar": "telugu-"})

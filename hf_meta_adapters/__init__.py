@@ -1,5 +1,6 @@
 """Measure negative interference in multilingual models, and treat it with meta-learned language adapters."""
 
+from hf_meta_adapters._collators import get_data_collator
 from hf_meta_adapters._sparse_head import SparseHead
 from hf_meta_adapters._version import __version__
 from hf_meta_adapters.backends._bottleneck import BottleneckConfig
@@ -37,6 +38,7 @@ __all__ = [
     "bits_per_character",
     "check_roles",
     "evaluate_languages",
+    "get_data_collator",
     "get_language_model",
     "gradient_conflict",
     "interference_report",

@@ -12,10 +12,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer_utils import PredictionOutput
 from transformers.utils import find_labels
 
+from hf_meta_adapters._collators import get_data_collator
 from hf_meta_adapters._outer_step import OuterStep, mean_loss
 from hf_meta_adapters._train_data import assign_roles, by_language, check_arguments, train_dataloader
 from hf_meta_adapters._typing import Batch, Language
@@ -42,8 +43,9 @@ class MetaAdapterTrainer(Trainer):
         meta_dataset: language → held-out data of the meta-gradient. If it is not given, a tenth of each training set is
             split off for it (by content, so that no text has both roles).
         eval_dataset: language → selection data. Metrics come per language (`eval_sw_loss`) and as means (`eval_loss`).
-        **trainer_arguments: Everything else that `transformers.Trainer` takes: `data_collator`, `processing_class`,
-            `callbacks`, `compute_metrics`, `compute_loss_func` (which must return a mean over labels), `optimizers`, …
+        **trainer_arguments: Everything else that `transformers.Trainer` takes: `processing_class`, `data_collator` (by
+            default what `get_data_collator` chooses for the model and the tokenizer), `callbacks`, `compute_metrics`,
+            `compute_loss_func` (which must return a mean over labels), `optimizers`, …
 
     Raises:
         ConfigurationError: If model, data and arguments cannot work together.
@@ -84,6 +86,9 @@ class MetaAdapterTrainer(Trainer):
                 model.languages, train_dataset, meta_dataset, eval_dataset, needs_meta=takes_meta
             )
         args._n_gpu = min(args.n_gpu, 1)  # DataParallel would scatter a step batch; several devices need a launcher
+        tokenizer = trainer_arguments.get("processing_class")
+        if trainer_arguments.get("data_collator") is None and isinstance(tokenizer, PreTrainedTokenizerBase):
+            trainer_arguments["data_collator"] = get_data_collator(model, tokenizer)
         super().__init__(
             model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **trainer_arguments
         )

@@ -7,6 +7,7 @@ from hf_meta_adapters.data._overlap import check_roles
 from hf_meta_adapters.data._roles import LanguageRoles, split_roles
 from hf_meta_adapters.data._sampler import LanguageBatchSampler
 from hf_meta_adapters.data._seeding import seeded
+from hf_meta_adapters.data._span_corruption import SpanCorruptionCollator
 from hf_meta_adapters.data._temperature import apportion, temperature_distribution
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "LanguageDatasets",
     "LanguageRoles",
     "Role",
+    "SpanCorruptionCollator",
     "StepBatch",
     "apportion",
     "check_roles",

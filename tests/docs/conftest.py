@@ -5,15 +5,18 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaForMaskedLM
+
+from tests.tiny import HEADS, tiny
 
 SPECIAL = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
 TEXT = ["In the beginning was the Word.", "Au commencement était la Parole.", "В начале было Слово.", "Hapo mwanzo"]
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer of 320 pieces, with the special tokens of XLM-R."""
+def tokenizer(*, sentinels: int = 0, **names: str) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer of 320 pieces and some sentinels; by default with the special tokens of XLM-R."""
     backend = Tokenizer(models.BPE(unk_token=None))
     backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -32,7 +35,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
         pair="<s> $A </s> </s> $B </s>",
         special_tokens=[(token, backend.token_to_id(token)) for token in ("<s>", "</s>")],
     )
-    names = {f"{role}_token": token for role, token in SPECIAL.items()}
+    backend.add_tokens([f"▁<extra_id_{number}>" for number in range(sentinels)])
+    names = names or {f"{role}_token": token for role, token in SPECIAL.items()}
     return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=128, **names)
 
 
@@ -51,6 +55,16 @@ def furnished(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> P
     for name in ("FacebookAI/xlm-roberta-base", "xlm-roberta-base"):
         XLMRobertaForMaskedLM(config).save_pretrained(folder / name)
         tokenizer().save_pretrained(folder / name)
+    others = {
+        "meta-llama/Llama-3.2-1B": (tiny("llama"), tokenizer(bos_token="<s>", eos_token="</s>")),
+        "google/mt5-small": (tiny("mt5"), tokenizer(sentinels=100, pad_token="<pad>", eos_token="</s>")),
+    }
+    for name, (cell, words) in others.items():
+        config = cell.config()
+        config.vocab_size, config.max_position_embeddings = len(words), 128
+        config.pad_token_id, config.eos_token_id, config.bos_token_id = 1, 2, 0
+        getattr(transformers, HEADS[cell.head]).from_config(config).save_pretrained(folder / name)
+        words.save_pretrained(folder / name)
     shutil.copytree(project_root / "recipes", folder / "recipes")
     if "adapters" in packages_distributions():  # `find_spec` fails once the library has been imported
         publish(XLMRobertaForMaskedLM(config), folder / "AdapterHub" / "xlm-roberta-base-sw-wiki_pfeiffer")

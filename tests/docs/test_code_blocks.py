@@ -28,6 +28,23 @@ def test_the_blocks_of_a_page_run(page: Path, workshop: Path, monkeypatch: pytes
             execute(block, page, namespace)
 
 
+@pytest.mark.parametrize(
+    "line",
+    ['AutoModelForCausalLM, "meta-llama/Llama-3.2-1B"', 'AutoModelForSeq2SeqLM, "google/mt5-small"'],
+)
+def test_the_readme_runs_with_another_model_on_one_line(line, workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workshop)
+    page, namespace = ROOT / "README.md", {"__name__": "__main__"}
+    text = page.read_text(encoding="utf-8")
+    assert f"`auto_class, name = {line}`" in text or f"`{line}`" in text  # it says so itself
+    swapped = text.replace('AutoModelForMaskedLM, "FacebookAI/xlm-roberta-base"', line)
+    assert sum(a != b for a, b in zip(text.splitlines(), swapped.splitlines(), strict=True)) == 1
+    for block in python_blocks(swapped):
+        execute(block, page, namespace)
+    assert type(namespace["family"].base_model).__name__ == type(namespace["base"]).__name__ != "XLMRobertaForMaskedLM"
+    assert namespace["logits"].isfinite().all()
+
+
 def test_what_is_not_executed_is_counted_and_has_a_reason() -> None:
     left_out: dict[str, int] = {}
     for page in pages():

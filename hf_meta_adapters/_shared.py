@@ -60,7 +60,7 @@ def claim_shared(backend: Backend, shared: Any, share_adapter: bool) -> Claim:
     return Claim(held.after(base).held(base), "none", part, name)
 
 
-def shared_config(folder: Path, family: Family, wanted: str | None, body: str | None) -> Any:
+def shared_config(folder: Path, family: Family, wanted: Any, body: str | None) -> Any:
     """What `get_language_model` takes as `shared` for a saved model.
 
     Args:

@@ -179,7 +179,7 @@ class LanguageAdapterModel(OwnedModel):
         *,
         auto_class: Any = None,
         languages: Sequence[Language] | None = None,
-        shared: str | None = None,
+        shared: Any = None,
         **model_arguments: Any,
     ) -> LanguageAdapterModel:
         """Load what `save_pretrained` wrote.
@@ -189,8 +189,8 @@ class LanguageAdapterModel(OwnedModel):
             auto_class: The class that loads the shared weights, such as `AutoModelForTokenClassification` to put a
                 new head on the same body; default the class that was saved.
             languages: The languages to load; default all.
-            shared: What θ is from now on, see `get_language_model`; default as saved. Where that is an adapter,
-                `"none"` keeps it and freezes it.
+            shared: What θ is from now on, see `get_language_model`; default as saved. A `peft.PeftConfig` puts a fresh
+                adapter beside those of the languages. Where θ was saved as an adapter, `"none"` keeps and freezes it.
             **model_arguments: Further arguments of the class's `from_pretrained`, such as `num_labels`.
 
         Returns:
@@ -211,7 +211,7 @@ class LanguageAdapterModel(OwnedModel):
         config = backend_named(family.backend).saved_config(folder / adapters[0], body) if adapters else None
         theta = shared_config(folder, family, shared, body)
         model = get_language_model(base, config, wanted, shared=theta, share_adapter=family.share_adapter)
-        if model.shared_part is not None:
+        if family.shared_adapter and model.shared_part is not None:
             model.shared_part.load(folder / SHARED_ADAPTER, body)
             model._base_name = family.base_model, family.base_revision
         for adapter in adapters:

@@ -9,7 +9,6 @@ for languages with masks of two seeds of one language. Whatever comes out is wha
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import platform
@@ -17,16 +16,15 @@ import shlex
 import sys
 import time
 from dataclasses import asdict, dataclass, field
-from itertools import combinations_with_replacement
+from itertools import chain, combinations_with_replacement
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 import transformers
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import DataCollatorForLanguageModeling, HfArgumentParser, PreTrainedTokenizerFast, set_seed
 
 import hf_meta_adapters as hma
+from hf_meta_adapters.study import pretrain, read_texts, small_sizes, train_tokenizer
 
 VERSIONS = {library.__name__: library.__version__ for library in (hma, torch, transformers)}
 
@@ -36,56 +34,30 @@ class Arguments:
     """What can be set on the command line."""
 
     output: str = field(default="outputs/conflict_on_text.json", metadata={"help": "Result; a picture beside it."})
-    data: str | None = field(default=None, metadata={"help": "Folder with <language>/train.txt.gz; default: verses."})
+    data: str = field(
+        default=str(Path(__file__).parent / "data"), metadata={"help": "Folder with <language>/train.txt.gz."}
+    )
+    lines: int = field(default=6000, metadata={"help": "Lines of each language at most."})
     held_out: str = field(default="meta", metadata={"help": "Name of the files of text that is not learned from."})
     languages: list[str] = field(
         default_factory=lambda: ["en", "fr", "ru", "sw"], metadata={"help": "Folders of data."}
     )
     steps: int = field(default=300, metadata={"help": "Optimizer steps."})
     batch_size: int = field(default=12, metadata={"help": "Texts of each language in a step, and in a probe batch."})
-    learning_rate: float = field(default=5e-3, metadata={"help": "Peak learning rate."})
+    learning_rate: float = field(default=8e-3, metadata={"help": "Peak learning rate."})
     probes: int = field(default=40, metadata={"help": "Probe batches of each language, at most."})
     sparsity: float = field(default=0.2, metadata={"help": "Share of the weights that masks prune."})
     mask_steps: int = field(default=200, metadata={"help": "Steps of each mask."})
     seed: int = field(default=0, metadata={"help": "Seed of weights, batches and what is masked."})
 
 
-def read(args: Arguments, language: str, role: str) -> list[str]:
-    folder = Path(__file__).parent / "data" if args.data is None else Path(args.data)
-    with gzip.open(folder / language / f"{role}.txt.gz", "rt", encoding="utf-8") as file:
-        return file.read().splitlines()
-
-
-def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    tokenizer = Tokenizer(models.BPE(unk_token=special[3]))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.NFC(), pre_tokenizers.Metaspace()
-    trainer = trainers.BpeTrainer(vocab_size=2500, special_tokens=special, show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
-    names = dict(zip(["bos_token", "pad_token", "eos_token", "unk_token", "mask_token"], special, strict=True))
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names)
-
-
-def train(args: Arguments, rows: dict, collator: DataCollatorForLanguageModeling, folder: str) -> tuple:
+def train(args: Arguments, texts: dict, tokenizer: PreTrainedTokenizerFast) -> tuple:
     """The joint model, and the callback that looked on."""
-    set_seed(args.seed)
-    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256}
-    places = {"max_position_embeddings": 66, "type_vocab_size": 1, "vocab_size": len(collator.tokenizer)}
-    base = transformers.XLMRobertaForMaskedLM(transformers.XLMRobertaConfig(**sizes, **places))
-    model = hma.get_language_model(base, None, languages=args.languages)
     callback = hma.GradientConflictCallback(every=max(1, args.steps // 6), number_of_batches=8)
-    settings = {"max_steps": args.steps, "per_device_train_batch_size": args.batch_size, "seed": args.seed}
-    settings |= {"learning_rate": args.learning_rate, "warmup_steps": args.steps // 10, "adapter_update": "train"}
-    quiet = {"logging_strategy": "no", "save_strategy": "no", "report_to": "none"}
-    hma.MetaAdapterTrainer(
-        model,
-        hma.MetaAdapterTrainingArguments(output_dir=folder, **settings, **quiet),
-        train_dataset=rows,
-        data_collator=collator,
-        callbacks=[callback],
-    ).train()
-    return model.eval(), callback
+    options = {"steps": args.steps, "seed": args.seed, "mlm_probability": 0.3, "callbacks": [callback]}
+    options |= {"per_device_train_batch_size": args.batch_size, "learning_rate": args.learning_rate}
+    made = pretrain("joint", texts, tokenizer, model_type="modernbert", sizes=small_sizes(), **options)
+    return made.model, callback
 
 
 def pairs(conflict: hma.diagnostics.ConflictMatrix) -> list[dict]:
@@ -100,17 +72,14 @@ def pairs(conflict: hma.diagnostics.ConflictMatrix) -> list[dict]:
 def main() -> None:
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
     began = time.perf_counter()
-    texts = {role: {key: read(args, key, role) for key in args.languages} for role in ("train", args.held_out)}
-    tokenizer = train_tokenizer([line for lines in texts["train"].values() for line in lines])
-    collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15)
-    rows = {
-        role: {key: [tokenizer(line, truncation=True) for line in lines] for key, lines in several.items()}
-        for role, several in texts.items()
-    }
-    with TemporaryDirectory() as folder:
-        model, callback = train(args, rows["train"], collator, folder)
+    texts = {role: read_texts(args.data, role, args.languages, args.lines) for role in ("train", args.held_out)}
+    tokenizer = train_tokenizer(chain(*texts["train"].values()), vocabulary=2500, max_length=64)
+    model, callback = train(args, texts["train"], tokenizer)
     set_seed(args.seed)
-    size, held_out = args.batch_size, rows[args.held_out]
+    collator, size = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.3), args.batch_size
+    held_out = {
+        key: [tokenizer(line, truncation=True) for line in lines] for key, lines in texts[args.held_out].items()
+    }
     starts = {key: range(0, min(args.probes * size, len(held_out[key]) - size + 1), size) for key in args.languages}
     batches = {key: [collator(held_out[key][k : k + size]) for k in several] for key, several in starts.items()}
     conflict = hma.gradient_conflict(model, batches, per_layer=True, blocks=args.probes, progress=True)

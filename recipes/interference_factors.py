@@ -12,7 +12,6 @@ many examples of it (`interference_report` refuses anything else), on the same t
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import platform
@@ -22,17 +21,17 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cache
+from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from tqdm import tqdm
-from transformers import DataCollatorForLanguageModeling, HfArgumentParser, PreTrainedTokenizerFast, set_seed
+from transformers import HfArgumentParser
 
 import hf_meta_adapters as hma
+from hf_meta_adapters.study import pretrain, read_texts, small_sizes, train_tokenizer
 
 DATA = Path(__file__).parent / "data"
 VERSIONS = {library.__name__: library.__version__ for library in (hma, torch, transformers)}
@@ -51,61 +50,39 @@ class Arguments:
     width: int = field(default=64, metadata={"help": "Hidden size in the other studies."})
     steps: int = field(default=250, metadata={"help": "Optimizer steps of every model."})
     batch_size: int = field(default=12, metadata={"help": "Verses of each language in a step."})
-    learning_rate: float = field(default=5e-3, metadata={"help": "Peak learning rate at a width of 64; ∝ 1 / width."})
+    learning_rate: float = field(default=8e-3, metadata={"help": "Peak learning rate at a width of 64; ∝ 1 / width."})
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "One model each."})
-
-
-def read(language: str, role: str) -> list[str]:
-    with gzip.open(DATA / language / f"{role}.txt.gz", "rt", encoding="utf-8") as file:
-        return file.read().splitlines()
-
-
-def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    tokenizer = Tokenizer(models.BPE(unk_token=special[3]))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.NFC(), pre_tokenizers.Metaspace()
-    trainer = trainers.BpeTrainer(vocab_size=2500, special_tokens=special, show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
-    names = dict(zip(["bos_token", "pad_token", "eos_token", "unk_token", "mask_token"], special, strict=True))
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names)
 
 
 class Study:
     """Trains and scores models; one that was trained before is not trained again."""
 
-    def __init__(self, args: Arguments, folder: str) -> None:
-        self.args, self.folder, self.models_trained = args, folder, 0
-        texts = {key: read(key, "train") for key in args.languages}
-        self.tokenizer = train_tokenizer(line for lines in texts.values() for line in lines)
-        encoded = {key: dict(self.tokenizer(lines, truncation=True)) for key, lines in texts.items()}
-        self.rows = {
-            key: [dict(zip(e, row, strict=True)) for row in zip(*e.values(), strict=True)] for key, e in encoded.items()
-        }
-        tests = {key: read(key, "test") for key in args.languages}
+    def __init__(self, args: Arguments) -> None:
+        self.args, self.models_trained = args, 0
+        self.texts = read_texts(DATA, "train", args.languages)
+        self.tokenizer = train_tokenizer(chain(*self.texts.values()), vocabulary=2500, max_length=64)
+        tests = read_texts(DATA, "test", args.languages)
         self.tests = {key: hma.masked_lm_features(self.tokenizer, lines, language=key) for key, lines in tests.items()}
         self.scores = cache(self.scores)  # type: ignore[method-assign]
 
     def scores(self, languages: tuple[str, ...], width: int, share: float, seed: int) -> dict[str, torch.Tensor]:
         """Bits per character of each test verse; `share` of the verses of the subsampled language are learned from."""
         args = self.args
-        set_seed(seed)
-        sizes = {"hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 4 * width}
-        places = {"max_position_embeddings": 66, "type_vocab_size": 1, "vocab_size": len(self.tokenizer)}
-        base = transformers.XLMRobertaForMaskedLM(transformers.XLMRobertaConfig(**sizes, **places))
-        model = hma.get_language_model(base, None, languages=list(languages))
         shares = {key: share if key == args.subsampled else 1.0 for key in languages}
-        settings = {"max_steps": args.steps, "per_device_train_batch_size": args.batch_size, "seed": seed}
-        settings |= {"learning_rate": args.learning_rate * 64 / width, "warmup_steps": args.steps // 10}
-        quiet = {"logging_strategy": "no", "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
-        hma.MetaAdapterTrainer(
-            model,
-            hma.MetaAdapterTrainingArguments(output_dir=self.folder, adapter_update="train", **settings, **quiet),
-            train_dataset={key: self.rows[key][: int(shares[key] * len(self.rows[key]))] for key in languages},
-            data_collator=DataCollatorForLanguageModeling(self.tokenizer, mlm_probability=0.15),
-        ).train()
+        made = pretrain(
+            "joint" if len(languages) > 1 else "mono",
+            {key: self.texts[key][: int(shares[key] * len(self.texts[key]))] for key in languages},
+            self.tokenizer,
+            model_type="modernbert",
+            sizes=small_sizes(width),
+            steps=args.steps,
+            seed=seed,
+            mlm_probability=0.3,
+            learning_rate=args.learning_rate * 64 / width,
+            per_device_train_batch_size=args.batch_size,
+        )
         self.models_trained += 1
-        found = {key: hma.bits_per_character(model.eval(), self.tests[key], language=key) for key in languages}
+        found = {key: hma.bits_per_character(made.model, self.tests[key], language=key) for key in languages}
         return {key: torch.tensor(one.bits / one.characters) for key, one in found.items()}
 
     def compare(self, joint: Iterable[str], of: Iterable[str], width: int | None = None, share: float = 1.0) -> Any:
@@ -126,16 +103,15 @@ class Study:
 def main() -> None:
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
     began, everything = time.perf_counter(), args.languages
-    with TemporaryDirectory() as folder:
-        study = Study(args, folder)
-        plan = {f"corpus size {share:g}": {"of": [args.subsampled], "share": share} for share in args.shares}
-        plan |= {
-            f"pair {args.target}–{key}": {"joint": [args.target, key], "of": [args.target]}
-            for key in everything
-            if key != args.target
-        }
-        plan |= {f"width {width}": {"of": everything, "width": width} for width in args.widths}
-        found = {name: study.compare(**{"joint": everything, **given}) for name, given in tqdm(plan.items())}
+    study = Study(args)
+    plan = {f"corpus size {share:g}": {"of": [args.subsampled], "share": share} for share in args.shares}
+    plan |= {
+        f"pair {args.target}–{key}": {"joint": [args.target, key], "of": [args.target]}
+        for key in everything
+        if key != args.target
+    }
+    plan |= {f"width {width}": {"of": everything, "width": width} for width in args.widths}
+    found = {name: study.compare(**{"joint": everything, **given}) for name, given in tqdm(plan.items())}
     result = {"arguments": asdict(args), "versions": VERSIONS, "command": shlex.join(["python", *sys.argv])}
     result |= {"hardware": f"{platform.machine()}, {os.cpu_count()} cores", "models": study.models_trained}
     result |= {"seconds": round(time.perf_counter() - began), "studies": {k: one.to_dict() for k, one in found.items()}}

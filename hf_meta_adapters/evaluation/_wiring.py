@@ -26,7 +26,12 @@ class MiswiringWarning(UserWarning):
 def head_of(model: nn.Module) -> dict[str, Tensor]:
     """Return a copy of the parameters of a transformers model that are outside its body, by name."""
     body = body_name(model)
-    outside = {name: value for name, value in model.named_parameters() if not body or not name.startswith(f"{body}.")}
+    outside = {
+        name: value
+        for name, value in model.named_parameters()
+        # PEFT keeps the head as it was beside the one that a task adapter trains
+        if not (body and name.startswith(f"{body}.")) and ".original_module." not in name
+    }
     return {name: value.detach().clone() for name, value in outside.items()}
 
 

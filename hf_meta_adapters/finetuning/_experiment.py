@@ -38,7 +38,9 @@ class FinetuningArguments:
     source_language: str = field(default="en", metadata=_help("Whose labels zero-shot and few-shot train on."))
     languages: list[str] = field(default_factory=list, metadata=_help("What is scored; default all of the model."))
     shots: int = field(default=100, metadata=_help("Examples of each other language (few-shot)."))
-    train: str = field(default="all", metadata=_help('"head", "adapters", "shared" or "all": see `load_for_task`.'))
+    train: str = field(
+        default="all", metadata=_help("head, adapters, shared, all or task_adapter: see `load_for_task`.")
+    )
     train_split: str = field(default="train", metadata=_help("The split that is trained on."))
     test_split: str = field(default="test", metadata=_help("The split that is scored."))
     train_limit: int | None = field(default=None, metadata=_help("Training examples of a language at most."))

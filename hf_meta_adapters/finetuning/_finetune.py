@@ -17,7 +17,8 @@ from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.evaluation import Task
 from hf_meta_adapters.evaluation._task import Rows
 from hf_meta_adapters.evaluation._wiring import check_moved, head_of
-from hf_meta_adapters.hub import read_manifest
+from hf_meta_adapters.finetuning._task_adapter import default_task_adapter, head_modules, with_head
+from hf_meta_adapters.hub import Family, read_manifest
 from hf_meta_adapters.modeling import LanguageAdapterModel
 from hf_meta_adapters.trainer import MetaAdapterTrainer
 from hf_meta_adapters.training_args import MetaAdapterTrainingArguments
@@ -61,7 +62,7 @@ def load_for_task(
     auto_class: Any,
     task: Task,
     *,
-    train: str = "all",
+    train: Any = "all",
     languages: Sequence[Language] | None = None,
     **model_arguments: Any,
 ) -> LanguageAdapterModel:
@@ -72,7 +73,9 @@ def load_for_task(
         auto_class: The class with the head, such as `transformers.AutoModelForTokenClassification`.
         task: The task, which names the classes.
         train: `"head"` (everything else is frozen), `"adapters"` (head and φ), `"shared"` (head and θ; φ stays as
-            pretrained, so that a φ_l put in its place meets the θ it knows), or `"all"`.
+            pretrained, so that a φ_l put in its place meets the θ it knows), `"all"`, or a task adapter, stacked on
+            every φ_l while θ and φ are frozen, as in MAD-X (Pfeiffer et al. 2020): a `peft.PeftConfig` such as
+            `LoraConfig(target_modules="all-linear")`, or `"task_adapter"` for just that.
         languages: The languages to load; default all.
         **model_arguments: Further arguments of the class's `from_pretrained`.
 
@@ -83,29 +86,37 @@ def load_for_task(
         ConfigurationError: If `train` is unknown, or what is to be frozen cannot be told from the head.
         HubError: If the files are missing or damaged.
     """
-    if train not in _TRAINED:
-        raise ConfigurationError(f"`train` must be one of {list(_TRAINED)}. Found {train!r}.")
-    body_too, adapters_too = _TRAINED[train]
     family = read_manifest(Path(path))
+    adapters_too, shared = _choice(train, family, path, auto_class)
+    labels = {"id2label": task.id2label, "label2id": task.label2id} if task.labels else {}
+    model = LanguageAdapterModel.from_pretrained(
+        path, auto_class=auto_class, languages=languages, shared=shared, **labels, **model_arguments
+    )
+    model.train_only(*(model.languages if adapters_too else ()), shared=True)
+    return model
+
+
+def _choice(train: Any, family: Family, path: str | Path, auto_class: Any) -> tuple[bool, Any]:
+    """Return whether φ is trained, and what θ is."""
+    if train == "task_adapter":
+        train = default_task_adapter()
+    as_adapter = not isinstance(train, str)
+    if not as_adapter and train not in _TRAINED:
+        raise ConfigurationError(
+            f"`train` must be one of {[*_TRAINED, 'task_adapter']}, or a PeftConfig. Found {train!r}. Write for "
+            'example "shared".'
+        )
+    body_too, adapters_too = (False, False) if as_adapter else _TRAINED[train]
     if family.shared_adapter or not (family.body or body_too):
         found = "θ is an adapter itself" if family.shared_adapter else f"`{family.base_class}` has no single body"
         raise ConfigurationError(
             f"Fine-tuning needs a family whose θ is the weights of a model with a body and a head. Found that {found}. "
             'Pretrain with `shared="all"`, or write `train="all"`.'
         )
+    if as_adapter:
+        return False, with_head(train, head_modules(path, auto_class, family.body))
     # the pooler of BERT is in the body, but new: masked language models have none
-    head = rf"^(?!{family.body}\.)|\.pooler\."
-    labels = {"id2label": task.id2label, "label2id": task.label2id} if task.labels else {}
-    model = LanguageAdapterModel.from_pretrained(
-        path,
-        auto_class=auto_class,
-        languages=languages,
-        shared="all" if body_too else head,
-        **labels,
-        **model_arguments,
-    )
-    model.train_only(*(model.languages if adapters_too else ()), shared=True)
-    return model
+    return adapters_too, "all" if body_too else rf"^(?!{family.body}\.)|\.pooler\."
 
 
 def finetune(

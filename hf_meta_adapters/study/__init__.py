@@ -2,7 +2,15 @@
 
 from hf_meta_adapters.study._cell import compute_cell, read_texts
 from hf_meta_adapters.study._plan import count_lines, study_cells, trial_cells
-from hf_meta_adapters.study._pretraining import METHODS, Method, Pretrained, examples_seen, pretrain, train_tokenizer
+from hf_meta_adapters.study._pretraining import (
+    METHODS,
+    Method,
+    Pretrained,
+    examples_seen,
+    pretrain,
+    small_sizes,
+    train_tokenizer,
+)
 from hf_meta_adapters.study._report import ComputeTable, scores_by_method, study_report
 from hf_meta_adapters.study._settings import StudyArguments
 from hf_meta_adapters.study._tuning import tune_methods
@@ -19,6 +27,7 @@ __all__ = [
     "pretrain",
     "read_texts",
     "scores_by_method",
+    "small_sizes",
     "study_cells",
     "study_report",
     "train_tokenizer",

@@ -46,7 +46,115 @@ def radius() -> str:
     return markdown(header, [[names[name], *(cells[name, rate] for rate in rates)] for name in settings])
 
 
-TABLES: dict[str, Callable[[], str]] = {table.__name__: table for table in (closeness, radius)}
+MEASURES = {
+    "mlm_all": "bits per character ↓",
+    "pos_within_all": "POS within ↑",
+    "ner_within_all": "NER within ↑",
+    "pos_zero_shot_all": "POS zero-shot ↑",
+    "ner_zero_shot_all": "NER zero-shot ↑",
+}
+"""The measures of the study over all languages → their names in tables."""
+
+
+def study() -> dict:
+    return result("study_small")["report"]
+
+
+def interval(mean: float, low: float | None, high: float | None, *, sign: bool = False) -> str:
+    number = "{:+.3f}" if sign else "{:.3f}"
+    return " ".join([number.format(mean), *([] if low is None else [f"[{number.format(low)}, {number.format(high)}]"])])
+
+
+def study_scores() -> str:
+    """Mean over languages of each measure, with the t interval over seeds, by method."""
+    means = {name: study()[name]["means"] for name in MEASURES}
+    methods = list(dict.fromkeys([*study()["compute"], *(name for own in means.values() for name in own)]))
+    rows = [[name, *(interval(*own[name]) if name in own else "–" for own in means.values())] for name in methods]
+    return markdown(["method", *MEASURES.values()], rows)
+
+
+def differences(names: dict[str, str]) -> str:
+    rows = []
+    for name, measure in names.items():
+        for one in study()[name]["differences"]:
+            if one["baseline"] != "majority":
+                better = interval(one["mean"], one["low"], one["high"], sign=True)
+                wins = f"{one['wins']} of {one['pairs']}"
+                rows.append([measure, one["treatment"], one["baseline"], better, f"{one['p_value']:.3g}", wins])
+    return markdown(["measure", "treatment", "against", "better by", "p (Holm)", "wins"], rows)
+
+
+def study_differences() -> str:
+    """How much better the meta-learned adapters are than each other method, paired over seeds."""
+    return differences({name: measure[:-2] for name, measure in MEASURES.items()})
+
+
+def study_pairs() -> str:
+    """Bits per character of the other language of bilingual models with English, by method."""
+    pairs = study()["mlm_pairs"]
+    rows = [
+        [name, *(f"{sum(own) / len(own):.3f}" for own in scores), interval(*pairs["means"][name])]
+        for name, scores in pairs["scores"].items()
+    ]
+    return markdown(["method", *pairs["languages"], "mean"], rows)
+
+
+def study_interference() -> str:
+    """What the joint model loses against a model of one language, bits per character, with intervals over seeds."""
+    rows = []
+    for name, where in (("interference_mlm_all", "all languages"), ("interference_mlm_pairs", "pairs with English")):
+        for row in study()[name]["rows"]:
+            lost = interval(row["difference"], row["low"], row["high"], sign=True)
+            rows.append([where, row["language"], f"{row['monolingual']:.3f}", f"{row['joint']:.3f}", lost])
+    return markdown(["joint model of", "language", "monolingual", "joint", "interference"], rows)
+
+
+def study_zero_shot() -> str:
+    """POS accuracy zero-shot from English, mean over seeds, by method and language."""
+    found = study()["pos_zero_shot_all"]
+    rows = [[name, *(f"{sum(own) / len(own):.3f}" for own in scores)] for name, scores in found["scores"].items()]
+    return markdown(["method", *found["languages"]], rows)
+
+
+def study_compute() -> str:
+    """What pretraining of each method took, relative to the joint model, and the meter of the meta-signal."""
+    compute = study()["compute"]
+    rows = [
+        [
+            name,
+            f"{row['cpu_seconds'] / compute['joint']['cpu_seconds']:.1f}×",
+            f"{row['bytes'] / compute['joint']['bytes']:.2f}×",
+            f"{row['examples']:,.0f}",
+            f"{row['meta_examples']:,.0f}",
+            "–" if row["indirect_ratio"] is None else f"{row['indirect_ratio']:.2f}",
+        ]
+        for name, row in compute.items()
+    ]
+    return markdown(["method", "CPU time", "parameters", "examples", "meta examples", "indirect / direct"], rows)
+
+
+def study_tuning() -> str:
+    """Bits per character of selection text of each trial."""
+    rows = []
+    found = result("tuning_small")
+    for method, trials in found["trials"].items():
+        for one in trials:
+            settings = ", ".join(f"{name}={value}" for name, value in one["trial"].items())
+            best = " (chosen)" if one["trial"] == found["best"][method] else ""
+            rows.append([method, settings, f"{one['bits_per_character']:.3f}{best}"])
+    return markdown(["method", "settings", "bits per character"], rows)
+
+
+STUDY = (
+    study_scores,
+    study_differences,
+    study_interference,
+    study_pairs,
+    study_zero_shot,
+    study_compute,
+    study_tuning,
+)
+TABLES: dict[str, Callable[[], str]] = {table.__name__: table for table in (closeness, radius, *STUDY)}
 
 
 def filled(text: str) -> str:

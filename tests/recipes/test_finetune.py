@@ -9,9 +9,15 @@ import datasets
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForTokenClassification, XLMRobertaConfig, XLMRobertaForMaskedLM
+from peft import LoraConfig, PromptTuningConfig
+from transformers import (
+    AutoModelForTokenClassification,
+    XLMRobertaConfig,
+    XLMRobertaForMaskedLM,
+    XLMRobertaForTokenClassification,
+)
 
-from hf_meta_adapters import BottleneckConfig, get_language_model
+from hf_meta_adapters import BottleneckConfig, LanguageAdapterModel, get_language_model
 from hf_meta_adapters.errors import ConfigurationError, DataError, LanguageError
 from hf_meta_adapters.evaluation import NER, POS, MiswiringWarning, evaluate_languages, load_language_datasets
 from hf_meta_adapters.finetuning import FinetuningSettings, finetune, load_for_task, zero_shot
@@ -137,6 +143,49 @@ def test_what_is_trained_moves_and_nothing_else(train, body, adapter, family, da
     assert {owner[name] for name in moved if name in owner} == ({"en"} if adapter else set())
     assert any("classifier" in name for name in moved)
     assert any("classifier" not in name and name not in owner for name in moved) == body
+
+
+@pytest.mark.parametrize(
+    "adapter", ["task_adapter", BottleneckConfig(bottleneck_size=4), LoraConfig(r=2, target_modules=["query"])]
+)
+@pytest.mark.parametrize("auto_class", [AutoModelForTokenClassification, XLMRobertaForTokenClassification])
+def test_a_task_adapter_is_stacked_on_every_language(adapter, auto_class, family, data, tmp_path):
+    task, tokenizer = POS(), make_tokenizer()
+    rows = load_language_datasets(data / "universal_dependencies", "train", languages=["en"])
+    plain = LanguageAdapterModel.from_pretrained(family)
+    frozen = {name: value.clone() for name, value in plain.base_model.roberta.state_dict().items()}
+    model = load_for_task(family, auto_class, task, train=adapter)
+    trained = {name for name, value in model.named_parameters() if value.requires_grad}
+    assert any("classifier" in name for name in trained)
+    assert not any("original_module" in name for name in trained)
+    settings = FinetuningSettings(learning_rate=0.01, max_steps=30, batch_size=8)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    finetune(model, task, rows, tokenizer, settings)
+    moved = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    assert moved == trained
+    for name, value in model.base_model.roberta.state_dict().items():  # θ and every φ are as they were pretrained
+        if name in frozen:
+            assert torch.equal(value, frozen[name])
+    test = load_language_datasets(data / "universal_dependencies", "test", languages=LANGUAGES)
+    scores = evaluate_languages(model, task, test, processing_class=tokenizer).values()
+    assert scores["en"] > 0.6
+    words = tokenizer(["x Anna saw 1"], return_tensors="pt")
+    with torch.no_grad():
+        logits = {key: model(language=key, **words).logits for key in LANGUAGES}
+    assert not torch.equal(logits["en"], logits["sw"])  # φ still matters under it
+    model.save_pretrained(tmp_path)
+    loaded = LanguageAdapterModel.from_pretrained(tmp_path)
+    with torch.no_grad():
+        assert all(torch.equal(loaded(language=key, **words).logits, logits[key]) for key in LANGUAGES)
+
+
+def test_a_task_adapter_needs_a_place_for_the_head(family):
+    with pytest.raises(ConfigurationError, match=r"`modules_to_save`.*`dict`"):
+        load_for_task(family, AutoModelForTokenClassification, POS(), train={"r": 8})
+    with pytest.raises(ConfigurationError, match=r"puts layers into the model.*`PromptTuningConfig`"):
+        load_for_task(family, AutoModelForTokenClassification, POS(), train=PromptTuningConfig())
+    with pytest.raises(ConfigurationError, match=r"'task_adapter'.*'no'"):
+        load_for_task(family, AutoModelForTokenClassification, POS(), train="no")
 
 
 def test_the_adapter_of_the_source_is_not_that_of_the_target(family, data):

@@ -8,6 +8,7 @@ PYTEST_ARGS ?=
 
 VENV := .venv
 ADAPTERS_VENV := .venv-adapters
+LOWEST_VENV := .venv-lowest
 BIN := $(VENV)/bin
 # --no-compile: what is imported gets compiled then, and nothing else; it halves the time.
 # --use-pep517: an old pip builds seqeval, which has no wheel, with whatever setuptools it finds, and fails.
@@ -16,7 +17,7 @@ PYTEST := -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help quickstart install test test-adapters lint types layers unit docs build clean
+.PHONY: help quickstart install test test-adapters test-lowest lint types layers unit docs build clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -39,12 +40,15 @@ layers: $(VENV)/.has-dev ## Check that imports point down only (import-linter)
 	$(BIN)/lint-imports --config .importlinter
 
 # One thread a worker: tiny models lose more to threads than they win.
-unit test-adapters: export OMP_NUM_THREADS = 1
+unit test-adapters test-lowest: export OMP_NUM_THREADS = 1
 unit: $(VENV)/.has-dev ## Run the tests
 	$(BIN)/python $(PYTEST)
 
 test-adapters: $(ADAPTERS_VENV)/.has-dev ## Run the tests with `adapters` and the transformers that it pins
 	$(ADAPTERS_VENV)/bin/python $(PYTEST)
+
+test-lowest: $(LOWEST_VENV)/.has-dev ## Run the tests with the oldest libraries that pyproject.toml allows
+	$(LOWEST_VENV)/bin/python $(PYTEST)
 
 docs: $(VENV)/.has-docs ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file .mkdocs.yml
@@ -55,7 +59,7 @@ build: $(VENV)/.has-dev ## Build wheel and sdist into dist/ and check them
 	$(BIN)/twine check --strict dist/*
 
 clean: ## Remove the environments and everything that was built
-	rm -rf $(VENV) $(ADAPTERS_VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(ADAPTERS_VENV) $(LOWEST_VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.has-recipes $(VENV)/.has-dev $(VENV)/.has-docs: $(VENV)/.has-%: pyproject.toml $(VENV)/.has-torch
@@ -64,6 +68,10 @@ $(VENV)/.has-recipes $(VENV)/.has-dev $(VENV)/.has-docs: $(VENV)/.has-%: pyproje
 
 $(ADAPTERS_VENV)/.has-dev: pyproject.toml $(ADAPTERS_VENV)/.has-torch
 	$(ADAPTERS_VENV)/bin/python $(PIP_INSTALL) --editable '.[dev,adapters]' 'transformers==4.57.6' 'adapters==1.3.0'
+	@touch $@
+
+$(LOWEST_VENV)/.has-dev: pyproject.toml tests/lowest.txt $(LOWEST_VENV)/.has-torch
+	$(LOWEST_VENV)/bin/python $(PIP_INSTALL) --editable '.[dev]' --constraint tests/lowest.txt
 	@touch $@
 
 %/.has-torch:

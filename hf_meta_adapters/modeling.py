@@ -63,6 +63,11 @@ def get_language_model(
     try:
         for key in keys:
             model.add_language(key)
+        if shared not in ("all", "none") and not model.shared_parameters():
+            raise ConfigurationError(
+                "`shared` must leave parameters to θ. Found that each language has its own copy of all that "
+                f'{shared!r} matches. Match others too, or write `shared="none"`.'
+            )
     except MetaAdapterError:
         if model.shared_part is not None:
             model.shared_part.remove()

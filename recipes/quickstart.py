@@ -124,9 +124,7 @@ def main() -> None:
     result |= {"machine": platform.machine(), "seconds": seconds}
     result |= {"interference": report.to_dict(), "gradient_cosine": conflict.to_dict()}
     tables = f"{report.to_markdown()}\n\n![Interference](interference.png)\n\n{conflict.to_markdown()}\n\n"
-    note = (
-        f"All models had the same text; the meta adapters saw part of it in their meta-gradient. One seed, {seconds} s."
-    )
+    note = f"All models had the same text; the meta adapters saw some in their meta-gradient. One seed, {seconds} s."
     page = f"# Joint training and adapters\n\n{tables}![Gradient cosines](gradient_cosine.png)\n\n{note}\n"
     for name, content in {"report.md": page, "report.json": json.dumps(result, indent=2) + "\n"}.items():
         (output / name).write_text(content)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from hf_meta_adapters._typing import Language
 from hf_meta_adapters.backends._abilities import KeepsContext, RoutesRows
 from hf_meta_adapters.backends._base import Backend
 from hf_meta_adapters.backends._contexts import Anew
-from hf_meta_adapters.backends._rows import put_together, rows_by_language, take_rows
+from hf_meta_adapters.backends._rows import put_texts_together, put_together, rows_by_language, take_rows
 from hf_meta_adapters.errors import ConfigurationError, LanguageError, check_known_language
 
 if TYPE_CHECKING:
@@ -90,8 +90,27 @@ class RoutedModel(nn.Module):
         with self._running_in(language):
             return self.model(**inputs)
 
-    def generate(self, *args: Any, language: Language | None = None, **inputs: Any) -> Any:
-        """Generate text in a language; arguments as for the base model's `generate`."""
+    def generate(
+        self, *args: Any, language: Language | list[Language] | tuple[Language, ...] | None = None, **inputs: Any
+    ) -> Any:
+        """Generate text in a language, or each row of the batch in one of its own.
+
+        Args:
+            *args: As for the base model's `generate`.
+            language: As for `forward`. With a list, the rows of each language are generated together, and shorter
+                texts are filled up with the padding token.
+            **inputs: As for the base model's `generate`.
+
+        Returns:
+            What the base model's `generate` returns.
+
+        Raises:
+            LanguageError: If a language is unknown, or none was given or set.
+            ConfigurationError: If rows are not as many as the keys, or more than texts is asked for.
+        """
+        if isinstance(language, (list, tuple)):
+            keys = [check_known_language(key, self._languages) for key in language]
+            return self._generate_rows(keys, args, inputs)
         with self._running_in(language):
             return self.model.generate(*args, **inputs)
 
@@ -156,11 +175,7 @@ class RoutedModel(nn.Module):
     def _forward_rows(self, keys: list[Language], inputs: dict[str, Any]) -> Any:
         groups = rows_by_language(keys)
         rows = _row_count(self.base_model, inputs)
-        if rows != len(keys):
-            raise ConfigurationError(
-                f"`language` must be one key, or a list with one for each row of the batch. Found {len(keys)} for "
-                f"{rows} rows. Write as many keys as rows."
-            )
+        _check_count(len(keys), rows)
         if self._one_for_all is not None or len(groups) == 1:
             return self.forward(keys[0], **inputs)
         routing = self.backend.routing(keys) if isinstance(self.backend, RoutesRows) else None
@@ -182,6 +197,23 @@ class RoutedModel(nn.Module):
         parts = [self.forward(key, **take_rows(inputs, own, rows)) for key, own in groups.items()]
         return put_together(parts, list(groups.values()))
 
+    def _generate_rows(self, keys: list[Language], args: tuple[Any, ...], inputs: dict[str, Any]) -> Tensor:
+        groups, count = rows_by_language(keys), len(keys)
+        _check_count(count, _row_count(self.base_model, {**dict(enumerate(args)), **inputs}))
+        parts = []
+        for key, rows in groups.items():
+            with self._running_in(key):
+                part = self.model.generate(*take_rows(args, rows, count), **take_rows(inputs, rows, count))
+            if not isinstance(part, Tensor):
+                raise ConfigurationError(
+                    "Texts in several languages are generated as one tensor. Found a "
+                    f"`{type(part).__name__}`. Leave `return_dict_in_generate` out, or generate one language at a time."
+                )
+            parts.append(part)
+        settings: Any = self.base_model.generation_config
+        padding = inputs.get("pad_token_id", settings.pad_token_id)
+        return put_texts_together(parts, list(groups.values()), settings.eos_token_id if padding is None else padding)
+
     def _running_in(self, language: Language | None) -> AbstractContextManager[Any]:
         if language is None and self._language is None:
             if len(self._languages) > 1 and self._one_for_all is None and self.backend.name != "none":
@@ -199,7 +231,15 @@ class RoutedModel(nn.Module):
         return nullcontext(), nullcontext() if language is None else Anew(lambda: self.use_language(language))
 
 
-def _row_count(model: Any, inputs: dict[str, Any]) -> int:
+def _check_count(keys: int, rows: int) -> None:
+    if rows != keys:
+        raise ConfigurationError(
+            f"`language` must be one key, or a list with one for each row of the batch. Found {keys} for {rows} rows. "
+            "Write as many keys as rows."
+        )
+
+
+def _row_count(model: Any, inputs: Mapping[Any, Any]) -> int:
     """The rows of a batch: the length of the main input, or of the first tensor that there is."""
     main = inputs.get(getattr(model, "main_input_name", "input_ids"))
     tensors = [value for value in (main, *inputs.values()) if isinstance(value, Tensor) and value.dim() > 0]

@@ -67,6 +67,24 @@ def put_together(parts: Sequence[Any], rows: Sequence[Sequence[int]], name: str 
     )
 
 
+def put_texts_together(parts: Sequence[Tensor], rows: Sequence[Sequence[int]], padding: int | Sequence[int]) -> Tensor:
+    """The texts generated for parts of a batch as those of the whole, shorter ones filled up at the end.
+
+    Args:
+        parts: (as many texts as rows, or a multiple, tokens), one for each part.
+        rows: The rows of each part.
+        padding: What they are filled up with; the first of several.
+
+    Returns:
+        The texts in the order of the rows, those of one row together.
+    """
+    filler = padding if isinstance(padding, int) else padding[0]
+    longest = max(part.shape[1] for part in parts)
+    filled = [torch.nn.functional.pad(part, (0, longest - part.shape[1]), value=filler) for part in parts]
+    grouped = [part.unflatten(0, (len(own), -1)) for part, own in zip(filled, rows, strict=True)]
+    return _scattered(grouped, rows, "the texts").flatten(0, 1)
+
+
 def _scattered(parts: Sequence[Tensor], rows: Sequence[Sequence[int]], name: str) -> Tensor:
     for part, own in zip(parts, rows, strict=True):
         if part.dim() == 0 or len(part) != len(own) or part.shape[1:] != parts[0].shape[1:]:

@@ -169,15 +169,11 @@ def pretrain(
         raise ConfigurationError(f"`method` must be one of {list(METHODS)}. Found {method!r}.")
     how, total = METHODS[method], round(METHODS[method].steps * steps)
     transformers.set_seed(seed)  # every method starts from the same weights
-    special = {f"{role}_token_id": getattr(tokenizer, f"{role}_token_id") for role in _ROLES}
-    places = {"max_position_embeddings": tokenizer.model_max_length + 2, "vocab_size": len(tokenizer), **special}
-    config = transformers.AutoConfig.for_model(model_type, **{**places, **sizes})
     own: Any = how.own
     if own is not None:
         own = BottleneckConfig(bottleneck_size=bottleneck_size) if own == "bottleneck" else ModuleCopyConfig(own)
-    model = get_language_model(
-        transformers.AutoModelForMaskedLM.from_config(config), own, list(texts), share_adapter=how.share_adapter
-    )
+    base = _new_model(model_type, sizes, tokenizer)
+    model = get_language_model(base, own, list(texts), share_adapter=how.share_adapter)
     with TemporaryDirectory() as folder:
         given: dict[str, Any] = {"warmup_steps": total // 10, **how.training, **training}
         quiet: dict[str, Any] = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True}
@@ -205,6 +201,13 @@ def pretrain(
         meta_examples={key: count * meta_rows // rows for key, count in examples.items()} if taken else {},
         meter=_meter(trainer.state.log_history),
     )
+
+
+def _new_model(model_type: str, sizes: Mapping[str, Any], tokenizer: Any) -> transformers.PreTrainedModel:
+    special = {f"{role}_token_id": getattr(tokenizer, f"{role}_token_id") for role in _ROLES}
+    places = {"max_position_embeddings": tokenizer.model_max_length + 2, "vocab_size": len(tokenizer), **special}
+    config = transformers.AutoConfig.for_model(model_type, **{**places, **sizes})
+    return transformers.AutoModelForMaskedLM.from_config(config)
 
 
 def examples_seen(sizes: Mapping[Language, int], steps: int, args: MetaAdapterTrainingArguments) -> dict[Language, int]:

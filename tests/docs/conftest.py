@@ -37,7 +37,8 @@ def tokenizer(*, sentinels: int = 0, **names: str) -> PreTrainedTokenizerFast:
     )
     backend.add_tokens([f"▁<extra_id_{number}>" for number in range(sentinels)])
     names = names or {f"{role}_token": token for role, token in SPECIAL.items()}
-    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=128, **names)
+    inputs = ["input_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=128, model_input_names=inputs, **names)
 
 
 @pytest.fixture(scope="session")

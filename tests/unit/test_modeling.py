@@ -247,6 +247,39 @@ def test_methods_of_peft_that_would_break_training_say_what_to_write(name: str, 
     assert not hasattr(model, name)
 
 
+@pytest.mark.parametrize("search", [{}, {"num_beams": 3, "num_return_sequences": 2}], ids=["greedy", "beams"])
+@pytest.mark.parametrize("method", ["lora", "bottleneck", "layer_norm"])
+@pytest.mark.parametrize("name", ["llama", "mt5"])
+def test_rows_of_several_languages_are_generated_as_row_by_row(name: str, method: str, search: dict) -> None:
+    cell = tiny(name)
+    model = stirred(adapted(cell, method), scale=1.0)
+    inputs = {key: cell.batch(rows=3)[key] for key in ("input_ids", "attention_mask")}
+    inputs["attention_mask"][:] = 1
+    options = {"max_new_tokens": 9, "do_sample": False, "pad_token_id": 0, **search}
+    keys = ["sw", "en", "sw"]
+    found = model.generate(**inputs, **options, language=keys)
+    copies = search.get("num_return_sequences", 1)
+    assert len(found) == 3 * copies
+    for row, key in enumerate(keys):
+        alone = model.generate(**{n: value[row : row + 1] for n, value in inputs.items()}, **options, language=key)
+        together = found[row * copies : (row + 1) * copies]
+        assert torch.equal(together[:, : alone.shape[1]], alone)
+        assert (together[:, alone.shape[1] :] == 0).all()
+    assert torch.equal(model.generate(inputs.pop("input_ids"), **inputs, **options, language=keys), found)
+
+
+def test_rows_that_cannot_be_generated_are_refused() -> None:
+    cell = tiny("llama")
+    model = adapted(cell, "lora")
+    inputs = {key: cell.batch(rows=2)[key] for key in ("input_ids", "attention_mask")}
+    with pytest.raises(ConfigurationError, match="Found 3 for 2 rows"):
+        model.generate(**inputs, language=["en", "sw", "en"])
+    with pytest.raises(ConfigurationError, match="Leave `return_dict_in_generate` out"):
+        model.generate(**inputs, language=["en", "sw"], return_dict_in_generate=True, max_new_tokens=1)
+    with pytest.raises(LanguageError, match="yo"):
+        model.generate(**inputs, language=["en", "yo"])
+
+
 @pytest.mark.parametrize("name", ["llama", "mt5"])
 def test_text_is_generated_in_a_language(name: str) -> None:
     cell = tiny(name)

@@ -120,3 +120,19 @@ def test_one_version_everywhere(project_root: Path) -> None:
     assert f"\nversion: {version[1]}\n" in (project_root / "CITATION.cff").read_text(encoding="utf-8")
     changelog = (project_root / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f"## [{version[1]}]" in changelog or "## [Unreleased]" in changelog
+
+
+def test_the_lowest_versions_are_those_that_are_promised(project_root: Path) -> None:
+    bounds = dict(
+        re.findall(r'"([\w-]+)(?:\[[^]]*\])?>=([\d.]+)', (project_root / "pyproject.toml").read_text("utf-8"))
+    )
+    lowest = dict(re.findall(r"^([\w-]+)==([\d.]+)$", (project_root / "tests" / "lowest.txt").read_text("utf-8"), re.M))
+
+    def release(version: str) -> list[int]:
+        return [int(number) for number in (*version.split("."), "0", "0")[:3]]
+
+    promised = {name: version for name, version in lowest.items() if name in bounds}
+    assert {"transformers", "peft", "accelerate", "datasets", "evaluate", "safetensors"} <= set(promised)
+    assert {name: release(version) for name, version in promised.items()} == {
+        name: release(bounds[name]) for name in promised
+    }

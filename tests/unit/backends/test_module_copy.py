@@ -270,3 +270,8 @@ def test_attentions_are_given_out() -> None:
     model = get_language_model(base, ModuleCopyConfig("attention"), ["en", "sw"])
     batch = {key: value for key, value in cell.batch().items() if key != "labels"}
     assert len(model(**batch, output_attentions=True, language="sw").attentions) == 2
+
+
+def test_copies_of_all_that_would_be_shared_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"own copy of all that .*LayerNorm"):
+        get_language_model(tiny("bert").make(), ModuleCopyConfig("layer_norm"), ["en"], shared=r"output\.LayerNorm")

@@ -155,7 +155,7 @@ def test_a_stream_is_read_once_forwards_and_again_for_each_pass():
 
 @pytest.mark.parametrize("shuffled", [True, False])
 def test_each_pass_over_a_stream_is_its_next_epoch(shuffled):
-    """Which `datasets` reads in another order: that of its shards changes even without `shuffle`."""
+    """Which `datasets` reads in another order; that of its shards changes even without `shuffle`, in newer versions."""
     stream = datasets.Dataset.from_list(examples("te", 12)).to_iterable_dataset(num_shards=6)
     stream = stream.shuffle(seed=0, buffer_size=4) if shuffled else stream
     every = LanguageDatasets({"train": {"te": stream}})
@@ -165,7 +165,7 @@ def test_each_pass_over_a_stream_is_its_next_epoch(shuffled):
         stream.set_epoch(epoch)
         expected.append(list(stream))
     assert found == list(chain(*expected))
-    assert expected[0] != expected[1] != expected[2]
+    assert not shuffled or expected[0] != expected[1] != expected[2]
 
 
 def test_streams_refuse_two_workers_by_name(monkeypatch):

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import yaml
 
@@ -18,16 +18,28 @@ __all__ = ["parse_arguments"]
 Arguments = TypeVar("Arguments")
 
 
-def parse_arguments(kind: type[Arguments], arguments: Sequence[str] | None = None, **options: Any) -> Arguments:
-    r"""Fill a dataclass from `--config FILE` (YAML) and, over it, from the other command-line arguments.
+@overload
+def parse_arguments(kind: type[Arguments], arguments: Sequence[str] | None = None, **options: Any) -> Arguments: ...
+
+
+@overload
+def parse_arguments(
+    kind: Sequence[type[Any]], arguments: Sequence[str] | None = None, **options: Any
+) -> tuple[Any, ...]: ...
+
+
+def parse_arguments(
+    kind: type[Any] | Sequence[type[Any]], arguments: Sequence[str] | None = None, **options: Any
+) -> Any:
+    r"""Fill a dataclass, or several, from `--config FILE` (YAML) and, over it, from the other command-line arguments.
 
     Args:
-        kind: The dataclass; every field has a default, as `transformers.HfArgumentParser` takes them.
+        kind: The dataclass, or several; every field has a default, as `transformers.HfArgumentParser` takes them.
         arguments: The command line; default `sys.argv[1:]`.
         **options: Of `argparse.ArgumentParser`, such as `description`.
 
     Returns:
-        The filled dataclass.
+        The filled dataclass, or a tuple of them.
 
     Raises:
         ConfigurationError: If the file is missing, or names what is no field.
@@ -47,7 +59,8 @@ def parse_arguments(kind: type[Arguments], arguments: Sequence[str] | None = Non
     """
     from transformers import HfArgumentParser
 
-    parser = HfArgumentParser(kind, **{"formatter_class": argparse.RawDescriptionHelpFormatter, **options})
+    kinds = [kind] if isinstance(kind, type) else [*kind]
+    parser = HfArgumentParser(kinds, **{"formatter_class": argparse.RawDescriptionHelpFormatter, **options})
     parser.add_argument("--config", help="A YAML file with any of these; the command line wins.")
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config", type=Path)
@@ -57,9 +70,9 @@ def parse_arguments(kind: type[Arguments], arguments: Sequence[str] | None = Non
         if not found.config.is_file():
             raise ConfigurationError(f"`--config` must be a YAML file. Found no {found.config}.")
         settings = yaml.safe_load(found.config.read_text(encoding="utf-8")) or {}
-        known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+        known = [field.name for one in kinds for field in fields(one)]
         if unknown := sorted(set(settings) - set(known)):
             raise ConfigurationError(f"A setting must be one of {known}. Found {unknown[0]!r} in {found.config}.")
     parser.set_defaults(**settings)
-    filled: Arguments = parser.parse_args_into_dataclasses(rest)[0]
-    return filled
+    filled = parser.parse_args_into_dataclasses(rest)
+    return filled[0] if isinstance(kind, type) else tuple(filled[: len(kinds)])

@@ -1,5 +1,6 @@
 """The comparison of the paper: what each method is, what a cell of the study computes, and the report of all cells."""
 
+from hf_meta_adapters.pretraining import train_tokenizer
 from hf_meta_adapters.study._cell import compute_cell, read_texts
 from hf_meta_adapters.study._plan import count_lines, study_cells, trial_cells
 from hf_meta_adapters.study._pretraining import (
@@ -9,7 +10,6 @@ from hf_meta_adapters.study._pretraining import (
     examples_seen,
     pretrain,
     small_sizes,
-    train_tokenizer,
 )
 from hf_meta_adapters.study._report import ComputeTable, scores_by_method, study_report
 from hf_meta_adapters.study._settings import StudyArguments

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import transformers
 from datasets import Dataset
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers.trainer_callback import PrinterCallback
 
 from hf_meta_adapters._typing import Language
@@ -19,10 +18,11 @@ from hf_meta_adapters.backends._module_copy import ModuleCopyConfig
 from hf_meta_adapters.data import LanguageBatchSampler
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.modeling import LanguageAdapterModel, get_language_model
+from hf_meta_adapters.pretraining import new_model
 from hf_meta_adapters.trainer import MetaAdapterTrainer
 from hf_meta_adapters.training_args import MetaAdapterTrainingArguments
 
-__all__ = ["METHODS", "Method", "Pretrained", "examples_seen", "pretrain", "small_sizes", "train_tokenizer"]
+__all__ = ["METHODS", "Method", "Pretrained", "examples_seen", "pretrain", "small_sizes"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,6 @@ class Method:
     cost: float = 1.0
 
 
-_ROLES = ("bos", "pad", "eos", "cls", "sep")
 _DIRECT = {"meta_gradient": "first_order", "lookahead": "shared"}
 
 METHODS: dict[str, Method] = {
@@ -106,30 +105,6 @@ def small_sizes(width: int = 64, layers: int = 2) -> dict[str, Any]:
     return {**sizes, **attention, "initializer_range": round(0.8 / math.sqrt(width), 4)}
 
 
-def train_tokenizer(texts: Iterable[str], *, vocabulary: int, max_length: int) -> Any:
-    """Train a BPE tokenizer with the special tokens of XLM-R.
-
-    Args:
-        texts: The texts, of all languages in equal parts.
-        vocabulary: Number of pieces.
-        max_length: Tokens in a row at most.
-
-    Returns:
-        A fast tokenizer.
-    """
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    tokenizer = Tokenizer(models.BPE(unk_token=special[3]))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.NFC(), pre_tokenizers.Metaspace()
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=special, show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
-    roles = ("bos", "pad", "eos", "unk", "mask", "cls", "sep")
-    names = {f"{role}_token": token for role, token in zip(roles, [*special, "<s>", "</s>"], strict=True)}
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_length, **names)
-
-
 def pretrain(
     method: str,
     texts: Mapping[Language, Sequence[str]],
@@ -172,7 +147,7 @@ def pretrain(
     own: Any = how.own
     if own is not None:
         own = BottleneckConfig(bottleneck_size=bottleneck_size) if own == "bottleneck" else ModuleCopyConfig(own)
-    base = _new_model(model_type, sizes, tokenizer)
+    base = new_model(transformers.AutoModelForMaskedLM, model_type, sizes, tokenizer)
     model = get_language_model(base, own, list(texts), share_adapter=how.share_adapter)
     with TemporaryDirectory() as folder:
         given: dict[str, Any] = {"warmup_steps": total // 10, **how.training, **training}
@@ -201,13 +176,6 @@ def pretrain(
         meta_examples={key: count * meta_rows // rows for key, count in examples.items()} if taken else {},
         meter=_meter(trainer.state.log_history),
     )
-
-
-def _new_model(model_type: str, sizes: Mapping[str, Any], tokenizer: Any) -> transformers.PreTrainedModel:
-    special = {f"{role}_token_id": getattr(tokenizer, f"{role}_token_id") for role in _ROLES}
-    places = {"max_position_embeddings": tokenizer.model_max_length + 2, "vocab_size": len(tokenizer), **special}
-    config = transformers.AutoConfig.for_model(model_type, **{**places, **sizes})
-    return transformers.AutoModelForMaskedLM.from_config(config)
 
 
 def examples_seen(sizes: Mapping[Language, int], steps: int, args: MetaAdapterTrainingArguments) -> dict[Language, int]:

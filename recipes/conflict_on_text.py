@@ -34,9 +34,7 @@ class Arguments:
     """What can be set on the command line."""
 
     output: str = field(default="outputs/conflict_on_text.json", metadata={"help": "Result; a picture beside it."})
-    data: str = field(
-        default=str(Path(__file__).parent / "data"), metadata={"help": "Folder with <language>/train.txt.gz."}
-    )
+    data: str = field(default="recipes/data", metadata={"help": "Folder with <language>/train.txt.gz; verses."})
     lines: int = field(default=6000, metadata={"help": "Lines of each language at most."})
     held_out: str = field(default="meta", metadata={"help": "Name of the files of text that is not learned from."})
     languages: list[str] = field(

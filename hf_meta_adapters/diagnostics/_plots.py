@@ -79,6 +79,7 @@ def plot_intervals(
     *,
     title: str,
     ylabel: str,
+    points: bool = False,
     path: str | os.PathLike[str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
@@ -89,6 +90,7 @@ def plot_intervals(
         languages: The languages.
         title: Title of the picture.
         ylabel: Label of the value axis.
+        points: Draw points instead, on an axis that need not begin at 0, for values that differ by little.
         path: Where to write the picture.
         ax: Axes to draw into.
 
@@ -101,9 +103,16 @@ def plot_intervals(
         places = [group + (index - (len(values) - 1) / 2) * width for group in range(len(bars))]
         heights = [value for value, _, _ in bars]
         arms = [[v - low for v, low, _ in bars], [high - v for v, _, high in bars]]
-        ax.bar(places, heights, width, color=_COLORS[index % len(_COLORS)], label=name)
+        color = _COLORS[index % len(_COLORS)]
+        if points:
+            ax.errorbar(places, heights, yerr=arms, fmt="o", color=color, label=name, capsize=4)
+            continue
+        ax.bar(places, heights, width, color=color, label=name)
         ax.errorbar(places, heights, yerr=arms, fmt="none", ecolor="#333333", capsize=3)
-    ax.axhline(0, color="#333333", linewidth=0.8)
+    if points:
+        ax.grid(axis="y", alpha=0.3)
+    else:
+        ax.axhline(0, color="#333333", linewidth=0.8)
     _set_labels(ax.set_xticks(range(len(languages)), [language_label(language) for language in languages]))
     ax.set_xlim(-0.5, len(languages) - 0.5)  # a language without a value keeps its place
     if len(languages) > 6:

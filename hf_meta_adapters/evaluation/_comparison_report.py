@@ -108,7 +108,7 @@ class MethodComparison:
         return "\n\n".join(found)
 
     def plot(self, path: str | os.PathLike[str] | None = None, ax: Axes | None = None) -> Axes:
-        """Draw the mean of each method as a bar with its interval.
+        """Draw the mean of each method as a point with its interval.
 
         Args:
             path: Where to write the picture; its suffix names the format.
@@ -123,6 +123,7 @@ class MethodComparison:
             [name.replace("_", " ") for name in self.means],
             title=f"{self.metric}, mean over {len(self.languages)} languages ({better} is better)",
             ylabel=self.metric,
+            points=True,
             path=path,
             ax=ax,
         )

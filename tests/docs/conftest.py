@@ -61,10 +61,10 @@ def furnished(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> P
         "google/mt5-small": (tiny("mt5"), tokenizer(sentinels=100, pad_token="<pad>", eos_token="</s>")),
     }
     for name, (cell, words) in others.items():
-        config = cell.config()
-        config.vocab_size, config.max_position_embeddings = len(words), 128
-        config.pad_token_id, config.eos_token_id, config.bos_token_id = 1, 2, 0
-        getattr(transformers, HEADS[cell.head]).from_config(config).save_pretrained(folder / name)
+        sizes = cell.config()
+        sizes.vocab_size, sizes.max_position_embeddings = len(words), 128
+        sizes.pad_token_id, sizes.eos_token_id, sizes.bos_token_id = 1, 2, 0
+        getattr(transformers, HEADS[cell.head]).from_config(sizes).save_pretrained(folder / name)
         words.save_pretrained(folder / name)
     shutil.copytree(project_root / "recipes", folder / "recipes")
     if "adapters" in packages_distributions():  # `find_spec` fails once the library has been imported

@@ -46,6 +46,36 @@ def radius() -> str:
     return markdown(header, [[names[name], *(cells[name, rate] for rate in rates)] for name in settings])
 
 
+def pairs_of(name: str) -> str:
+    rows = [
+        [one["pair"], f"{one['cosine']:.2f}", f"{one['low']:.2f} … {one['high']:.2f}"] for one in result(name)["pairs"]
+    ]
+    return markdown(["gradients of", "cosine", "95 % interval"], rows)
+
+
+def conflict_verses() -> str:
+    """Cosines of gradients of pairs of languages and of one language, on the bundled verses."""
+    return pairs_of("conflict_on_text")
+
+
+def mask_overlaps() -> str:
+    """How much masks of two languages, and of two seeds of one language, have in common."""
+    texts = {"verses, 4 languages": "conflict_on_text", "several sources, 7 languages": "conflict_on_seven_languages"}
+    names = ("between_languages", "between_seeds", "chance")
+    rows = [[text, *(f"{result(name)['mask_overlap'][one]:.3f}" for one in names)] for text, name in texts.items()]
+    return markdown(["text", "between languages", "between seeds of one language", "independent masks"], rows)
+
+
+def factors() -> str:
+    """Interference by corpus size, by the other language of a pair, and by width."""
+    rows = []
+    for name, report in result("interference_factors")["studies"].items():
+        for row in report["rows"]:
+            numbers = f"{row['monolingual']:.2f}", f"{row['joint']:.2f}", f"{row['difference']:+.2f}"
+            rows.append([name, row["language"], *numbers, f"{row['low']:+.2f} … {row['high']:+.2f}"])
+    return markdown(["study", "language", "monolingual", "joint", "interference", "95 % interval"], rows)
+
+
 MEASURES = {
     "mlm_all": "bits per character ↓",
     "pos_within_all": "POS within ↑",
@@ -68,16 +98,19 @@ def interval(mean: float, low: float | None, high: float | None, *, sign: bool =
 def study_scores() -> str:
     """Mean over languages of each measure, with the t interval over seeds, by method."""
     means = {name: study()[name]["means"] for name in MEASURES}
-    methods = list(dict.fromkeys([*study()["compute"], *(name for own in means.values() for name in own)]))
+    methods = list(dict.fromkeys(["majority", "mono", *study()["compute"]]))
     rows = [[name, *(interval(*own[name]) if name in own else "–" for own in means.values())] for name in methods]
     return markdown(["method", *MEASURES.values()], rows)
+
+
+BASELINES = ("joint", "adapters", "adapters_longer", "meta_direct")
 
 
 def differences(names: dict[str, str]) -> str:
     rows = []
     for name, measure in names.items():
         for one in study()[name]["differences"]:
-            if one["baseline"] != "majority":
+            if one["baseline"] in BASELINES:
                 better = interval(one["mean"], one["low"], one["high"], sign=True)
                 wins = f"{one['wins']} of {one['pairs']}"
                 rows.append([measure, one["treatment"], one["baseline"], better, f"{one['p_value']:.3g}", wins])
@@ -85,7 +118,7 @@ def differences(names: dict[str, str]) -> str:
 
 
 def study_differences() -> str:
-    """How much better the meta-learned adapters are than each other method, paired over seeds."""
+    """How much better the meta-learned adapters are than their closest baselines, paired over seeds."""
     return differences({name: measure[:-2] for name, measure in MEASURES.items()})
 
 
@@ -145,6 +178,7 @@ def study_tuning() -> str:
     return markdown(["method", "settings", "bits per character"], rows)
 
 
+DIAGNOSTICS = (conflict_verses, mask_overlaps, factors)
 STUDY = (
     study_scores,
     study_differences,
@@ -154,7 +188,7 @@ STUDY = (
     study_compute,
     study_tuning,
 )
-TABLES: dict[str, Callable[[], str]] = {table.__name__: table for table in (closeness, radius, *STUDY)}
+TABLES: dict[str, Callable[[], str]] = {table.__name__: table for table in (closeness, radius, *DIAGNOSTICS, *STUDY)}
 
 
 def filled(text: str) -> str:

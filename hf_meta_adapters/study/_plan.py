@@ -17,7 +17,6 @@ __all__ = ["count_lines", "study_cells", "trial_cells"]
 _MODEL = ("model_type", "sizes", "mlm_probability", "bottleneck_size")
 _DATA = ("vocabulary", "max_length", "text_limit", "test_limit", "labelled_limit")
 _TASKS = ("train", "zero_shot_train", "finetuning", "pivot")
-_TRIAL_SEED = 1000  # one that studies do not use
 _ALPHA = 0.5  # before it is tuned
 
 Cells = dict[str, dict[str, Any]]
@@ -58,12 +57,13 @@ def trial_cells(
         best: Method → the best training arguments so far.
 
     Returns:
-        Name → settings for `compute_cell`: one cell, or one for each language of the monolingual method.
+        Name → settings for `compute_cell`: one cell a seed, or one for each language of the monolingual method.
     """
     several = [[key] for key in args.languages] if method == "mono" else [args.languages]
     tuned = {**best, method: trial}
     return {
-        f"{method}-{number}-{'+'.join(keys)}": _cell(args, method, keys, _TRIAL_SEED, tuned, trial=True)
+        f"{method}-{number}-{'+'.join(keys)}-{seed}": _cell(args, method, keys, seed, tuned, trial=True)
+        for seed in args.trial_seeds
         for keys in several
     }
 
@@ -89,7 +89,8 @@ def _cell(
     trial: bool = False,
 ) -> dict[str, Any]:
     """Return what determines a cell, which sees as many rows of its languages as a model of all languages does."""
-    alpha = tuned.get("joint", {}).get("sampling_temperature", _ALPHA)
+    given = args.training.get("sampling_temperature", _ALPHA)
+    alpha = tuned.get("joint", {}).get("sampling_temperature", given)
     own = tuned.get(method, tuned.get(METHODS[method].like, {}))
     training = {**args.training, "sampling_temperature": alpha, **own}
     steps = args.tune_steps if trial else args.steps

@@ -46,6 +46,7 @@ class StudyArguments:
     labelled_limit: int = _setting(2000, "Labelled training sentences of a language at most.")
     bottleneck_size: int = _setting(32, "Width of adapters.")
     steps: int = _setting(500, "Optimizer steps of a model of all languages.")
+    trial_seeds: list[int] = _setting([1000], "Seeds of trials, which the study does not use.")
     tune_steps: int = _setting(250, "The same in trials.")
     train: str = _setting("all", "What fine-tuning trains within a language: see `load_for_task`.")
     zero_shot_train: str = _setting("shared", "The same for zero-shot; with shared, φ of the pivot stays comparable.")

@@ -168,8 +168,17 @@ def study_compute() -> str:
 
 def study_tuning() -> str:
     """Bits per character of selection text of each trial."""
+    return trials("tuning_small")
+
+
+def study_defaults() -> str:
+    """The same of the fast setting, mean over three seeds."""
+    return trials("tuning_defaults")
+
+
+def trials(name: str) -> str:
     rows = []
-    found = result("tuning_small")
+    found = result(name)
     for method, trials in found["trials"].items():
         for one in trials:
             settings = ", ".join(f"{name}={value}" for name, value in one["trial"].items())
@@ -187,6 +196,7 @@ STUDY = (
     study_zero_shot,
     study_compute,
     study_tuning,
+    study_defaults,
 )
 TABLES: dict[str, Callable[[], str]] = {table.__name__: table for table in (closeness, radius, *DIAGNOSTICS, *STUDY)}
 

@@ -16,7 +16,15 @@ import yaml
 from hf_meta_adapters import MetaAdapterTrainingArguments
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.evaluation import parse_arguments
-from hf_meta_adapters.study import METHODS, StudyArguments, scores_by_method, study_cells, study_report, tune_methods
+from hf_meta_adapters.study import (
+    METHODS,
+    StudyArguments,
+    scores_by_method,
+    study_cells,
+    study_report,
+    trial_cells,
+    tune_methods,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "recipes" / "configs"
@@ -142,6 +150,20 @@ def test_a_configuration_is_complete_and_fair(name):
         assert len(args.seeds) >= 3
         left = set(args.methods) - set(args.trials)
         assert all(METHODS[method].like in args.trials for method in left), left
+
+
+def test_trials_have_the_seeds_that_are_asked_for():
+    args = parse_arguments(StudyArguments, ["--config", str(CONFIGS / "study_tiny.yaml"), "--trial_seeds", "7", "8"])
+    args.data = str(ROOT / "recipes" / "data")
+    cells = trial_cells(args, "meta_fast", 1, {"learning_rate": 0.5, "sampling_temperature": 0.3}, {})
+    assert sorted(cells) == ["meta_fast-1-en+fr+sw-7", "meta_fast-1-en+fr+sw-8"]
+    assert [cell["seed"] for cell in cells.values()] == [7, 8]
+    assert {cell["training"]["sampling_temperature"] for cell in cells.values()} == {0.3}
+    args.training["sampling_temperature"] = 0.1
+    (cell, _) = trial_cells(args, "joint", 0, {}, {}).values()
+    assert cell["training"]["sampling_temperature"] == 0.1
+    (cell, _) = trial_cells(args, "meta_fast", 0, {}, {"joint": {"sampling_temperature": 0.2}}).values()
+    assert cell["training"]["sampling_temperature"] == 0.2  # what was tuned for joint wins
 
 
 def test_methods_must_have_as_many_trials():

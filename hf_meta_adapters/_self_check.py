@@ -42,7 +42,8 @@ class SelfCheck:
         if options.lookahead != "per_language":
             each = replace(each, meta_languages_per_step=2)
         safer = replace(each, meta_gradient="finite_difference", finite_difference_scheme="central")
-        self._settings = [options, safer, replace(options, meta_gradient="exact", lookahead="per_language")]
+        exact = replace(options, meta_gradient="exact", lookahead="per_language", cpu_offload=False)
+        self._settings = [options, safer, exact]
 
     @property
     def options(self) -> MetaOptions:

@@ -16,22 +16,21 @@ from hf_meta_adapters.modeling import LanguageAdapterModel
 Gradients: TypeAlias = JointGradients | MetaGradients
 
 
-def split_groups(optimizer: torch.optim.Optimizer, own: Sequence[Tensor], learning_rate: float | None) -> None:
+def split_groups(optimizer: torch.optim.Optimizer, own: Sequence[Tensor], learning_rate: float) -> None:
     """Move the parameters φ of an optimizer into groups of their own, in place.
 
     Args:
         optimizer: An optimizer that has not taken a step.
         own: φ of all languages.
-        learning_rate: The rate of the new groups; `None` keeps that of the group that they come from.
+        learning_rate: The rate of the new groups.
     """
     identities = {id(parameter) for parameter in own}
     for group in list(optimizer.param_groups):
         mine = [parameter for parameter in group["params"] if id(parameter) in identities]
         if not mine:
             continue
-        rate = group["lr"] if learning_rate is None else learning_rate
         group["params"] = [parameter for parameter in group["params"] if id(parameter) not in identities]
-        optimizer.add_param_group({**group, "params": mine, "lr": rate})
+        optimizer.add_param_group({**group, "params": mine, "lr": learning_rate})
     optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
 
 

@@ -100,6 +100,7 @@ class MetaAdapterTrainer(Trainer):
         self._micro_batches: list[StepBatch] = []
         self._sampler: LanguageBatchSampler | None = None
         self._watch = StepLog()
+        self._splits = False  # whether φ has groups of its own in the optimizer
         self._outer_step = OuterStep(args, takes_meta, self._loss, self._watch)
         self._outer_step.make_sparse(model)
         self.add_callback(_SetEpoch(self))
@@ -147,17 +148,18 @@ class MetaAdapterTrainer(Trainer):
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """The optimizer of `transformers.Trainer`, with groups of their own for φ and `adapter_learning_rate`."""
-        given = self.optimizer is not None
+        self._splits = self.optimizer is None and bool(self._adapters)
         optimizer = super().create_optimizer(*args, **kwargs)
-        if not given:
-            split_groups(optimizer, self._adapters, self.args.adapter_learning_rate)
+        if self._splits:
+            beside_shared = bool(self._model.shared_parameters())
+            split_groups(optimizer, self._adapters, self.args.adapter_rate(beside_shared=beside_shared))
         return optimizer
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the losses of each language and the meter of the meta-signal to the training logs."""
         if "loss" in logs and "learning_rate" in logs:
             logs = {**logs, **self._watch.drain()}
-            if self._adapters and self.args.adapter_learning_rate is not None:
+            if self._splits:
                 logs["adapter_learning_rate"] = self._adapter_rate
         super().log(logs, *args, **kwargs)
 

@@ -14,8 +14,10 @@ ADAPTER_UPDATES = ("meta", "meta+train", "train")
 UPDATE_ORDERS = ("simultaneous", "alternating")
 INNER_OPTIMIZERS = ("sgd", "adam")
 
-_DEFAULTS: dict[str, Any] = {"adapter_update": "meta+train", "update_order": "simultaneous", "inner_optimizer": "sgd"}
-_PRESETS: dict[str, dict[str, Any]] = {"paper": {"adapter_update": "meta", "update_order": "alternating"}, "fast": {}}
+_DEFAULTS: dict[str, Any] = {"adapter_update": "meta", "update_order": "simultaneous", "inner_optimizer": "sgd"}
+_PRESETS: dict[str, dict[str, Any]] = {"paper": {"update_order": "alternating"}, "fast": {}}
+_ADAPTER_RATES = {"paper": 1.0}
+_ADAPTER_RATE = 2.0
 _OPTIONS = (
     "meta_gradient",
     "lookahead",
@@ -25,6 +27,7 @@ _OPTIONS = (
     "finite_difference_scheme",
     "finite_difference_radius",
     "max_indirect_ratio",
+    "cpu_offload",
 )
 
 
@@ -54,12 +57,15 @@ class MetaAdapterTrainingArguments(TrainingArguments):
         finite_difference_scheme: `"central"` or `"one_sided"`.
         finite_difference_radius: The length of the finite difference in the space of θ; `None` for automatic.
         max_indirect_ratio: Upper bound on ‖indirect‖ / ‖direct‖ of each language; `None` for none.
+        cpu_offload: Keep the copy of θ and the validation gradient in the memory of the CPU between uses; needs
+            `"finite_difference"`.
         inner_optimizer: The virtual step: `"sgd"` (the paper's), or `"adam"`, the step that the optimizer would take.
         inner_learning_rate: β, the rate of the virtual step; `None` takes the present learning rate of θ. Default 0.01.
-        adapter_learning_rate: The learning rate of φ; `None` takes that of θ.
-        adapter_update: What updates φ: `"meta"` (the meta-gradient, as in Algorithm 1), `"meta+train"` (plus the
-            training gradient, as in the authors' code), or `"train"` (joint training of adapters, a baseline; no meta
-            text is needed).
+        adapter_learning_rate: The learning rate of φ; `None` takes twice that of θ, the paper's preset that of θ, and
+            training without θ `learning_rate`.
+        adapter_update: What updates φ: `"meta"` (the meta-gradient, as in Algorithm 1; the default), `"meta+train"`
+            (plus the training gradient, as in the authors' code), or `"train"` (joint training of adapters, a baseline;
+            no meta text is needed).
         update_order: `"simultaneous"` (one optimizer step for θ and φ from the same passes) or `"alternating"`
             (first φ, then θ with the new φ, at the price of one more training pass).
         meta_batch_size: Rows of meta text per language and device; `None` for `per_device_train_batch_size`.
@@ -93,6 +99,7 @@ class MetaAdapterTrainingArguments(TrainingArguments):
     finite_difference_scheme: str | None = field(default=None, metadata=_help('"central" or "one_sided".'))
     finite_difference_radius: float | None = field(default=None, metadata=_help("Length of the finite difference."))
     max_indirect_ratio: float | None = field(default=None, metadata=_help("Bound on the indirect part."))
+    cpu_offload: bool | None = field(default=None, metadata=_help("Keep what the outer step stores on the CPU."))
     inner_optimizer: str | None = field(default=None, metadata=_help('The virtual step: "sgd" or "adam".'))
     inner_learning_rate: float | None = field(default=0.01, metadata=_help("Rate of the virtual step."))
     adapter_learning_rate: float | None = field(default=None, metadata=_help("Learning rate of the adapters."))
@@ -123,6 +130,19 @@ class MetaAdapterTrainingArguments(TrainingArguments):
         """The arguments that are not those of `transformers.TrainingArguments`, for the record."""
         others = {argument.name for argument in fields(TrainingArguments)}
         return {own.name: getattr(self, own.name) for own in fields(self) if own.name not in others}
+
+    def adapter_rate(self, *, beside_shared: bool) -> float:
+        """The learning rate of φ: `adapter_learning_rate`, or what stands for `None`.
+
+        Args:
+            beside_shared: Whether θ is trained too.
+
+        Returns:
+            The rate, before the schedule.
+        """
+        if self.adapter_learning_rate is not None:
+            return self.adapter_learning_rate
+        return self.learning_rate * (_ADAPTER_RATES.get(self.preset or "", _ADAPTER_RATE) if beside_shared else 1.0)
 
     def meta_options(self) -> MetaOptions:
         """The options of the outer step."""

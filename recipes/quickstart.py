@@ -29,7 +29,7 @@ from hf_meta_adapters.study import read_texts, train_tokenizer
 LANGUAGES = ["en", "fr", "ru", "sw"]
 DATA = Path(__file__).parent / "data"
 VERSIONS = {library.__name__: library.__version__ for library in (hma, torch, transformers)}
-ARMS = {"joint": None, "joint + adapters": "train", "meta adapters": "meta+train"}  # arm → what its adapters learn from
+ARMS = {"joint": None, "joint + adapters": "train", "meta adapters": "meta"}  # arm → what its adapters learn from
 
 
 @dataclass

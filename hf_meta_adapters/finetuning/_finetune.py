@@ -163,7 +163,7 @@ def finetune(
             logging_strategy="no",
             report_to="none",
             disable_tqdm=not how.progress,
-            **how.training,
+            **{"adapter_learning_rate": how.learning_rate, **how.training},
         )
         before = head_of(model.base_model)
         trainer = MetaAdapterTrainer(

@@ -53,7 +53,7 @@ def fidelity(
         {key: [Replay(loss, device).fixed() for loss in listed(given)] for key, given in several.items()}
         for several in (train_losses, meta_losses)
     )
-    paper = {**options, "meta_gradient": "exact", "lookahead": "per_language"}
+    paper = {**options, "meta_gradient": "exact", "lookahead": "per_language", "cpu_offload": False}
     found, truth = (meta_gradient(train, meta, shared, language, **setting).language for setting in (options, paper))
     pairs = [(found[key][name], truth[key][name]) for key in truth for name in truth[key]]
     left: Vector = [pair[0] for pair in pairs]

@@ -64,7 +64,7 @@ def meta_gradient(
         seed: Of the draw of languages under `meta_languages_per_step`; the same on every process, another in each step.
         preset: `"paper"` or `"fast"`; options given beside it win.
         **options: See `MetaOptions`: `meta_gradient`, `lookahead`, `meta_languages`, `meta_languages_per_step`,
-            `inner_steps`, `finite_difference_scheme`, `finite_difference_radius`, `max_indirect_ratio`.
+            `inner_steps`, `finite_difference_scheme`, `finite_difference_radius`, `max_indirect_ratio`, `cpu_offload`.
 
     Returns:
         The gradients, their parts, the losses and the meter. With `for_languages` and `lookahead="per_language"` the
@@ -99,7 +99,7 @@ def meta_gradient(
         reduce=Reduce(all_reduce),
     )
     targets = list(train_losses) if for_languages is None else list(for_languages)
-    with anchored(problem.shared) as anchor:
+    with anchored(problem.shared, cpu_offload=chosen.cpu_offload) as anchor:
         flow = _each_ahead if chosen.lookahead == "per_language" else _shared_ahead
         parts = flow(problem, targets, anchor)
     return _named(parts, list(shared), {key: list(language[key]) for key in targets}, chosen)
@@ -124,7 +124,10 @@ class _Problem:
         weights, shared = self.weights[key], self.shared
         if self.options.meta_gradient == "first_order":  # v is not used: own losses only, and no gradient of θ
             weights, shared = {own: weights[own] for own in direct_for}, []
-        return validation_pass(self.meta, weights, shared, self.language, direct_for=direct_for, reduce=self.reduce)
+        ahead = validation_pass(self.meta, weights, shared, self.language, direct_for=direct_for, reduce=self.reduce)
+        if self.options.cpu_offload:
+            ahead.shared = [None if entry is None else entry.cpu() for entry in ahead.shared]
+        return ahead
 
     def train_pass(self, key: Language, *, keep_graph: bool = False) -> TrainPass:
         """The training pass of `key` at the present θ."""

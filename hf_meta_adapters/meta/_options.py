@@ -31,6 +31,8 @@ class MetaOptions:
         finite_difference_radius: ‖εw‖ of the finite difference; `None` derives it from the precision.
         max_indirect_ratio: Upper bound on ‖indirect‖ / ‖direct‖ of each language; the indirect part is scaled down to
             it. `None` leaves it alone.
+        cpu_offload: Keep v and the copy of θ in the memory of the CPU: two tensors of the size of θ less on a GPU, for
+            the time that it takes to bring them parameter by parameter. It needs finite differences and one inner step.
 
     Raises:
         ConfigurationError: If a value, or two together, cannot work.
@@ -44,6 +46,7 @@ class MetaOptions:
     finite_difference_scheme: Scheme = "central"
     finite_difference_radius: float | None = None
     max_indirect_ratio: float | None = None
+    cpu_offload: bool = False
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -64,6 +67,11 @@ class MetaOptions:
                     f'{what} need a look-ahead of each language. Found `lookahead="{self.lookahead}"`. Write '
                     '`lookahead="per_language"`, or leave it out.'
                 )
+        if self.cpu_offload and (self.meta_gradient, self.inner_steps) != ("finite_difference", 1):
+            raise ConfigurationError(
+                '`cpu_offload` needs `meta_gradient="finite_difference"` and one inner step. Found '
+                f'"{self.meta_gradient}" and {self.inner_steps}. Leave `cpu_offload` out, or change these.'
+            )
         for name in ("finite_difference_radius", "max_indirect_ratio"):
             value = getattr(self, name)
             if value is not None and not value > 0:

@@ -21,11 +21,13 @@ class Anchor:
     Args:
         parameters: θ. The copy is the only one that an outer step with a single inner step keeps, whatever the number
             of languages.
+        cpu_offload: Keep the copy in the memory of the CPU, and bring one parameter at a time.
     """
 
-    def __init__(self, parameters: Sequence[Tensor]) -> None:
+    def __init__(self, parameters: Sequence[Tensor], *, cpu_offload: bool = False) -> None:
         self._live = [parameter.data for parameter in parameters]
-        self._start = [parameter.detach().clone() for parameter in parameters]
+        self._cpu_offload = cpu_offload
+        self._start = [self._kept(parameter) for parameter in self._live]
         self._base = self._start
         self._away = False
 
@@ -35,7 +37,8 @@ class Anchor:
         away, self._away = self._away, True
         for live, base, entry in zip(self._live, self._base, direction, strict=True):
             if entry is not None:  # one pass over memory, and no copy of the direction
-                torch.addcmul(base, entry, torch.as_tensor(step, dtype=base.dtype, device=base.device), out=live)
+                size = torch.as_tensor(step, dtype=live.dtype, device=live.device)
+                torch.addcmul(base.to(live.device), entry.to(live.device), size, out=live)
             elif away:
                 live.copy_(base)
 
@@ -58,13 +61,16 @@ class Anchor:
 
     def here(self) -> list[Tensor]:
         """A copy of where θ now is."""
-        return [entry.clone() for entry in self._live]
+        return [self._kept(entry) for entry in self._live]
+
+    def _kept(self, entry: Tensor) -> Tensor:
+        return entry.to("cpu", copy=True) if self._cpu_offload else entry.clone()
 
 
 @contextmanager
-def anchored(parameters: Sequence[Tensor]) -> Iterator[Anchor]:
+def anchored(parameters: Sequence[Tensor], *, cpu_offload: bool = False) -> Iterator[Anchor]:
     """An `Anchor` that restores θ on leaving, also when an error leaves."""
-    anchor = Anchor(parameters)
+    anchor = Anchor(parameters, cpu_offload=cpu_offload)
     try:
         yield anchor
     finally:

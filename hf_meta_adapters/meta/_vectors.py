@@ -52,7 +52,7 @@ def times(vector: Vector, diagonal: Vector | None) -> Vector:
     """diag(d) · vector; `None` stands for the identity."""
     if diagonal is None:
         return vector
-    return [None if v is None or d is None else v * d for v, d in zip(vector, diagonal, strict=True)]
+    return [None if v is None or d is None else v * d.to(v.device) for v, d in zip(vector, diagonal, strict=True)]
 
 
 def dot(left: Vector, right: Vector) -> Tensor:

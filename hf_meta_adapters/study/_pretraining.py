@@ -151,9 +151,10 @@ def pretrain(
     model = get_language_model(base, own, list(texts), share_adapter=how.share_adapter)
     with TemporaryDirectory() as folder:
         given: dict[str, Any] = {"warmup_steps": total // 10, **how.training, **training}
+        rates: dict[str, Any] = {"adapter_learning_rate": training.get("learning_rate")}  # one, if not tuned
         quiet: dict[str, Any] = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True}
         args = MetaAdapterTrainingArguments(
-            output_dir=folder, max_steps=total, seed=seed, logging_steps=max(1, total // 5), **quiet, **given
+            output_dir=folder, max_steps=total, seed=seed, logging_steps=max(1, total // 5), **quiet, **(rates | given)
         )
         trainer = MetaAdapterTrainer(
             model,
@@ -166,8 +167,7 @@ def pretrain(
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    lengths = {key: len(rows) for key, rows in trainer.train_dataset.items()}
-    examples = examples_seen(lengths, total, args)
+    examples = examples_seen({key: len(rows) for key, rows in trainer.train_dataset.items()}, total, args)
     rows, meta_rows = args.per_device_train_batch_size, args.meta_batch_size or args.per_device_train_batch_size
     taken = trainer.meta_dataset is not None
     return Pretrained(

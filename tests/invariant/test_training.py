@@ -138,7 +138,7 @@ def test_theta_moves_as_in_joint_training_while_the_adapters_are_frozen(tmp_path
 BASELINES = {
     "joint": ({"config": None}, {}),
     "mono": ({"config": None, "languages": ["sw"]}, {}),
-    "joint + adapters": ({}, {"adapter_update": "train"}),
+    "joint + adapters": ({}, {"adapter_update": "train", "adapter_learning_rate": 1e-2}),
     "shared adapter": ({"share_adapter": True}, {}),
 }
 

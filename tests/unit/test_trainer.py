@@ -366,6 +366,24 @@ def test_adapters_have_their_own_rate_and_share_the_schedule(tmp_path):
     assert logged == [pytest.approx((0.1 * f, 0.4 * f)) for f in factors]
 
 
+@pytest.mark.parametrize(
+    ("options", "given", "expected"),
+    [
+        ({}, {}, 0.2),
+        ({}, {"preset": "fast"}, 0.2),
+        ({}, {"preset": "paper"}, 0.1),
+        ({"shared": "none"}, {"adapter_update": "train"}, 0.1),
+        ({}, {"adapter_learning_rate": 0.3}, 0.3),
+    ],
+    ids=str,
+)
+def test_the_rate_of_adapters_by_default(tmp_path, options, given, expected):
+    model = make_model(**options)
+    run(tmp_path, model, callbacks=[rates := Rates()], learning_rate=0.1, max_steps=1, **given)
+    own = 0 if options else 2  # groups of θ, with weight decay and without
+    assert rates.seen == [[0.1] * own + [expected] * (len(rates.seen[0]) - own)]
+
+
 def test_an_optimizer_of_the_user_is_used_as_it_is(tmp_path):
     model = make_model()
     optimizer = torch.optim.SGD(model.shared_parameters().values(), lr=0.1)
@@ -373,6 +391,7 @@ def test_an_optimizer_of_the_user_is_used_as_it_is(tmp_path):
     trainer = run(tmp_path, model, optimizers=(optimizer, None))
     assert trainer.optimizer.optimizer is optimizer
     assert moved(before, model) == {"shared"}
+    assert not any("adapter_learning_rate" in entry for entry in training_logs(trainer))
     with pytest.raises(ConfigurationError, match=r"beside an optimizer of your own, `SGD`.*`shared_parameters\(\)`"):
         make_trainer(tmp_path, model, optimizers=(optimizer, None), adapter_learning_rate=0.1)
 

@@ -28,13 +28,6 @@ def test_adapters_get_groups_of_their_own_beside_the_groups_they_come_from():
     assert groups_of(optimizer) == [([0, 2], 0.5, 0.1), ([3], 0.5, 0.01), ([1], 2.0, 0.1), ([4, 5], 2.0, 0.01)]
 
 
-def test_without_a_rate_the_new_groups_keep_that_of_the_old_ones():
-    every = parameters(3)
-    optimizer = torch.optim.AdamW([{"params": every[:2]}, {"params": every[2:], "lr": 0.25}], lr=0.5)
-    split_groups(optimizer, every[1:], None)
-    assert [(p, rate) for p, rate, _ in groups_of(optimizer)] == [([0], 0.5), ([1], 0.5), ([2], 0.25)]
-
-
 def test_no_group_is_left_empty_and_none_is_made():
     every = parameters(2)
     optimizer = torch.optim.AdamW([{"params": every[:1]}, {"params": every[1:]}], lr=0.5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,14 @@ class Problem:
         x, y = (entry.chunk(parts)[part] for entry in self.data[role, key])
         torch.manual_seed(len(role) * 100 + len(key) * 10 + part)
         return self.function(shared, own, x, y, self.dropout) / parts
+
+    def on(self, device: str) -> Problem:
+        def moved(named: Named) -> Named:
+            return {name: entry.detach().to(device).requires_grad_() for name, entry in named.items()}
+
+        own = {key: moved(named) for key, named in self.language.items()}
+        data = {key: (x.to(device), y.to(device)) for key, (x, y) in self.data.items()}
+        return replace(self, shared=moved(self.shared), language=own, data=data)
 
     def losses(self, role: str, parts: int = 1) -> dict:
         def one(key: str, part: int) -> Callable[[], Tensor]:

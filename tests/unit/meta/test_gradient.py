@@ -121,6 +121,17 @@ def test_finite_differences_through_several_inner_steps(scheme):
     assert relative(flat(found.language), flat(exact.language)) < (1e-6 if scheme == "central" else 1e-4)
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_what_is_kept_on_the_cpu_gives_the_same_gradients(device):
+    case = make().on(device)
+    for lookahead in ("per_language", "shared", "none"):
+        for languages in ("all", "others"):
+            options = {"lookahead": lookahead, "meta_languages": languages}
+            here, kept = (step(case, cpu_offload=offload, **options) for offload in (False, True))
+            assert torch.equal(flat(here.language), flat(kept.language))
+            assert torch.equal(flat({"θ": here.shared}), flat({"θ": kept.shared}))
+
+
 def test_equals_numerical_differentiation_of_the_outer_loss():
     case = make()
     found = step(case, meta_gradient="exact", lookahead="per_language").language
@@ -344,5 +355,7 @@ def test_arguments_that_cannot_work():
         call(train, meta, case.shared, case.language, meta_gradient="extact")
     with pytest.raises(ConfigurationError, match="`lookahead"):
         call(train, meta, case.shared, case.language, lookahead="shared", inner_steps=2)
+    with pytest.raises(ConfigurationError, match=r'`cpu_offload` needs .* Found "exact" and 1'):
+        call(train, meta, case.shared, case.language, meta_gradient="exact", cpu_offload=True)
     with pytest.raises(ConfigurationError, match="at least two languages"):
         call({"te": train["te"]}, {"te": meta["te"]}, case.shared, case.language, meta_languages="others")

@@ -62,6 +62,12 @@ def batch_losses(
     }
 
 
+def autocast_dtype(autocast: Callable[[], AbstractContextManager[Any]], device: torch.device) -> torch.dtype | None:
+    """The type in which operations are evaluated in a context; `None` if in that of their arguments."""
+    with autocast():
+        return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+
+
 def model_loss(model: Any, batch: Batch) -> Tensor:
     """The loss that a transformers model returns for a batch with labels."""
     outputs = model(**batch)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_meta_adapters._losses import LossFunction, batch_losses
+from hf_meta_adapters._losses import LossFunction, autocast_dtype, batch_losses
 from hf_meta_adapters._typing import Batch, Language, Parameters
 from hf_meta_adapters.errors import ConfigurationError, DataError, check_known_language, check_languages
 from hf_meta_adapters.meta import (
@@ -97,6 +97,7 @@ def meta_step(
         inner_optimizer=_inner_optimizer(inner_optimizer, optimizer, list(model.shared_parameters().values())),
         for_languages=for_languages,
         all_reduce=all_reduce,
+        precision=autocast_dtype(autocast, model.device),
         seed=seed,
         preset=preset,
         **options,
@@ -157,6 +158,7 @@ def meta_fidelity(
         inner_learning_rate=inner_learning_rate,
         inner_optimizer=_inner_optimizer(inner_optimizer, optimizer, list(model.shared_parameters().values())),
         all_reduce=all_reduce,
+        precision=autocast_dtype(autocast, model.device),
         **options,
     )
 

@@ -17,6 +17,7 @@ from transformers.trainer_utils import PredictionOutput
 from transformers.utils import find_labels
 
 from hf_meta_adapters._collators import get_data_collator
+from hf_meta_adapters._compile import compile_layers
 from hf_meta_adapters._outer_step import OuterStep, mean_loss
 from hf_meta_adapters._train_data import assign_roles, by_language, check_arguments, train_dataloader
 from hf_meta_adapters._typing import Batch, Language
@@ -103,6 +104,9 @@ class MetaAdapterTrainer(Trainer):
         self._splits = False  # whether φ has groups of its own in the optimizer
         self._outer_step = OuterStep(args, takes_meta, self._loss, self._watch)
         self._outer_step.make_sparse(model)
+        if args.torch_compile:
+            compile_layers(model, backend=args.torch_compile_backend, mode=args.torch_compile_mode)
+            self.accelerator.state.dynamo_plugin.backend = "NO"  # it would compile a wrapper that no step goes through
         self.add_callback(_SetEpoch(self))
 
     def get_train_dataloader(self) -> DataLoader[Any]:

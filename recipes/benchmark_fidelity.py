@@ -13,6 +13,7 @@ import platform
 import statistics
 import sys
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -35,6 +36,7 @@ SETTINGS = {
     "first order": {**EACH, "meta_gradient": "first_order"},
 }
 RADII = [1e-5, 1e-4, 1e-3, 1e-2, 1e-1]
+BF16 = {"autocast": lambda: torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16)}
 
 
 @dataclass
@@ -64,9 +66,7 @@ def cosine(left: torch.Tensor, right: torch.Tensor) -> float:
 
 def compare(model, batches: tuple[dict, dict], rate: float, args: Arguments) -> tuple[dict[str, float], torch.Tensor]:
     def loss(model, batch: dict) -> torch.Tensor:
-        torch.manual_seed(
-            int(batch["input_ids"].sum())
-        )  # the same dropout masks, in whatever order a setting evaluates
+        torch.manual_seed(int(batch["input_ids"].sum()))  # the same dropout masks, whatever the order of evaluation
         return model(**batch).loss
 
     def step(seed: int = 0, **options) -> hma.MetaGradients:
@@ -75,13 +75,16 @@ def compare(model, batches: tuple[dict, dict], rate: float, args: Arguments) -> 
     exact = step(**EACH, meta_gradient="exact")
     truth, indirect = flat(exact.language), flat(exact.indirect)
     found = {name: cosine(flat(step(**options).language), truth) for name, options in SETTINGS.items()}
+    for name in ("fast", "default"):
+        found[f"{name}, bf16 autocast"] = cosine(flat(step(**SETTINGS[name], **BF16).language), truth)
     drawn = SETTINGS["exact, per language, drawn"]
     mean = torch.stack([flat(step(seed, **drawn).language) for seed in range(args.language_draws)]).mean(0)
     found[f"exact, per language, mean of {args.language_draws} drawn"] = cosine(mean, truth)
-    for scheme in ("one_sided", "central"):
-        for radius in RADII:  # of the second-order part alone, which is all that a radius can spoil
-            options = {**EACH, "finite_difference_scheme": scheme, "finite_difference_radius": radius}
-            found[f"indirect part, {scheme}, radius {radius:g}"] = cosine(flat(step(**options).indirect), indirect)
+    for scheme, (name, given) in product(("one_sided", "central"), {"": {}, ", bf16 autocast": BF16}.items()):
+        for radius in [*RADII, None]:  # of the second-order part alone, which is all that a radius can spoil
+            options = {**EACH, **given, "finite_difference_scheme": scheme, "finite_difference_radius": radius}
+            size = f"radius {radius:g}" if radius else "automatic radius"
+            found[f"indirect part, {scheme}{name}, {size}"] = cosine(flat(step(**options).indirect), indirect)
     return {**found, "indirect norm / direct norm": float(exact.meter.ratio)}, truth
 
 

@@ -15,6 +15,7 @@ from hf_meta_adapters.meta._inner import SGD, InnerOptimizer
 from hf_meta_adapters.meta._lookahead import Ahead, Trajectory, carry_back, look_ahead, validation_pass
 from hf_meta_adapters.meta._options import MetaOptions, meta_options
 from hf_meta_adapters.meta._passes import TrainPass, train_pass
+from hf_meta_adapters.meta._products import MixedProduct
 from hf_meta_adapters.meta._reduce import Reduce
 from hf_meta_adapters.meta._replay import replayed
 from hf_meta_adapters.meta._result import MetaGradients, MetaSignal, NamedGradient, named
@@ -33,6 +34,7 @@ def meta_gradient(
     inner_optimizer: InnerOptimizer | None = None,
     for_languages: Sequence[Language] | None = None,
     all_reduce: Callable[[Tensor], None] | None = None,
+    precision: torch.dtype | None = None,
     seed: int = 0,
     preset: str | None = None,
     **options: Any,
@@ -61,6 +63,8 @@ def meta_gradient(
             validation loss, and in `.shared` unless the look-ahead is per language.
         all_reduce: Sums a flat tensor over processes in place, as `torch.distributed.all_reduce` does. The losses must
             then be the shares of each process in the loss of the global batch.
+        precision: In what the losses are evaluated, if that is less than what θ is stored in, as under autocast; the
+            radius of finite differences depends on it.
         seed: Of the draw of languages under `meta_languages_per_step`; the same on every process, another in each step.
         preset: `"paper"` or `"fast"`; options given beside it win.
         **options: See `MetaOptions`: `meta_gradient`, `lookahead`, `meta_languages`, `meta_languages_per_step`,
@@ -95,6 +99,7 @@ def meta_gradient(
         options=chosen,
         learning_rate=inner_learning_rate,
         inner=inner_optimizer or SGD(),
+        product=chosen.product(precision),
         weights=validation_weights(list(meta_losses), chosen, seed),
         reduce=Reduce(all_reduce),
     )
@@ -114,6 +119,7 @@ class _Problem:
     shared: list[Tensor]
     language: Mapping[Language, list[Tensor]]
     options: MetaOptions
+    product: MixedProduct
     learning_rate: float
     inner: InnerOptimizer
     weights: Mapping[Language, Mapping[Language, float]]
@@ -165,7 +171,7 @@ class _Parts:
 
 def _each_ahead(problem: _Problem, targets: list[Language], anchor: Anchor) -> _Parts:
     """One look-ahead per language: step, validate, step back, carry v back; then the next language."""
-    parts, product, options = _Parts.empty(problem), problem.options.product(), problem.options
+    parts, options = _Parts.empty(problem), problem.options
     for key in targets:
         trajectory, slope = look_ahead(
             problem.train[key],
@@ -175,7 +181,7 @@ def _each_ahead(problem: _Problem, targets: list[Language], anchor: Anchor) -> _
             inner=problem.inner,
             learning_rate=problem.learning_rate,
             steps=options.inner_steps,
-            keep_graph=product.needs_graph,
+            keep_graph=problem.product.needs_graph,
             reduce=problem.reduce,
         )
         ahead = problem.validate(key, [key])
@@ -224,7 +230,7 @@ def _carried(problem: _Problem, trajectory: Trajectory, ahead: Vector, anchor: A
     indirect = carry_back(
         trajectory,
         ahead,
-        product=problem.options.product(),
+        product=problem.product,
         anchor=anchor,
         learning_rate=problem.learning_rate,
         reduce=problem.reduce,

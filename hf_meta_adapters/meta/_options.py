@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias, get_args
 
+import torch
+
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.meta._products import Exact, FiniteDifference, FirstOrder, ForwardMode, MixedProduct
 
@@ -77,10 +79,10 @@ class MetaOptions:
             if value is not None and not value > 0:
                 raise ConfigurationError(f"`{name}` must be positive or None. Found {value!r}.")
 
-    def product(self) -> MixedProduct:
-        """The mixed product that the options name."""
+    def product(self, precision: torch.dtype | None = None) -> MixedProduct:
+        """The mixed product that the options name, of passes that are evaluated in `precision`."""
         if self.meta_gradient == "finite_difference":
-            return FiniteDifference(self.finite_difference_scheme, self.finite_difference_radius)
+            return FiniteDifference(self.finite_difference_scheme, self.finite_difference_radius, precision)
         if self.meta_gradient == "forward_mode":
             return ForwardMode()
         return Exact() if self.meta_gradient == "exact" else FirstOrder()

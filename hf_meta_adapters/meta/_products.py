@@ -76,11 +76,13 @@ class FiniteDifference(MixedProduct):
     Args:
         scheme: `"central"` (error of order ε², two passes) or `"one_sided"` (order ε, one pass: the gradient at θ is
             that of the training pass).
-        radius: ‖εw‖; `None` derives it from the precision and the norm of θ.
+        radius: ‖εw‖; `None` derives it from the precision.
+        precision: In what the passes are evaluated, if that is less than what θ is stored in, as under autocast.
     """
 
     scheme: str = "central"
     radius: float | None = None
+    precision: torch.dtype | None = None
 
     def __call__(self, at: TrainPass, vector: Vector, anchor: Anchor, *, with_shared: bool) -> tuple[Vector, Vector]:
         """Take the difference."""
@@ -105,15 +107,15 @@ class FiniteDifference(MixedProduct):
         return _split(scaled(ahead, 1 / span), at)
 
     def _radius(self, at: TrainPass) -> Tensor | float:
-        """The radius that balances rounding against curvature: u^(1/3), one-sided u^(1/2), u the unit roundoff of θ.
+        """The radius that balances rounding against curvature: ½ ε^(1/3), one-sided ½ ε^(1/2), ε that of the passes.
 
         It is a distance in the space of θ and does not grow with ‖θ‖: what counts is how far the function moves, and a
         model of another size moves as far by a step of the same length along its gradient.
         """
         if self.radius is not None:
             return self.radius
-        unit = torch.finfo(at.shared[0].dtype).eps
-        return float(unit ** (1 / 3 if self.scheme == "central" else 1 / 2))
+        unit = max(torch.finfo(kind).eps for kind in (at.shared[0].dtype, self.precision) if kind is not None)
+        return float(0.5 * unit ** (1 / 3 if self.scheme == "central" else 1 / 2))
 
 
 @dataclass(frozen=True)

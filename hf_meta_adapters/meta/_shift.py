@@ -35,6 +35,7 @@ class Anchor:
     def move(self, direction: Vector, step: Tensor | float) -> None:
         """θ ← base + step · direction."""
         away, self._away = self._away, True
+        torch.clear_autocast_cache()  # it knows weights by their version, which writing through `.data` leaves alone
         for live, base, entry in zip(self._live, self._base, direction, strict=True):
             if entry is not None:  # one pass over memory, and no copy of the direction
                 size = torch.as_tensor(step, dtype=live.dtype, device=live.device)
@@ -45,6 +46,7 @@ class Anchor:
     def restore(self) -> None:
         """θ ← base, bit for bit."""
         if self._away and self._live:
+            torch.clear_autocast_cache()
             torch._foreach_copy_(self._live, self._base)
         self._away = False
 

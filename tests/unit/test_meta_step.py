@@ -302,3 +302,27 @@ def test_a_finite_difference_is_refused_in_half_precision():
     model = make_model(dtype=torch.bfloat16)
     with pytest.raises(ConfigurationError, match=r"float32 or float64. Found `.*` of dtype torch.bfloat16"):
         step(model, meta_gradient="finite_difference")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_radius_of_finite_differences_fits_the_precision_of_the_passes(dtype):
+    model = make_model()
+
+    def indirect(**options):
+        return flat(step(model, inner_learning_rate=0.01, lookahead="shared", **options).indirect).double()
+
+    exact = indirect(meta_gradient="exact")
+    low = {"autocast": lambda: torch.autocast("cpu", dtype=dtype)}
+    cosines = {
+        radius: torch.cosine_similarity(indirect(finite_difference_radius=radius, **low), exact, dim=0).item()
+        for radius in (None, 2.5e-3)
+    }
+    assert cosines[None] > max(0.97, cosines[2.5e-3])  # the second is right for float32
+
+
+def test_an_outer_autocast_counts_as_well():  # and keeps no weights of before a virtual step
+    model = make_model()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outer = step(model)
+    inner = step(model, autocast=lambda: torch.autocast("cpu", dtype=torch.bfloat16))
+    assert torch.equal(everything(outer), everything(inner))

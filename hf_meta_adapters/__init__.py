@@ -16,6 +16,7 @@ from hf_meta_adapters.diagnostics import (
     plan_language_capacity,
 )
 from hf_meta_adapters.evaluation import bits_per_character, evaluate_languages, masked_lm_features
+from hf_meta_adapters.hub import list_languages
 from hf_meta_adapters.meta import MetaGradients, MetaOptions, MetaSignal
 from hf_meta_adapters.meta_step import joint_step, meta_fidelity, meta_step
 from hf_meta_adapters.modeling import LanguageAdapterModel, get_language_model
@@ -44,6 +45,7 @@ __all__ = [
     "interference_report",
     "joint_step",
     "learn_language_masks",
+    "list_languages",
     "mask_overlap",
     "masked_lm_features",
     "meta_fidelity",

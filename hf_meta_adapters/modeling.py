@@ -8,12 +8,18 @@ from typing import Any
 
 from torch import nn
 
-from hf_meta_adapters._owned import OwnedModel
+from hf_meta_adapters._saved import SavedModel
 from hf_meta_adapters._shared import shared_config
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.backends import MergesLanguages, backend_for, backend_named
-from hf_meta_adapters.errors import ConfigurationError, MetaAdapterError, check_known_language, check_languages
-from hf_meta_adapters.hub import SHARED_ADAPTER, Family, body_name, load_base, load_weights, read_manifest, save_family
+from hf_meta_adapters.errors import (
+    ConfigurationError,
+    HubError,
+    MetaAdapterError,
+    check_known_language,
+    check_languages,
+)
+from hf_meta_adapters.hub import SHARED_ADAPTER, Access, body_name, fetch_family, load_base
 
 
 def get_language_model(
@@ -75,7 +81,7 @@ def get_language_model(
     return model
 
 
-class LanguageAdapterModel(OwnedModel):
+class LanguageAdapterModel(SavedModel):
     """A model whose forward pass runs in a language: f(x; θ, φ_l).
 
     Made by `get_language_model` or `LanguageAdapterModel.from_pretrained`. The wrapper owns `requires_grad`: θ and
@@ -127,91 +133,47 @@ class LanguageAdapterModel(OwnedModel):
             )
         return self.backend.merged(self._one_for_all or key).requires_grad_(True)
 
-    def save_pretrained(
-        self, save_directory: str | Path, *, max_shard_size: int | str | None = None, **details: Any
-    ) -> None:
-        """Write the shared weights as a transformers checkpoint and each language as an adapter of its own library.
-
-        Where θ is an adapter, it is written to `<save_directory>/shared/`, and a base that was loaded from a folder or
-        the Hub is named, not copied: it must still be as it was loaded.
-
-        Args:
-            save_directory: The folder; `<save_directory>/<language>/` holds the adapters.
-            max_shard_size: The largest file of shared weights, such as "2GB"; default that of transformers.
-            **details: Anything JSON that should be recorded in `language_adapters.json`, such as the training set-up.
-        """
-        options = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
-        state, family = self.base_state_dict(), self._family(details)
-        save_family(Path(save_directory), family, self.backend, state, self.shared_part, **options)
-
-    def load_weights(self, path: str | Path) -> None:
-        """Read θ and every φ_l of this very model from what `save_pretrained` wrote, in place.
-
-        Args:
-            path: The folder.
-
-        Raises:
-            HubError: If the files are of another model, or damaged.
-        """
-        load_weights(Path(path), self._family({}), self.backend, self.base_state_dict(), self.shared_part)
-
-    def load_language(self, language: Language, path: str | Path) -> None:
-        """Set φ_l to a saved adapter of the same configuration, as a place to start from or to go on.
-
-        Args:
-            language: The key; the model gets the language if it does not have it.
-            path: The folder of one adapter, in safetensors format: `<language>/` of a saved model, or what PEFT, or
-                `adapters` with `use_safetensors=True`, wrote under any name.
-
-        Raises:
-            HubError: If files are missing, pickled or damaged, or the adapter is of another configuration or model.
-            ConfigurationError: If the languages have no adapters of their own.
-        """
-        if self.share_adapter or self.backend.name == "none":
-            raise ConfigurationError(
-                "An adapter can be loaded for one language where each has its own. Found "
-                f"`share_adapter={self.share_adapter}` and the backend {self.backend.name!r}. Write "
-                "`get_language_model(model, config, languages)` with a `config` and without `share_adapter`."
-            )
-        if language not in self._languages:
-            self.add_language(language)
-        self.backend.load(language, Path(path))
-
     @classmethod
     def from_pretrained(
         cls,
-        path: str | Path,
+        repo_or_path: str | Path,
         *,
         auto_class: Any = None,
         languages: Sequence[Language] | None = None,
         shared: Any = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
         **model_arguments: Any,
     ) -> LanguageAdapterModel:
-        """Load what `save_pretrained` wrote.
+        """Load what `save_pretrained` or `push_to_hub` wrote; of a repository only the files that are needed.
 
         Args:
-            path: The folder.
+            repo_or_path: The folder, or a repository on the Hub such as `"me/family"`.
             auto_class: The class that loads the shared weights, such as `AutoModelForTokenClassification` to put a
                 new head on the same body; default the class that was saved.
             languages: The languages to load; default all.
             shared: What θ is from now on, see `get_language_model`; default as saved. A `peft.PeftConfig` puts a fresh
                 adapter beside those of the languages. Where θ was saved as an adapter, `"none"` keeps and freezes it.
-            **model_arguments: Further arguments of the class's `from_pretrained`, such as `num_labels`.
+            revision: A branch, a tag or a commit of the repository.
+            token: The token for a private or gated repository; default that of `hf auth login`.
+            cache_dir: Where downloads are kept; default the cache of the Hub.
+            local_files_only: Whether to ask nothing but that cache.
+            **model_arguments: Further arguments of the class's `from_pretrained`: `num_labels`, `dtype`, `device_map`…
 
         Returns:
             The model, in evaluation mode, as transformers models are after loading.
 
         Raises:
-            HubError: If files are missing, foreign or damaged.
+            HubError: If files are missing, foreign, damaged or unsafe, or cannot be downloaded.
             LanguageError: If a language is asked for that was not saved.
         """
-        folder = Path(path)
-        family = read_manifest(folder)
+        access = Access(revision, token, None if cache_dir is None else str(cache_dir), local_files_only)
+        folder, family = fetch_family(repo_or_path, languages, access)
         wanted = family.languages if languages is None else check_languages(languages)
-        for key in wanted:
-            check_known_language(key, family.languages, what=f"those saved in {folder.name}")
         adapters = family.adapters(wanted)
-        base = load_base(folder, family, auto_class, model_arguments)
+        base = load_base(folder, family, auto_class, model_arguments, access)
         body = None if type(base).__name__ == family.base_class else family.body or body_name(base)
         config = backend_named(family.backend).saved_config(folder / adapters[0], body) if adapters else None
         theta = shared_config(folder, family, shared, body)
@@ -219,22 +181,21 @@ class LanguageAdapterModel(OwnedModel):
         if family.shared_adapter and model.shared_part is not None:
             model.shared_part.load(folder / SHARED_ADAPTER, body)
             model._base_name = family.base_model, family.base_revision
-        for adapter in adapters:
-            model.backend.load(adapter, folder / adapter, body)
+        _load_all(model, folder, adapters, body)
         if model.shared_part is not None and shared == "none":
             model.train_only(*wanted)
         return model.eval()
 
-    def _family(self, details: dict[str, Any]) -> Family:
-        return Family(
-            languages=self.languages,
-            backend=self.backend.name,
-            shared=self.shared,
-            share_adapter=self.share_adapter,
-            shared_adapter=self.shared_part is not None,
-            base_model=self._base_name[0],
-            base_revision=self._base_name[1],
-            base_class=type(self.base_model).__name__,
-            body=body_name(self.base_model),
-            details=details,
-        )
+
+def _load_all(model: LanguageAdapterModel, folder: Path, adapters: Sequence[str], body: str | None) -> None:
+    """Load adapters, or say of all of them at once what is wrong."""
+    wrong: list[HubError] = []
+    for adapter in adapters:
+        try:
+            model.backend.load(adapter, folder / adapter, body)
+        except HubError as error:
+            wrong.append(error)
+    if len(wrong) > 1:
+        raise HubError("\n".join(map(str, wrong))) from wrong[0]
+    if wrong:
+        raise wrong[0]

@@ -316,7 +316,9 @@ class _Handler(BaseHTTPRequestHandler):
         for one in json.loads(self.body)["objects"]:
             verify = {"href": f"{self.hub.endpoint}/{name}.git/info/lfs/verify"}
             upload = {"href": f"{self.hub.endpoint}/lfs/{one['oid']}"}
-            objects.append(one if one["oid"] in self.hub.blobs else {**one, "actions": {"upload": upload, "verify": verify}})
+            objects.append(
+                one if one["oid"] in self.hub.blobs else {**one, "actions": {"upload": upload, "verify": verify}}
+            )
         self._answer({"transfer": "basic", "objects": objects})
 
     def lfs_put(self, oid: str) -> None:
@@ -422,7 +424,9 @@ def card_errors(data: Any) -> list[str]:
         if "name" not in model:
             errors.append('"model-index[0].name" is required')
         for result in model.get("results", []):
-            errors += [f'"{part}.type" is required' for part in ("task", "dataset") if "type" not in result.get(part, {})]
+            errors += [
+                f'"{part}.type" is required' for part in ("task", "dataset") if "type" not in result.get(part, {})
+            ]
             errors += ['"dataset.name" is required'] if "name" not in result.get("dataset", {}) else []
             errors += ['"metrics" are required'] if not result.get("metrics") else []
             errors += [f"metric {one}" for one in result.get("metrics", []) if not {"type", "value"} <= one.keys()]

@@ -27,7 +27,6 @@ _OTHERWISE = {
     "disable_adapter": "the saved folder as a plain model, by `AutoModel….from_pretrained`",
     "set_active_adapters": "`set_language`",
     "train_adapter": "`train_only`, or nothing: all languages are trained from the start",
-    "push_to_hub": "`save_pretrained`, then `huggingface_hub.upload_folder`",
 }
 """Methods of the model inside that would do half of what they say, and what to write."""
 

@@ -88,7 +88,7 @@ def load_for_task(
     """
     family = read_manifest(Path(path))
     adapters_too, shared = _choice(train, family, path, auto_class)
-    labels = {"id2label": task.id2label, "label2id": task.label2id} if task.labels else {}
+    labels: dict[str, Any] = {"id2label": task.id2label, "label2id": task.label2id} if task.labels else {}
     model = LanguageAdapterModel.from_pretrained(
         path, auto_class=auto_class, languages=languages, shared=shared, **labels, **model_arguments
     )

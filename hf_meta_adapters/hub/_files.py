@@ -3,12 +3,14 @@
 config.json, model.safetensors    the shared weights; `AutoModel….from_pretrained` reads them without this package
 shared/                           θ, where that is an adapter; a base that has a name is then named and not written
 <language>/                       one adapter, in the format of its own library
-language_adapters.json            what belongs together
+language_adapters.json            what belongs together, and the size of each file of weights
+README.md                         the model card
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +20,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from hf_meta_adapters.errors import HubError
+from hf_meta_adapters.hub._card import CARD, card_text
+from hf_meta_adapters.hub._client import Access
 from hf_meta_adapters.hub._manifest import MANIFEST, SHARED_ADAPTER, Family, read_manifest, write_manifest
+from hf_meta_adapters.hub._record import as_record, draw
+from hf_meta_adapters.hub._safety import weight_sizes
 
 
 class AdapterFiles(Protocol):
@@ -61,7 +67,8 @@ def save_family(
         shared: θ, where that is an adapter.
         **options: Of the `save_pretrained` of transformers.
     """
-    manifest = family.to_json()
+    details, family = family.details, replace(family, details=as_record(family.details))
+    family.to_json()  # before anything is written
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)  # what is half overwritten is no saved model
     if family.base_model:
@@ -73,7 +80,10 @@ def save_family(
         shared.save(folder / SHARED_ADAPTER, family.base_model)
     for adapter in family.adapters(family.languages):
         backend.save(adapter, folder / adapter)
-    write_manifest(folder, manifest)
+    family = replace(family, files=weight_sizes(folder, family), details={**family.details, **draw(folder, details)})
+    write_manifest(folder, family.to_json())
+    card = folder / CARD
+    card.write_text(card_text(family, card.read_text("utf-8") if card.is_file() else None), encoding="utf-8")
 
 
 def load_weights(
@@ -120,37 +130,56 @@ def load_weights(
         backend.load(adapter, folder / adapter)
 
 
-def load_base(folder: Path, family: Family, auto_class: Any, arguments: Mapping[str, Any]) -> nn.Module:
+def load_base(
+    folder: Path, family: Family, auto_class: Any, arguments: Mapping[str, Any], access: Access | None = None
+) -> nn.Module:
     """Load the shared weights without adapters, in the type in which they were saved.
 
     Args:
         folder: Where from.
         family: The manifest.
         auto_class: The class that loads them; `None` for the one that was saved.
-        arguments: Further arguments of its `from_pretrained`; files other than safetensors are never read.
+        arguments: Further arguments of its `from_pretrained`; files other than safetensors are never read, and code of
+            a repository is never run.
+        access: How the repository of a base that is only named is reached.
 
     Returns:
         The transformers model.
 
     Raises:
-        HubError: If the class is unknown, or files are missing or damaged.
+        HubError: If the class is unknown, or files are missing, damaged, or of other shapes than configured.
     """
     kind: Any = auto_class or _saved_class(family.base_class)
     source = family.base_model or str(folder)
     # transformers 4 would load in float32 whatever was saved
     as_saved: dict[str, Any] = {} if {"dtype", "torch_dtype"} & set(arguments) else {"dtype": "auto"}
-    fixed = {"use_safetensors": True, "output_loading_info": True}
+    fixed = {"use_safetensors": True, "output_loading_info": True, "trust_remote_code": False}
     rule = "The shared weights must be a transformers checkpoint in safetensors format."
     try:
         if family.base_model:
-            as_saved = {**_as_it_was(folder, as_saved), "revision": family.base_revision or None}
+            as_saved = {**_as_it_was(folder, as_saved), **_reached(access), "revision": family.base_revision or None}
         model, report = kind.from_pretrained(source, **{**as_saved, **arguments, **fixed})
     except (OSError, SafetensorError) as error:
         raise HubError(f"{rule} Found in {source}: {error} Download or save the model again.") from error
+    except RuntimeError as error:
+        if "size mismatch" not in str(error) and "ismatched" not in str(error):
+            raise
+        raise HubError(
+            f"{rule} Found in {source} shapes that are not those of its config.json: {error} Download or save the "
+            "model again."
+        ) from error
     missing = sorted(report["missing_keys"])
     if missing and type(model).__name__ == family.base_class:
         raise HubError(f"{rule} Found in {source} one without {missing}. Download or save the model again.")
     return model
+
+
+def _reached(access: Access | None) -> dict[str, Any]:
+    """How the base is reached: as the family is, but at its own commit."""
+    if access is None:
+        return {}
+    given = {"token": access.token, "cache_dir": access.cache_dir, "local_files_only": access.local_files_only or None}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _as_it_was(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -18,6 +19,7 @@ SHARED_ADAPTER = "shared"
 """The folder of what all languages share: the one adapter of `share_adapter=True`, or θ. No language may have it."""
 
 _FORMAT = 1
+_WEIGHTS = re.compile(r"\w[\w.-]*\.safetensors")
 _TYPES = {
     "languages": list,
     "backend": str,
@@ -29,6 +31,7 @@ _TYPES = {
     "base_class": str,
     "body": str,
     "details": dict,
+    "files": dict,
 }
 
 
@@ -47,6 +50,7 @@ class Family:
         base_class: The class of the transformers model.
         body: The name of the body, such as "roberta", inside a model with a head; "" for a model without one.
         details: What else was recorded, such as the training set-up.
+        files: The weights, by their path in the folder → bytes: what is larger is not downloaded.
     """
 
     languages: tuple[Language, ...]
@@ -59,6 +63,7 @@ class Family:
     base_class: str
     body: str
     details: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, int] = field(default_factory=dict)
 
     def adapters(self, languages: Sequence[Language]) -> list[str]:
         """The folders of the adapters of some languages."""
@@ -119,6 +124,7 @@ def read_manifest(folder: Path) -> Family:
             f"{rule} Found in {folder} format {content.get('format')!r}, where this version reads {_FORMAT}. Install "
             "the version of hf-meta-adapters that wrote it, or a newer one."
         )
+    content.setdefault("files", {})
     if wrong := [name for name, kind in _TYPES.items() if not isinstance(content.get(name), kind)]:
         found = ", ".join(f"`{name}` is {content.get(name)!r}" for name in wrong)
         raise HubError(f"{rule} Found in {folder}: {found}. Download or save it again.")
@@ -126,4 +132,16 @@ def read_manifest(folder: Path) -> Family:
         content["languages"] = check_languages(content["languages"])
     except LanguageError as error:
         raise HubError(f"{rule} Found in {folder} unsafe languages. {error}") from error
-    return Family(**{one.name: content[one.name] for one in fields(Family)})
+    family = Family(**{one.name: content[one.name] for one in fields(Family)})
+    if unsafe := [f"{path!r}: {size!r}" for path, size in family.files.items() if not _is_declared(family, path, size)]:
+        raise HubError(
+            f"{rule} `files` holds the sizes of safetensors files, in the folder and in those of languages. Found in "
+            f"{folder}: {', '.join(unsafe[:3])}. Save the model again; a pickle has to be converted first."
+        )
+    return family
+
+
+def _is_declared(family: Family, path: str, size: object) -> bool:
+    *parents, name = path.split("/")
+    folders = ([], [SHARED_ADAPTER], *([key] for key in family.languages))
+    return parents in folders and _WEIGHTS.fullmatch(name) is not None and type(size) is int and size > 0

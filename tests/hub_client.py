@@ -39,6 +39,9 @@ def connect(hub: HubServer, folder: Path, patch: pytest.MonkeyPatch, token: str 
     }
     for name, value in values.items():
         patch.setattr(constants, name, value)
+    patch.setattr(
+        huggingface_hub.file_download, "HUGGINGFACE_CO_URL_TEMPLATE", constants.HUGGINGFACE_CO_URL_TEMPLATE, False
+    )
     patch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.endpoint)  # of the functions without a client
     patch.setenv("HF_TOKEN", token) if token else patch.delenv("HF_TOKEN", raising=False)
     (getattr(huggingface_hub.utils, "reset_sessions", None) or huggingface_hub.close_session)()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, snapshot_download
+from huggingface_hub import constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils._validators import validate_repo_id
@@ -106,9 +106,9 @@ def _fetch_manifest(repo_id: str, access: Access) -> tuple[Path, bool]:
     with speaking_of(repo_id, access.token):
         if online:
             try:
-                url = hf_hub_url(repo_id, MANIFEST, revision=access.revision)
-                size = get_hf_file_metadata(url, token=access.token).size or 0
-            except HfHubHTTPError:
+                found = access.api().get_paths_info(repo_id, [MANIFEST], revision=access.revision)
+                size = getattr(found[0], "size", 0) if found else 0
+            except (HfHubHTTPError, HFValidationError):
                 raise
             except Exception:  # of the HTTP library: no connection, so that the cache is what there is
                 online, size = False, 0

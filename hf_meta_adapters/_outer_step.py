@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,11 +10,14 @@ import torch
 from torch import Tensor
 
 from hf_meta_adapters._losses import LossFunction
+from hf_meta_adapters._progress import Progress
 from hf_meta_adapters._self_check import SelfCheck
 from hf_meta_adapters._sparse_head import SparseHead
 from hf_meta_adapters._typing import Batch, Language
-from hf_meta_adapters._updates import Gradients, apply_gradients, check_finite
+from hf_meta_adapters._undo import Undo
+from hf_meta_adapters._updates import Gradients, apply_gradients, check_finite, skip_step
 from hf_meta_adapters._watch import StepLog
+from hf_meta_adapters.errors import NonFiniteLossError
 from hf_meta_adapters.meta import MetaGradients
 from hf_meta_adapters.meta_step import joint_step, meta_step
 from hf_meta_adapters.modeling import LanguageAdapterModel
@@ -30,15 +34,22 @@ class OuterStep:
         takes_meta: Whether φ is updated by meta-gradients.
         loss_function: Evaluates a batch.
         log: Where losses and the meter go.
+        progress: Where steps that are skipped are counted.
     """
 
     def __init__(
-        self, args: MetaAdapterTrainingArguments, takes_meta: bool, loss_function: LossFunction, log: StepLog
+        self,
+        args: MetaAdapterTrainingArguments,
+        takes_meta: bool,
+        loss_function: LossFunction,
+        log: StepLog,
+        progress: Progress,
     ) -> None:
         self._args = args
         self._takes_meta = takes_meta
         self._loss_function = loss_function
         self._log = log
+        self._progress = progress
         self.check = SelfCheck(args.meta_options(), args.fidelity_check_steps, args.min_fidelity)
         """Which setting is in use."""
 
@@ -50,7 +61,7 @@ class OuterStep:
 
     def __call__(
         self, model: LanguageAdapterModel, batches: StepBatches, *, optimizer: Any, accelerator: Any, step: int
-    ) -> Gradients:
+    ) -> Gradients | None:
         """Compute the gradients and assign them; with alternating updates, φ has then been updated already.
 
         Args:
@@ -61,11 +72,37 @@ class OuterStep:
             step: The number of optimizer steps taken.
 
         Returns:
-            The gradients.
+            The gradients; `None` where something was not finite and the step is skipped: θ, φ and what the optimizer
+            knows of them are as they were, and no parameter has a gradient.
 
         Raises:
-            NonFiniteLossError: Before an update with anything that is not finite.
+            NonFiniteLossError: Before an update with anything that is not finite, if no such step may be skipped.
         """
+        left = self._args.skip_nonfinite_steps - self._progress.nonfinite_steps
+        undo = None
+        if left > 0 and self._args.update_order == "alternating":
+            undo = Undo((p for key in batches["train"] for p in model.language_parameters(key).values()), optimizer)
+        scaler = getattr(accelerator, "scaler", None)  # of fp16 training, which the optimizer will divide out
+        try:
+            gradients = self._gradients(model, batches, optimizer, accelerator, step)
+        except NonFiniteLossError as error:
+            if left <= 0:
+                raise
+            if undo is not None:
+                undo()
+            self._progress.nonfinite_steps += 1
+            skip_step(model, scaler)
+            warnings.warn(f"Step {step + 1} is skipped; {left - 1} more may be. {error}", stacklevel=2)
+            return None
+        scale = None if scaler is None else scaler.scale(torch.ones((), device=self._args.device))
+        apply_gradients(model, gradients, self._args.adapter_update or "", scale)
+        self._log.add(gradients)
+        return gradients
+
+    def _gradients(
+        self, model: LanguageAdapterModel, batches: StepBatches, optimizer: Any, accelerator: Any, step: int
+    ) -> Gradients:
+        """The gradients of θ, and of φ unless it has been updated; checked."""
         takes_meta = self._takes_meta and step % self._args.meta_every == 0
         if takes_meta:
             given = self._virtual_step(optimizer) | self._context(accelerator)
@@ -77,10 +114,6 @@ class OuterStep:
                 self._update_adapters(model, batches, optimizer, accelerator, step)
             gradients = joint_step(model, batches["train"], **self._context(accelerator))
         check_finite(gradients, step, self._args.output_dir)
-        scaler = getattr(accelerator, "scaler", None)  # of fp16 training, which the optimizer will divide out
-        scale = None if scaler is None else scaler.scale(torch.ones((), device=self._args.device))
-        apply_gradients(model, gradients, self._args.adapter_update or "", scale)
-        self._log.add(gradients)
         return gradients
 
     def _update_adapters(
@@ -141,6 +174,8 @@ class OuterStep:
         }
 
 
-def mean_loss(gradients: Gradients) -> Tensor:
-    """The mean training loss of the step's languages, 0-d."""
+def mean_loss(gradients: Gradients | None) -> Tensor:
+    """The mean training loss of the step's languages, 0-d; NaN of a step that was skipped."""
+    if gradients is None:
+        return torch.tensor(float("nan"))
     return torch.stack(list(gradients.train_loss.values())).mean()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 
 from hf_meta_adapters._losses import predicts_the_next_token
@@ -112,6 +113,39 @@ def assign_roles(
     return parts.train, parts.meta
 
 
+def read_settings(
+    languages: Sequence[Language], train: Datasets, meta: Datasets | None, args: MetaAdapterTrainingArguments
+) -> dict[str, Any]:
+    """What decides which rows a run reads in which order, JSON: a resumed run must have the same.
+
+    Args:
+        languages: Those of the model.
+        train: The training data.
+        meta: The meta data, if there is any.
+        args: Batch sizes, temperature, seeds.
+
+    Returns:
+        name → value.
+    """
+    roles = {"train": by_language("train_dataset", train)} | ({} if meta is None else {"meta": meta})
+    sizes = {role: {key: size_of(one) for key, one in sorted(several.items())} for role, several in roles.items()}
+    per_device = {"train": args.per_device_train_batch_size}
+    per_device["meta"] = args.meta_batch_size or per_device["train"]
+    times = args.gradient_accumulation_steps * args.world_size
+    streaming = None in sizes["train"].values()
+    return {
+        "languages": list(languages),
+        "rows of the data": sizes,
+        "rows per language and step": {role: per_device[role] * times for role in roles},
+        "languages_per_step": args.languages_per_step,
+        "sampling_temperature": args.sampling_temperature,
+        "seed": args.seed,
+        "data_seed": args.data_seed,
+        # of streams it decides in which steps a language is, if not in all of them
+        "max_steps": args.max_steps if streaming and args.languages_per_step else None,
+    }
+
+
 def train_dataloader(
     datasets: Mapping[Any, Datasets],
     collator: Callable[[list[Any]], Any],
@@ -148,6 +182,8 @@ def train_dataloader(
         LanguageDatasets(datasets),
         batch_sampler=sampler,
         collate_fn=LanguageCollator(collator, args.seed),
+        # its own: how often a loader draws depends on workers and resumes, and must not move the dropout masks
+        generator=torch.Generator().manual_seed(args.seed),
         num_workers=args.dataloader_num_workers,
         prefetch_factor=args.dataloader_prefetch_factor,
         persistent_workers=args.dataloader_persistent_workers,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -87,8 +87,22 @@ def check_finite(gradients: Gradients, step: int, output_dir: str | Path) -> Non
     raise NonFiniteLossError(
         f"Losses and gradients must be finite. Found NaN or infinity in the {', the '.join(bad)} after {step} steps; "
         f"no weight was updated with it. {kept} Look for batches without labels, or lower `learning_rate`, "
-        "`adapter_learning_rate` or `inner_learning_rate`."
+        "`adapter_learning_rate` or `inner_learning_rate`; `skip_nonfinite_steps=3` lets a few such steps pass."
     )
+
+
+def skip_step(model: LanguageAdapterModel, scaler: Any = None) -> None:
+    """Leave `.grad` such that the optimizer does nothing.
+
+    Args:
+        model: The model.
+        scaler: The loss scaler of fp16, which accepts no step without gradients, but leaves out one that is infinite.
+    """
+    for parameter in model.parameters():
+        parameter.grad = None
+    if scaler is not None:
+        first = next(parameter for parameter in model.parameters() if parameter.requires_grad)
+        first.grad = torch.full_like(first, float("inf"))
 
 
 def _scaled(gradient: Tensor | None, scale: Tensor | None) -> Tensor | None:

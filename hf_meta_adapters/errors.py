@@ -11,6 +11,7 @@ import reprlib
 from collections.abc import Iterable
 
 __all__ = [
+    "CheckpointError",
     "ConfigurationError",
     "DataError",
     "HubError",
@@ -46,6 +47,10 @@ class DataError(MetaAdapterError, ValueError):
 
 class HubError(MetaAdapterError, ValueError):
     """Files of a saved model that are missing, foreign, damaged or unsafe."""
+
+
+class CheckpointError(HubError):
+    """A checkpoint that is incomplete, damaged or of another run, or that could not be written."""
 
 
 class UnsupportedModelError(MetaAdapterError, ValueError):

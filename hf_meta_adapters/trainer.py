@@ -12,14 +12,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import PredictionOutput
 from transformers.utils import find_labels
 
+from hf_meta_adapters._checkpoints import read_seal
 from hf_meta_adapters._collators import get_data_collator
 from hf_meta_adapters._compile import compile_layers
 from hf_meta_adapters._outer_step import OuterStep, mean_loss
-from hf_meta_adapters._train_data import assign_roles, by_language, check_arguments, train_dataloader
+from hf_meta_adapters._resumable import ResumableTrainer
+from hf_meta_adapters._train_data import assign_roles, by_language, check_arguments, read_settings, train_dataloader
 from hf_meta_adapters._typing import Batch, Language
 from hf_meta_adapters._updates import split_groups
 from hf_meta_adapters._watch import StepLog
@@ -29,7 +31,7 @@ from hf_meta_adapters.modeling import LanguageAdapterModel
 from hf_meta_adapters.training_args import MetaAdapterTrainingArguments
 
 
-class MetaAdapterTrainer(Trainer):
+class MetaAdapterTrainer(ResumableTrainer):
     """Train θ by the training loss of all languages, and every φ_l by the meta-gradient (or as the arguments say).
 
     It is a `transformers.Trainer`: callbacks, schedules, logging, checkpoints and precision work as there. The
@@ -102,12 +104,12 @@ class MetaAdapterTrainer(Trainer):
         self._sampler: LanguageBatchSampler | None = None
         self._watch = StepLog()
         self._splits = False  # whether φ has groups of its own in the optimizer
-        self._outer_step = OuterStep(args, takes_meta, self._loss, self._watch)
+        self._outer_step = OuterStep(args, takes_meta, self._loss, self._watch, self.progress)
         self._outer_step.make_sparse(model)
         if args.torch_compile:
             compile_layers(model, backend=args.torch_compile_backend, mode=args.torch_compile_mode)
             self.accelerator.state.dynamo_plugin.backend = "NO"  # it would compile a wrapper that no step goes through
-        self.add_callback(_SetEpoch(self))
+        self.add_callback(_KeepPosition(self))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The loader of step batches: for each language of a step a batch of training rows, and one of meta rows."""
@@ -139,6 +141,8 @@ class MetaAdapterTrainer(Trainer):
             self._model, batches, optimizer=self.optimizer, accelerator=self.accelerator, step=step
         )
         self._adapter_rate = self.optimizer.param_groups[-1]["lr"]
+        sampler = cast(LanguageBatchSampler, self._sampler)
+        self.progress.add_step(batches, {role: sampler.rows_per_step(role) for role in batches})
         return mean_loss(gradients).to(self.args.device)
 
     def _loss(self, model: Any, batch: Batch) -> Tensor:
@@ -162,7 +166,7 @@ class MetaAdapterTrainer(Trainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the losses of each language and the meter of the meta-signal to the training logs."""
         if "loss" in logs and "learning_rate" in logs:
-            logs = {**logs, **self._watch.drain()}
+            logs = {**logs, **self._watch.drain(), **self.progress.logs()}
             if self._splits:
                 logs["adapter_learning_rate"] = self._adapter_rate
         super().log(logs, *args, **kwargs)
@@ -254,14 +258,29 @@ class MetaAdapterTrainer(Trainer):
         self._outer_step.check.level = read_manifest(Path(resume_from_checkpoint)).details.get("fallbacks", 0)
 
     def _load_best_model(self) -> None:
+        read_seal(Path(cast(str, self.state.best_model_checkpoint)))
         self._model.load_weights(cast(str, self.state.best_model_checkpoint))
 
+    def run_settings(self) -> dict[str, Any]:
+        """What must be the same in a resumed run: which rows of which languages are read in which order."""
+        return read_settings(self._model.languages, self.train_dataset, self.meta_dataset, self.args)
 
-class _SetEpoch(TrainerCallback):
-    """Begins an epoch: tells the sampler which one, and forgets micro-batches of a step that was broken off."""
+    def expected_examples(self, step: int) -> dict[Any, dict[Language, int]]:
+        """Role → language → rows that a run has read after so many optimizer steps."""
+        sampler = cast(LanguageBatchSampler, self._sampler)
+        return sampler.examples_seen(*divmod(step, len(sampler) // self.args.gradient_accumulation_steps))
+
+
+class _KeepPosition(TrainerCallback):
+    """Begins a run and its epochs: counts from zero, tells the sampler which epoch, forgets half-taken steps."""
 
     def __init__(self, trainer: MetaAdapterTrainer) -> None:
         self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Count the rows of this run, unless it goes on from a checkpoint, whose counts were read."""
+        if state.global_step == 0 and self._trainer._sampler is not None:
+            self._trainer.progress.begin(self._trainer.expected_examples(0))
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Set the epoch from the number of steps taken, which is exact after a resume too."""

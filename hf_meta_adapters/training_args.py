@@ -78,6 +78,8 @@ class MetaAdapterTrainingArguments(TrainingArguments):
             never. The cosine is logged as `meta_fidelity`.
         min_fidelity: The least cosine: under it the run goes on with a safer setting (a look-ahead per language with
             two validation languages drawn, then the exact gradient) and says so.
+        skip_nonfinite_steps: How many steps of a run may be skipped where a loss or a gradient is not finite: nothing
+            is updated then, and `nonfinite_steps` is logged. The next one stops the run.
         sparse_head: Evaluate the language-model head at labelled positions only, for the same loss from less arithmetic
             and memory; `None` where the model can do it (see `SparseHead`), `True` or else an error, `False` never.
 
@@ -111,6 +113,7 @@ class MetaAdapterTrainingArguments(TrainingArguments):
     sampling_temperature: float = field(default=0.7, metadata=_help("α of q_l ∝ n_l^α."))
     fidelity_check_steps: int = field(default=500, metadata=_help("Steps between comparisons with the exact one."))
     min_fidelity: float = field(default=0.9, metadata=_help("The least cosine to the exact meta-gradient."))
+    skip_nonfinite_steps: int = field(default=0, metadata=_help("Non-finite steps that may be skipped in a run."))
     sparse_head: bool | None = field(default=None, metadata=_help("Head at labelled positions only."))
 
     def __post_init__(self) -> None:
@@ -161,10 +164,10 @@ class MetaAdapterTrainingArguments(TrainingArguments):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ConfigurationError(f"`{name}` must be a whole number of at least 1. Found {value!r}.")
-        if not isinstance(self.fidelity_check_steps, int) or self.fidelity_check_steps < 0:
-            raise ConfigurationError(
-                f"`fidelity_check_steps` must be a whole number, or 0 for never. Found {self.fidelity_check_steps!r}."
-            )
+        for name in ("fidelity_check_steps", "skip_nonfinite_steps"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 0:
+                raise ConfigurationError(f"`{name}` must be a whole number, or 0 for never. Found {value!r}.")
         if not (isinstance(self.min_fidelity, (int, float)) and -1 <= self.min_fidelity < 1):
             raise ConfigurationError(
                 f"`min_fidelity` is a cosine and must be at least -1 and under 1. Found {self.min_fidelity!r}."

@@ -131,7 +131,11 @@ class LanguageBatchSampler(Sampler[list[Key]]):
             role → language → rows, passes over the same row counted each.
         """
         _, seen = next(islice(self._walk(epoch), step, None))
-        return {role: {key: count * self._global_rows(role) for key, count in seen.items()} for role in self._sizes}
+        return {role: {key: count * self.rows_per_step(role) for key, count in seen.items()} for role in self._sizes}
+
+    def rows_per_step(self, role: Role) -> int:
+        """Rows of a language in an optimizer step, over all processes and micro-steps."""
+        return self._rows[role] * self._world * self._accumulation
 
     def _walk(self, epoch: int) -> Iterator[tuple[list[Language], dict[Language, int]]]:
         """The optimizer steps from the beginning of an epoch on: languages, and in how many steps each was before."""
@@ -147,14 +151,10 @@ class LanguageBatchSampler(Sampler[list[Key]]):
                     seen[key] += 1
             cycle, skipped = cycle + 1, 0
 
-    def _global_rows(self, role: Role) -> int:
-        """Rows of a language in an optimizer step, over all processes and micro-steps."""
-        return self._rows[role] * self._world * self._accumulation
-
     def _positions(self, role: Role, visit: int, part: int) -> range:
         """Where in its stream this process reads, in one micro-step of the visit-th step that holds the language."""
         rows = self._rows[role] * self._world
-        start = visit * self._global_rows(role) + part * rows
+        start = visit * self.rows_per_step(role) + part * rows
         return range(start + self._rank, start + rows, self._world)
 
     def _epoch_length(self, given: int | None) -> int:
@@ -167,7 +167,7 @@ class LanguageBatchSampler(Sampler[list[Key]]):
                 f"The length of an epoch must be known. Found streaming training data of {streaming}. Write for "
                 "example `steps_per_epoch=1000` here, or `max_steps=1000` in the training arguments."
             )
-        return ceil(sum(size or 0 for size in sizes.values()) / (self._per_step * self._global_rows("train")))
+        return ceil(sum(size or 0 for size in sizes.values()) / (self._per_step * self.rows_per_step("train")))
 
 
 def _weights(sizes: Mapping[Language, int | None], alpha: float) -> dict[Language, float]:

@@ -1,4 +1,4 @@
-"""What training does to the weights, step by step: which of them move, where to, and that it can be interrupted."""
+"""What training does to the weights, step by step: which of them move, and where to."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 
 import pytest
 import torch
-from datasets import IterableDataset
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import Trainer, TrainingArguments
 
@@ -291,55 +290,6 @@ def test_accumulation_equals_one_large_batch(tmp_path, method):
     assert len(counts) > 1  # otherwise plain means would do
     assert_close(ends[1], ends[0], 1e-5 if method.get("meta_gradient") == "finite_difference" else 1e-9)
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
-
-
-def streams(seed):
-    """The rows as streaming data sets."""
-    several = texts(seed)
-    return {key: IterableDataset.from_generator(lambda several=several, key=key: iter(several[key])) for key in several}
-
-
-RESUMED = {
-    "in an epoch": (2, {}, {}),
-    "at the end of an epoch": (4, {}, {}),
-    "accumulation, some languages, meta-gradients now and then": (
-        3,
-        {"gradient_accumulation_steps": 2, "languages_per_step": 2, "meta_every": 2},
-        {},
-    ),
-    "paper": (3, {"preset": "paper"}, {}),
-    "rates": (
-        3,
-        {"adapter_learning_rate": 0.1, "lr_scheduler_type": "cosine", "warmup_steps": 2, "weight_decay": 0.1}
-        | {"inner_optimizer": "adam", "inner_learning_rate": None},
-        {},
-    ),
-    "joint": (3, {}, {"config": None}),
-    "shared adapter": (3, {}, {"share_adapter": True}),
-    "streaming": (3, {"train_dataset": streams, "meta_dataset": streams}, {}),
-    "workers": (2, {"dataloader_num_workers": 1}, {}),
-}
-
-
-@pytest.mark.parametrize("name", RESUMED)
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
-def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path, name):
-    step, method, options = RESUMED[name]
-    given = {key: value(seed) if callable(value) else value for seed, (key, value) in enumerate(method.items())}
-    given |= {"max_steps": 6, "save_strategy": "steps", "save_steps": step, "data_collator": masking()}
-    model = make_model(dropout=0.1, **options)
-    whole = run(tmp_path, model, **given)
-    other = make_model(dropout=0.1, seed=1, **options)
-    torch.manual_seed(1)
-    resumed = make_trainer(tmp_path, other, **given)
-    resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
-    assert len(resumed.seen) == (6 - step) * given.get("gradient_accumulation_steps", 1)
-    assert_same(snapshot(model), snapshot(other))
-    states = [trainer.optimizer.state_dict() for trainer in (whole, resumed)]
-    assert states[0]["param_groups"] == states[1]["param_groups"]
-    for number, state in states[0]["state"].items():
-        assert_same(state, states[1]["state"][number])
-    assert whole.state.log_history[:-1] == resumed.state.log_history[:-1]  # the last line holds times
 
 
 def assert_same(found, expected):

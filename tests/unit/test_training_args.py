@@ -35,6 +35,7 @@ METHOD = {
     "sampling_temperature": 0.7,
     "fidelity_check_steps": 500,
     "min_fidelity": 0.9,
+    "skip_nonfinite_steps": 0,
     "sparse_head": None,
 }
 PAPER = {"meta_gradient": "exact", "lookahead": "per_language", "adapter_update": "meta", "update_order": "alternating"}
@@ -124,7 +125,7 @@ def parser() -> HfArgumentParser:
 COMMAND_LINE = """--output_dir unused --report_to none --use_cpu True --preset paper --lookahead shared
     --inner_learning_rate 0.5 --adapter_learning_rate 1e-3 --meta_batch_size 4 --meta_every 2 --max_indirect_ratio 0.5
     --sampling_temperature 0.3
-    --sparse_head false"""
+    --skip_nonfinite_steps 2 --sparse_head false"""
 WRITTEN = {
     **METHOD,
     **PAPER,
@@ -136,6 +137,7 @@ WRITTEN = {
     "meta_every": 2,
     "max_indirect_ratio": 0.5,
     "sampling_temperature": 0.3,
+    "skip_nonfinite_steps": 2,
     "sparse_head": False,
 }
 

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -87,8 +88,10 @@ def rotate(run_dir: Path, limit: int | None, keep: set[Path]) -> None:
     for path in old[: max(0, len(found) - max(limit, len(kept)))]:
         gone = run_dir / UNFINISHED / f"deleted-{path.name}"
         gone.parent.mkdir(exist_ok=True)
-        os.rename(path, gone)  # a deletion that is broken off leaves no half of a checkpoint behind
-        shutil.rmtree(gone, ignore_errors=True)
+        try:
+            os.rename(path, gone)  # a deletion that is broken off leaves no half of a checkpoint behind
+        except OSError as error:
+            warnings.warn(f"An old checkpoint stays, as it cannot be deleted: {error}", stacklevel=2)
     discard(run_dir)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +16,10 @@ from transformers import Trainer
 
 from hf_meta_adapters import _checkpoints as files
 from hf_meta_adapters._progress import Progress
-from hf_meta_adapters.errors import CheckpointError
+from hf_meta_adapters.errors import CheckpointError, MetaAdapterError
 
 _WRITING = (OSError, RuntimeError, SafetensorError)  # full disks and lost rights come as all of them
+_LOST = re.compile("connection (closed|reset|refused)|timed? ?out|broken pipe|aborted", re.IGNORECASE)
 _READING = (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, UnpicklingError)
 
 
@@ -66,7 +68,21 @@ class ResumableTrainer(Trainer):
         folder: str | None = None
         if resume_from_checkpoint:
             folder = str(self._whole(run_dir, resume_from_checkpoint))
-        return super().train(folder, *args, **kwargs)
+        try:
+            return super().train(folder, *args, **kwargs)
+        except RuntimeError as error:
+            if self.args.world_size > 1 and _LOST.search(str(error)):
+                raise MetaAdapterError(self._lost(error)) from error
+            raise
+
+    def _lost(self, error: Exception) -> str:
+        complete = files.checkpoints(Path(str(self.args.output_dir)))
+        kept = f"The last checkpoint is {complete[-1]}." if complete else "No checkpoint was saved yet."
+        return (
+            f"All {self.args.world_size} processes must live until the end. Found one lost after "
+            f"{self.state.global_step} steps: {' '.join(str(error).split())} {kept} Look at what the lost process "
+            "said, and start all of them again with `resume_from_checkpoint=True`."
+        )
 
     def _whole(self, run_dir: Path, wanted: str | bool) -> Path:
         """The checkpoint to resume from, after all checks that need no model."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,6 +47,7 @@ def check_arguments(model: object, args: object, optimizer: object) -> None:
         raise ConfigurationError(
             f"`args` must be MetaAdapterTrainingArguments. Found `{type(args).__name__}`. It takes the same arguments."
         )
+    check_output_dir(Path(str(args.output_dir)))
     if optimizer is not None and args.adapter_learning_rate is not None:
         raise ConfigurationError(
             "`adapter_learning_rate` is the rate of groups in the optimizer that the Trainer makes. Found it beside an "
@@ -56,6 +59,26 @@ def check_arguments(model: object, args: object, optimizer: object) -> None:
             "`label_smoothing_factor` must be 0 for a model that predicts the next token: the Trainer would smooth "
             f"labels that it does not shift. Found {args.label_smoothing_factor}. Pass a `compute_loss_func`."
         )
+
+
+def check_output_dir(folder: Path) -> None:
+    """Check that files can be written to a folder, which is made if it is missing.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        ConfigurationError: If they cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigurationError(
+            f"`output_dir` must be a folder that can be written to. Found {folder}: {error.strerror or error}. Write "
+            "the name of a new folder."
+        ) from error
 
 
 def by_language(name: str, datasets: Any) -> Datasets:
@@ -151,6 +174,7 @@ def train_dataloader(
     collator: Callable[[list[Any]], Any],
     args: MetaAdapterTrainingArguments,
     batch_size: int,
+    check: Callable[[Any, Language, Any], None] | None = None,
 ) -> DataLoader[Any]:
     """The loader of step batches: for each language of a step a batch of training rows, and one of meta rows.
 
@@ -159,6 +183,7 @@ def train_dataloader(
         collator: Makes a batch of examples.
         args: Meta batch size, temperature, seed, processes and workers.
         batch_size: Training rows per language, process and micro-step.
+        check: Called with role, language and batch; raises where that cannot work.
 
     Returns:
         The loader, whose `batch_sampler` is a `LanguageBatchSampler`.
@@ -181,7 +206,7 @@ def train_dataloader(
     return DataLoader(
         LanguageDatasets(datasets),
         batch_sampler=sampler,
-        collate_fn=LanguageCollator(collator, args.seed),
+        collate_fn=LanguageCollator(collator, args.seed, check),
         # its own: how often a loader draws depends on workers and resumes, and must not move the dropout masks
         generator=torch.Generator().manual_seed(args.seed),
         num_workers=args.dataloader_num_workers,

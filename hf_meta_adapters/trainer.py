@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import PredictionOutput
 from transformers.utils import find_labels
 
+from hf_meta_adapters._batch_check import BatchCheck, check_weights
 from hf_meta_adapters._checkpoints import read_seal
 from hf_meta_adapters._collators import get_data_collator
 from hf_meta_adapters._compile import compile_layers
@@ -117,7 +118,8 @@ class MetaAdapterTrainer(ResumableTrainer):
         if self.meta_dataset is not None:
             datasets["meta"] = self._columns_of(self.meta_dataset)
         collator = self._get_collator_with_removed_columns(self.data_collator, "training")
-        loader = train_dataloader(datasets, collator, self.args, self._train_batch_size)
+        check = BatchCheck(self._model)
+        loader = train_dataloader(datasets, collator, self.args, self._train_batch_size, check)
         self._sampler = cast(LanguageBatchSampler, loader.batch_sampler)
         return loader
 
@@ -255,6 +257,7 @@ class MetaAdapterTrainer(ResumableTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self._model.load_weights(resume_from_checkpoint)
+        check_weights(self._model, resume_from_checkpoint)
         self._outer_step.check.level = read_manifest(Path(resume_from_checkpoint)).details.get("fallbacks", 0)
 
     def _load_best_model(self) -> None:
@@ -279,6 +282,7 @@ class _KeepPosition(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Count the rows of this run, unless it goes on from a checkpoint, whose counts were read."""
+        check_weights(self._trainer._model)
         if state.global_step == 0 and self._trainer._sampler is not None:
             self._trainer.progress.begin(self._trainer.expected_examples(0))
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from hf_meta_adapters._typing import Batch, Language
 from hf_meta_adapters.data._dataset import Keyed
 from hf_meta_adapters.data._key import Role
 from hf_meta_adapters.data._seeding import seeded, stable_seed
+from hf_meta_adapters.errors import DataError, MetaAdapterError
 
 StepBatch: TypeAlias = dict[Role, dict[Language, Batch]]
 """role → language → batch."""
@@ -25,6 +26,10 @@ class LanguageCollator:
     Args:
         data_collator: A function from a list of examples to a batch, such as `DataCollatorForLanguageModeling`.
         seed: The seed.
+        check: Called with role, language and batch before a batch is handed on; it raises where that cannot work.
+
+    Raises:
+        DataError: Of the call: where the collator cannot make a batch of the rows.
 
     Example:
         >>> from hf_meta_adapters.data import Key
@@ -33,9 +38,15 @@ class LanguageCollator:
         {'train': {'sw': {'input_ids': [5, 6]}}, 'meta': {'sw': {'input_ids': [7]}}}
     """
 
-    def __init__(self, data_collator: Callable[[list[Any]], Batch], seed: int = 0) -> None:
+    def __init__(
+        self,
+        data_collator: Callable[[list[Any]], Batch],
+        seed: int = 0,
+        check: Callable[[Role, Language, Batch], None] | None = None,
+    ) -> None:
         self.data_collator = data_collator
         self._seed = seed
+        self._check = check
 
     def __call__(self, keyed: Sequence[Keyed]) -> StepBatch:
         """Collate the examples of a step.
@@ -53,5 +64,24 @@ class LanguageCollator:
         for (role, language), group in groups.items():
             drawn = (number for key, _ in group for number in (key.index, key.visit))
             with seeded(stable_seed(self._seed, role, language, *drawn)):
-                step.setdefault(role, {})[language] = self.data_collator([example for _, example in group])
+                batch = self._collate(role, language, [example for _, example in group])
+            if self._check is not None:
+                self._check(role, language, batch)
+            step.setdefault(role, {})[language] = batch
         return step
+
+    def _collate(self, role: Role, language: Language, examples: list[Any]) -> Batch:
+        try:
+            return self.data_collator(examples)
+        except MetaAdapterError:
+            raise
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            first = examples[0]
+            columns = (
+                f"columns {sorted(map(str, first))}" if isinstance(first, Mapping) else f"`{type(first).__name__}`"
+            )
+            raise DataError(
+                f"The data collator must be able to make a batch of the rows. Found {role} rows of {language!r} with "
+                f"{columns}, of which `{type(self.data_collator).__name__}` cannot: {' '.join(str(error).split())} "
+                "Tokenize the text, so that rows have `input_ids`, or pass the `data_collator` that the rows need."
+            ) from error

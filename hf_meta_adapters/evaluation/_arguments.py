@@ -42,7 +42,7 @@ def parse_arguments(
         The filled dataclass, or a tuple of them.
 
     Raises:
-        ConfigurationError: If the file is missing, or names what is no field.
+        ConfigurationError: If the file is missing or malformed, names what is no field, or has a value of another type.
 
     Example:
         >>> from dataclasses import dataclass
@@ -69,10 +69,46 @@ def parse_arguments(
     if found.config is not None:
         if not found.config.is_file():
             raise ConfigurationError(f"`--config` must be a YAML file. Found no {found.config}.")
-        settings = yaml.safe_load(found.config.read_text(encoding="utf-8")) or {}
+        settings = _read(found.config)
         known = [field.name for one in kinds for field in fields(one)]
         if unknown := sorted(set(settings) - set(known)):
             raise ConfigurationError(f"A setting must be one of {known}. Found {unknown[0]!r} in {found.config}.")
+        _check_types(parser, settings, found.config)
     parser.set_defaults(**settings)
     filled = parser.parse_args_into_dataclasses(rest)
     return filled[0] if isinstance(kind, type) else tuple(filled[: len(kinds)])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    rule = "`--config` must be a YAML file of lines `setting: value`."
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        said = " ".join(str(error).split())
+        raise ConfigurationError(f"{rule} Found in {path}: {said}. Correct that place.") from error
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise ConfigurationError(
+            f"{rule} Found in {path} a {type(found).__name__}. Write for example `max_steps: 100`."
+        )
+    return {str(name): value for name, value in found.items()}
+
+
+def _check_types(parser: argparse.ArgumentParser, settings: dict[str, Any], path: Path) -> None:
+    """Read every plain value as the command line would: the parser takes defaults as they are."""
+    actions: dict[str, Any] = {action.dest: action for action in parser._actions}
+    for name, value in settings.items():
+        convert = actions[name].type if name in actions else None
+        if value is None or not callable(convert) or isinstance(value, dict):
+            continue
+        several = value if isinstance(value, list) and actions[name].nargs in ("+", "*") else [value]
+        try:
+            for one in several:
+                convert(one if isinstance(one, bool) else str(one))
+        except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
+            kind = getattr(convert, "__name__", str(convert))
+            raise ConfigurationError(
+                f"A setting must be of its own type. Found `{name}: {value!r}` in {path}, where `{kind}` is needed. "
+                f"`--help` lists all of them."
+            ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -86,9 +87,17 @@ def _read(folder: Path, split: str, limit: int | None) -> datasets.Dataset:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-        for line in file:
-            yield line.decode("utf-8").rstrip("\r\n")
+    done = 0
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            for line in file:
+                yield line.decode("utf-8").rstrip("\r\n")
+                done += 1
+    except (UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
+        raise DataError(
+            f"A file of data must be UTF-8, and what ends in .gz compressed by gzip. Found after line {done} of "
+            f"{path}: {error}. Convert it, for example by `iconv -t UTF-8`, or download it again."
+        ) from error
 
 
 def _parsed(parse: Callable[[str], Any], line: str, where: str) -> dict[str, Any]:

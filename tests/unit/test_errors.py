@@ -76,6 +76,6 @@ def test_an_unknown_language_is_refused_with_the_nearest(key: str, hint: str | N
 
 def test_every_error_is_public_and_has_a_builtin_base() -> None:
     kinds = [getattr(errors, name) for name in errors.__all__ if name.endswith("Error")]
-    assert len(kinds) == 7
+    assert len(kinds) == 8
     assert all(issubclass(kind, errors.MetaAdapterError) for kind in kinds)
     assert all(issubclass(kind, (ValueError, ArithmeticError)) for kind in kinds if kind is not errors.MetaAdapterError)

@@ -618,9 +618,7 @@ def test_a_frozen_base_is_refused_before_anything_moves(tmp_path):
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     run(tmp_path, make_model(["en", "sw"]), save_strategy="steps", save_steps=2)
-    with pytest.raises(
-        HubError, match=r"must be the run that was .*checkpoint-2: `languages` was \['en', 'sw'\] and is"
-    ):
+    with pytest.raises(HubError, match=r"the run that was .*checkpoint-2: `languages` was \['en', 'sw'\] and is"):
         make_trainer(tmp_path, make_model()).train(resume_from_checkpoint=True)
 
 

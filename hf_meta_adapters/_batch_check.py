@@ -32,6 +32,8 @@ class BatchCheck:
         labels = getattr(base.config, "num_labels", None) if weight is None else weight.shape[0]
         self._labels = None if getattr(base.config, "problem_type", None) == "regression" else labels
         found = [part for name, part in base.named_modules() if name.rpartition(".")[2] in _POSITIONS]
+        self._main_input = base.main_input_name
+        self._same_length = ("attention_mask", *(() if base.config.is_encoder_decoder else ("labels",)))
         self._length = min((_room(part) for part in found if isinstance(part, nn.Embedding)), default=None)
 
     def __call__(self, role: str, language: Language, batch: Batch) -> None:
@@ -43,12 +45,18 @@ class BatchCheck:
             batch: The tensors.
 
         Raises:
-            DataError: If a token or a label has no place in the model, or a row is too long.
+            DataError: If a token or a label has no place in the model, or rows are too long or have unequal columns.
         """
         where = f"the {role} rows of {language!r}"
+        if not {self._main_input, "inputs_embeds"} & set(batch):
+            raise DataError(
+                f"A batch must have `{self._main_input}`. Found {sorted(batch)} in {where}. Tokenize the text first, "
+                "or pass a `data_collator` that does."
+            )
         for name in _TOKENS:
             _within(batch.get(name), self._vocabulary, name, "the vocabulary of the model", where)
             self._check_length(name, batch.get(name), where)
+        self._check_shapes(batch, where)
         labels = batch.get("labels")
         if isinstance(labels, Tensor) and not labels.is_floating_point():
             _within(labels[labels != IGNORED], self._labels, "labels", "what the model predicts", where)
@@ -60,6 +68,18 @@ class BatchCheck:
                 f"{tokens.shape[-1]} in `{name}` of {where}. Cut the text when it is tokenized: `truncation=True, "
                 f"max_length={self._length}`."
             )
+
+    def _check_shapes(self, batch: Batch, where: str) -> None:
+        tokens = batch.get("input_ids")
+        for name in self._same_length:
+            other = batch.get(name)
+            if isinstance(tokens, Tensor) and isinstance(other, Tensor) and other.dim() == tokens.dim() == 2:
+                if other.shape == tokens.shape:
+                    continue
+                raise DataError(
+                    f"`{name}` must be as long as `input_ids`. Found {tuple(other.shape)} and {tuple(tokens.shape)} in "
+                    f"{where}. Make both from the same tokens, and let a collator pad both."
+                )
 
 
 def check_weights(model: LanguageAdapterModel, source: str | Path | None = None) -> None:
@@ -86,8 +106,13 @@ def check_weights(model: LanguageAdapterModel, source: str | Path | None = None)
 
 
 def _within(values: Any, end: int | None, name: str, what: str, where: str) -> None:
-    if not isinstance(values, Tensor) or end is None or values.numel() == 0 or values.is_floating_point():
+    if not isinstance(values, Tensor) or end is None or values.numel() == 0:
         return
+    if values.is_floating_point():
+        raise DataError(
+            f"`{name}` must be whole numbers. Found {values.dtype} in {where}. Give the numbers of tokens, not their "
+            "embeddings."
+        )
     low, high = (int(bound) for bound in values.aminmax())
     if low < 0 or high >= end:
         raise DataError(

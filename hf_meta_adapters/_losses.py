@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeAlias
 
 import torch
@@ -78,6 +78,20 @@ def model_loss(model: Any, batch: Batch) -> Tensor:
             "data collator makes them), or pass a loss function."
         )
     return loss
+
+
+@contextmanager
+def explained_loss(batch: Batch, label_names: Sequence[str]) -> Iterator[None]:
+    """A context in which transformers' own complaint about a model without a loss names what the batch lacks."""
+    try:
+        yield
+    except ValueError as error:
+        if "did not return a loss" not in str(error):
+            raise
+        raise DataError(
+            f"Batches must have what the loss is computed from, {[*label_names]}. Found {sorted(batch)}. Give the rows "
+            "labels, or pass a `processing_class` or a `data_collator` that makes them."
+        ) from error
 
 
 def _counts(

@@ -129,7 +129,7 @@ class OuterStep:
             check_finite(gradients, step, self._args.output_dir)
             self._log.add(gradients, losses=False)
             apply_gradients(model, gradients, "meta", shared=False)
-            if self._args.max_grad_norm:
+            if (self._args.max_grad_norm or 0) > 0:
                 own = [p for key in keys for p in model.language_parameters(key).values()]
                 accelerator.clip_grad_norm_(own, self._args.max_grad_norm)
             optimizer.step()

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from hf_meta_adapters import _checkpoints as files
+from hf_meta_adapters._batch_check import check_weights
 from hf_meta_adapters._progress import Progress
 from hf_meta_adapters.errors import CheckpointError, MetaAdapterError
 
@@ -212,3 +213,23 @@ class ResumableTrainer(Trainer):
                 f"{kept} Make room for it (`save_total_limit=2` keeps two), or write to another `output_dir`, and "
                 "resume."
             ) from error
+
+
+class KeepPosition(TrainerCallback):
+    """Begins a run and its epochs: counts from zero, tells the sampler which epoch, forgets half-taken steps."""
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Count the rows of this run, unless it goes on from a checkpoint, whose counts were read."""
+        check_weights(self._trainer._model)
+        if state.global_step == 0 and self._trainer._sampler is not None:
+            self._trainer.progress.begin(self._trainer.expected_examples(0))
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Set the epoch from the number of steps taken, which is exact after a resume too."""
+        self._trainer._micro_batches.clear()
+        sampler = self._trainer._sampler
+        if sampler is not None:
+            sampler.set_epoch(state.global_step * args.gradient_accumulation_steps // len(sampler))

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import PredictionOutput
 from transformers.utils import find_labels
 
@@ -20,8 +20,9 @@ from hf_meta_adapters._batch_check import BatchCheck, check_weights
 from hf_meta_adapters._checkpoints import read_seal
 from hf_meta_adapters._collators import get_data_collator
 from hf_meta_adapters._compile import compile_layers
+from hf_meta_adapters._losses import explained_loss
 from hf_meta_adapters._outer_step import OuterStep, mean_loss
-from hf_meta_adapters._resumable import ResumableTrainer
+from hf_meta_adapters._resumable import KeepPosition, ResumableTrainer
 from hf_meta_adapters._train_data import assign_roles, by_language, check_arguments, read_settings, train_dataloader
 from hf_meta_adapters._typing import Batch, Language
 from hf_meta_adapters._updates import split_groups
@@ -110,7 +111,7 @@ class MetaAdapterTrainer(ResumableTrainer):
         if args.torch_compile:
             compile_layers(model, backend=args.torch_compile_backend, mode=args.torch_compile_mode)
             self.accelerator.state.dynamo_plugin.backend = "NO"  # it would compile a wrapper that no step goes through
-        self.add_callback(_KeepPosition(self))
+        self.add_callback(KeepPosition(self))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The loader of step batches: for each language of a step a batch of training rows, and one of meta rows."""
@@ -149,7 +150,8 @@ class MetaAdapterTrainer(ResumableTrainer):
 
     def _loss(self, model: Any, batch: Batch) -> Tensor:
         # of a copy, since `compute_loss` takes labels out of the batch, and a batch is evaluated several times
-        return self.compute_loss(model, dict(batch))
+        with explained_loss(batch, self.label_names):
+            return self.compute_loss(model, dict(batch))
 
     @property
     def _model(self) -> LanguageAdapterModel:
@@ -272,23 +274,3 @@ class MetaAdapterTrainer(ResumableTrainer):
         """Role → language → rows that a run has read after so many optimizer steps."""
         sampler = cast(LanguageBatchSampler, self._sampler)
         return sampler.examples_seen(*divmod(step, len(sampler) // self.args.gradient_accumulation_steps))
-
-
-class _KeepPosition(TrainerCallback):
-    """Begins a run and its epochs: counts from zero, tells the sampler which epoch, forgets half-taken steps."""
-
-    def __init__(self, trainer: MetaAdapterTrainer) -> None:
-        self._trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Count the rows of this run, unless it goes on from a checkpoint, whose counts were read."""
-        check_weights(self._trainer._model)
-        if state.global_step == 0 and self._trainer._sampler is not None:
-            self._trainer.progress.begin(self._trainer.expected_examples(0))
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Set the epoch from the number of steps taken, which is exact after a resume too."""
-        self._trainer._micro_batches.clear()
-        sampler = self._trainer._sampler
-        if sampler is not None:
-            sampler.set_epoch(state.global_step * args.gradient_accumulation_steps // len(sampler))

@@ -160,9 +160,10 @@ class MetaAdapterTrainingArguments(TrainingArguments):
             if getattr(self, name) not in values:
                 listed = ", ".join(f'"{value}"' for value in values)
                 raise ConfigurationError(f"`{name}` must be one of {listed}. Found {getattr(self, name)!r}.")
-        for name in ("meta_batch_size", "meta_every", "languages_per_step"):
+        counts = ("per_device_train_batch_size", "gradient_accumulation_steps")
+        for name in ("meta_batch_size", "meta_every", "languages_per_step", *counts):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
+            if (value is not None or name in counts) and (not isinstance(value, int) or value < 1):
                 raise ConfigurationError(f"`{name}` must be a whole number of at least 1. Found {value!r}.")
         for name in ("fidelity_check_steps", "skip_nonfinite_steps"):
             value = getattr(self, name)
@@ -172,7 +173,9 @@ class MetaAdapterTrainingArguments(TrainingArguments):
             raise ConfigurationError(
                 f"`min_fidelity` is a cosine and must be at least -1 and under 1. Found {self.min_fidelity!r}."
             )
-        for name in ("inner_learning_rate", "adapter_learning_rate"):
+        if not isinstance(self.max_steps, int):
+            raise ConfigurationError(f"`max_steps` must be a whole number, -1 for epochs. Found {self.max_steps!r}.")
+        for name in ("learning_rate", "inner_learning_rate", "adapter_learning_rate"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, (int, float)) and value >= 0):
                 hint = " YAML reads 1e-3 as a text: write 1.0e-3." if isinstance(value, str) else ""

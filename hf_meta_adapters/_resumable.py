@@ -201,7 +201,8 @@ class ResumableTrainer(Trainer):
         try:
             work()
         except _WRITING as caught:
-            error = caught
+            # torch says of a file that could not be closed no more than where it was
+            error = caught.__context__ if isinstance(caught.__context__, OSError) else caught
         failed = torch.tensor(float(error is not None), device=self.args.device)
         if self.args.world_size > 1:
             torch.distributed.all_reduce(failed)

@@ -45,6 +45,20 @@ def closeness() -> str:
     return markdown(header, [[name, *(cells[name, rate] for rate in rates)] for name in settings])
 
 
+def soak() -> str:
+    """Kills of the soak, and the parts of the two runs that were compared in the end."""
+    found = result("soak_cpu")
+    kills = [
+        ["SIGKILL", str(len(found["kills"]))],
+        ["of these while a checkpoint was written", str(found["kills_in_saves"])],
+    ]
+    kills += [
+        ["parts compared in the end", str(len(found["equal"]))],
+        ["bitwise equal", str(sum(found["equal"].values()))],
+    ]
+    return markdown(["soak", "count"], kills)
+
+
 def radius() -> str:
     """Median (and worst) cosine of the indirect part by finite differences to the exact one, by radius and β."""
     rows = [row for row in result("benchmark_fidelity_cpu")["rows"] if row["setting"].startswith("indirect part")]

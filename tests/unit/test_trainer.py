@@ -13,7 +13,13 @@ from peft import LoraConfig
 from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, TrainerCallback
 
-from hf_meta_adapters import LanguageAdapterModel, MetaAdapterTrainer, MetaAdapterTrainingArguments
+from hf_meta_adapters import (
+    GradientConflictCallback,
+    LanguageAdapterModel,
+    MetaAdapterTrainer,
+    MetaAdapterTrainingArguments,
+)
+from hf_meta_adapters._progress import Progress
 from hf_meta_adapters.errors import ConfigurationError, DataError, HubError, LanguageError, NonFiniteLossError
 from tests.tiny import tiny
 from tests.training import (
@@ -446,13 +452,33 @@ def test_warns_when_the_second_order_part_is_negligible(tmp_path):
 def test_tensorboard_gets_every_scalar(tmp_path, monkeypatch):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))  # transformers 5; 4 has `logging_dir`
-    run(tmp_path, report_to="tensorboard", eval_strategy="steps", eval_steps=1, eval_dataset=texts(3))
+    given = {"eval_strategy": "steps", "eval_steps": 1, "eval_dataset": texts(3), "adapter_learning_rate": 0.1}
+    conflict = GradientConflictCallback(every=1, number_of_batches=2)
+    trainer = run(tmp_path, report_to="tensorboard", callbacks=[conflict], **given)
     (folder,) = {path.parent for path in tmp_path.rglob("events.out.*")}
     board = accumulator.EventAccumulator(str(folder))
     board.Reload()
-    names = {f"train/{name}" for name in METER} | {f"train/loss_{key}" for key in LANGUAGES}
-    names |= {f"eval/{key}_loss" for key in LANGUAGES} | {"eval/loss", "train/loss"}
-    assert names <= set(board.Tags()["scalars"])
+    names = METER | {f"{kind}_{key}" for kind in ("loss", "meta_loss", "examples_seen") for key in LANGUAGES}
+    names |= {"loss", "learning_rate", "adapter_learning_rate", "examples_per_second"}
+    names |= {"gradient_cosine_te_da", "gradient_cosine_te_te", "gradient_cosine_lowest"}
+    for name in names:
+        written = [(event.step, event.value) for event in board.Scalars(f"train/{name}")]
+        logged = [(line["step"], line[name]) for line in trainer.state.log_history if name in line]
+        assert written == [(step, pytest.approx(value, rel=1e-5)) for step, value in logged], name
+        assert len(written) >= 2
+    assert [event.value for event in board.Scalars("train/examples_seen_te")] == [2, 4]
+    assert {f"eval/{key}_loss" for key in LANGUAGES} | {"eval/loss"} <= set(board.Tags()["scalars"])
+
+
+def test_the_speed_leaves_evaluation_and_saving_out(monkeypatch):
+    seconds = iter([0.0, 2.0, 7.0, 10.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(seconds))
+    progress = Progress()
+    progress.add_step({"train": ["te", "da"], "meta": ["te", "da"]}, {"train": 8, "meta": 4})
+    with progress.paused():
+        pass
+    assert progress.logs() == {"examples_seen_da": 8, "examples_seen_te": 8, "examples_per_second": 16 / 5}
+    assert progress.examples_seen == {"train": {"da": 8, "te": 8}, "meta": {"da": 4, "te": 4}}
 
 
 def test_callbacks_see_every_event(tmp_path):

@@ -161,7 +161,7 @@ class ResumableTrainer(Trainer):
             finally:
                 self._saving = False
         if self.args.push_to_hub:
-            super()._push_from_checkpoint(str(place))
+            self._push_from_checkpoint(str(place))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the model, as in `transformers.Trainer`."""

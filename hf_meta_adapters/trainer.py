@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
-from transformers.trainer_utils import PredictionOutput
+from transformers.trainer_utils import HubStrategy, PredictionOutput
 from transformers.utils import find_labels
 
 from hf_meta_adapters._batch_check import BatchCheck, check_weights
 from hf_meta_adapters._checkpoints import read_seal
 from hf_meta_adapters._collators import get_data_collator
 from hf_meta_adapters._compile import compile_layers
+from hf_meta_adapters._hub_training import push_checkpoint, run_record, write_card
 from hf_meta_adapters._losses import explained_loss
 from hf_meta_adapters._outer_step import OuterStep, mean_loss
 from hf_meta_adapters._resumable import KeepPosition, ResumableTrainer
@@ -251,11 +252,26 @@ class MetaAdapterTrainer(ResumableTrainer):
         if not self.args.should_save:
             return
         folder = Path(output_dir or self.args.output_dir)
-        self._model.save_pretrained(folder, training=self.args.method(), fallbacks=self._outer_step.check.level)
+        self._model.save_pretrained(folder, fallbacks=self._outer_step.check.level, **run_record(self))
         tokenizer = self.processing_class or getattr(self.data_collator, "tokenizer", None)
         if tokenizer is not None:
             tokenizer.save_pretrained(str(folder))
         (folder / "training_args.json").write_text(json.dumps(self.args.to_sanitized_dict(), indent=2) + "\n")
+
+    def create_model_card(self, *_: Any, **metadata: Any) -> None:
+        """Write the card of the family to the output folder, over which what others wrote on it on the Hub is kept.
+
+        Args:
+            *_: The language, which is known.
+            **metadata: Further metadata, of those that `transformers.Trainer` takes `license` and `tags`.
+        """
+        if self.is_world_process_zero():
+            write_card(Path(self.args.output_dir), self.hub_model_id, self.args, metadata)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        # without `super()`, which would leave out the languages and add the arguments as a pickle
+        if not self._saving and self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:
+            self.push_in_progress = push_checkpoint(self, Path(checkpoint_folder))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self._model.load_weights(resume_from_checkpoint)

@@ -4,7 +4,7 @@ from hf_meta_adapters.hub._client import Access
 from hf_meta_adapters.hub._download import fetch_family, list_languages
 from hf_meta_adapters.hub._files import base_reference, body_name, load_base, load_weights, save_family
 from hf_meta_adapters.hub._manifest import MANIFEST, SHARED_ADAPTER, Family, read_manifest
-from hf_meta_adapters.hub._push import Push, push_family
+from hf_meta_adapters.hub._push import Push, published_card, push_family, write_card_file
 
 __all__ = [
     "MANIFEST",
@@ -18,7 +18,9 @@ __all__ = [
     "list_languages",
     "load_base",
     "load_weights",
+    "published_card",
     "push_family",
     "read_manifest",
     "save_family",
+    "write_card_file",
 ]

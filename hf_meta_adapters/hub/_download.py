@@ -107,8 +107,13 @@ def _fetch_manifest(repo_id: str, access: Access) -> tuple[Path, bool]:
         if online:
             try:
                 found = access.api().get_paths_info(repo_id, [MANIFEST], revision=access.revision)
-                size = getattr(found[0], "size", 0) if found else 0
-            except (HfHubHTTPError, HFValidationError):
+                if not found:
+                    raise HubError(
+                        f"A family must have a file `{MANIFEST}`. Found none in {repo_id!r}. Name a repository that "
+                        "`push_to_hub` wrote; an adapter by itself goes into a model with `load_language`."
+                    )
+                size = getattr(found[0], "size", 0)
+            except (HfHubHTTPError, HFValidationError, HubError):
                 raise
             except Exception:  # of the HTTP library: no connection, so that the cache is what there is
                 online, size = False, 0

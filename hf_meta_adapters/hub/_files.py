@@ -154,6 +154,7 @@ def load_base(
     # transformers 4 would load in float32 whatever was saved
     as_saved: dict[str, Any] = {} if {"dtype", "torch_dtype"} & set(arguments) else {"dtype": "auto"}
     fixed = {"use_safetensors": True, "output_loading_info": True, "trust_remote_code": False}
+    fixed["ignore_mismatched_sizes"] = True  # to name them all
     rule = "The shared weights must be a transformers checkpoint in safetensors format."
     try:
         if family.base_model:
@@ -161,17 +162,24 @@ def load_base(
         model, report = kind.from_pretrained(source, **{**as_saved, **arguments, **fixed})
     except (OSError, SafetensorError) as error:
         raise HubError(f"{rule} Found in {source}: {error} Download or save the model again.") from error
-    except RuntimeError as error:
-        if "size mismatch" not in str(error) and "ismatched" not in str(error):
-            raise
+    if (other := report["mismatched_keys"]) and not arguments.get("ignore_mismatched_sizes"):
+        shapes = "; ".join(sorted(map(_mismatch, other)))
         raise HubError(
-            f"{rule} Found in {source} shapes that are not those of its config.json: {error} Download or save the "
-            "model again."
-        ) from error
+            f"{rule} Found in {source} shapes that are not those of the configuration: {shapes}. Download or save the "
+            "model again, or write `ignore_mismatched_sizes=True` to begin these anew."
+        )
     missing = sorted(report["missing_keys"])
     if missing and type(model).__name__ == family.base_class:
         raise HubError(f"{rule} Found in {source} one without {missing}. Download or save the model again.")
     return model
+
+
+def _mismatch(entry: Any) -> str:
+    """A tensor of another shape, with both shapes where transformers tells them."""
+    if isinstance(entry, str):
+        return entry
+    name, there, here = entry
+    return f"{name}: {tuple(there)}, not {tuple(here)}"
 
 
 def _reached(access: Access | None) -> dict[str, Any]:

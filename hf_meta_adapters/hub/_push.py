@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, hf_hub_download
 from huggingface_hub.hf_api import RepoFile
 
 from hf_meta_adapters._typing import Language
@@ -97,6 +98,23 @@ def published_card(repo_id: str, revision: str | None, token: str | bool | None)
     with speaking_of(repo_id, token), tempfile.TemporaryDirectory(prefix="hf_meta_adapters_") as scratch:
         api = Access(revision, token).api()
         return _remote(api, repo_id, revision, Path(scratch), token).text(CARD)
+
+
+def write_card_file(folder: Path, existing: str | None, *, repo_id: str, metadata: Mapping[str, Any]) -> None:
+    """Write the model card of a saved family into its folder.
+
+    Args:
+        folder: The folder.
+        existing: The card that is there already, whose own text is kept.
+        repo_id: The repository.
+        metadata: Further metadata, such as a licence.
+    """
+    text = card_text(read_manifest(folder), existing, repo_id=repo_id)
+    card = ModelCard(text)
+    for name, value in metadata.items():
+        added = [value] if name == "tags" and isinstance(value, str) else value
+        card.data[name] = list(dict.fromkeys([*(card.data.get(name) or []), *added])) if name == "tags" else added
+    (folder / CARD).write_text(str(card), encoding="utf-8")
 
 
 def _look(api: HfApi, push: Push, cache: Path) -> Remote:

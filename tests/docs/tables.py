@@ -222,7 +222,9 @@ STUDY = (
     study_tuning,
     study_defaults,
 )
-TABLES: dict[str, Callable[[], str]] = {table.__name__: table for table in (cost, closeness, radius, *DIAGNOSTICS, *STUDY)}
+TABLES: dict[str, Callable[[], str]] = {
+    table.__name__: table for table in (cost, closeness, radius, *DIAGNOSTICS, *STUDY)
+}
 
 
 def filled(text: str) -> str:

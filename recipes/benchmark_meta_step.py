@@ -1,7 +1,7 @@
 """What does an outer step cost beside a step of joint training, in time and in memory?
 
-Settings run on one model and the same batches, interleaved; median times are ratios to the step of `transformers.Trainer`
-on that model. Each peak of memory above start is that of an own process. Tokens are random.
+Settings run on one model and the same batches, interleaved; median times are ratios to the step of
+`transformers.Trainer` on that model. Each peak of memory above start is that of an own process. Tokens are random.
     python recipes/benchmark_meta_step.py --output recipes/results/benchmark_meta_step_cpu.json    # see --help
 """
 

@@ -64,7 +64,8 @@ def push_checkpoint(trainer: Any, checkpoint: Path) -> Any:
     args, running = trainer.args, trainer.push_in_progress
     if not args.hub_always_push and running is not None and not running.is_done():
         return running
-    trainer.callback_handler.on_push_begin(args, trainer.state, trainer.control)
+    if hasattr(trainer.callback_handler, "on_push_begin"):  # since transformers 5
+        trainer.callback_handler.on_push_begin(args, trainer.state, trainer.control)
     output = Path(args.output_dir)
     shutil.copytree(checkpoint, output, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_OF_THE_RUN))
     write_card(output, trainer.hub_model_id, args, {})

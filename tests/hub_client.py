@@ -10,6 +10,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+import transformers
 
 from tests.hub_server import HubServer
 
@@ -43,6 +44,10 @@ def connect(hub: HubServer, folder: Path, patch: pytest.MonkeyPatch, token: str 
         huggingface_hub.file_download, "HUGGINGFACE_CO_URL_TEMPLATE", constants.HUGGINGFACE_CO_URL_TEMPLATE, False
     )
     patch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.endpoint)  # of the functions without a client
+    for name, value in {"_is_offline_mode": False, "TRANSFORMERS_CACHE": values["HF_HUB_CACHE"]}.items():
+        if hasattr(transformers.utils.hub, name):  # of transformers 4, read once
+            patch.setattr(transformers.utils.hub, name, value)
+    patch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)  # of transformers 5, made once
     patch.setenv("HF_TOKEN", token) if token else patch.delenv("HF_TOKEN", raising=False)
     (getattr(huggingface_hub.utils, "reset_sessions", None) or huggingface_hub.close_session)()
 

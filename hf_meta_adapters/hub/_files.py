@@ -16,6 +16,8 @@ from typing import Any, Protocol
 
 import torch
 import transformers
+from huggingface_hub import constants
+from huggingface_hub.file_download import repo_folder_name
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -207,7 +209,16 @@ def base_reference(base: Any) -> tuple[str, str]:
     name = getattr(config, "_name_or_path", "") or ""
     if type(base).__name__ not in (getattr(config, "architectures", None) or ()):
         return "", ""
-    return name, (getattr(config, "_commit_hash", None) or "") if name else ""
+    if not name or Path(name).is_dir():
+        return name, ""
+    return name, getattr(config, "_commit_hash", None) or _only_snapshot(name)
+
+
+def _only_snapshot(name: str) -> str:
+    """The commit of a repository of which the cache has one only: transformers 5 does not record what it loaded."""
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model") / "snapshots"
+    found = [path.parent.name for path in folder.glob("*/config.json")]
+    return found[0] if len(found) == 1 else ""
 
 
 def body_name(model: nn.Module) -> str:

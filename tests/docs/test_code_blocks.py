@@ -2,11 +2,15 @@
 
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.docs.pages import NEEDS, ROOT, Block, execute, pages, python_blocks
+from tests.hub_client import connect, disconnect
+from tests.hub_server import HubServer
 
 # How many blocks a page may leave out. A new one is to be defended here.
 NOT_EXECUTED: dict[str, int] = {}
@@ -23,9 +27,22 @@ def test_the_blocks_of_a_page_run(page: Path, workshop: Path, monkeypatch: pytes
     text, namespace = page.read_text(encoding="utf-8"), {"__name__": "__main__"}
     for package in NEEDS.findall(text):
         pytest.importorskip(package, reason=f"NOT CHECKED: the extra `{package}` is absent")
-    for block in python_blocks(text):
-        if block.not_executed is None:
-            execute(block, page, namespace)
+    with hub_of(page, text, workshop, monkeypatch):
+        for block in python_blocks(text):
+            if block.not_executed is None:
+                execute(block, page, namespace)
+
+
+@contextmanager
+def hub_of(page: Path, text: str, folder: Path, patch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For a page that says so, a Hub in memory on which `anna` is logged in."""
+    if "<!-- needs a Hub -->" not in text:
+        yield
+        return
+    with HubServer() as hub, patch.context() as inner:
+        connect(hub, folder / "hub", inner)
+        yield
+    disconnect()
 
 
 @pytest.mark.parametrize(

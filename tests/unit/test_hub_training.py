@@ -28,7 +28,14 @@ def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
 
 def trained(folder: Path, **given) -> MetaAdapterTrainer:
     model = make_model(config="bottleneck")
-    given = {"max_steps": 2, "save_steps": 1, "push_to_hub": True, "hub_token": TOKEN, **given}
+    given = {
+        "max_steps": 2,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "push_to_hub": True,
+        "hub_token": TOKEN,
+        **given,
+    }
     trainer = make_trainer(
         folder / "family", model, kind=MetaAdapterTrainer, train_dataset=texts(0), meta_dataset=texts(1),
         eval_dataset=texts(2), processing_class=make_tokenizer(), **given,

@@ -236,7 +236,6 @@ def test_the_wrapper_offers_what_the_model_offers() -> None:
         ("load_adapter", "load_language"),
         ("delete_adapter", "from_pretrained"),
         ("disable_adapter", "AutoModel"),
-        ("push_to_hub", "save_pretrained"),
     ],
 )
 def test_methods_of_peft_that_would_break_training_say_what_to_write(name: str, instead: str) -> None:

@@ -98,7 +98,8 @@ def test_text_of_ones_own_is_kept() -> None:
 @pytest.mark.parametrize(
     "details",
     [
-        {"scores": 3}, {"scores": [{"task": "x"}]}, {"scores": [{"task": 1, "metric": "f1", "scores": {"sw": {"f1": 1}}}]},
+        {"scores": 3}, {"scores": [{"task": "x"}]},
+        {"scores": [{"task": 1, "metric": "f1", "scores": {"sw": {"f1": 1}}}]},
         {"scores": {"task": "x", "metric": "f1", "scores": {"sw": {"f1": math.nan}, "../e": {"f1": 1}}}},
         {"baselines": [1]}, {"training": "x"}, {"data": {"sw": 3}}, {"train_runtime": "long"}, {"base_model": ["x"]},
     ],

@@ -3,7 +3,6 @@
 import math
 import re
 
-import markdown
 import pytest
 import torch
 from huggingface_hub import ModelCard
@@ -118,6 +117,7 @@ def test_a_record_cannot_break_out_of_its_cell() -> None:
 
 
 def test_it_becomes_a_web_page() -> None:
+    markdown = pytest.importorskip("markdown", reason="NOT CHECKED: markdown is absent")
     details = {
         "scores": scores(0.75).to_dict(),
         "data": {"sw": {"train": 5}},

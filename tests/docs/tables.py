@@ -223,7 +223,7 @@ STUDY = (
     study_defaults,
 )
 TABLES: dict[str, Callable[[], str]] = {
-    table.__name__: table for table in (cost, closeness, radius, *DIAGNOSTICS, *STUDY)
+    table.__name__: table for table in (soak, cost, closeness, radius, *DIAGNOSTICS, *STUDY)
 }
 
 

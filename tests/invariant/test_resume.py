@@ -172,3 +172,20 @@ def test_counts_are_those_of_the_rows_over_several_interruptions(tmp_path):
     logged = {k.removeprefix("examples_seen_"): v for k, v in timeless(trainer.state.log_history)[-1].items()}
     assert {key: logged[key] for key in counted} == dict(counted)
     assert sum(counted.values()) == 9 * 2
+
+
+def test_the_best_model_is_the_same_after_a_resume(tmp_path):
+    """The best step is before the interruption in one case and after it in the other."""
+    watched = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "max_steps": 4}
+    watched |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "eval_dataset": texts(3)}
+    watched |= {"learning_rate": 0.3}  # the loss grows
+    for name, greater, step in (("before", False, 2), ("after", True, 1)):
+        folder = tmp_path / name
+        whole = make_trainer(folder, make_model(), greater_is_better=greater, **watched)
+        whole.train()
+        best = whole.state.best_global_step
+        resumed = make_trainer(folder, make_model(seed=1), greater_is_better=greater, **watched)
+        resumed.train(resume_from_checkpoint=str(folder / f"checkpoint-{step}"))
+        assert (resumed.state.best_global_step, best <= step) == (best, name == "before")
+        assert resumed.state.best_model_checkpoint == str(folder / f"checkpoint-{best}")
+        assert_same(snapshot(resumed.model), snapshot(whole.model))

@@ -25,16 +25,6 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def cost() -> str:
-    """Time as a ratio to the step of transformers.Trainer, and peak memory above start, by setting and languages."""
-    rows = result("benchmark_meta_step_cpu")["rows"]
-    counts = sorted({row["languages"] for row in rows})
-    cells = {(row["setting"], row["languages"]): (f"{row['ratio']:.2f}", f"{row['peak_mb']:.0f}") for row in rows}
-    header = ["step", *(f"time, L = {count}" for count in counts), *(f"MB, L = {count}" for count in counts)]
-    settings = list(dict.fromkeys(row["setting"] for row in rows))
-    return markdown(header, [[name, *(cells[name, n][k] for k in (0, 1) for n in counts)] for name in settings])
-
-
 def closeness() -> str:
     """Median (and worst) cosine to the exact meta-gradient, by setting and β."""
     rows = [row for row in result("benchmark_fidelity_cpu")["rows"] if not row["setting"].startswith("indirect")]
@@ -223,7 +213,7 @@ STUDY = (
     study_defaults,
 )
 TABLES: dict[str, Callable[[], str]] = {
-    table.__name__: table for table in (soak, cost, closeness, radius, *DIAGNOSTICS, *STUDY)
+    table.__name__: table for table in (soak, closeness, radius, *DIAGNOSTICS, *STUDY)
 }
 
 

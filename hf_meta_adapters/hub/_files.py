@@ -209,9 +209,9 @@ def base_reference(base: Any) -> tuple[str, str]:
     name = getattr(config, "_name_or_path", "") or ""
     if type(base).__name__ not in (getattr(config, "architectures", None) or ()):
         return "", ""
-    if not name or Path(name).is_dir():
-        return name, ""
-    return name, getattr(config, "_commit_hash", None) or _only_snapshot(name)
+    if not name:
+        return "", ""
+    return name, getattr(config, "_commit_hash", None) or ("" if Path(name).is_dir() else _only_snapshot(name))
 
 
 def _only_snapshot(name: str) -> str:

@@ -107,7 +107,7 @@ class FiniteDifference(MixedProduct):
         return _split(scaled(ahead, 1 / span), at)
 
     def _radius(self, at: TrainPass) -> Tensor | float:
-        """The radius that balances rounding against curvature: ½ ε^(1/3), one-sided ½ ε^(1/2), ε that of the passes.
+        """The radius that balances rounding against curvature: ½ ε^(1/3), one-sided ε^(1/2), ε that of the passes.
 
         It is a distance in the space of θ and does not grow with ‖θ‖: what counts is how far the function moves, and a
         model of another size moves as far by a step of the same length along its gradient.
@@ -115,7 +115,7 @@ class FiniteDifference(MixedProduct):
         if self.radius is not None:
             return self.radius
         unit = max(torch.finfo(kind).eps for kind in (at.shared[0].dtype, self.precision) if kind is not None)
-        return float(0.5 * unit ** (1 / 3 if self.scheme == "central" else 1 / 2))
+        return float(0.5 * unit ** (1 / 3) if self.scheme == "central" else unit**0.5)
 
 
 @dataclass(frozen=True)

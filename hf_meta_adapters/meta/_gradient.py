@@ -20,7 +20,7 @@ from hf_meta_adapters.meta._reduce import Reduce
 from hf_meta_adapters.meta._replay import replayed
 from hf_meta_adapters.meta._result import MetaGradients, MetaSignal, NamedGradient, named
 from hf_meta_adapters.meta._shift import Anchor, anchored
-from hf_meta_adapters.meta._vectors import Vector, add_, norm, scaled
+from hf_meta_adapters.meta._vectors import Vector, add_, norm, present, scaled
 from hf_meta_adapters.meta._weights import validation_weights
 
 
@@ -159,9 +159,10 @@ class _Parts:
         """Record the training pass of a language, summed over processes."""
         share = 1 / len(problem.train)
         add_(self.shared, slope, share)
-        own, value = problem.reduce.summed(here.language_gradient), problem.reduce.summed([here.value])
+        loss: Vector = [here.value]
+        own, value = problem.reduce.summed((here.language_gradient, here.language), (loss, [here.value]))
         self.train[key] = scaled(own, share)
-        self.train_loss[key] = value[0] if value[0] is not None else here.value
+        self.train_loss[key] = present(value)[0]
 
     def add_ahead(self, ahead: Ahead) -> None:
         """Record validation losses."""
@@ -198,7 +199,8 @@ def _shared_ahead(problem: _Problem, targets: list[Language], anchor: Anchor) ->
     parts, here = _Parts.empty(problem), {}
     for key in problem.train:
         at = problem.train_pass(key)
-        parts.add_train(problem, key, at, problem.reduce.summed(at.shared_gradient))
+        (slope,) = problem.reduce.summed((at.shared_gradient, problem.shared))
+        parts.add_train(problem, key, at, slope)
         at.shared_gradient = [None] * len(problem.shared)  # not needed again: memory must not grow with the languages
         here[key] = at
     diagonal = None
@@ -235,7 +237,7 @@ def _carried(problem: _Problem, trajectory: Trajectory, ahead: Vector, anchor: A
         learning_rate=problem.learning_rate,
         reduce=problem.reduce,
     )
-    problem.reduce(indirect)
+    problem.reduce((indirect, trajectory.passes[0].language))
     return indirect
 
 

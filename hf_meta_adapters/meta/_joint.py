@@ -41,7 +41,8 @@ def joint_gradient(
         add_(total, slope[: len(shared)], share)
         own[key] = [None] * len(language[key])
         add_(own[key], slope[len(shared) :], share)
-    reduce([*total, *(entry for key in own for entry in own[key]), *values.values()])
+    parts = [(own[key], list(language[key].values())) for key in own]
+    reduce((total, list(shared.values())), *parts, (list(values.values()), list(values.values())))
     return JointGradients(
         shared=named(list(shared), total),
         train={key: named(list(language[key]), vector) for key, vector in own.items()},

@@ -75,7 +75,8 @@ def validation_pass(
             if own:
                 add_(direct[key], entries[len(shared) :], weight)
             values[key] = values[key] + value.detach() if key in values else value.detach()
-    reduce([*total, *(entry for key in direct for entry in direct[key]), *values.values()])
+    parts = [(direct[key], language[key]) for key in direct]
+    reduce((total, shared), *parts, (list(values.values()), list(values.values())))
     return Ahead(values, total, direct)
 
 
@@ -126,7 +127,7 @@ def look_ahead(
     first: Vector = []
     for step in range(steps):
         here = train_pass(losses, shared, language, keep_graph=keep_graph and steps == 1)
-        slope = reduce.summed(here.shared_gradient)
+        (slope,) = reduce.summed((here.shared_gradient, shared))
         first = first or slope
         move, diagonal = inner.displacement(slope)
         trajectory.passes.append(here)
@@ -169,5 +170,6 @@ def carry_back(
         )
         add_(total, rows, -learning_rate)
         if step:
-            add_(vector, reduce.summed(hessian), -learning_rate)
+            (whole,) = reduce.summed((hessian, trajectory.passes[0].shared))
+            add_(vector, whole, -learning_rate)
     return total

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from hf_meta_adapters import _checkpoints as files
+from tests.processes import LIMIT, outcome
 from tests.training import Recorder, make_model, make_trainer
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT = 100  # seconds
 
 
 class Faulty(Recorder):
@@ -42,44 +40,21 @@ class Faulty(Recorder):
         return super()._save(output_dir, state_dict)
 
 
-def train(rank, port, folder, fault):
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_PORT": str(port)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true", "LOCAL_WORLD_SIZE": "2"}
+def train(rank, folder, fault):
     given = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "ddp_backend": "gloo", "ddp_timeout": 30}
-    try:
-        trainer = make_trainer(folder, make_model(), kind=Faulty, **given)
-        trainer.fault = fault
-        trainer.train()
-    except Exception as error:
-        (Path(folder).parent / f"rank{rank}").write_text(f"{type(error).__name__}: {error}")
-        os._exit(1)
-    os._exit(0)
+    trainer = make_trainer(folder, make_model(), kind=Faulty, **given)
+    trainer.fault = fault
+    trainer.train()
 
 
-def outcome(tmp_path, faults):
+def outcome_of(tmp_path, faults):
     """The exit codes and errors of two processes with a fault each."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.training"])
-    several = [
-        context.Process(target=train, args=(rank, port, str(tmp_path / "run"), fault))
-        for rank, fault in enumerate(faults)
-    ]
-    for process in several:
-        process.start()
-    for process in several:
-        process.join(LIMIT)
-    hanging = [process.kill() for process in several if process.is_alive()]
-    assert hanging == []
-    said = [tmp_path / f"rank{rank}" for rank in range(2)]
-    return [p.exitcode for p in several], [path.read_text() if path.exists() else "" for path in said]
+    return outcome(tmp_path, train, [(str(tmp_path / "run"), fault) for fault in faults])
 
 
 @pytest.mark.distributed
 def test_a_process_that_dies_ends_the_others(tmp_path):
-    codes, errors = outcome(tmp_path, ("", "dies"))
+    codes, errors = outcome_of(tmp_path, ("", "dies"))
     assert codes == [1, 9], errors
     assert errors[0].startswith(
         "MetaAdapterError: All 2 processes must live until the end. Found one lost after 2 steps"
@@ -91,7 +66,7 @@ def test_a_process_that_dies_ends_the_others(tmp_path):
 @pytest.mark.distributed
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_loss_that_is_not_finite_on_one_process_stops_both(tmp_path, rank):
-    codes, errors = outcome(tmp_path, ["non-finite" if rank == mine else "" for mine in range(2)])
+    codes, errors = outcome_of(tmp_path, ["non-finite" if rank == mine else "" for mine in range(2)])
     assert codes == [1, 1], errors
     for error in errors:
         assert error.startswith("NonFiniteLossError: Losses and gradients must be finite. Found NaN or infinity in the")
@@ -101,7 +76,7 @@ def test_a_loss_that_is_not_finite_on_one_process_stops_both(tmp_path, rank):
 
 @pytest.mark.distributed
 def test_a_disk_that_is_full_for_one_process_stops_both(tmp_path):
-    codes, errors = outcome(tmp_path, ("full disk", ""))
+    codes, errors = outcome_of(tmp_path, ("full disk", ""))
     assert codes == [1, 1], errors
     assert "No space left on device" in errors[0]
     assert "another process failed" in errors[1]

@@ -1,0 +1,218 @@
+"""Two processes compute what one does on the same global batch: gradients, whole runs, scores, counts, resumes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig
+from safetensors.torch import load_file, save_file
+
+from hf_meta_adapters import MetaAdapterTrainingArguments, joint_step, meta_step
+from hf_meta_adapters.meta import meta_gradient
+from tests.processes import together
+from tests.training import LANGUAGES, make_model, make_trainer, rows, snapshot, texts
+
+pytestmark = pytest.mark.distributed
+
+ESTIMATORS = {
+    "exact": {"meta_gradient": "exact"},
+    "central": {"meta_gradient": "finite_difference", "finite_difference_scheme": "central"},
+    "one-sided": {"meta_gradient": "finite_difference", "finite_difference_scheme": "one_sided"},
+    "forward_mode": {"meta_gradient": "forward_mode"},
+    "first_order": {"meta_gradient": "first_order"},
+}
+LOOKAHEADS = ("per_language", "shared", "none")
+STEPS = {
+    **{f"{name}, {ahead}": {**one, "lookahead": ahead} for name, one in ESTIMATORS.items() for ahead in LOOKAHEADS},
+    "several inner steps": {"meta_gradient": "exact", "lookahead": "per_language", "inner_steps": 3},
+    "other languages": {"lookahead": "shared", "meta_languages": "others"},
+    "drawn languages": {"lookahead": "per_language", "meta_languages_per_step": 2, "seed": 5},
+    "a bound": {"lookahead": "shared", "max_indirect_ratio": 0.1},
+    "offloaded": {"lookahead": "shared", "cpu_offload": True},
+}
+
+
+def batch(seed, ranks=1, rank=0, count=5):
+    """The rows of one process: 2 of 5 and 3 of 5 where there are two, with another number of labels in each row."""
+    several = rows(seed, count)
+    mine = several if ranks == 1 else several[:2] if rank == 0 else several[2:]
+    return {name: torch.tensor([row[name] for row in mine]) for name in mine[0]}
+
+
+def batches(seed, **part):
+    return {key: batch(100 * seed + number, **part) for number, key in enumerate(LANGUAGES)}
+
+
+def values(found):
+    """Every tensor of the gradients, under a name."""
+    entries = {}
+    for part in ("shared", "language", "direct", "indirect", "train", "train_loss", "meta_loss"):
+        for key, value in getattr(found, part, {}).items():
+            several = {"": value} if isinstance(value, torch.Tensor) else value
+            entries |= {f"{part} {key} {name}": entry for name, entry in several.items()}
+    for key, meter in getattr(found, "language_meter", {}).items():
+        entries |= {f"meter {key} {name}": value for name, value in vars(meter).items()}
+    return {name: value for name, value in entries.items() if value is not None}
+
+
+def difference(found, expected):
+    """The largest distance between two of the same name, relative to the length of all of its kind."""
+    assert found.keys() == expected.keys()
+    return max((found[name] - expected[name]).norm().item() / (1e-3 + expected[name].norm().item()) for name in found)
+
+
+def experts(rank, **options):
+    """Each process uses a part of θ and of φ that the other does not; a third part is used by none."""
+    theta = {name: torch.linspace(1, 2, 3, dtype=torch.float64).requires_grad_() for name in "abcd"}
+    phi = {"en": {name: torch.linspace(0.5, 1, 3, dtype=torch.float64).requires_grad_() for name in "abcd"}}
+
+    def loss(names):
+        return lambda: sum((theta[name] * phi["en"][name]).square().sum() for name in names) ** 2
+
+    def compute(losses, **given):
+        several = {"en": losses}
+        return meta_gradient(several, several, theta, phi, inner_learning_rate=1e-4, **given, **options)
+
+    names = ["ab", "ac"]
+    found = compute([loss(names[rank])], all_reduce=torch.distributed.all_reduce)
+    expected = compute([loss(names[0]), loss(names[1])])
+    assert set(found.language["en"]) == set("abc")
+    return difference(values(found), values(expected))
+
+
+def compute_steps(rank, folder):
+    torch.distributed.init_process_group("gloo")
+    model, distances = make_model(dtype=torch.float64), {}
+    for name, options in STEPS.items():
+        given = {"inner_learning_rate": 0.5, "meta_gradient": "finite_difference", **options}
+        own = [batches(seed, ranks=2, rank=rank) for seed in (1, 2)]
+        found = meta_step(model, *own, all_reduce=torch.distributed.all_reduce, **given)
+        distances[name] = difference(values(found), values(meta_step(model, batches(1), batches(2), **given)))
+    found = joint_step(model, batches(1, ranks=2, rank=rank), all_reduce=torch.distributed.all_reduce)
+    distances["joint"] = difference(values(found), values(joint_step(model, batches(1))))
+    empty = batches(1, ranks=2, rank=rank)
+    whole = batches(1)
+    for key in LANGUAGES:  # all labels are on one process
+        whole[key]["labels"][:2] = -100
+        empty[key]["labels"] = whole[key]["labels"][:2] if rank == 0 else whole[key]["labels"][2:]
+    found = meta_step(model, empty, empty, all_reduce=torch.distributed.all_reduce, inner_learning_rate=0.5)
+    distances["no labels"] = difference(values(found), values(meta_step(model, whole, whole, inner_learning_rate=0.5)))
+    distances["experts"] = max(experts(rank, **one) for one in ESTIMATORS.values())
+    (Path(folder) / f"{rank}.json").write_text(json.dumps(distances))
+
+
+@pytest.fixture(scope="module")
+def distances(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("steps")
+    together(folder, compute_steps, str(folder))
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.mark.parametrize("name", [*STEPS, "joint", "no labels", "experts"])
+def test_a_step_on_two_processes_is_that_of_one(distances, name):
+    # one-sided, the radius is the root of the precision, and a difference over it loses half of the digits
+    bound = 1e-6 if "one-sided" in name or name == "experts" else 1e-9
+    assert [one[name] < bound for one in distances] == [True, True], [one[name] for one in distances]
+
+
+NAMES = {field.name for field in fields(MetaAdapterTrainingArguments)}
+CHECKPOINTING = next(name for name in ("activation_checkpointing", "gradient_checkpointing") if name in NAMES)
+ROWS = {"per_device_train_batch_size": 4, "meta_batch_size": 4, "per_device_eval_batch_size": 1}
+METHODS = {
+    "defaults": {},
+    "paper": {"preset": "paper", "inner_learning_rate": 0.5},
+    "meta and train, Adam within": {
+        "adapter_update": "meta+train",
+        "inner_optimizer": "adam",
+        "inner_learning_rate": None,
+        "meta_gradient": "exact",
+        "lookahead": "per_language",
+    },
+    "some languages, now and then": {"languages_per_step": 2, "meta_every": 2},
+    "accumulation": {"gradient_accumulation_steps": 2},
+    "clipped": {"max_grad_norm": 0.01, "weight_decay": 0.1, "adapter_learning_rate": 0.05},
+    "compared with itself": {"fidelity_check_steps": 2, "inner_learning_rate": 3.0, "min_fidelity": 0.999},
+    "checkpointing": {CHECKPOINTING: True, "meta_gradient": "exact", "lookahead": "shared"},
+    "joint": {"adapter_update": "train"},
+    "mono": {"languages": LANGUAGES[:1], "config": None},
+    "shared adapter": {"share_adapter": True},
+    "saved": {"save_strategy": "steps", "save_steps": 2},
+    "shared LoRA": {"shared": "lora", "inner_learning_rate": 3.0},
+}
+
+
+UNEQUAL = ("_runtime", "per_second", "total_flos")  # what depends on the clock, and operations of one process
+
+
+def train(folder, name, method, *, rank=0, ranks=1):
+    """Train, and write what came out; processes share the rows of a step."""
+    method = dict(method)
+    made = {key: method.pop(key) for key in ("languages", "config", "share_adapter", "shared") if key in method}
+    if "shared" in made:
+        made["shared"] = LoraConfig(r=2, target_modules=["query", "value"])
+    sizes = {key: size if "eval" in key else size // ranks for key, size in ROWS.items()}
+    resume = method.pop("resume_from_checkpoint", None)
+    model = make_model(dtype=torch.float64, seed=rank, **made)  # as the first process made it, on all of them
+    data = {"train_dataset": texts(1, model.languages, 12), "eval_dataset": texts(3, model.languages, 5)}
+    backend = {"ddp_backend": "gloo"} if ranks > 1 else {}
+    given = {"max_steps": 5, **backend, **data, **sizes, **method}
+    trainer = make_trainer(folder / name, model, **given)
+    trainer.train(resume_from_checkpoint=resume)
+    lines = [*trainer.state.log_history, trainer.evaluate()]
+    lines = [{key: value for key, value in line.items() if not key.endswith(UNEQUAL)} for line in lines]
+    place = folder / f"{name} {rank} of {ranks}"
+    weights = {key: tensor for key, tensor in snapshot(model).items() if tensor.is_floating_point()}
+    save_file(weights, f"{place}.safetensors")
+    Path(f"{place}.json").write_text(json.dumps({"lines": lines, "seen": trainer.progress.examples_seen}))
+
+
+def results(folder, name, rank, ranks):
+    place = f"{folder / name} {rank} of {ranks}"
+    return load_file(f"{place}.safetensors"), json.loads(Path(f"{place}.json").read_text())
+
+
+def train_all(rank, folder):
+    for name, method in METHODS.items():
+        train(Path(folder), name, method, rank=rank, ranks=2)
+    train(Path(folder), "resumed", resumed(Path(folder)), rank=rank, ranks=2)
+
+
+def resumed(folder):
+    return {"resume_from_checkpoint": str(folder / "saved" / "checkpoint-2")}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    together(folder, train_all, str(folder))
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:The meta-gradient must point where:UserWarning")  # wanted, in one of them
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_on_two_processes_is_that_of_one(runs, name):
+    train(runs, name, METHODS[name])
+    (weights, told), (others, heard), (own, said) = (results(runs, name, *which) for which in ((0, 2), (1, 2), (0, 1)))
+    assert [key for key in weights if not torch.equal(weights[key], others[key])] == []
+    assert difference(weights, own) < 1e-9
+    assert told["seen"] == heard["seen"] == said["seen"]
+    assert len(told["lines"]) == len(said["lines"])
+    for line, expected in zip(told["lines"], said["lines"], strict=True):
+        assert line == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_run_that_is_resumed_on_as_many_processes_or_on_one_is_the_same(runs, ranks):
+    if ranks == 1:
+        train(runs, "resumed", resumed(runs))
+    (weights, told), (own, said) = results(runs, "saved", 0, 2), results(runs, "resumed", 0, ranks)
+    distance = difference(weights, own)
+    assert distance == 0 if ranks == 2 else distance < 1e-9
+    assert told["seen"] == said["seen"]
+    for line, expected in zip(told["lines"], said["lines"], strict=True):
+        for key in expected.keys() - {"train_loss"}:  # the mean over the steps of this program
+            assert line[key] == pytest.approx(expected[key], rel=1e-6)

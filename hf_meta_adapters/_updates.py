@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hf_meta_adapters.errors import NonFiniteLossError
 from hf_meta_adapters.meta import JointGradients, MetaGradients
+from hf_meta_adapters.meta._vectors import whole
 from hf_meta_adapters.modeling import LanguageAdapterModel
 
 Gradients: TypeAlias = JointGradients | MetaGradients
@@ -77,7 +78,7 @@ def check_finite(gradients: Gradients, step: int, output_dir: str | Path) -> Non
         meters = gradients.language_meter.items()
         values |= {f"meta-gradient of {key!r}": meter.direct_norm + meter.indirect_norm for key, meter in meters}
     if gradients.shared:
-        values["gradient of the shared weights"] = torch.nn.utils.get_total_norm(gradients.shared.values())
+        values["gradient of the shared weights"] = whole(torch.nn.utils.get_total_norm(gradients.shared.values()))
     finite = torch.stack([value.float() for value in values.values()]).isfinite()
     if bool(finite.all()):
         return

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hf_meta_adapters._losses import LossFunction, autocast_dtype, batch_losses
+from hf_meta_adapters._shards import reshard
 from hf_meta_adapters._typing import Batch, Language, Parameters
 from hf_meta_adapters.errors import ConfigurationError, DataError, check_known_language, check_languages
 from hf_meta_adapters.meta import (
@@ -219,6 +220,7 @@ def _problem(
 
 
 def _check(model: LanguageAdapterModel, *roles: Mapping[Language, Batches]) -> None:
+    reshard(model)
     for batches in roles:
         for key, given in batches.items():
             check_known_language(key, model.languages)

@@ -9,6 +9,7 @@ import torch
 from hf_meta_adapters._typing import Language, MicroBatches, Parameters
 from hf_meta_adapters.errors import ConfigurationError, LanguageError
 from hf_meta_adapters.meta._options import MetaOptions
+from hf_meta_adapters.meta._vectors import is_sharded
 
 
 def check_inputs(
@@ -63,6 +64,7 @@ def _check_movable(shared: Parameters, options: MetaOptions) -> None:
     )
     if not shared:
         raise ConfigurationError(f"The virtual step moves the shared weights θ. Found no shared parameter. {advice}")
+    _check_whole(shared, options)
     for name, parameter in shared.items():
         if not parameter.is_floating_point():
             raise ConfigurationError(
@@ -79,3 +81,21 @@ def _check_movable(shared: Parameters, options: MetaOptions) -> None:
                 f"`{name}` of dtype {parameter.dtype}. Load the model in float32 and train it with bf16 or fp16 "
                 'autocast, or write `meta_gradient="exact"`.'
             )
+
+
+def _check_whole(shared: Parameters, options: MetaOptions) -> None:
+    """Sharded parameters are gathered outside of autograd: backward passes see them, gradients of gradients do not."""
+    sharded = next((name for name, parameter in shared.items() if is_sharded(parameter)), None)
+    if sharded is None:
+        return
+    if options.meta_gradient in ("exact", "forward_mode"):
+        raise ConfigurationError(
+            "Parameters that are sharded over processes (FSDP2) are gathered outside of autograd, which thus takes "
+            f'no gradient of their gradient. Found `meta_gradient="{options.meta_gradient}"` with the sharded '
+            f'`{sharded}`. Write `meta_gradient="finite_difference"`, or replicate the model (DDP).'
+        )
+    if options.cpu_offload:
+        raise ConfigurationError(
+            "`cpu_offload` keeps whole parameters on the CPU; sharded ones are divided among the processes already. "
+            f"Found it with the sharded `{sharded}`. Leave it out."
+        )

@@ -11,7 +11,7 @@ from torch import Tensor
 from hf_meta_adapters._typing import Language, MicroBatches, Parameters
 from hf_meta_adapters.meta._gradient import meta_gradient
 from hf_meta_adapters.meta._replay import Replay, listed
-from hf_meta_adapters.meta._vectors import Vector, dot, norm
+from hf_meta_adapters.meta._vectors import Vector, dot, is_sharded, norm
 
 
 def fidelity(
@@ -26,7 +26,8 @@ def fidelity(
         cos(d, e) = ⟨d, e⟩ / (‖d‖ ‖e‖),    d, e: the meta-gradients of all φ_l, one after the other
 
     Both are taken of the same losses with the same random numbers, and where the setting draws validation languages,
-    of the same draw.
+    of the same draw. Where θ is sharded over processes, central finite differences stand for the exact one: there is no
+    second derivative then.
 
     Args:
         train_losses: As for `meta_gradient`.
@@ -54,6 +55,9 @@ def fidelity(
         for several in (train_losses, meta_losses)
     )
     paper = {**options, "meta_gradient": "exact", "lookahead": "per_language", "cpu_offload": False}
+    if any(is_sharded(parameter) for parameter in shared.values()):
+        paper |= {"meta_gradient": "finite_difference", "finite_difference_scheme": "central"}
+        paper["finite_difference_radius"] = None
     with torch.compiler.set_stance("force_eager"):  # compiled dropout draws other masks, and `exact` is not compiled
         found, truth = (meta_gradient(train, meta, shared, language, **each).language for each in (options, paper))
     pairs = [(found[key][name], truth[key][name]) for key in truth for name in truth[key]]

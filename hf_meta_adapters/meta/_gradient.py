@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hf_meta_adapters._typing import Language, Loss, MicroBatches, Parameters
 from hf_meta_adapters.meta._checks import check_inputs
+from hf_meta_adapters.meta._differentiate import Differentiate, differentiating
 from hf_meta_adapters.meta._inner import SGD, InnerOptimizer
 from hf_meta_adapters.meta._lookahead import Ahead, Trajectory, carry_back, look_ahead, validation_pass
 from hf_meta_adapters.meta._options import MetaOptions, meta_options
@@ -91,20 +92,23 @@ def meta_gradient(
     """
     chosen = meta_options(preset, **options)
     device = check_inputs(train_losses, meta_losses, shared, language, chosen)
-    problem = _Problem(
-        train={key: replayed(loss, device) for key, loss in train_losses.items()},
-        meta={key: replayed(loss, device) for key, loss in meta_losses.items()},
-        shared=list(shared.values()),
-        language={key: list(language[key].values()) for key in train_losses},
-        options=chosen,
-        learning_rate=inner_learning_rate,
-        inner=inner_optimizer or SGD(),
-        product=chosen.product(precision),
-        weights=validation_weights(list(meta_losses), chosen, seed),
-        reduce=Reduce(all_reduce),
-    )
+    theta = list(shared.values())
+    every = [*theta, *(value for own in language.values() for value in own.values())]
     targets = list(train_losses) if for_languages is None else list(for_languages)
-    with anchored(problem.shared, cpu_offload=chosen.cpu_offload) as anchor:
+    with differentiating(every) as differentiate, anchored(theta, cpu_offload=chosen.cpu_offload) as anchor:
+        problem = _Problem(
+            train={key: replayed(loss, device) for key, loss in train_losses.items()},
+            meta={key: replayed(loss, device) for key, loss in meta_losses.items()},
+            shared=theta,
+            language={key: list(language[key].values()) for key in train_losses},
+            options=chosen,
+            learning_rate=inner_learning_rate,
+            inner=inner_optimizer or SGD(),
+            product=chosen.product(precision),
+            weights=validation_weights(list(meta_losses), chosen, seed),
+            differentiate=differentiate,
+            reduce=Reduce(all_reduce),
+        )
         flow = _each_ahead if chosen.lookahead == "per_language" else _shared_ahead
         parts = flow(problem, targets, anchor)
     return _named(parts, list(shared), {key: list(language[key]) for key in targets}, chosen)
@@ -123,6 +127,7 @@ class _Problem:
     learning_rate: float
     inner: InnerOptimizer
     weights: Mapping[Language, Mapping[Language, float]]
+    differentiate: Differentiate
     reduce: Reduce
 
     def validate(self, key: Language, direct_for: Sequence[Language]) -> Ahead:
@@ -130,14 +135,23 @@ class _Problem:
         weights, shared = self.weights[key], self.shared
         if self.options.meta_gradient == "first_order":  # v is not used: own losses only, and no gradient of θ
             weights, shared = {own: weights[own] for own in direct_for}, []
-        ahead = validation_pass(self.meta, weights, shared, self.language, direct_for=direct_for, reduce=self.reduce)
+        ahead = validation_pass(
+            self.meta,
+            weights,
+            shared,
+            self.language,
+            direct_for=direct_for,
+            differentiate=self.differentiate,
+            reduce=self.reduce,
+        )
         if self.options.cpu_offload:
             ahead.shared = [None if entry is None else entry.cpu() for entry in ahead.shared]
         return ahead
 
     def train_pass(self, key: Language, *, keep_graph: bool = False) -> TrainPass:
         """The training pass of `key` at the present θ."""
-        return train_pass(self.train[key], self.shared, self.language[key], keep_graph=keep_graph)
+        losses, own = self.train[key], self.language[key]
+        return train_pass(losses, self.shared, own, differentiate=self.differentiate, keep_graph=keep_graph)
 
 
 @dataclass
@@ -182,6 +196,7 @@ def _each_ahead(problem: _Problem, targets: list[Language], anchor: Anchor) -> _
             inner=problem.inner,
             learning_rate=problem.learning_rate,
             steps=options.inner_steps,
+            differentiate=problem.differentiate,
             keep_graph=problem.product.needs_graph,
             reduce=problem.reduce,
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from hf_meta_adapters._typing import Language, MicroBatches, Parameters
+from hf_meta_adapters.meta._differentiate import differentiating
 from hf_meta_adapters.meta._passes import loss_and_gradient
 from hf_meta_adapters.meta._reduce import Reduce
 from hf_meta_adapters.meta._replay import listed
@@ -36,11 +37,14 @@ def joint_gradient(
     total: Vector = [None] * len(shared)
     own: dict[Language, Vector] = {}
     values: dict[Language, Tensor] = {}
-    for key, losses in train_losses.items():
-        values[key], slope = loss_and_gradient(listed(losses), [*shared.values(), *language[key].values()])
-        add_(total, slope[: len(shared)], share)
-        own[key] = [None] * len(language[key])
-        add_(own[key], slope[len(shared) :], share)
+    every = [*shared.values(), *(value for given in language.values() for value in given.values())]
+    with differentiating(every) as differentiate:
+        for key, losses in train_losses.items():
+            wanted = [*shared.values(), *language[key].values()]
+            values[key], slope = loss_and_gradient(listed(losses), wanted, differentiate)
+            add_(total, slope[: len(shared)], share)
+            own[key] = [None] * len(language[key])
+            add_(own[key], slope[len(shared) :], share)
     parts = [(own[key], list(language[key].values())) for key in own]
     reduce((total, list(shared.values())), *parts, (list(values.values()), list(values.values())))
     return JointGradients(

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from hf_meta_adapters._typing import Language, Loss
+from hf_meta_adapters.meta._differentiate import Differentiate
 from hf_meta_adapters.meta._inner import InnerOptimizer
 from hf_meta_adapters.meta._passes import TrainPass, train_pass
 from hf_meta_adapters.meta._products import MixedProduct
 from hf_meta_adapters.meta._reduce import Reduce
 from hf_meta_adapters.meta._shift import Anchor
-from hf_meta_adapters.meta._vectors import Vector, add_, gradient, times
+from hf_meta_adapters.meta._vectors import Vector, add_, times
 
 
 @dataclass
@@ -46,6 +47,7 @@ def validation_pass(
     language: Mapping[Language, Sequence[Tensor]],
     *,
     direct_for: Sequence[Language],
+    differentiate: Differentiate,
     reduce: Reduce,
 ) -> Ahead:
     """Differentiate the weighted validation losses at the present θ, one language after the other.
@@ -56,6 +58,7 @@ def validation_pass(
         shared: θ.
         language: φ of each language.
         direct_for: The languages whose φ is differentiated too.
+        differentiate: Evaluates and differentiates a loss.
         reduce: Sums over processes.
 
     Returns:
@@ -69,12 +72,11 @@ def validation_pass(
             continue
         own = list(language[key]) if key in direct else []
         for loss in losses[key]:
-            value = loss()
-            entries = gradient(value, [*shared, *own])
+            value, entries = differentiate(loss, [*shared, *own])
             add_(total, entries[: len(shared)], weight)
             if own:
                 add_(direct[key], entries[len(shared) :], weight)
-            values[key] = values[key] + value.detach() if key in values else value.detach()
+            values[key] = values[key] + value if key in values else value
     parts = [(direct[key], language[key]) for key in direct]
     reduce((total, shared), *parts, (list(values.values()), list(values.values())))
     return Ahead(values, total, direct)
@@ -104,6 +106,7 @@ def look_ahead(
     inner: InnerOptimizer,
     learning_rate: float,
     steps: int,
+    differentiate: Differentiate,
     keep_graph: bool,
     reduce: Reduce,
 ) -> tuple[Trajectory, Vector]:
@@ -117,6 +120,7 @@ def look_ahead(
         inner: Δ.
         learning_rate: β.
         steps: K.
+        differentiate: Evaluates and differentiates a loss.
         keep_graph: Keep the graph of ∇θ; only of use with one step.
         reduce: Sums over processes.
 
@@ -126,7 +130,8 @@ def look_ahead(
     trajectory = Trajectory([], [], [])
     first: Vector = []
     for step in range(steps):
-        here = train_pass(losses, shared, language, keep_graph=keep_graph and steps == 1)
+        keep = keep_graph and steps == 1
+        here = train_pass(losses, shared, language, differentiate=differentiate, keep_graph=keep)
         (slope,) = reduce.summed((here.shared_gradient, shared))
         first = first or slope
         move, diagonal = inner.displacement(slope)

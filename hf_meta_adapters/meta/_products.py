@@ -16,7 +16,7 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
 from hf_meta_adapters.meta._passes import TrainPass, loss_and_gradient
-from hf_meta_adapters.meta._second_order import second_order
+from hf_meta_adapters.meta._second_order import check_graph, second_order
 from hf_meta_adapters.meta._shift import Anchor
 from hf_meta_adapters.meta._vectors import Vector, add_, dot, gradient, norm, scaled
 
@@ -62,6 +62,7 @@ class Exact(MixedProduct):
             else:
                 for loss in at.losses:
                     slopes = gradient(loss(), at.shared, create_graph=True)
+                    check_graph(slopes)
                     add_(total, _gradient_if_any(dot(slopes, vector), wanted))
         return _split(total, at)
 
@@ -93,10 +94,10 @@ class FiniteDifference(MixedProduct):
         epsilon = self._radius(at) / length
         try:
             anchor.move(vector, epsilon)
-            _, ahead = loss_and_gradient(at.losses, wanted)
+            _, ahead = loss_and_gradient(at.losses, wanted, at.differentiate)
             if self.scheme == "central":
                 anchor.move(vector, -epsilon)
-                _, behind = loss_and_gradient(at.losses, wanted)
+                _, behind = loss_and_gradient(at.losses, wanted, at.differentiate)
                 span = 2 * epsilon
             else:
                 behind = [*at.language_gradient, *(at.shared_gradient if with_shared else [])]

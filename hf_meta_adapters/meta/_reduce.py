@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from hf_meta_adapters.meta._vectors import Vector
+from hf_meta_adapters.meta._vectors import Vector, is_sharded
 
 
 class Reduce:
@@ -35,6 +35,8 @@ class Reduce:
         messages: dict[torch.dtype, _Message] = {}
         for vector, like in groups:
             for place, (entry, shape) in enumerate(zip(vector, like, strict=True)):
+                if is_sharded(shape):  # its backward pass has summed
+                    continue
                 messages.setdefault(shape.dtype, _Message()).add(vector, place, entry, shape)
         for message in messages.values():
             message.send(self._all_reduce)

@@ -6,9 +6,45 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch.autograd.graph import Node
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hf_meta_adapters.errors import ConfigurationError
+from hf_meta_adapters.meta._vectors import Vector, present
+
+_KNOWN = (
+    "derivative for",
+    "double backward",
+    "forward AD",
+    "forward-mode",
+    "no autograd formula",
+    "differentiable twice",
+    "differentiate twice",
+    "once_differentiable",
+)
+
+
+def check_graph(vector: Vector) -> None:
+    """Raise if the graph of a gradient holds an operation that says of itself that it has no second derivative.
+
+    Autograd would leave out what passes through it, without a word, since only an error is recorded there.
+
+    Args:
+        vector: A gradient with its graph.
+
+    Raises:
+        RuntimeError: If there is one.
+    """
+    seen: set[Node] = set()
+    ahead: list[Node | None] = [entry.grad_fn for entry in present(vector)]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "torch::autograd::Error":
+            raise RuntimeError("trying to differentiate twice a function that was marked with @once_differentiable.")
+        seen.add(node)
+        ahead.extend(following for following, _ in node.next_functions)
 
 
 @contextmanager
@@ -23,8 +59,7 @@ def second_order() -> Iterator[None]:
             yield
     except (RuntimeError, NotImplementedError) as error:
         text = str(error)
-        known = ("derivative for", "double backward", "forward AD", "forward-mode", "not differentiable twice")
-        if not any(part in text for part in known):
+        if not any(part in text for part in _KNOWN):
             raise
         raise ConfigurationError(
             'The estimators "exact" and "forward_mode" need operations with a second derivative. Found one without: '

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from hf_meta_adapters.meta._vectors import Vector
+from hf_meta_adapters.meta._vectors import Vector, local
 
 
 class Anchor:
@@ -25,7 +25,7 @@ class Anchor:
     """
 
     def __init__(self, parameters: Sequence[Tensor], *, cpu_offload: bool = False) -> None:
-        self._live = [parameter.data for parameter in parameters]
+        self._live = [local(parameter.data) for parameter in parameters]
         self._cpu_offload = cpu_offload
         self._start = [self._kept(parameter) for parameter in self._live]
         self._base = self._start
@@ -39,7 +39,7 @@ class Anchor:
         for live, base, entry in zip(self._live, self._base, direction, strict=True):
             if entry is not None:  # one pass over memory, and no copy of the direction
                 size = torch.as_tensor(step, dtype=live.dtype, device=live.device)
-                torch.addcmul(base.to(live.device), entry.to(live.device), size, out=live)
+                torch.addcmul(base.to(live.device), local(entry).to(live.device), size, out=live)
             elif away:
                 live.copy_(base)
 

@@ -22,6 +22,21 @@ def gradient(loss: Tensor, parameters: Sequence[Tensor], *, create_graph: bool =
     return list(torch.autograd.grad(loss, list(parameters), create_graph=create_graph, allow_unused=True))
 
 
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether each process holds a part of the tensor only, as under FSDP2."""
+    return hasattr(tensor, "device_mesh")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor, put together if it is sharded."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined, no-any-return]
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this process holds of the tensor, in the same memory."""
+    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined, no-any-return]
+
+
 def detached(vector: Vector) -> Vector:
     """The same values without their graph."""
     return [None if entry is None else entry.detach() for entry in vector]
@@ -60,7 +75,7 @@ def dot(left: Vector, right: Vector) -> Tensor:
     terms = [(x * y).sum() for x, y in zip(left, right, strict=True) if x is not None and y is not None]
     if not terms:
         return torch.zeros(())
-    return torch.stack(terms).sum()
+    return whole(torch.stack(terms).sum())
 
 
 def norm(vector: Vector) -> Tensor:
@@ -68,4 +83,4 @@ def norm(vector: Vector) -> Tensor:
     entries = present(vector)
     if not entries:
         return torch.zeros(())
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(entries)))
+    return whole(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(entries))))

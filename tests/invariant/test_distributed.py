@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import fields
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 import torch
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
+from torch.distributed.fsdp import fully_shard
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_meta_adapters import MetaAdapterTrainingArguments, joint_step, meta_step
 from hf_meta_adapters.meta import meta_gradient
@@ -117,6 +120,88 @@ def test_a_step_on_two_processes_is_that_of_one(distances, name):
     # one-sided, the radius is the root of the precision, and a difference over it loses half of the digits
     bound = 1e-6 if "one-sided" in name or name == "experts" else 1e-9
     assert [one[name] < bound for one in distances] == [True, True], [one[name] for one in distances]
+
+
+SECOND = ("exact", "forward_mode")
+SHARDED = {name: options for name, options in STEPS.items() if options.get("meta_gradient", "") not in SECOND} | {
+    "Adam within": {"inner_optimizer": "adam"},
+    "several differences": {"inner_steps": 2, "lookahead": "per_language"},
+}
+MODELS = {
+    "bottleneck": {},
+    "tied weights": {"name": "gpt2", "head": "causal_lm"},
+    "LoRA": {"config": LoraConfig(r=2, target_modules="all-linear")},
+    "shared adapter": {"share_adapter": True},
+    "no adapter": {"config": None},
+    "shared LoRA": {"shared": LoraConfig(r=2, target_modules=["query", "value"])},
+}
+
+
+def shard(model):
+    """FSDP2, as Accelerate does it: each layer, and what is left."""
+    for part in model.modules():
+        if isinstance(part, GradientCheckpointingLayer):
+            fully_shard(part)
+    return fully_shard(model)
+
+
+def compute_sharded(rank, folder):
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view", category=UserWarning)
+    torch.distributed.init_process_group("gloo")
+    distances = {}
+
+    def compare(what, made, compute):
+        model, whole = (make_model(dtype=torch.float64, **made) for _ in range(2))
+        with torch.no_grad(), shard(model).use_language("te"):  # as in an evaluation, after which parts stay gathered
+            model(**batch(9))
+        found = values(compute(model, torch.distributed.all_reduce, {"ranks": 2, "rank": rank}))
+        found = {name: entry.full_tensor() if hasattr(entry, "full_tensor") else entry for name, entry in found.items()}
+        distances[what] = difference(found, values(compute(whole, None, {})))
+        assert all(parameter.grad is None for parameter in model.parameters())
+        frozen = [name for name, parameter in model.shared_parameters().items() if not parameter.requires_grad]
+        assert frozen == [], what
+
+    for name, options in SHARDED.items():
+        given = {"inner_learning_rate": 0.5, "meta_gradient": "finite_difference", **options}
+        if given.pop("cpu_offload", False):
+            continue
+
+        def compute(model, all_reduce, part, given=given):
+            optimizer = None
+            if "inner_optimizer" in given:
+                joint = joint_step(model, batches(3, **part), all_reduce=all_reduce)
+                optimizer = torch.optim.AdamW(model.parameters())
+                for key, parameter in model.shared_parameters().items():
+                    parameter.grad = joint.shared.get(key)
+                optimizer.step()
+                optimizer.zero_grad()
+            own = [batches(seed, **part) for seed in (1, 2)]
+            return meta_step(model, *own, all_reduce=all_reduce, optimizer=optimizer, **given)
+
+        compare(name, {}, compute)
+    for name, made in MODELS.items():
+        compare(
+            name,
+            made,
+            lambda model, *how: meta_step(
+                model, batches(1, **how[1]), batches(2, **how[1]), all_reduce=how[0], inner_learning_rate=0.1
+            ),
+        )
+        compare(f"joint, {name}", made, lambda model, *how: joint_step(model, batches(1, **how[1]), all_reduce=how[0]))
+    (Path(folder) / f"{rank}.json").write_text(json.dumps(distances))
+
+
+@pytest.fixture(scope="module")
+def sharded_distances(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sharded")
+    together(folder, compute_sharded, str(folder))
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.mark.parametrize("name", [*SHARDED.keys() - {"offloaded"}, *MODELS, *(f"joint, {name}" for name in MODELS)])
+def test_a_step_on_sharded_parameters_is_that_on_whole_ones(sharded_distances, name):
+    bound = 1e-9 if "joint" in name or "first_order" in name else 1e-6
+    assert [one[name] < bound for one in sharded_distances] == [True, True], [one[name] for one in sharded_distances]
 
 
 NAMES = {field.name for field in fields(MetaAdapterTrainingArguments)}

@@ -359,3 +359,27 @@ def test_arguments_that_cannot_work():
         call(train, meta, case.shared, case.language, meta_gradient="exact", cpu_offload=True)
     with pytest.raises(ConfigurationError, match="at least two languages"):
         call({"te": train["te"]}, {"te": meta["te"]}, case.shared, case.language, meta_languages="others")
+
+
+class Once(torch.autograd.Function):
+    """x², differentiable once: autograd would leave out of a second derivative what passes through it."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, slope):
+        return 2 * slope * ctx.saved_tensors[0]
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_an_operation_without_a_second_derivative_is_refused(micro_batches):
+    theta, phi = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+    losses = {"en": [lambda: Once.apply(theta * phi).square().sum()] * micro_batches}
+    problem = (losses, losses, {"w": theta}, {"en": {"a": phi}})
+    with pytest.raises(ConfigurationError, match=r'differentiate twice .* Write `meta_gradient="finite_difference"`'):
+        meta_gradient(*problem, inner_learning_rate=0.1, meta_gradient="exact")
+    assert meta_gradient(*problem, inner_learning_rate=0.1, meta_gradient="finite_difference").indirect["en"]

@@ -72,6 +72,12 @@ def discard(run_dir: Path) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def remove(folder: Path, pattern: str) -> None:
+    """Delete what matches a pattern in a checkpoint that is not sealed yet."""
+    for path in folder.glob(pattern):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def rotate(run_dir: Path, limit: int | None, keep: set[Path]) -> None:
     """Delete the oldest checkpoints until `limit` are left.
 

@@ -6,6 +6,7 @@ import os
 import re
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -17,6 +18,7 @@ from transformers import Trainer, TrainerCallback
 from hf_meta_adapters import _checkpoints as files
 from hf_meta_adapters._batch_check import check_weights
 from hf_meta_adapters._progress import Progress
+from hf_meta_adapters._shards import gathered, without_head
 from hf_meta_adapters.errors import CheckpointError, MetaAdapterError
 
 _WRITING = (OSError, RuntimeError, SafetensorError)  # full disks and lost rights come as all of them
@@ -32,6 +34,7 @@ class ResumableTrainer(Trainer):
     """
 
     _saving = False
+    is_fsdp_enabled: bool
     _resumed: Mapping[str, Any] = {}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -70,7 +73,8 @@ class ResumableTrainer(Trainer):
         if resume_from_checkpoint:
             folder = str(self._whole(run_dir, resume_from_checkpoint))
         try:
-            return super().train(folder, *args, **kwargs)
+            with without_head(self.model) if self.is_fsdp_enabled else nullcontext():
+                return super().train(folder, *args, **kwargs)
         except RuntimeError as error:
             if self.args.world_size > 1 and _LOST.search(str(error)):
                 raise MetaAdapterError(self._lost(error)) from error
@@ -137,7 +141,8 @@ class ResumableTrainer(Trainer):
     def _optimizer_settings(self) -> dict[str, Any]:
         inner: Any = getattr(self.optimizer, "optimizer", self.optimizer)
         sizes = [[list(p.shape) for p in group["params"]] for group in inner.param_groups]
-        return {"optimizer": type(inner).__name__, "parameters": sizes}
+        sharded = {"sharded": True} if self.is_fsdp_enabled else {}
+        return {"optimizer": type(inner).__name__, "parameters": sizes, **sharded}
 
     def _get_output_dir(self, trial: Any) -> str:
         run_dir = super()._get_output_dir(trial)
@@ -165,10 +170,19 @@ class ResumableTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the model, as in `transformers.Trainer`."""
-        if not self._saving:
-            return super().save_model(output_dir, _internal_call)
-        # before `transformers.Trainer` waits for the other processes, which would wait for ever
-        return self._together(output_dir, lambda: super(ResumableTrainer, self).save_model(output_dir, _internal_call))
+        with gathered(self.accelerator.unwrap_model(self.model), here=self.args.should_save):
+            if not self._saving:
+                return self._write_model(output_dir, _internal_call)
+            # before `transformers.Trainer` waits for the other processes, which would wait for ever
+            return self._together(output_dir, lambda: self._write_model(output_dir, _internal_call))
+
+    def _write_model(self, output_dir: str | None, _internal_call: bool) -> None:
+        sharded: bool = self.is_fsdp_enabled
+        self.is_fsdp_enabled = False  # weights are whole here; it would write them in a format of its own
+        try:
+            super().save_model(output_dir, _internal_call)
+        finally:
+            self.is_fsdp_enabled = sharded
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if not self._saving:  # it has no place yet
@@ -182,6 +196,7 @@ class ResumableTrainer(Trainer):
         if self.state.best_global_step == self.state.global_step or os.path.isdir(best):
             self.state.best_model_checkpoint = best
         self.state.save_to_json(str(folder / "trainer_state.json"))
+        files.remove(folder, "pytorch_model_fsdp*")  # the weights once more, in a format of the library's own
         content = {
             "step": self.state.global_step,
             "model_only": bool(self.args.save_only_model),

@@ -20,10 +20,12 @@ from hf_meta_adapters._batch_check import BatchCheck, check_weights
 from hf_meta_adapters._checkpoints import read_seal
 from hf_meta_adapters._collators import get_data_collator
 from hf_meta_adapters._compile import compile_layers
+from hf_meta_adapters._distribution import check_distribution
 from hf_meta_adapters._hub_training import push_checkpoint, run_record, write_card
 from hf_meta_adapters._losses import explained_loss
 from hf_meta_adapters._outer_step import OuterStep, mean_loss
 from hf_meta_adapters._resumable import KeepPosition, ResumableTrainer
+from hf_meta_adapters._shards import gathered
 from hf_meta_adapters._train_data import assign_roles, by_language, check_arguments, read_settings, train_dataloader
 from hf_meta_adapters._typing import Batch, Language
 from hf_meta_adapters._updates import split_groups
@@ -98,6 +100,7 @@ class MetaAdapterTrainer(ResumableTrainer):
         super().__init__(
             model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **trainer_arguments
         )
+        check_distribution(args, model, self.accelerator)
         # The wrapper takes `**inputs`, of which nothing can be read: what the base model takes is what counts.
         self.label_names = args.label_names or find_labels(type(model.base_model)) or ["labels"]
         accepted = list(inspect.signature(model.base_model.forward).parameters)
@@ -274,13 +277,15 @@ class MetaAdapterTrainer(ResumableTrainer):
             self.push_in_progress = push_checkpoint(self, Path(checkpoint_folder))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self._model.load_weights(resume_from_checkpoint)
+        with gathered(self._model, write=True):
+            self._model.load_weights(resume_from_checkpoint)
         check_weights(self._model, resume_from_checkpoint)
         self._outer_step.check.level = read_manifest(Path(resume_from_checkpoint)).details.get("fallbacks", 0)
 
     def _load_best_model(self) -> None:
         read_seal(Path(cast(str, self.state.best_model_checkpoint)))
-        self._model.load_weights(cast(str, self.state.best_model_checkpoint))
+        with gathered(self._model, write=True):
+            self._model.load_weights(cast(str, self.state.best_model_checkpoint))
 
     def run_settings(self) -> dict[str, Any]:
         """What must be the same in a resumed run: which rows of which languages are read in which order."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from hf_meta_adapters._distribution import check_launch
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.meta import MetaOptions, meta_options
 
@@ -126,6 +127,7 @@ class MetaAdapterTrainingArguments(TrainingArguments):
             if getattr(self, name) is None:
                 setattr(self, name, value)
         self._check()
+        check_launch(self.deepspeed)
         super().__post_init__()
         self._check_checkpointing()
 

@@ -48,6 +48,13 @@ def check_distribution(args: Any, model: nn.Module, accelerator: Any) -> None:
     sizes = getattr(accelerator, "parallelism_config", None)
     if any((getattr(sizes, f"{name}_size", 1) or 1) > 1 for name in ("tp", "cp", "sp")):
         _refuse("TP")
+    started = int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
+    if started > 1 and args.world_size == 1:
+        raise ConfigurationError(
+            f"The processes of a launch must train together. Found {started} of them, each of which would train alone: "
+            "there is no device that processes are put on by default. Write `use_cpu=True` to let them train on the "
+            "CPU, or start one."
+        )
     if len({str(parameter.device) for parameter in model.parameters()}) > 1:
         raise ConfigurationError(
             "All parameters must be on one device per process: the outer step moves them together. Found several, as "

@@ -11,7 +11,7 @@ import transformers
 from datasets import Dataset
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.evaluation import evaluate_languages, load_language_datasets, load_local_datasets
+from hf_meta_adapters.evaluation import LanguageScores, evaluate_languages, load_language_datasets, load_local_datasets
 from hf_meta_adapters.modeling import get_language_model
 from hf_meta_adapters.pretraining._arguments import PretrainingArguments
 from hf_meta_adapters.pretraining._from_scratch import new_model, train_tokenizer
@@ -51,13 +51,17 @@ def run_pretraining(
     trainer = MetaAdapterTrainer(model, training, train_dataset=rows, processing_class=tokenizer)
     trainer.train(resume_from_checkpoint=args.resume or None)
     trainer.save_model()
-    if held_out and training.should_save:
+    if held_out and (training.should_save or trainer.is_fsdp_enabled):  # parts of a model are evaluated together
         scores = evaluate_languages(model.eval(), task, held_out, processing_class=tokenizer)
-        folder = Path(str(training.output_dir))
-        (folder / "scores.json").write_text(json.dumps(scores.to_dict(), indent=2) + "\n", encoding="utf-8")
-        (folder / "scores.md").write_text(scores.to_markdown() + "\n", encoding="utf-8")
-        print(scores.to_markdown())
+        if training.should_save:
+            _write(scores, Path(str(training.output_dir)))
     return trainer
+
+
+def _write(scores: LanguageScores, folder: Path) -> None:
+    (folder / "scores.json").write_text(json.dumps(scores.to_dict(), indent=2) + "\n", encoding="utf-8")
+    (folder / "scores.md").write_text(scores.to_markdown() + "\n", encoding="utf-8")
+    print(scores.to_markdown())
 
 
 def _texts(args: PretrainingArguments, split: str, languages: list[Language] | None) -> dict[Language, Dataset]:

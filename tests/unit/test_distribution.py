@@ -69,6 +69,14 @@ def test_a_model_on_several_devices_is_refused(tmp_path):
         check_distribution(args, model, accelerator("NO"))
 
 
+def test_processes_that_would_train_alone_are_refused(tmp_path, monkeypatch):
+    args = MetaAdapterTrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigurationError, match=r"must train together. Found 2 of them.* Write `use_cpu=True`"):
+        check_distribution(args, make_model(), accelerator("NO"))
+
+
 @pytest.mark.parametrize("how", ["argument", "launcher"])
 def test_deepspeed_is_refused_where_it_is_not_installed(tmp_path, monkeypatch, how):
     if how == "launcher":

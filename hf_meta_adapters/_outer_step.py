@@ -82,10 +82,14 @@ class OuterStep:
         undo = None
         if left > 0 and self._args.update_order == "alternating":
             undo = Undo((p for key in batches["train"] for p in model.language_parameters(key).values()), optimizer)
-        scaler = getattr(accelerator, "scaler", None)  # of fp16 training, which the optimizer will divide out
+        scaler = getattr(accelerator, "scaler", None)  # of fp16 training
         try:
             gradients = self._gradients(model, batches, optimizer, accelerator, step)
         except NonFiniteLossError as error:
+            if scaler is not None and error.overflow and scaler.get_scale() > 1:  # too large a scale, which now falls
+                self._progress.overflow_steps += 1
+                skip_step(model, scaler)
+                return None
             if left <= 0:
                 raise
             if undo is not None:
@@ -94,8 +98,8 @@ class OuterStep:
             skip_step(model, scaler)
             warnings.warn(f"Step {step + 1} is skipped; {left - 1} more may be. {error}", stacklevel=2)
             return None
-        scale = None if scaler is None else scaler.scale(torch.ones((), device=self._args.device))
-        apply_gradients(model, gradients, self._args.adapter_update or "", scale)
+        # the optimizer will divide the scale out
+        apply_gradients(model, gradients, self._args.adapter_update or "", self._loss_scale(accelerator))
         self._log.add(gradients)
         return gradients
 
@@ -171,7 +175,13 @@ class OuterStep:
             "loss_function": self._loss_function,
             "autocast": accelerator.autocast,
             "all_reduce": torch.distributed.all_reduce if several else None,
+            "loss_scale": self._loss_scale(accelerator),
         }
+
+    def _loss_scale(self, accelerator: Any) -> Tensor | None:
+        """The scale of fp16 training, on the device."""
+        scaler = getattr(accelerator, "scaler", None)
+        return None if scaler is None else scaler.scale(torch.ones((), device=self._args.device))
 
 
 def mean_loss(gradients: Gradients | None) -> Tensor:

@@ -17,6 +17,8 @@ class Progress:
     def __init__(self) -> None:
         self.nonfinite_steps = 0
         """Steps that were skipped since a loss or a gradient was not finite."""
+        self.overflow_steps = 0
+        """Steps that were left out since the loss scale of fp16 was too large."""
         self._seen: dict[str, Counter[Language]] = {}
         self._rows = 0
         self._since = time.perf_counter()
@@ -24,7 +26,7 @@ class Progress:
 
     def begin(self, examples_seen: Mapping[str, Mapping[Language, int]]) -> None:
         """Start anew from counts, as a rule of zero."""
-        self.load_state_dict({"examples_seen": examples_seen, "nonfinite_steps": 0})
+        self.load_state_dict({"examples_seen": examples_seen, "nonfinite_steps": 0, "overflow_steps": 0})
 
     def add_step(self, languages: Mapping[Any, Iterable[Language]], rows: Mapping[Any, int]) -> None:
         """Count an optimizer step.
@@ -52,6 +54,8 @@ class Progress:
             found["examples_per_second"] = self._rows / seconds
         if self.nonfinite_steps:
             found["nonfinite_steps"] = self.nonfinite_steps
+        if self.overflow_steps:
+            found["overflow_steps"] = self.overflow_steps
         self._rows, self._since, self._paused = 0, now, 0.0
         return found
 
@@ -66,10 +70,11 @@ class Progress:
 
     def state_dict(self) -> dict[str, Any]:
         """The counts, JSON."""
-        return {"examples_seen": self.examples_seen, "nonfinite_steps": self.nonfinite_steps}
+        steps = {"nonfinite_steps": self.nonfinite_steps, "overflow_steps": self.overflow_steps}
+        return {"examples_seen": self.examples_seen, **steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from counts that were saved."""
         self._seen = {role: Counter(counts) for role, counts in state["examples_seen"].items()}
-        self.nonfinite_steps = state["nonfinite_steps"]
+        self.nonfinite_steps, self.overflow_steps = state["nonfinite_steps"], state.get("overflow_steps", 0)
         self._rows, self._since, self._paused = 0, time.perf_counter(), 0.0

@@ -60,6 +60,9 @@ class UnsupportedModelError(MetaAdapterError, ValueError):
 class NonFiniteLossError(MetaAdapterError, ArithmeticError):
     """A loss that is NaN or infinite, with the language and the step where it appeared."""
 
+    overflow: bool = False
+    """Whether the training losses are finite and what was computed from them is not, as where fp16 overflows."""
+
 
 def check_language(language: object) -> str:
     """Return `language` if it is a valid language key.

@@ -40,6 +40,7 @@ def meta_step(
     loss_function: LossFunction | None = None,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     all_reduce: Callable[[Tensor], None] | None = None,
+    loss_scale: Tensor | None = None,
     seed: int = 0,
     preset: str | None = None,
     **options: Any,
@@ -64,6 +65,8 @@ def meta_step(
         autocast: Makes the context in which losses are evaluated, such as `accelerator.autocast`.
         all_reduce: Sums a flat tensor over processes in place, on several processes; each then passes its own part of
             every batch.
+        loss_scale: A factor, 0-d, of what goes backward, divided out of all that is returned; fp16 needs it: the
+            scale of a `torch.amp.GradScaler`.
         seed: Of the draw of languages under `meta_languages_per_step`; give another in each step.
         preset: `"paper"` or `"fast"`; options given beside it win.
         **options: See `meta.MetaOptions`.
@@ -98,6 +101,7 @@ def meta_step(
         inner_optimizer=_inner_optimizer(inner_optimizer, optimizer, list(model.shared_parameters().values())),
         for_languages=for_languages,
         all_reduce=all_reduce,
+        loss_scale=loss_scale,
         precision=autocast_dtype(autocast, model.device),
         seed=seed,
         preset=preset,
@@ -116,6 +120,7 @@ def meta_fidelity(
     loss_function: LossFunction | None = None,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     all_reduce: Callable[[Tensor], None] | None = None,
+    loss_scale: Tensor | None = None,
     **options: Any,
 ) -> Tensor:
     """Compute the cosine between the meta-gradient that `meta_step` would give and the exact one of the paper.
@@ -133,6 +138,7 @@ def meta_fidelity(
         loss_function: As for `meta_step`.
         autocast: As for `meta_step`.
         all_reduce: As for `meta_step`.
+        loss_scale: As for `meta_step`.
         **options: The setting to be checked: `preset`, `seed`, and those of `meta.MetaOptions`.
 
     Returns:
@@ -159,6 +165,7 @@ def meta_fidelity(
         inner_learning_rate=inner_learning_rate,
         inner_optimizer=_inner_optimizer(inner_optimizer, optimizer, list(model.shared_parameters().values())),
         all_reduce=all_reduce,
+        loss_scale=loss_scale,
         precision=autocast_dtype(autocast, model.device),
         **options,
     )
@@ -171,6 +178,7 @@ def joint_step(
     loss_function: LossFunction | None = None,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     all_reduce: Callable[[Tensor], None] | None = None,
+    loss_scale: Tensor | None = None,
 ) -> JointGradients:
     """Compute the gradient of the mean training loss of the step's languages for θ and every φ_l: joint training.
 
@@ -180,6 +188,7 @@ def joint_step(
         loss_function: As for `meta_step`.
         autocast: As for `meta_step`.
         all_reduce: As for `meta_step`.
+        loss_scale: As for `meta_step`.
 
     Returns:
         The gradients by parameter name, and the losses.
@@ -203,7 +212,7 @@ def joint_step(
     _check(model, train_batches)
     losses = batch_losses(model, train_batches, loss_function=loss_function, autocast=autocast, all_reduce=all_reduce)
     own = {key: model.language_parameters(key) for key in train_batches}
-    return joint_gradient(losses, model.shared_parameters(), own, all_reduce=all_reduce)
+    return joint_gradient(losses, model.shared_parameters(), own, all_reduce=all_reduce, loss_scale=loss_scale)
 
 
 def _problem(

@@ -35,6 +35,7 @@ def meta_gradient(
     inner_optimizer: InnerOptimizer | None = None,
     for_languages: Sequence[Language] | None = None,
     all_reduce: Callable[[Tensor], None] | None = None,
+    loss_scale: Tensor | None = None,
     precision: torch.dtype | None = None,
     seed: int = 0,
     preset: str | None = None,
@@ -64,6 +65,7 @@ def meta_gradient(
             validation loss, and in `.shared` unless the look-ahead is per language.
         all_reduce: Sums a flat tensor over processes in place, as `torch.distributed.all_reduce` does. The losses must
             then be the shares of each process in the loss of the global batch.
+        loss_scale: A factor, 0-d, of what goes backward, divided out of all that is returned; as fp16 needs it.
         precision: In what the losses are evaluated, if that is less than what θ is stored in, as under autocast; the
             radius of finite differences depends on it.
         seed: Of the draw of languages under `meta_languages_per_step`; the same on every process, another in each step.
@@ -95,7 +97,7 @@ def meta_gradient(
     theta = list(shared.values())
     every = [*theta, *(value for own in language.values() for value in own.values())]
     targets = list(train_losses) if for_languages is None else list(for_languages)
-    with differentiating(every) as differentiate, anchored(theta, cpu_offload=chosen.cpu_offload) as anchor:
+    with differentiating(every, loss_scale) as differentiate, anchored(theta, cpu_offload=chosen.cpu_offload) as anchor:
         problem = _Problem(
             train={key: replayed(loss, device) for key, loss in train_losses.items()},
             meta={key: replayed(loss, device) for key, loss in meta_losses.items()},
@@ -214,8 +216,7 @@ def _shared_ahead(problem: _Problem, targets: list[Language], anchor: Anchor) ->
     parts, here = _Parts.empty(problem), {}
     for key in problem.train:
         at = problem.train_pass(key)
-        (slope,) = problem.reduce.summed((at.shared_gradient, problem.shared))
-        parts.add_train(problem, key, at, slope)
+        parts.add_train(problem, key, at, *problem.reduce.summed((at.shared_gradient, problem.shared)))
         at.shared_gradient = [None] * len(problem.shared)  # not needed again: memory must not grow with the languages
         here[key] = at
     diagonal = None

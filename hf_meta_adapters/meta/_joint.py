@@ -21,6 +21,7 @@ def joint_gradient(
     language: Mapping[Language, Parameters],
     *,
     all_reduce: Callable[[Tensor], None] | None = None,
+    loss_scale: Tensor | None = None,
 ) -> JointGradients:
     """Compute the gradient of 1/L Σ_i L_i^train(θ, φ_i) for θ and every φ_i, one language after the other.
 
@@ -29,6 +30,7 @@ def joint_gradient(
         shared: θ, by name.
         language: φ_i of each language, by name.
         all_reduce: Sums a flat tensor over processes in place.
+        loss_scale: A factor, 0-d, of what goes backward, divided out of all that is returned; as fp16 needs it.
 
     Returns:
         The gradients and losses.
@@ -38,13 +40,14 @@ def joint_gradient(
     own: dict[Language, Vector] = {}
     values: dict[Language, Tensor] = {}
     every = [*shared.values(), *(value for given in language.values() for value in given.values())]
-    with differentiating(every) as differentiate:
+    with differentiating(every, loss_scale) as differentiate:
         for key, losses in train_losses.items():
             wanted = [*shared.values(), *language[key].values()]
             values[key], slope = loss_and_gradient(listed(losses), wanted, differentiate)
             add_(total, slope[: len(shared)], share)
             own[key] = [None] * len(language[key])
             add_(own[key], slope[len(shared) :], share)
+            del slope  # before the next pass needs the room
     parts = [(own[key], list(language[key].values())) for key in own]
     reduce((total, list(shared.values())), *parts, (list(values.values()), list(values.values())))
     return JointGradients(

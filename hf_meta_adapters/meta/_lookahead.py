@@ -76,6 +76,7 @@ def validation_pass(
             add_(total, entries[: len(shared)], weight)
             if own:
                 add_(direct[key], entries[len(shared) :], weight)
+            del entries  # before the next pass needs the room
             values[key] = values[key] + value if key in values else value
     parts = [(direct[key], language[key]) for key in direct]
     reduce((total, shared), *parts, (list(values.values()), list(values.values())))

@@ -11,7 +11,7 @@ from torch import Tensor
 from hf_meta_adapters._typing import Loss
 from hf_meta_adapters.meta._differentiate import Differentiate
 from hf_meta_adapters.meta._second_order import check_graph, second_order
-from hf_meta_adapters.meta._vectors import Vector, add_, detached, gradient
+from hf_meta_adapters.meta._vectors import Vector, add_, detached
 
 
 @dataclass
@@ -48,6 +48,7 @@ def loss_and_gradient(
     for loss in losses:
         value, slope = differentiate(loss, parameters)
         add_(total, slope)
+        del slope  # before the next pass needs the room
         values.append(value)
     return torch.stack(values).sum(), total
 
@@ -77,7 +78,7 @@ def train_pass(
     if keep_graph and len(losses) == 1:
         with second_order():
             value = losses[0]()
-            entries = gradient(value, parameters, create_graph=True)
+            entries = differentiate.gradient(value, parameters, create_graph=True)
             check_graph(entries)
         graph, value = entries[: len(shared)], value.detach()
         entries = detached(entries)

@@ -18,7 +18,7 @@ from torch import Tensor
 from hf_meta_adapters.meta._passes import TrainPass, loss_and_gradient
 from hf_meta_adapters.meta._second_order import check_graph, second_order
 from hf_meta_adapters.meta._shift import Anchor
-from hf_meta_adapters.meta._vectors import Vector, add_, dot, gradient, norm, scaled
+from hf_meta_adapters.meta._vectors import Vector, add_, dot, norm, scaled
 
 
 class MixedProduct(ABC):
@@ -58,12 +58,12 @@ class Exact(MixedProduct):
         total: Vector = [None] * len(wanted)
         with second_order():
             if at.graph is not None:
-                add_(total, _gradient_if_any(dot(at.graph, vector), wanted))
+                add_(total, _gradient_if_any(dot(at.graph, vector), wanted, at))
             else:
                 for loss in at.losses:
-                    slopes = gradient(loss(), at.shared, create_graph=True)
+                    slopes = at.differentiate.gradient(loss(), at.shared, create_graph=True)
                     check_graph(slopes)
-                    add_(total, _gradient_if_any(dot(slopes, vector), wanted))
+                    add_(total, _gradient_if_any(dot(slopes, vector), wanted, at))
         return _split(total, at)
 
 
@@ -140,7 +140,7 @@ class ForwardMode(MixedProduct):
                     if tangent is not None:
                         parameter.copy_(forward_ad.make_dual(parameter.detach().clone(), tangent))
             for loss in at.losses:
-                slopes = gradient(loss(), wanted)
+                slopes = at.differentiate.gradient(loss(), wanted)
                 add_(total, [None if slope is None else _tangent(slope) for slope in slopes])
         return _split(total, at)
 
@@ -154,8 +154,8 @@ class FirstOrder(MixedProduct):
         return [None] * len(at.language), [None] * len(at.shared)
 
 
-def _gradient_if_any(value: Tensor, wanted: list[Tensor]) -> Vector:
-    return gradient(value, wanted) if value.requires_grad else [None] * len(wanted)
+def _gradient_if_any(value: Tensor, wanted: list[Tensor], at: TrainPass) -> Vector:
+    return at.differentiate.gradient(value, wanted) if value.requires_grad else [None] * len(wanted)
 
 
 def _tangent(value: Tensor) -> Tensor | None:

@@ -20,6 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_meta_adapters import LanguageAdapterModel, MetaAdapterTrainingArguments, joint_step, meta_step
 from hf_meta_adapters._shards import gathered
+from hf_meta_adapters.errors import CheckpointError
 from hf_meta_adapters.meta import meta_gradient
 from tests.processes import together
 from tests.training import LANGUAGES, Recorder, make_model, make_trainer, rows, snapshot, texts
@@ -375,3 +376,5 @@ def test_a_run_on_sharded_parameters_resumes_and_its_checkpoints_load_anywhere(s
     kept = {key: tensor for key, tensor in snapshot(loaded).items() if tensor.is_floating_point()}
     assert difference(kept, weights) == 0
     assert not list(place.glob("pytorch_model*"))
+    with pytest.raises(CheckpointError, match="`sharded` was True and is None"):
+        train(sharded_runs, "whole", {"resume_from_checkpoint": str(place), "max_steps": 6})

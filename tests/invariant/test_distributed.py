@@ -25,7 +25,8 @@ from hf_meta_adapters.meta import meta_gradient
 from tests.processes import together
 from tests.training import LANGUAGES, Recorder, make_model, make_trainer, rows, snapshot, texts
 
-pytestmark = pytest.mark.distributed
+LIMIT = 500  # seconds, of all the work of a fixture
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(LIMIT + 100)]
 
 ESTIMATORS = {
     "exact": {"meta_gradient": "exact"},
@@ -117,7 +118,7 @@ def compute_steps(rank, folder):
 @pytest.fixture(scope="module")
 def distances(tmp_path_factory):
     folder = tmp_path_factory.mktemp("steps")
-    together(folder, compute_steps, str(folder))
+    together(folder, compute_steps, str(folder), limit=LIMIT)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
@@ -200,7 +201,7 @@ def compute_sharded(rank, folder):
 @pytest.fixture(scope="module")
 def sharded_distances(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sharded")
-    together(folder, compute_sharded, str(folder))
+    together(folder, compute_sharded, str(folder), limit=LIMIT)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
@@ -308,7 +309,7 @@ def resumed(folder):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    together(folder, train_all, str(folder))
+    together(folder, train_all, str(folder), limit=LIMIT)
     return folder
 
 
@@ -350,7 +351,7 @@ def train_sharded(rank, folder):
 @pytest.fixture(scope="module")
 def sharded_runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sharded_runs")
-    together(folder, train_sharded, str(folder))
+    together(folder, train_sharded, str(folder), limit=LIMIT)
     return folder
 
 

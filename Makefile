@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 # --no-compile: what is imported gets compiled then, and nothing else; it halves the time.
 # --use-pep517: an old pip builds seqeval, which has no wheel, with whatever setuptools it finds, and fails.
 PIP_INSTALL := -m pip install --quiet --no-compile --use-pep517 --disable-pip-version-check
-PYTEST := -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+PYTEST := -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

@@ -26,7 +26,8 @@ from tests.processes import together
 from tests.training import LANGUAGES, Recorder, make_model, make_trainer, rows, snapshot, texts
 
 LIMIT = 500  # seconds, of all the work of a fixture
-pytestmark = [pytest.mark.distributed, pytest.mark.timeout(LIMIT + 100)]
+# in one group: every worker of pytest-xdist that has one of the tests would make the fixtures anew
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(LIMIT + 100), pytest.mark.xdist_group("distributed")]
 
 ESTIMATORS = {
     "exact": {"meta_gradient": "exact"},

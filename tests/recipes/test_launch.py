@@ -55,6 +55,7 @@ def weights(folder, *several):
 
 @pytest.mark.slow
 @pytest.mark.distributed
+@pytest.mark.xdist_group("distributed")
 @pytest.mark.timeout(2 * LIMIT)
 def test_two_machines_agree_with_two_processes_of_one(tmp_path):
     launch = ["-m", "accelerate.commands.launch", "--config_file", str(ROOT / "recipes/accelerate/cpu.yaml")]

@@ -49,6 +49,13 @@ def soak() -> str:
     return markdown(["soak", "count"], kills)
 
 
+def shared_lora() -> str:
+    """Peak memory of training over a frozen base, by setting, beside ordinary LoRA."""
+    rows = result("benchmark_shared_lora_cpu")["rows"]
+    cells = [[row["setting"], f"{row['peak_mb']:.0f}", f"{row['ratio']:.2f}×"] for row in rows]
+    return markdown(["training", "peak memory, MB", "beside ordinary LoRA"], cells)
+
+
 def radius() -> str:
     """Median (and worst) cosine of the indirect part by finite differences to the exact one, by radius and β."""
     rows = [row for row in result("benchmark_fidelity_cpu")["rows"] if row["setting"].startswith("indirect part")]
@@ -213,7 +220,7 @@ STUDY = (
     study_defaults,
 )
 TABLES: dict[str, Callable[[], str]] = {
-    table.__name__: table for table in (soak, closeness, radius, *DIAGNOSTICS, *STUDY)
+    table.__name__: table for table in (soak, closeness, shared_lora, radius, *DIAGNOSTICS, *STUDY)
 }
 
 

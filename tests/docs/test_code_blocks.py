@@ -13,7 +13,7 @@ from tests.hub_client import connect, disconnect
 from tests.hub_server import HubServer
 
 # How many blocks a page may leave out. A new one is to be defended here.
-NOT_EXECUTED: dict[str, int] = {}
+NOT_EXECUTED: dict[str, int] = {"docs/how-to/large_models.md": 1}  # a 4-bit base needs a CUDA device
 
 
 def name(page: Path) -> str:

@@ -1,0 +1,48 @@
+"""The notebooks of the documentation: `python -m tests.docs.notebooks` runs them and writes what they show into them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.docs.pages import ROOT
+
+
+def notebooks() -> list[Path]:
+    return sorted(path for path in (ROOT / "docs").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+
+
+def run(path: Path, folder: Path) -> Any:
+    """Run a notebook in a kernel of its own that begins in `folder`; return it with what it shows.
+
+    What libraries write to stderr, progress and warnings, is left out: it names files of one machine.
+    """
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(path, as_version=4)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    NotebookClient(
+        notebook,
+        coalesce_streams=True,
+        kernel_name="python3",
+        record_timing=False,
+        resources={"metadata": {"path": str(folder)}},
+        timeout=240,
+    ).execute()
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
+    notebook.metadata.pop("language_info", None)  # the version of the Python that ran it
+    return notebook
+
+
+if __name__ == "__main__":
+    import nbformat
+
+    for notebook in notebooks():
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "recipes").symlink_to(ROOT / "recipes")
+            nbformat.write(run(notebook, Path(folder)), notebook)

@@ -1,4 +1,4 @@
-"""The notebooks of the documentation: `python -m tests.docs.notebooks` runs them and writes what they show into them."""
+"""The notebooks of the documentation: `python -m tests.docs.notebooks` runs them and stores what they show."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def run(path: Path, folder: Path) -> Any:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
-    notebook.metadata.pop("language_info", None)  # the version of the Python that ran it
+    notebook.metadata.language_info = {"name": "python"}  # and not the version that ran it
     return notebook
 
 

@@ -1,0 +1,79 @@
+"""The site builds without a warning, and in a browser every page is readable, wide and as narrow as a phone."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import ROOT
+from tests.docs.site import BROWSER, WIDTHS, build, html, look
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        any(find_spec(name) is None for name in ("mkdocs", "material", "mkdocstrings", "nbconvert")),
+        reason="NOT CHECKED: the documentation cannot be built; the extra `docs` is absent",
+    ),
+]
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="NOT CHECKED IN A BROWSER: no chromium or chrome is there")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("built") / "site")
+
+
+def test_every_page_is_built(site: Path) -> None:
+    sources = [
+        path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*") if path.suffix in (".md", ".ipynb")
+    ]
+    expected = {
+        f"/{path.parent.as_posix()}/index.html".replace("/./", "/")
+        if path.stem == "index"
+        else f"/{path.with_suffix('').as_posix()}/index.html"
+        for path in sources
+    }
+    assert set(html(site)) == expected
+
+
+def test_links_between_pages_are_those_of_the_site(site: Path) -> None:
+    text = (site / "tutorials" / "first_meta_adapter" / "index.html").read_text(encoding="utf-8")
+    assert 'href="../../explanation/outer_step/"' in text
+    assert ".ipynb" not in text.split("<article")[1]
+
+
+@needs_browser
+def test_a_browser_finds_nothing_wrong(site: Path, tmp_path: Path) -> None:
+    report, console = look(site, tmp_path)
+    assert len(report) == len(html(site)) * len(WIDTHS)
+    assert {page: found for page, found in report.items() if found} == {}
+    assert console == []
+
+
+BAD = """<!doctype html><html><head><title></title></head><body><article>
+<h2>Two</h2><h4 style="width: 3000px">Four</h4><p style="color: #999">Pale</p><img src="absent.png">
+<a href="x"></a><script src="https://example.org/x.js"></script></article>
+<script>console.error("no")</script></body></html>"""
+
+
+@needs_browser
+def test_the_browser_finds_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "index.html").write_text(BAD, encoding="utf-8")
+    report, console = look(tmp_path / "site", tmp_path)
+    wide, phone = (set(report[f"/index.html at {width}"]) for width in WIDTHS.values())
+    assert wide - phone == {"contrast"}
+    assert phone >= {
+        "title",
+        "language of the page",
+        "one h1",
+        "heading order",
+        "alt text",
+        "picture",
+        "name of a link",
+        "overflow",
+        "request to another host",
+    }
+    assert any("no" in line for line in console)

@@ -30,6 +30,10 @@ def backend_named(name: str) -> type[Backend]:
 
     Raises:
         ConfigurationError: If there is none of that name, or its library is not installed.
+
+    Example:
+        >>> backend_named("peft").__name__
+        'PeftBackend'
     """
     if name not in _BACKENDS:
         raise ConfigurationError(
@@ -58,6 +62,11 @@ def backend_for(config: Any) -> type[Backend]:
 
     Raises:
         ConfigurationError: If no backend serves the type.
+
+    Example:
+        >>> from peft import LoraConfig
+        >>> backend_for(LoraConfig()).name
+        'peft'
     """
     if config is None:
         return backend_named("none")

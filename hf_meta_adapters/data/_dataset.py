@@ -16,7 +16,18 @@ Keyed: TypeAlias = tuple[Key, Any]
 
 
 def size_of(dataset: Any) -> int | None:
-    """The number of rows; `None` for a streaming data set, even if it tells its length: its rows cannot be chosen."""
+    """The number of rows; `None` for a streaming data set, even if it tells its length: its rows cannot be chosen.
+
+    Args:
+        dataset: Any data set.
+
+    Returns:
+        The number.
+
+    Example:
+        >>> size_of(["moja", "mbili"]), size_of(iter(["moja"]))
+        (2, None)
+    """
     rows = not isinstance(dataset, IterableDataset) and hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
     return len(dataset) if rows else None
 

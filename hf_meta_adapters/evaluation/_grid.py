@@ -96,6 +96,14 @@ def read_grid(cells: Mapping[str, Settings], folder: str | Path) -> dict[str, di
     Raises:
         ConfigurationError: If a file has other settings than its cell now.
         DataError: If a file is damaged.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> cells = {"two": {"n": 2}, "three": {"n": 3}}
+        >>> with TemporaryDirectory() as folder:
+        ...     computed = run_grid(lambda settings: {"square": settings["n"] ** 2}, {"two": {"n": 2}}, folder)
+        ...     sorted(read_grid(cells, folder))
+        ['two']
     """
     found = {}
     for name, settings in cells.items():

@@ -111,6 +111,16 @@ def causal_lm_features(
     Raises:
         ConfigurationError: If `max_length` leaves no room for text.
         DataError: If there is nothing to score.
+
+    Example:
+        >>> from tokenizers import Tokenizer, models, pre_tokenizers
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> words = Tokenizer(models.WordLevel({"?": 0, "<s>": 1, "habari": 2, "leo": 3}, unk_token="?"))
+        >>> words.pre_tokenizer = pre_tokenizers.Whitespace()
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?", bos_token="<s>")
+        >>> (row,) = causal_lm_features(tokenizer, ["habari leo"], language="sw")
+        >>> row["input_ids"], row["targets"]
+        ([1, 2, 3], [2, 3, -100])
     """
 
     def choose(row: int, tokens: NDArray[np.int64]) -> NDArray[np.bool_]:

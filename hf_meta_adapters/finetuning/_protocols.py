@@ -129,6 +129,7 @@ PROTOCOLS: dict[str, Callable[..., LanguageScores]] = {
     "zero-shot": zero_shot,
     "few-shot": few_shot,
 }
+"""The name of a protocol on the command line → its function."""
 
 
 def _from_source(

@@ -34,6 +34,13 @@ def joint_gradient(
 
     Returns:
         The gradients and losses.
+
+    Example:
+        >>> import torch
+        >>> theta, phi = torch.tensor(1.0, requires_grad=True), torch.tensor(2.0, requires_grad=True)
+        >>> found = joint_gradient({"sw": lambda: theta * phi}, {"theta": theta}, {"sw": {"phi": phi}})
+        >>> found.shared["theta"].item(), found.train["sw"]["phi"].item()
+        (2.0, 1.0)
     """
     share, reduce = 1 / len(train_losses), Reduce(all_reduce)
     total: Vector = [None] * len(shared)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import transformers
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 __all__ = ["new_model", "train_tokenizer"]
 
@@ -23,10 +23,16 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary: int, max_length: int) -
 
     Returns:
         A fast tokenizer.
+
+    Example:
+        >>> tokenizer = train_tokenizer(["Hapo mwanzo", "In the beginning"], vocabulary=40, max_length=16)
+        >>> tokenizer.decode(tokenizer("Hapo mwanzo")["input_ids"], skip_special_tokens=True)
+        'Hapo mwanzo'
     """
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     tokenizer = Tokenizer(models.BPE(unk_token=special[3]))
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.NFC(), pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
     trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=special, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -48,6 +54,13 @@ def new_model(auto_class: Any, model_type: str, sizes: Mapping[str, Any], tokeni
 
     Returns:
         The model.
+
+    Example:
+        >>> tokenizer = train_tokenizer(["Hapo mwanzo"], vocabulary=40, max_length=16)
+        >>> sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+        >>> model = new_model(transformers.AutoModelForMaskedLM, "xlm-roberta", sizes, tokenizer)
+        >>> model.config.vocab_size == len(tokenizer)
+        True
     """
     special = {f"{role}_token_id": getattr(tokenizer, f"{role}_token_id") for role in _ROLES}
     places = {"max_position_embeddings": tokenizer.model_max_length + 2, "vocab_size": len(tokenizer), **special}

@@ -29,6 +29,13 @@ def tokenize(
 
     Raises:
         DataError: If a language has no column `text`, or not a single full row.
+
+    Example:
+        >>> from hf_meta_adapters.pretraining._from_scratch import train_tokenizer
+        >>> texts = {"sw": Dataset.from_dict({"text": ["Hapo mwanzo kulikuwako Neno."] * 4})}
+        >>> tokenizer = train_tokenizer(texts["sw"]["text"], vocabulary=60, max_length=16)
+        >>> {len(row["input_ids"]) for row in tokenize(texts, tokenizer, max_length=8)["sw"]}
+        {8}
     """
     found = {}
     for key, own in texts.items():
@@ -58,6 +65,15 @@ def pack_rows(tokenizer: Any, texts: Iterable[str], max_length: int) -> Iterable
         tokenizer: The tokenizer.
         texts: The texts.
         max_length: Tokens in a row.
+
+    Returns:
+        The rows, one at a time.
+
+    Example:
+        >>> def tokenizer(text, verbose):
+        ...     return {"input_ids": [0, *map(ord, text), 2]}
+        >>> list(pack_rows(tokenizer, ["ab", "cd"], max_length=3))
+        [[0, 97, 98], [2, 0, 99]]
     """
     row: list[int] = []
     for text in texts:

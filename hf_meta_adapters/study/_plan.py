@@ -69,7 +69,14 @@ def trial_cells(
 
 
 def count_lines(args: StudyArguments) -> dict[Language, int]:
-    """Return how many training lines of each language a study has."""
+    """Return how many training lines of each language a study has.
+
+    Args:
+        args: The settings of the study.
+
+    Returns:
+        Language → lines.
+    """
     return _count(args.data, tuple(args.languages), args.text_limit)
 
 

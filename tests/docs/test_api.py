@@ -1,0 +1,100 @@
+"""The public API as its reader meets it: every name is in the reference, is documented, and is shown where it runs."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from typing import Any
+
+import pytest
+
+import hf_meta_adapters
+from tests.docs.pages import ROOT, pages, python_blocks
+
+# `hub` is left out: what it offers to users is in the root, the rest is for `modeling`.
+SUBPACKAGES = ("backends", "data", "diagnostics", "errors", "evaluation", "finetuning", "meta", "pretraining", "study")
+MODULES = [hf_meta_adapters, *(importlib.import_module(f"hf_meta_adapters.{name}") for name in SUBPACKAGES)]
+PUBLIC = sorted({f"{m.__name__}.{name}" for m in MODULES for name in m.__all__ if name != "__version__"})
+# Shown by what calls them: recipes, which run in tests/recipes, and `GradientConflictCallback.plot`.
+BY_CALLER = {"run_finetuning", "run_pretraining", "within_language", "few_shot", "plot_conflict_over_time"}
+IN_STUDY = re.compile(r"hf_meta_adapters\.study\.")
+
+
+def load(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def reference() -> str:
+    return "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "reference").rglob("*.md"))
+
+
+def shown() -> str:
+    """The code of the documentation that is executed."""
+    blocks = [block for page in pages() for block in python_blocks(page.read_text(encoding="utf-8"))]
+    code = "\n".join(block.code for block in blocks if block.not_executed is None)
+    return re.sub(r"^from .*?import (\([^)]*\)|.*)$", "", code, flags=re.MULTILINE)
+
+
+def lacks(found: Any) -> set[str]:
+    """The sections that a public object should have and has not."""
+    text = inspect.getdoc(found) or ""
+    if inspect.isclass(found):
+        own = found.__doc__ or ""
+        return set() if own and not own.startswith(f"{found.__name__}(") else {"a docstring"}
+    if not inspect.isfunction(found):
+        return set()  # of a constant, mkdocstrings reads the string below it
+    signature = inspect.signature(found)
+    missing = {"a first line"} - ({"a first line"} if text.splitlines()[:1] else set())
+    missing |= {"Args"} if signature.parameters and "\nArgs:\n" not in text else set()
+    nothing = signature.return_annotation in (None, "None")
+    return missing | (set() if nothing or "\nReturns:\n" in text else {"Returns"})
+
+
+@pytest.mark.parametrize("path", PUBLIC)
+def test_a_name_is_in_the_reference(path: str) -> None:
+    name = path.rpartition(".")[2]
+    assert re.search(rf"^::: [\w.]+\.{name}$", reference(), re.MULTILINE), f"docs/reference must have `::: {path}`."
+
+
+@pytest.mark.parametrize("path", PUBLIC)
+def test_a_name_is_documented(path: str) -> None:
+    assert lacks(load(path)) == set()
+
+
+def test_a_function_is_shown_where_it_runs() -> None:
+    pages, missing = shown(), []
+    for path in PUBLIC:
+        found, name = load(path), path.rpartition(".")[2]
+        if not inspect.isfunction(found) or name in BY_CALLER or IN_STUDY.match(path):
+            continue
+        if ">>>" not in (inspect.getdoc(found) or "") and not re.search(rf"\b{name}\b", pages):
+            missing.append(path)
+    assert missing == [], "Write an Example, or a block of a page."
+
+
+@pytest.mark.parametrize("line", [line for line in reference().splitlines() if line.startswith(":::")])
+def test_the_reference_has_no_name_that_is_not_there(line: str) -> None:
+    assert load(line.removeprefix("::: "))
+
+
+def documented(number: int) -> int:
+    """Double a number.
+
+    Args:
+        number: The number.
+
+    Returns:
+        The double.
+    """
+    return 2 * number
+
+
+def bare(number: int) -> int:
+    return 2 * number
+
+
+def test_what_is_missing_is_found() -> None:
+    assert lacks(documented) == set()
+    assert lacks(bare) == {"a first line", "Args", "Returns"}

@@ -19,7 +19,7 @@ from hf_meta_adapters.meta._passes import TrainPass, train_pass
 from hf_meta_adapters.meta._products import MixedProduct
 from hf_meta_adapters.meta._reduce import Reduce
 from hf_meta_adapters.meta._replay import replayed
-from hf_meta_adapters.meta._result import MetaGradients, MetaSignal, NamedGradient, named
+from hf_meta_adapters.meta._result import MetaGradients, MetaSignal, named
 from hf_meta_adapters.meta._shift import Anchor, anchored
 from hf_meta_adapters.meta._vectors import Vector, add_, norm, present, scaled
 from hf_meta_adapters.meta._weights import validation_weights
@@ -166,18 +166,18 @@ class _Parts:
     train: dict[Language, Vector]
     train_loss: dict[Language, Tensor]
     meta_losses: dict[Language, list[Tensor]]
+    languages: int
 
     @classmethod
     def empty(cls, problem: _Problem) -> _Parts:
-        return cls([None] * len(problem.shared), {}, {}, {}, {}, {key: [] for key in problem.meta})
+        return cls([None] * len(problem.shared), {}, {}, {}, {}, {key: [] for key in problem.meta}, len(problem.train))
 
     def add_train(self, problem: _Problem, key: Language, here: TrainPass, slope: Vector) -> None:
         """Record the training pass of a language, summed over processes."""
-        share = 1 / len(problem.train)
-        add_(self.shared, slope, share)
+        add_(self.shared, slope, 1 / self.languages)
         loss: Vector = [here.value]
         own, value = problem.reduce.summed((here.language_gradient, here.language), (loss, [here.value]))
-        self.train[key] = scaled(own, share)
+        self.train[key] = own
         self.train_loss[key] = present(value)[0]
 
     def add_ahead(self, ahead: Ahead) -> None:
@@ -236,7 +236,8 @@ def _shared_ahead(problem: _Problem, targets: list[Language], anchor: Anchor) ->
             anchor.rebase()
         assert ahead is not None
         parts.direct[key] = ahead.direct[key]
-        parts.indirect[key] = _carried(problem, Trajectory([here[key]], [diagonal], [None]), ahead.shared, anchor)
+        at = here.pop(key)
+        parts.indirect[key] = _carried(problem, Trajectory([at], [diagonal], [None]), ahead.shared, anchor)
     return parts
 
 
@@ -260,19 +261,15 @@ def _carried(problem: _Problem, trajectory: Trajectory, ahead: Vector, anchor: A
 def _named(
     parts: _Parts, shared: list[str], language: Mapping[Language, list[str]], options: MetaOptions
 ) -> MetaGradients:
-    """Put the names back and sum the two parts."""
-    total: dict[Language, NamedGradient] = {}
-    for key in language:
-        if options.max_indirect_ratio is not None:
+    """Put the names back, and the weights of the languages to what was needed without them."""
+    if options.max_indirect_ratio is not None:
+        for key in language:
             parts.indirect[key] = _capped(parts.direct[key], parts.indirect[key], options.max_indirect_ratio)
-        both: Vector = [None] * len(language[key])
-        add_(both, parts.direct[key])
-        add_(both, parts.indirect[key])
-        total[key] = named(language[key], both)
+    for key in parts.train:
+        parts.train[key] = scaled(parts.train[key], 1 / parts.languages)
     direct, indirect = ([entry for key in language for entry in part[key]] for part in (parts.direct, parts.indirect))
     return MetaGradients(
         shared=named(shared, parts.shared),
-        language=total,
         direct={key: named(names, parts.direct[key]) for key, names in language.items()},
         indirect={key: named(names, parts.indirect[key]) for key, names in language.items()},
         train={key: named(names, parts.train[key]) for key, names in language.items()},

@@ -67,20 +67,23 @@ class MetaGradients(JointGradients):
         shared: As in `JointGradients`.
         train: As in `JointGradients`.
         train_loss: As in `JointGradients`.
-        language: The meta-gradient of each φ_l, by parameter name: the sum of the next two.
-        direct: Its direct part, w_ll ∇φ_l L_l^val(θ', φ_l).
-        indirect: Its indirect part, −β ∇φ_l ⟨Δ(∇θ L_l^train(θ, φ_l)), v⟩.
+        direct: The direct part of the meta-gradient of each φ_l, by parameter name: w_ll ∇φ_l L_l^val(θ', φ_l).
+        indirect: The indirect part: −β ∇φ_l ⟨Δ(∇θ L_l^train(θ, φ_l)), v⟩.
         meta_loss: L_l^val(θ', φ_l), 0-d; with a look-ahead per language the mean over the θ'_i.
         meter: The meta-signal of all languages together.
         language_meter: The meta-signal of each language.
     """
 
-    language: dict[Language, NamedGradient]
     direct: dict[Language, NamedGradient]
     indirect: dict[Language, NamedGradient]
     meta_loss: dict[Language, Tensor]
     meter: MetaSignal
     language_meter: dict[Language, MetaSignal]
+
+    @property
+    def language(self) -> dict[Language, NamedGradient]:
+        """The meta-gradient of each φ_l, by parameter name: direct + indirect, added up when it is asked for."""
+        return {key: _sum(self.direct[key], self.indirect[key]) for key in self.direct}
 
     def to_dict(self) -> dict[str, object]:
         """Losses and meters as floats, without the gradients."""
@@ -90,6 +93,11 @@ class MetaGradients(JointGradients):
             "meter": self.meter.to_dict(),
             "language_meter": {key: value.to_dict() for key, value in self.language_meter.items()},
         }
+
+
+def _sum(left: NamedGradient, right: NamedGradient) -> NamedGradient:
+    both = {**left, **right}
+    return {name: left[name] + right[name] if name in left and name in right else both[name] for name in both}
 
 
 def named(names: list[str], vector: Vector) -> NamedGradient:

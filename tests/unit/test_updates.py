@@ -51,8 +51,8 @@ def gradients(model, kind=MetaGradients, **changed):
     }
     if kind is MetaGradients:
         signal = MetaSignal(*(torch.tensor(0.1) for _ in range(4)))
-        own = {key: filled(model.language_parameters(key), 30.0) for key in present}
-        parts |= {"language": own, "direct": own, "indirect": own, "meter": signal}
+        half = {key: filled(model.language_parameters(key), 15.0) for key in present}
+        parts |= {"direct": half, "indirect": half, "meter": signal}
         parts |= {"meta_loss": dict(parts["train_loss"]), "language_meter": dict.fromkeys(present, signal)}
     return kind(**{**parts, **changed})
 

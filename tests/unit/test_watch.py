@@ -18,7 +18,7 @@ def joint(**losses: float) -> JointGradients:
 def meta(ratio: float, train: float = 1.0, ahead: float = 2.0) -> MetaGradients:
     signal = MetaSignal(*(torch.tensor(value) for value in (4.0, 4.0 * ratio, ratio, 0.5)))
     losses = {"train_loss": {"sw": torch.tensor(train)}, "meta_loss": {"sw": torch.tensor(ahead)}}
-    empty = {name: {} for name in ("shared", "train", "language", "direct", "indirect", "language_meter")}
+    empty = {name: {} for name in ("shared", "train", "direct", "indirect", "language_meter")}
     return MetaGradients(**empty, **losses, meter=signal)
 
 

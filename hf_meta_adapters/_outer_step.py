@@ -154,6 +154,7 @@ class OuterStep:
             batches["meta"],
             for_languages=keys,
             seed=(self._args.seed << 32) + step,
+            train_gradients="train" in (self._args.adapter_update or ""),
             **self._virtual_step(optimizer),
             **self._context(accelerator),
             **vars(self.check.options),

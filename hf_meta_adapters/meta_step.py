@@ -41,6 +41,7 @@ def meta_step(
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     all_reduce: Callable[[Tensor], None] | None = None,
     loss_scale: Tensor | None = None,
+    train_gradients: bool = True,
     seed: int = 0,
     preset: str | None = None,
     **options: Any,
@@ -67,6 +68,7 @@ def meta_step(
             every batch.
         loss_scale: A factor, 0-d, of what goes backward, divided out of all that is returned; fp16 needs it: the
             scale of a `torch.amp.GradScaler`.
+        train_gradients: Whether the training gradients of φ are wanted too (`.train`), which are the size of all φ.
         seed: Of the draw of languages under `meta_languages_per_step`; give another in each step.
         preset: `"paper"` or `"fast"`; options given beside it win.
         **options: See `meta.MetaOptions`.
@@ -102,6 +104,7 @@ def meta_step(
         for_languages=for_languages,
         all_reduce=all_reduce,
         loss_scale=loss_scale,
+        train_gradients=train_gradients,
         precision=autocast_dtype(autocast, model.device),
         seed=seed,
         preset=preset,

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 import hf_meta_adapters as hma
 
-FAST, PAPER = {"preset": "fast"}, {"preset": "paper"}
+FAST, PAPER, OURS = {"preset": "fast"}, {"preset": "paper"}, {"inner_learning_rate": 0.01, "train_gradients": False}
 DRAWN = {**FAST, "lookahead": "per_language", "meta_languages_per_step": 2}
 SETTINGS = {  # name → whether the head sees labelled positions only, share of the meta rows, options of `meta_step`
     "fast, dense head": (False, 1.0, FAST),
@@ -87,7 +87,7 @@ def arms(args: Arguments, count: int) -> dict[str, Callable]:
 
     def ours(sparse: bool, rows: float, options: dict) -> None:
         held = {key: {n: t[: round(rows * len(t))] for n, t in given.items()} for key, given in meta.items()}
-        hma.meta_step(model, train, held, inner_learning_rate=0.01, loss_function=head if sparse else None, **options)
+        hma.meta_step(model, train, held, loss_function=head if sparse else None, **OURS, **options)
 
     found = {JOINT: lambda: [trainer.training_step(model, {"language": key, **train[key]}) for key in languages]}
     found["joint"] = lambda: hma.joint_step(model, train, loss_function=head)

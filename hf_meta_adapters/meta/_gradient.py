@@ -36,6 +36,7 @@ def meta_gradient(
     for_languages: Sequence[Language] | None = None,
     all_reduce: Callable[[Tensor], None] | None = None,
     loss_scale: Tensor | None = None,
+    train_gradients: bool = True,
     precision: torch.dtype | None = None,
     seed: int = 0,
     preset: str | None = None,
@@ -66,6 +67,7 @@ def meta_gradient(
         all_reduce: Sums a flat tensor over processes in place, as `torch.distributed.all_reduce` does. The losses must
             then be the shares of each process in the loss of the global batch.
         loss_scale: A factor, 0-d, of what goes backward, divided out of all that is returned; as fp16 needs it.
+        train_gradients: Whether ∇φ_l L_l^train are wanted (`.train`), which are the size of all φ.
         precision: In what the losses are evaluated, if that is less than what θ is stored in, as under autocast; the
             radius of finite differences depends on it.
         seed: Of the draw of languages under `meta_languages_per_step`; the same on every process, another in each step.
@@ -107,6 +109,7 @@ def meta_gradient(
             learning_rate=inner_learning_rate,
             inner=inner_optimizer or SGD(),
             product=chosen.product(precision),
+            train_gradients=train_gradients,
             weights=validation_weights(list(meta_losses), chosen, seed),
             differentiate=differentiate,
             reduce=Reduce(all_reduce),
@@ -126,6 +129,7 @@ class _Problem:
     language: Mapping[Language, list[Tensor]]
     options: MetaOptions
     product: MixedProduct
+    train_gradients: bool
     learning_rate: float
     inner: InnerOptimizer
     weights: Mapping[Language, Mapping[Language, float]]
@@ -176,9 +180,11 @@ class _Parts:
         """Record the training pass of a language, summed over processes."""
         add_(self.shared, slope, 1 / self.languages)
         loss: Vector = [here.value]
-        own, value = problem.reduce.summed((here.language_gradient, here.language), (loss, [here.value]))
-        self.train[key] = own
+        wanted = [(here.language_gradient, here.language)] if problem.train_gradients else []
+        value, *own = problem.reduce.summed((loss, [here.value]), *wanted)
         self.train_loss[key] = present(value)[0]
+        if own:
+            self.train[key] = own[0]
 
     def add_ahead(self, ahead: Ahead) -> None:
         """Record validation losses."""
@@ -272,7 +278,7 @@ def _named(
         shared=named(shared, parts.shared),
         direct={key: named(names, parts.direct[key]) for key, names in language.items()},
         indirect={key: named(names, parts.indirect[key]) for key, names in language.items()},
-        train={key: named(names, parts.train[key]) for key, names in language.items()},
+        train={key: named(language[key], parts.train[key]) for key in language if key in parts.train},
         train_loss=parts.train_loss,
         meta_loss={key: torch.stack(values).mean() for key, values in parts.meta_losses.items() if values},
         meter=MetaSignal.of(direct, indirect),

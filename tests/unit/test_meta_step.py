@@ -288,6 +288,14 @@ def test_a_batch_without_labels_is_refused():
         step(make_model(), train)
 
 
+@pytest.mark.parametrize("lookahead", LOOKAHEADS)
+def test_training_gradients_that_are_not_wanted_are_absent_and_change_nothing(lookahead):
+    found, whole = (step(make_model(), lookahead=lookahead, train_gradients=wanted) for wanted in (False, True))
+    assert found.train == {}
+    assert set(whole.train) == set(LANGUAGES)
+    assert torch.equal(flat(found.shared, found.language), flat(whole.shared, whole.language))
+
+
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_a_frozen_base_is_refused_where_it_has_to_move(estimator):
     frozen = make_model(shared="none")

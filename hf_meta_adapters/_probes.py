@@ -13,7 +13,7 @@ from hf_meta_adapters._typing import Batch, Language
 from hf_meta_adapters.data import LanguageCollator, LanguageDatasets, seeded, size_of
 from hf_meta_adapters.errors import ConfigurationError, DataError, check_language, check_languages
 
-_ROWS_LOOKED_AT = 20_000  # of a data set that tokenizes as it is read, all would take as long as an epoch
+_ROWS_LOOKED_AT = 20_000  # of a dataset that tokenizes as it is read, all would take as long as an epoch
 
 
 def split_batches(

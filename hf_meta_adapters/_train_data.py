@@ -82,7 +82,7 @@ def check_output_dir(folder: Path) -> None:
 
 
 def by_language(name: str, datasets: Any) -> Datasets:
-    """Return the data sets if they are given by language.
+    """Return the datasets if they are given by language.
 
     Args:
         name: The argument, for the message.

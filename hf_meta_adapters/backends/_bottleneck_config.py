@@ -92,7 +92,8 @@ class BottleneckConfig(PeftConfig):
             )
         if not (self.after_attention or self.after_feed_forward or self.target_modules):
             raise ConfigurationError(
-                "`after_attention` or `after_feed_forward` must be true, or `target_modules` given. Found neither."
+                "`after_attention` or `after_feed_forward` must be true, or `target_modules` given. Found neither. "
+                "Leave them out for both."
             )
 
     @property

@@ -108,7 +108,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         if rest or not adapter_names:
             raise ConfigurationError(
                 "`adapter_names` must name one adapter for each row of the batch. Found "
-                f"{len(adapter_names)} names for {len(hidden)} rows."
+                f"{len(adapter_names)} names for {len(hidden)} rows. Give one name a row."
             )
         names = [name for name in adapter_names for _ in range(beams)]
         routed = hidden

@@ -16,10 +16,10 @@ Keyed: TypeAlias = tuple[Key, Any]
 
 
 def size_of(dataset: Any) -> int | None:
-    """The number of rows; `None` for a streaming data set, even if it tells its length: its rows cannot be chosen.
+    """The number of rows; `None` for a streaming dataset, even if it tells its length: its rows cannot be chosen.
 
     Args:
-        dataset: Any data set.
+        dataset: Any dataset.
 
     Returns:
         The number.
@@ -35,17 +35,17 @@ def size_of(dataset: Any) -> int | None:
 class LanguageDatasets(Dataset[Keyed]):
     """The examples of all roles and languages.
 
-    A streaming data set is read in order, from any position on: the rows before it are read and dropped. At its end
+    A streaming dataset is read in order, from any position on: the rows before it are read and dropped. At its end
     it is read again, after `set_epoch(pass)` where it has that (`datasets.IterableDataset` then takes its shards and
     its shuffle buffer in another order). Every process reads all of it and keeps its own rows, so it must not be split
     by process before. A worker that is not persistent begins a new reader, and drops all earlier rows, in every epoch.
 
     Args:
-        datasets: role → language → a map-style data set (`len` and `[row]`) or a streaming one, which must be iterable
+        datasets: role → language → a map-style dataset (`len` and `[row]`) or a streaming one, which must be iterable
             more than once and allows one DataLoader worker at most.
 
     Raises:
-        DataError: If a streaming data set is an iterator, which ends for good.
+        DataError: If a streaming dataset is an iterator, which ends for good.
     """
 
     def __init__(self, datasets: Mapping[Role, Mapping[Language, Any]]) -> None:
@@ -57,7 +57,7 @@ class LanguageDatasets(Dataset[Keyed]):
         return sum(size_of(one) or 0 for one in self.of_role("train").values())
 
     def of_role(self, role: Role) -> dict[Language, Any]:
-        """The data sets of one role, language by language, as they were given."""
+        """The datasets of one role, language by language, as they were given."""
         return {key: one for (place, key), one in self._datasets.items() if place == role}
 
     def __getitem__(self, key: Key) -> Keyed:
@@ -83,12 +83,12 @@ class LanguageDatasets(Dataset[Keyed]):
 
 
 class _Reader:
-    """Reads a streaming data set forward to any position; at its end it begins again."""
+    """Reads a streaming dataset forward to any position; at its end it begins again."""
 
     def __init__(self, source: Iterable[Any], place: tuple[Role, Language]) -> None:
         if isinstance(source, Iterator):
             raise DataError(
-                f"A streaming data set must be iterable more than once. Found a `{type(source).__name__}` as the "
+                f"A streaming dataset must be iterable more than once. Found a `{type(source).__name__}` as the "
                 f"{place[0]} data of {place[1]!r}. Write for example `datasets.IterableDataset.from_generator(...)`."
             )
         self._source = source
@@ -125,6 +125,6 @@ def _check_workers() -> None:
     worker = get_worker_info()
     if worker is not None and worker.num_workers > 1:
         raise ConfigurationError(
-            "A streaming data set is read in order, by one worker at most. Found "
+            "A streaming dataset is read in order, by one worker at most. Found "
             f"`dataloader_num_workers={worker.num_workers}`. Write 0 or 1."
         )

@@ -40,7 +40,7 @@ def digest(row: Any, columns: Sequence[str] | None = None) -> bytes:
 
 
 def digests(dataset: Any, name: str, columns: Sequence[str] | None = None) -> Iterator[bytes]:
-    """The digest of every row of a map-style data set, in order, with a progress bar if there are many."""
+    """The digest of every row of a map-style dataset, in order, with a progress bar if there are many."""
     rows: Iterable[Any] = dataset if hasattr(dataset, "__iter__") else (dataset[row] for row in range(len(dataset)))
     bar = tqdm(rows, desc=f"hashing {name}", total=len(dataset), disable=len(dataset) <= _LONG)
     return (digest(row, columns) for row in bar)
@@ -51,7 +51,9 @@ def _columns(row: Mapping[str, Any], columns: Sequence[str] | None) -> Sequence[
         return ["input_ids"] if "input_ids" in row else list(row)
     missing = [name for name in columns if name not in row]
     if missing:
-        raise DataError(f"Every row must have the columns {list(columns)}. Found a row of {list(row)}.")
+        raise DataError(
+            f"Every row must have the columns {list(columns)}. Found a row of {list(row)}. Add them or leave it out."
+        )
     return columns
 
 

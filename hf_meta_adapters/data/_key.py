@@ -16,7 +16,7 @@ class Key(NamedTuple):
     Args:
         role: What it is for.
         language: Its language.
-        index: Its row, or its running position in a streaming data set.
+        index: Its row, or its running position in a streaming dataset.
         visit: How often the row was drawn before. A collator that draws masks draws new ones at every visit.
     """
 

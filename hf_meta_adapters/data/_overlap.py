@@ -77,5 +77,5 @@ def _check_overlap(language: Language, roles: Mapping[str, Any], columns: Sequen
             raise DataError(
                 f"A text must have one role only. Found {len(twice)} rows of the {role} data of {language!r} in other "
                 f"roles too, the first in row {row} of {role} and row {there} of {other}. Remove them, or give one "
-                "data set and let `split_roles` split it."
+                "dataset and let `split_roles` split it."
             )

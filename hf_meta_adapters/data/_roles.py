@@ -45,7 +45,7 @@ def split_roles(
     is aligned over languages (a verse and its translation) has to be split by its ids.
 
     Args:
-        datasets: A map-style data set of each language: `datasets.Dataset`, a torch data set, or a list.
+        datasets: A map-style dataset of each language: `datasets.Dataset`, a torch dataset, or a list.
         meta: The share of meta rows; 0 for none.
         selection: The share of selection rows; 0 for none.
         seed: Another seed splits otherwise.
@@ -57,7 +57,7 @@ def split_roles(
 
     Raises:
         ConfigurationError: If the shares leave nothing to train on.
-        DataError: If a data set is streaming, or has too few distinct rows for its roles.
+        DataError: If a dataset is streaming, or has too few distinct rows for its roles.
 
     Example:
         >>> roles = split_roles({"sw": [f"mstari wa {number}" for number in range(100)]}, meta=0.2)
@@ -76,7 +76,7 @@ def split_roles(
         dataset = datasets[language]
         if size_of(dataset) is None:
             raise DataError(
-                f"Only data with a length can be split into roles. Found a streaming data set for {language!r}. Give "
+                f"Only data with a length can be split into roles. Found a streaming dataset for {language!r}. Give "
                 "the meta text yourself, as `meta_dataset`."
             )
         marks = list(digests(dataset, language, columns))

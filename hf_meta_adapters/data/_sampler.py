@@ -30,7 +30,7 @@ class LanguageBatchSampler(Sampler[list[Key]]):
     as the product of batch size, processes and micro-steps is the same.
 
     Args:
-        train_sizes: n_l, the number of training rows of each language; `None` for a streaming data set.
+        train_sizes: n_l, the number of training rows of each language; `None` for a streaming dataset.
         meta_sizes: Likewise of meta rows; `None` if there is no meta text.
         batch_size: Training rows per language, micro-step and process.
         meta_batch_size: Meta rows likewise; `None` for `batch_size`.
@@ -43,7 +43,7 @@ class LanguageBatchSampler(Sampler[list[Key]]):
         accumulation_steps: Micro-steps of one optimizer step: that many lists in a row hold the same languages.
         rank: The number of this process.
         world_size: The number of processes; process r gets every world_size-th row of the global batch from r on.
-        shuffle: Whether rows are shuffled; a streaming data set is read as it comes.
+        shuffle: Whether rows are shuffled; a streaming dataset is read as it comes.
 
     Raises:
         ConfigurationError: If a number cannot work.

@@ -14,7 +14,7 @@ class RowStream:
     """Rows in passes: every pass is a new permutation of all rows, so that all are used equally often up to one.
 
     Args:
-        size: n, the number of rows; `None` for a streaming data set, whose rows come as they come.
+        size: n, the number of rows; `None` for a streaming dataset, whose rows come as they come.
         seed: Parts of the seed; pass p is a function of them and p alone.
         shuffle: Whether passes are permuted.
     """

@@ -65,11 +65,12 @@ def apportion(
     """
     wrong = {key: weight for key, weight in weights.items() if not (isfinite(weight) and weight >= 0)}
     if wrong:
-        raise ConfigurationError(f"Weights must be finite and at least 0. Found {wrong}.")
+        raise ConfigurationError(f"Weights must be finite and at least 0. Found {wrong}. Write for example 1.0.")
     highest = total if maximum is None else maximum
     if not minimum * len(weights) <= total <= highest * len(weights):
         raise ConfigurationError(
-            f"{len(weights)} shares between {minimum} and {highest} must be able to sum to {total}. They cannot."
+            f"{len(weights)} shares between {minimum} and {highest} must be able to sum to {total}. "
+            "Found that they cannot. Change the bounds or the total."
         )
     # Fractions: with floats, ties and large totals would be decided by rounding errors.
     shares = _bounded(total, {key: Fraction(weight) for key, weight in weights.items()}, minimum, highest)

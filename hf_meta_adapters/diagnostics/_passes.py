@@ -111,7 +111,7 @@ def select_parameters(model: nn.Module, parameters: str | Iterable[str] | None =
         if unknown := [name for name in names if name not in named]:
             raise ConfigurationError(
                 f"`parameters` must name parameters of the model. Found {unknown[0]!r}, which is not one of its "
-                f"{len(named)} names, such as {list(named)[:3]}."
+                f"{len(named)} names, such as {list(named)[:3]}. Write names of `named_parameters()`."
             )
         chosen = {name: named[name] for name in names}
     if not chosen:

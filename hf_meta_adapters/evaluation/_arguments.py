@@ -68,7 +68,9 @@ def parse_arguments(
     settings: dict[str, Any] = {}
     if found.config is not None:
         if not found.config.is_file():
-            raise ConfigurationError(f"`--config` must be a YAML file. Found no {found.config}.")
+            raise ConfigurationError(
+                f"`--config` must be a YAML file. Found no {found.config}. Look in recipes/configs for one to copy."
+            )
         settings = _read(found.config)
         known = [field.name for one in kinds for field in fields(one)]
         if unknown := sorted(set(settings) - set(known)):

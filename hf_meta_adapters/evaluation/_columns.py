@@ -1,4 +1,4 @@
-"""Columns of a dataset by the names that they have in the usual data sets, and class labels as strings."""
+"""Columns of a dataset by the names that they have in the usual datasets, and class labels as strings."""
 
 from __future__ import annotations
 

@@ -93,7 +93,9 @@ def _matrix(name: str, scores: Mapping[Language, Sequence[float]], languages: Se
         )
     matrix = np.stack(rows)
     if not np.isfinite(matrix).all():
-        raise DataError(f"Scores must be finite. Found {matrix[~np.isfinite(matrix)][0]} for {name!r}.")
+        raise DataError(
+            f"Scores must be finite. Found {matrix[~np.isfinite(matrix)][0]} for {name!r}. Leave out what has no score."
+        )
     return matrix
 
 

@@ -27,10 +27,10 @@ def load_language_datasets(
     """Read one split of each language: by `load_local_datasets` from a folder, by `datasets.load_dataset` from the Hub.
 
     Args:
-        source: A folder that holds one folder for each language, or the name of a data set on the Hub.
+        source: A folder that holds one folder for each language, or the name of a dataset on the Hub.
         split: Name of the split, or of the files without their suffix.
         languages: The languages.
-        names: Language → name of its part of the Hub's data set (its "subset"); by default the language itself.
+        names: Language → name of its part of the Hub's dataset (its "subset"); by default the language itself.
         id_prefixes: Language → beginning of the column `id`, where one part holds all languages, as in TyDi QA.
         revision: The branch or commit on the Hub.
         limit: Examples of each language at most, from the beginning.
@@ -59,7 +59,7 @@ def load_language_datasets(
         prefix = prefixes.get(key)
         for given in (prefixes, parts):
             if given:
-                check_known_language(key, given, what="those that the data set is said to have")
+                check_known_language(key, given, what="those that the dataset is said to have")
         rows = datasets.load_dataset(str(source), parts.get(key, key), split=split, revision=revision)
         if prefix is not None:
             rows = rows.select([number for number, name in enumerate(rows["id"]) if name.startswith(prefix)])

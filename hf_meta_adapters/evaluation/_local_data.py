@@ -51,7 +51,10 @@ def load_local_datasets(
     """
     root = Path(folder)
     if not root.is_dir():
-        raise DataError(f"`folder` must be a folder that holds one folder for each language. Found no {root}.")
+        raise DataError(
+            f"`folder` must be a folder that holds one folder for each language. Found no {root}. Look for "
+            "a misspelling, and where the command was started."
+        )
     if Path(split).name != split:
         raise DataError(f'`split` must be the name of a file without suffix, such as "test". Found {split!r}.')
     if languages is None:
@@ -59,7 +62,10 @@ def load_local_datasets(
     else:
         keys = [*check_languages(languages)]
     if not keys:
-        raise DataError(f"A folder of data must hold <language>/{split}.<kind>. Found none in {root}.")
+        raise DataError(
+            f"A folder of data must hold <language>/{split}.<kind>. Found none in {root}. Name the folder above "
+            "those of the languages."
+        )
     return {check_language(key): _read(root / key, split, limit) for key in keys}
 
 
@@ -82,7 +88,9 @@ def _read(folder: Path, split: str, limit: int | None) -> datasets.Dataset:
         if line:
             rows.append(_parsed(parse, line, f"line {number} of {path}"))
     if not rows:
-        raise DataError(f"A file of data must hold at least one example. Found none in {path}.")
+        raise DataError(
+            f"A file of data must hold at least one example. Found none in {path}. Leave the language out, or fill it."
+        )
     return datasets.Dataset.from_list(rows)
 
 
@@ -105,10 +113,13 @@ def _parsed(parse: Callable[[str], Any], line: str, where: str) -> dict[str, Any
         row = parse(line)
     except ValueError as error:
         raise DataError(
-            f"A line must have the format that the suffix of its file names. Found {error} in {where}."
+            f"A line must have the format that the suffix of its file names. Found {error} in {where}. Correct "
+            "the line, or name the file by its format."
         ) from None
     if not isinstance(row, dict):
-        raise DataError(f"A line must hold an object. Found `{type(row).__name__}` in {where}.")
+        raise DataError(
+            f'A line must hold an object. Found `{type(row).__name__}` in {where}. Write for example {{"text": "..."}}.'
+        )
     return row
 
 

@@ -66,7 +66,7 @@ class TokenClassification(Task):
             if len(words) != len(own):
                 raise DataError(
                     f"An example must have one tag for each word. Found {len(words)} words and {len(own)} tags in "
-                    f"example {index} of language {language!r}."
+                    f"example {index} of language {language!r}. Correct or leave out the example."
                 )
         return [[self.label(tag) for tag in own] for own in tags]
 

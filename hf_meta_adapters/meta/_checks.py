@@ -36,12 +36,16 @@ def check_inputs(
         ConfigurationError: If θ cannot be moved as the options need it.
     """
     if not train_losses:
-        raise LanguageError("The outer step needs the training loss of at least one language. Found none.")
+        raise LanguageError(
+            "The outer step needs the training loss of at least one language. Found none. Write for example "
+            '`train_losses={"sw": lambda: ...}`.'
+        )
     for name, found in (("meta_losses", meta_losses), ("language", language)):
         missing = [key for key in train_losses if key not in found]
         if missing:
             raise LanguageError(
-                f"`{name}` must have every language of `train_losses`. Found none of {missing}; it has {list(found)}."
+                f"`{name}` must have every language of `train_losses`. Found none of {missing}; it has {list(found)}. "
+                "Add them, or leave them out of `train_losses`."
             )
     if options.meta_languages == "others" and len(meta_losses) < 2:
         raise ConfigurationError(
@@ -51,7 +55,9 @@ def check_inputs(
     _check_movable(shared, options)
     every = [*shared.values(), *(value for own in language.values() for value in own.values())]
     if not every:
-        raise ConfigurationError("The outer step needs parameters. Found neither shared nor language-specific ones.")
+        raise ConfigurationError(
+            "The outer step needs parameters. Found neither shared nor language-specific ones. Look what was frozen."
+        )
     return every[0].device
 
 

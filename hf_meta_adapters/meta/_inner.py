@@ -1,4 +1,4 @@
-"""The inner step θ' = θ − β Δ(g): how the shared weights would move, and how that move depends on the gradient g."""
+"""The virtual step θ' = θ − β Δ(g): how the shared weights would move, and how that move depends on the gradient g."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Adam(InnerOptimizer):
             parameters: θ.
 
         Returns:
-            The inner step.
+            The virtual step.
 
         Raises:
             ConfigurationError: If the optimizer keeps other state, or does not hold a parameter.

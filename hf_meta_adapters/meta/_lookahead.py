@@ -85,7 +85,7 @@ def validation_pass(
 
 @dataclass
 class Trajectory:
-    """The inner steps of one language.
+    """The virtual steps of one language.
 
     Args:
         passes: The training pass at each θ_k.
@@ -111,7 +111,7 @@ def look_ahead(
     keep_graph: bool,
     reduce: Reduce,
 ) -> tuple[Trajectory, Vector]:
-    """Take the inner steps of one language and leave θ at θ'.
+    """Take the virtual steps of one language and leave θ at θ'.
 
     Args:
         losses: The micro-batches of the training loss.
@@ -157,12 +157,12 @@ def carry_back(
     """Carry v from θ' back to φ: −β Σ_k ∇φ⟨g(θ_k), D_k v_{k+1}⟩.
 
     Args:
-        trajectory: The inner steps.
+        trajectory: The virtual steps.
         ahead: v at θ'.
         product: The mixed product.
         anchor: Moves θ; at the end θ is where the trajectory began.
         learning_rate: β.
-        reduce: Sums over processes, for the Hessian-vector products between inner steps.
+        reduce: Sums over processes, for the Hessian-vector products between virtual steps.
 
     Returns:
         The indirect part of the meta-gradient of φ, of this process.

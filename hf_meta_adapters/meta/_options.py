@@ -34,7 +34,7 @@ class MetaOptions:
         max_indirect_ratio: Upper bound on ‖indirect‖ / ‖direct‖ of each language; the indirect part is scaled down to
             it. `None` leaves it alone.
         cpu_offload: Keep v and the copy of θ in the memory of the CPU: two tensors of the size of θ less on a GPU, for
-            the time that it takes to bring them parameter by parameter. It needs finite differences and one inner step.
+            the time that it takes to bring them parameter by parameter. It needs finite differences and one step.
 
     Raises:
         ConfigurationError: If a value, or two together, cannot work.
@@ -55,14 +55,16 @@ class MetaOptions:
         for name, values in _CHOICES.items():
             _check_choice(name, getattr(self, name), values)
         if not isinstance(self.inner_steps, int) or self.inner_steps < 1:
-            raise ConfigurationError(f"`inner_steps` must be a whole number of at least 1. Found {self.inner_steps!r}.")
+            raise ConfigurationError(
+                f"`inner_steps` must be a whole number of at least 1. Found {self.inner_steps!r}. The paper's is 1."
+            )
         least, several = (2 if self.meta_languages == "all" else 1), self.meta_languages_per_step
         if several is not None and (not isinstance(several, int) or several < least):
             raise ConfigurationError(
                 f"`meta_languages_per_step` must be a whole number of at least {least}, since language i is always one "
                 f'of them with `meta_languages="all"`, or None for all. Found {several!r}.'
             )
-        wants = {"Several inner steps": self.inner_steps > 1, "`meta_languages_per_step`": several is not None}
+        wants = {"Several virtual steps": self.inner_steps > 1, "`meta_languages_per_step`": several is not None}
         for what, wanted in wants.items():
             if wanted and self.lookahead != "per_language":
                 raise ConfigurationError(
@@ -71,13 +73,13 @@ class MetaOptions:
                 )
         if self.cpu_offload and (self.meta_gradient, self.inner_steps) != ("finite_difference", 1):
             raise ConfigurationError(
-                '`cpu_offload` needs `meta_gradient="finite_difference"` and one inner step. Found '
+                '`cpu_offload` needs `meta_gradient="finite_difference"` and one virtual step. Found '
                 f'"{self.meta_gradient}" and {self.inner_steps}. Leave `cpu_offload` out, or change these.'
             )
         for name in ("finite_difference_radius", "max_indirect_ratio"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise ConfigurationError(f"`{name}` must be positive or None. Found {value!r}.")
+                raise ConfigurationError(f"`{name}` must be positive or None. Found {value!r}. Leave it out.")
 
     def product(self, precision: torch.dtype | None = None) -> MixedProduct:
         """The mixed product that the options name, of passes that are evaluated in `precision`."""

@@ -1,7 +1,7 @@
 """Mixed products: d/dε ∇L(θ + ε w, φ) at ε = 0, for the rows of φ and, on request, of θ.
 
 The rows of φ are ∇φ⟨∇θ L, w⟩, the second-order part of the meta-gradient; those of θ are the Hessian-vector product
-that carries v through several inner steps. Everything second-order in the package is in this file.
+that carries v through several virtual steps. Everything second-order in the package is in this file.
 """
 
 from __future__ import annotations

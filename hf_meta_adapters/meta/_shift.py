@@ -19,7 +19,7 @@ class Anchor:
     (θ + δ) − δ is not θ in floating point.
 
     Args:
-        parameters: θ. The copy is the only one that an outer step with a single inner step keeps, whatever the number
+        parameters: θ. The copy is the only one that an outer step with a single virtual step keeps, whatever the number
             of languages.
         cpu_offload: Keep the copy in the memory of the CPU, and bring one parameter at a time.
     """

@@ -16,7 +16,7 @@ WORKERS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, 
 
 
 def streams(seed):
-    """The rows as streaming data sets."""
+    """The rows as streaming datasets."""
     several = texts(seed)
     return {key: IterableDataset.from_generator(lambda several=several, key=key: iter(several[key])) for key in several}
 

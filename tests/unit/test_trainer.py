@@ -57,7 +57,7 @@ def same(found, expected):
 
 
 class MapStyle(Dataset):
-    """A data set with nothing but the two methods of the protocol."""
+    """A dataset with nothing but the two methods of the protocol."""
 
     def __init__(self, several):
         self._rows = several

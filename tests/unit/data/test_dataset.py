@@ -19,7 +19,7 @@ SIZES = {"te": 7, "zh-Hant": 3}
 
 
 class Stream(IterableDataset):
-    """Streams what a map-style data set holds, and counts what was read."""
+    """Streams what a map-style dataset holds, and counts what was read."""
 
     def __init__(self, source):
         self.source, self.read, self.passes = source, 0, []
@@ -37,7 +37,7 @@ class Stream(IterableDataset):
 
 
 class Rows(Dataset):
-    """A map-style data set without iteration or reading in groups."""
+    """A map-style dataset without iteration or reading in groups."""
 
     def __init__(self, source):
         self.source = source
@@ -69,7 +69,7 @@ STREAMING = {
 
 
 def loader(make, streaming, *, workers=0, epoch=0, shuffle=False, collator=list, shard=False):
-    """A loader of train and meta text; `make` turns lists of examples into data sets."""
+    """A loader of train and meta text; `make` turns lists of examples into datasets."""
     train = {name: make(examples(name, size)) for name, size in SIZES.items()}
     meta = {name: make(examples(f"{name} meta", 2)) for name in SIZES}
     sampler = LanguageBatchSampler(

@@ -86,7 +86,7 @@ def test_shares_that_leave_nothing_to_train_on_are_refused(shares):
 
 
 def test_streams_cannot_be_split_and_malformed_languages_are_refused():
-    with pytest.raises(DataError, match=r"streaming data set for 'sw'.*`meta_dataset`"):
+    with pytest.raises(DataError, match=r"streaming dataset for 'sw'.*`meta_dataset`"):
         split_roles({"sw": Stream(SWAHILI)})
     with pytest.raises(LanguageError, match="s/w"):
         split_roles({"s/w": SWAHILI})

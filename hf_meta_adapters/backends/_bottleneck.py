@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from hf_meta_adapters.backends._bottleneck_places import (
     output_projections,
     own_modules,
 )
+from hf_meta_adapters.backends._rows import naming_rows
 from hf_meta_adapters.errors import ConfigurationError, UnsupportedModelError
 
 __all__ = ["BottleneckConfig", "BottleneckLayer", "BottleneckModel"]
@@ -75,21 +75,14 @@ class BottleneckModel(BaseTuner):
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
         """Hand the `adapter_names` of a call of the model to every layer; PEFT enters this around the call."""
-        handles = []
-        if (names := kwargs.get("adapter_names")) is not None:
-            layers = [layer for layer in self.modules() if isinstance(layer, BottleneckLayer)]
-            _check_routing(self, names, layers)
-            route = partial(_route, names=names)
-            handles = [layer.register_forward_pre_hook(route, with_kwargs=True) for layer in layers]
-        try:
+        names = kwargs.get("adapter_names")
+        if names is None:
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-
-def _route(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], names: Sequence[str]) -> tuple[Any, Any]:
-    return args, {**kwargs, "adapter_names": names}
+            return
+        layers = [layer for layer in self.modules() if isinstance(layer, BottleneckLayer)]
+        _check_routing(self, names, layers)
+        with naming_rows(layers, names):
+            yield
 
 
 def _find_targets(model: nn.Module, config: BottleneckConfig) -> list[str] | str:

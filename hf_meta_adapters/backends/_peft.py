@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from functools import partial
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +23,7 @@ from hf_meta_adapters.backends._base import Backend
 from hf_meta_adapters.backends._module_copy_layer import ModuleCopyLayer
 from hf_meta_adapters.backends._peft_files import check_initialisation, check_same_config, read_config, write_adapter
 from hf_meta_adapters.backends._peft_shared import ADAPTER, PeftSharedPart, without_noise
+from hf_meta_adapters.backends._rows import naming_rows
 from hf_meta_adapters.errors import ConfigurationError, UnsupportedModelError
 
 _HEADS = {"SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"}
@@ -143,7 +143,7 @@ class PeftBackend(Backend, TakesSharedPart, ReplacesModules, RoutesRows, MergesL
         if kind == "BOTTLENECK":
             return self._model._enable_peft_forward_hooks(adapter_names=names)
         if kind == "LORA" and not (self.base.training or self.config.use_dora):
-            return _naming_rows([part for part, _ in self._switches], names)
+            return naming_rows([part for part, _ in self._switches], names)
         return None
 
     def merged(self, adapter: Language) -> nn.Module:
@@ -233,19 +233,3 @@ def _check_bare(model: nn.Module) -> None:
             f"The base model must have no adapters of PEFT yet. Found some in `{type(model).__name__}`. Write "
             "`model.merge_and_unload()` for a PeftModel, or `add_language` for a model with languages."
         )
-
-
-@contextmanager
-def _naming_rows(layers: Sequence[nn.Module], names: Sequence[str]) -> Iterator[None]:
-    """Hand `adapter_names` to layers; PEFT's own context leaves its hooks behind when the forward pass fails."""
-    route = partial(_name_rows, names=names)
-    handles = [layer.register_forward_pre_hook(route, with_kwargs=True) for layer in layers]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _name_rows(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], names: Sequence[str]) -> tuple[Any, Any]:
-    return args, {**kwargs, "adapter_names": names}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.errors import ConfigurationError
@@ -22,6 +24,29 @@ def rows_by_language(languages: Sequence[Language]) -> dict[Language, list[int]]
         {'en': [0, 2], 'sw': [1]}
     """
     return {key: [row for row, other in enumerate(languages) if other == key] for key in dict.fromkeys(languages)}
+
+
+@contextmanager
+def naming_rows(layers: Sequence[nn.Module], names: Sequence[str]) -> Iterator[None]:
+    """A context in which layers of PEFT are told which adapter each row takes.
+
+    PEFT's own context leaves its hooks behind when the forward pass fails.
+
+    Args:
+        layers: The layers.
+        names: The adapter of each row.
+    """
+    route = partial(_name_rows, names=names)
+    handles = [layer.register_forward_pre_hook(route, with_kwargs=True) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _name_rows(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], names: Sequence[str]) -> tuple[Any, Any]:
+    return args, {**kwargs, "adapter_names": names}
 
 
 def take_rows(value: Any, rows: Sequence[int], count: int) -> Any:

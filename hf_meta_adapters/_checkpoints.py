@@ -13,8 +13,11 @@ import shutil
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from torch.serialization import register_package
 
 from hf_meta_adapters.errors import CheckpointError
 
@@ -70,6 +73,12 @@ def discard(run_dir: Path) -> None:
         if not place.exists():
             os.rename(path, place)
     shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@cache
+def know_numbered_cpus() -> None:
+    """Let `torch.load` read to "cpu:0", as transformers 4 calls the CPU where there are several processes."""
+    register_package(30, lambda _: None, lambda storage, place: storage if re.fullmatch(r"cpu:\d+", place) else None)
 
 
 def remove(folder: Path, pattern: str) -> None:

@@ -122,6 +122,7 @@ class ResumableTrainer(Trainer):
         if checkpoint is None:
             return
         self._compare(checkpoint, self._resumed["optimizer"], self._optimizer_settings())
+        files.know_numbered_cpus()
         try:
             super()._load_optimizer_and_scheduler(checkpoint)
         except _READING as error:

@@ -13,7 +13,7 @@ Role: TypeAlias = Literal["train", "meta"]
 class Key(NamedTuple):
     """One example of a step.
 
-    Args:
+    Attributes:
         role: What it is for.
         language: Its language.
         index: Its row, or its running position in a streaming dataset.

@@ -25,14 +25,14 @@ WIDTHS = {"wide": 1280, "phone": 390}
 CHECK = ROOT / "tests" / "docs" / "site_check.html"
 
 
-def build(folder: Path) -> Path:
-    """Build the documentation as `make docs` does; a warning is an error."""
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--config-file", ".mkdocs.yml"]
+def build(folder: Path, root: Path = ROOT) -> Path:
+    """Build the documentation of a tree as `make docs` does; a warning is an error."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", ".mkdocs.yml"]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # ruff is there
     done = subprocess.run(
         [*command, "--site-dir", str(folder)],
-        cwd=ROOT,
+        cwd=root,
         env=environment,
         capture_output=True,
         text=True,

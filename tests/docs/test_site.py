@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,6 +37,16 @@ def test_every_page_is_built(site: Path) -> None:
         for path in sources
     }
     assert set(html(site)) == expected
+
+
+def test_a_warning_is_an_error(tmp_path: Path) -> None:
+    for name in ("docs", "hf_meta_adapters"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / ".mkdocs.yml", tmp_path)
+    with (tmp_path / "docs" / "index.md").open("a", encoding="utf-8") as page:
+        page.write("\n[Nowhere](nowhere.md)\n")
+    with pytest.raises(RuntimeError, match=r"'nowhere\.md', but the target is not found"):
+        build(tmp_path / "site", root=tmp_path)
 
 
 def test_links_between_pages_are_those_of_the_site(site: Path) -> None:

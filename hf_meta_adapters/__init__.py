@@ -1,6 +1,7 @@
 """Measure negative interference in multilingual models, and treat it with meta-learned language adapters."""
 
 from hf_meta_adapters._collators import get_data_collator
+from hf_meta_adapters._routed_loss import RoutedLoss
 from hf_meta_adapters._sparse_head import SparseHead
 from hf_meta_adapters._version import __version__
 from hf_meta_adapters.backends._bottleneck import BottleneckConfig
@@ -34,6 +35,7 @@ __all__ = [
     "MetaOptions",
     "MetaSignal",
     "ModuleCopyConfig",
+    "RoutedLoss",
     "SparseHead",
     "__version__",
     "bits_per_character",

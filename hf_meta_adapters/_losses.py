@@ -102,14 +102,33 @@ def _counts(
     """The n and N of every micro-batch, as 0-d tensors on its device; `None` where there is but one."""
     if all_reduce is None and all(len(given) == 1 for given in batches.values()):
         return {key: [None] for key in batches}
-    counts = {key: torch.stack([_count(model, batch) for batch in given]) for key, given in batches.items()}
-    totals = torch.stack([count.sum() for count in counts.values()])
-    if all_reduce is not None:
-        all_reduce(totals)
+    counts = _counts_of(model, batches)
+    totals = _summed(counts, all_reduce)
     return {key: [(n, total) for n in count] for (key, count), total in zip(counts.items(), totals, strict=True)}
 
 
-def _count(model: LanguageAdapterModel, batch: Batch) -> Tensor:
+def label_counts(
+    model: LanguageAdapterModel,
+    batches: Mapping[Language, Sequence[Batch]],
+    all_reduce: Callable[[Tensor], None] | None,
+) -> dict[Language, Tensor]:
+    """How many labels each language has in all micro-batches of all processes, 0-d."""
+    return dict(zip(batches, _summed(_counts_of(model, batches), all_reduce), strict=True))
+
+
+def _counts_of(model: LanguageAdapterModel, batches: Mapping[Language, Sequence[Batch]]) -> dict[Language, Tensor]:
+    return {key: torch.stack([label_count(model, batch) for batch in given]) for key, given in batches.items()}
+
+
+def _summed(counts: Mapping[Language, Tensor], all_reduce: Callable[[Tensor], None] | None) -> Tensor:
+    """The sum of the counts of each language, over processes, too."""
+    totals = torch.stack([count.sum() for count in counts.values()])
+    if all_reduce is not None:
+        all_reduce(totals)
+    return totals
+
+
+def label_count(model: LanguageAdapterModel, batch: Batch) -> Tensor:
     """How many labels the mean loss of a batch runs over: those not ignored, or the rows where there are no labels."""
     labels = batch.get("labels")
     if isinstance(labels, Tensor):

@@ -9,15 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_meta_adapters._groups import check_groups
 from hf_meta_adapters._losses import LossFunction
 from hf_meta_adapters._progress import Progress
+from hf_meta_adapters._routed_loss import RoutedLoss
 from hf_meta_adapters._self_check import SelfCheck
 from hf_meta_adapters._sparse_head import SparseHead
 from hf_meta_adapters._typing import Batch, Language
 from hf_meta_adapters._undo import Undo
 from hf_meta_adapters._updates import Gradients, apply_gradients, check_finite, skip_step
 from hf_meta_adapters._watch import StepLog
-from hf_meta_adapters.errors import NonFiniteLossError
+from hf_meta_adapters.errors import ConfigurationError, NonFiniteLossError
 from hf_meta_adapters.meta import MetaGradients
 from hf_meta_adapters.meta_step import joint_step, meta_step
 from hf_meta_adapters.modeling import LanguageAdapterModel
@@ -58,6 +60,22 @@ class OuterStep:
         wanted = self._args.sparse_head
         if wanted is not False:
             self._loss_function = SparseHead(model, self._loss_function, required=wanted is True)
+
+    def make_routed(self, model: LanguageAdapterModel) -> None:
+        """Evaluate several languages in one forward pass, as far as the arguments want it.
+
+        Raises:
+            ConfigurationError: If method or options do not allow it.
+        """
+        if self._args.languages_per_pass > 1:
+            if self._takes_meta:
+                check_groups(self.check.options)
+            if self._args.torch_compile:
+                raise ConfigurationError(
+                    "`torch_compile` would compile each layer anew for every division of the rows. Found "
+                    f"`languages_per_pass={self._args.languages_per_pass}`. Write one of the two."
+                )
+            self._loss_function = RoutedLoss(model, self._loss_function)
 
     def __call__(
         self, model: LanguageAdapterModel, batches: StepBatches, *, optimizer: Any, accelerator: Any, step: int
@@ -116,7 +134,12 @@ class OuterStep:
         else:
             if takes_meta:
                 self._update_adapters(model, batches, optimizer, accelerator, step)
-            gradients = joint_step(model, batches["train"], **self._context(accelerator))
+            gradients = joint_step(
+                model,
+                batches["train"],
+                languages_per_pass=self._args.languages_per_pass,
+                **self._context(accelerator),
+            )
         check_finite(gradients, step, self._args.output_dir)
         return gradients
 
@@ -155,6 +178,7 @@ class OuterStep:
             for_languages=keys,
             seed=(self._args.seed << 32) + step,
             train_gradients="train" in (self._args.adapter_update or ""),
+            languages_per_pass=1 if self.check.options.lookahead == "per_language" else self._args.languages_per_pass,
             **self._virtual_step(optimizer),
             **self._context(accelerator),
             **vars(self.check.options),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from hf_meta_adapters._losses import IGNORED, LossFunction, model_loss, predicts_the_next_token
-from hf_meta_adapters._typing import Batch
+from hf_meta_adapters._typing import Batch, Language
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.modeling import LanguageAdapterModel
 
@@ -80,6 +80,30 @@ class SparseHead:
             self._decide(model, batch)
         return self._sparse(model, batch) if self.active and _has_labels(batch) else self._evaluate(model, batch)
 
+    def logits(
+        self, model: LanguageAdapterModel, batch: Batch, language: Sequence[Language]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute the logits at the labelled positions of a batch with rows in several languages.
+
+        Args:
+            model: The model.
+            batch: The tensors, with labels.
+            language: That of each row.
+
+        Returns:
+            The logits, of shape (labelled positions, vocabulary); their labels; the row of each.
+        """
+        rows = self._rows(model, batch["labels"])
+        given = {name: value for name, value in batch.items() if name != "labels"}
+        if rows.decoder_input_ids is not None:
+            given.setdefault("decoder_input_ids", rows.decoder_input_ids)
+        with _picking(model.base_model, rows, batch["labels"].shape):
+            logits = model(language=list(language), **given)["logits"].flatten(0, 1)
+        index, labels = rows.index, rows.labels.flatten()
+        if self._shifted:  # without the positions that were put there to be dropped
+            index, logits, labels = index[:-1], logits[:-1], labels[1:]
+        return logits, labels, index // batch["labels"].shape[1]
+
     def _decide(self, model: LanguageAdapterModel, batch: Batch) -> None:
         reason = _obstacle(model.base_model) or self._difference(model, batch)
         if reason and self._required:
@@ -123,7 +147,7 @@ class SparseHead:
             index = (labels.flatten() != IGNORED).nonzero().squeeze(1)
             inputs = None
             if getattr(base.config, "is_encoder_decoder", False):
-                inputs = _decoder_inputs(base, labels)
+                inputs = decoder_inputs(base, labels)
             return _Rows(index, labels.flatten()[index].unsqueeze(1), inputs)
         # A model that shifts drops the last position and the first label: one of each is put there to be dropped.
         targets = torch.cat([labels[:, 1:], labels.new_full((len(labels), 1), IGNORED)], 1).flatten()
@@ -169,7 +193,7 @@ def _obstacle(base: Any) -> str | None:
     return None
 
 
-def _decoder_inputs(base: Any, labels: Tensor) -> Tensor:
+def decoder_inputs(base: Any, labels: Tensor) -> Tensor:
     """The labels, shifted to the right as the model itself would do it."""
     if hasattr(base, "prepare_decoder_input_ids_from_labels"):
         return base.prepare_decoder_input_ids_from_labels(labels)

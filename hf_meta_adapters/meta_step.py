@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_meta_adapters._groups import Groups
 from hf_meta_adapters._losses import LossFunction, autocast_dtype, batch_losses
 from hf_meta_adapters._shards import reshard
 from hf_meta_adapters._typing import Batch, Language, Parameters
@@ -22,6 +23,7 @@ from hf_meta_adapters.meta import (
     fidelity,
     joint_gradient,
     meta_gradient,
+    meta_options,
 )
 from hf_meta_adapters.modeling import LanguageAdapterModel
 
@@ -42,6 +44,7 @@ def meta_step(
     all_reduce: Callable[[Tensor], None] | None = None,
     loss_scale: Tensor | None = None,
     train_gradients: bool = True,
+    languages_per_pass: int = 1,
     seed: int = 0,
     preset: str | None = None,
     **options: Any,
@@ -69,6 +72,9 @@ def meta_step(
         loss_scale: A factor, 0-d, of what goes backward, divided out of all that is returned; fp16 needs it: the
             scale of a `torch.amp.GradScaler`.
         train_gradients: Whether the training gradients of φ are wanted too (`.train`), which are the size of all φ.
+        languages_per_pass: How many languages share a forward pass, each row through the φ of its language, where
+            method and loss allow it (see `RoutedLoss`; pass one as `loss_function`, else it is made and checked in each
+            step). The gradients are the same without dropout; memory grows with the number of rows in a pass.
         seed: Of the draw of languages under `meta_languages_per_step`; give another in each step.
         preset: `"paper"` or `"fast"`; options given beside it win.
         **options: See `meta.MetaOptions`.
@@ -96,20 +102,26 @@ def meta_step(
     """
     for key in [] if for_languages is None else check_languages(for_languages):
         check_known_language(key, train_batches, what="this step")
-    context = {"loss_function": loss_function, "autocast": autocast, "all_reduce": all_reduce}
-    return meta_gradient(
-        *_problem(model, train_batches, meta_batches, context),
-        inner_learning_rate=inner_learning_rate,
-        inner_optimizer=_inner_optimizer(inner_optimizer, optimizer, list(model.shared_parameters().values())),
-        for_languages=for_languages,
-        all_reduce=all_reduce,
-        loss_scale=loss_scale,
-        train_gradients=train_gradients,
-        precision=autocast_dtype(autocast, model.device),
-        seed=seed,
-        preset=preset,
-        **options,
-    )
+    context: dict[str, Any] = {"loss_function": loss_function, "autocast": autocast, "all_reduce": all_reduce}
+    given: dict[str, Any] = {
+        "inner_learning_rate": inner_learning_rate,
+        "inner_optimizer": _inner_optimizer(inner_optimizer, optimizer, list(model.shared_parameters().values())),
+        "all_reduce": all_reduce,
+        "loss_scale": loss_scale,
+        "train_gradients": train_gradients,
+        "precision": autocast_dtype(autocast, model.device),
+        "seed": seed,
+    }
+    if languages_per_pass != 1:
+        _check(model, train_batches, meta_batches)
+        groups, chosen = (
+            Groups(model, list(train_batches), languages_per_pass, **context),
+            meta_options(preset, **options),
+        )
+        return groups.meta_gradient(train_batches, meta_batches, chosen, for_languages=for_languages, **given)
+    train, meta, shared, own = _problem(model, train_batches, meta_batches, context)
+    given |= {"for_languages": for_languages, "preset": preset, **options}
+    return meta_gradient(train, meta, shared, own, **given)
 
 
 def meta_fidelity(
@@ -182,6 +194,7 @@ def joint_step(
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     all_reduce: Callable[[Tensor], None] | None = None,
     loss_scale: Tensor | None = None,
+    languages_per_pass: int = 1,
 ) -> JointGradients:
     """Compute the gradient of the mean training loss of the step's languages for θ and every φ_l: joint training.
 
@@ -192,6 +205,7 @@ def joint_step(
         autocast: As for `meta_step`.
         all_reduce: As for `meta_step`.
         loss_scale: As for `meta_step`.
+        languages_per_pass: As for `meta_step`.
 
     Returns:
         The gradients by parameter name, and the losses.
@@ -213,9 +227,13 @@ def joint_step(
         True
     """
     _check(model, train_batches)
-    losses = batch_losses(model, train_batches, loss_function=loss_function, autocast=autocast, all_reduce=all_reduce)
+    context: dict[str, Any] = {"loss_function": loss_function, "autocast": autocast, "all_reduce": all_reduce}
+    given: dict[str, Any] = {"all_reduce": all_reduce, "loss_scale": loss_scale}
+    if languages_per_pass != 1:
+        return Groups(model, list(train_batches), languages_per_pass, **context).joint_gradient(train_batches, **given)
+    losses = batch_losses(model, train_batches, **context)
     own = {key: model.language_parameters(key) for key in train_batches}
-    return joint_gradient(losses, model.shared_parameters(), own, all_reduce=all_reduce, loss_scale=loss_scale)
+    return joint_gradient(losses, model.shared_parameters(), own, **given)
 
 
 def _problem(

@@ -112,6 +112,7 @@ class MetaAdapterTrainer(ResumableTrainer):
         self._splits = False  # whether φ has groups of its own in the optimizer
         self._outer_step = OuterStep(args, takes_meta, self._loss, self._watch, self.progress)
         self._outer_step.make_sparse(model)
+        self._outer_step.make_routed(model)
         if args.torch_compile:
             compile_layers(model, backend=args.torch_compile_backend, mode=args.torch_compile_mode)
             self.accelerator.state.dynamo_plugin.backend = "NO"  # it would compile a wrapper that no step goes through

@@ -83,6 +83,8 @@ class MetaAdapterTrainingArguments(TrainingArguments):
             is updated then, and `nonfinite_steps` is logged. The next one stops the run.
         sparse_head: Evaluate the language-model head at labelled positions only, for the same loss from less arithmetic
             and memory; `None` where the model can do it (see `SparseHead`), `True` or else an error, `False` never.
+        languages_per_pass: How many languages share a forward pass, where method and loss allow it (see `RoutedLoss`).
+            More keep an accelerator busier and take more memory. It needs `lookahead="shared"` or `"none"`.
 
     Raises:
         ConfigurationError: If a value, or two together, cannot work.
@@ -116,6 +118,7 @@ class MetaAdapterTrainingArguments(TrainingArguments):
     min_fidelity: float = field(default=0.9, metadata=_help("The least cosine to the exact meta-gradient."))
     skip_nonfinite_steps: int = field(default=0, metadata=_help("Non-finite steps that may be skipped in a run."))
     sparse_head: bool | None = field(default=None, metadata=_help("Head at labelled positions only."))
+    languages_per_pass: int = field(default=1, metadata=_help("Languages that share a forward pass."))
 
     def __post_init__(self) -> None:
         """Fill in the preset and check everything before any work starts."""
@@ -163,7 +166,7 @@ class MetaAdapterTrainingArguments(TrainingArguments):
                 listed = ", ".join(f'"{value}"' for value in values)
                 raise ConfigurationError(f"`{name}` must be one of {listed}. Found {getattr(self, name)!r}.")
         counts = ("per_device_train_batch_size", "gradient_accumulation_steps")
-        for name in ("meta_batch_size", "meta_every", "languages_per_step", *counts):
+        for name in ("meta_batch_size", "meta_every", "languages_per_step", "languages_per_pass", *counts):
             value = getattr(self, name)
             if (value is not None or name in counts) and (not isinstance(value, int) or value < 1):
                 raise ConfigurationError(f"`{name}` must be a whole number of at least 1. Found {value!r}.")

@@ -30,6 +30,7 @@ SETTINGS = {  # name → whether the head sees labelled positions only, share of
     "fast, dense head": (False, 1.0, FAST),
     "fast": (True, 1.0, FAST),
     "fast, half the meta rows": (True, 0.5, FAST),
+    "fast, one pass": (True, 1.0, FAST | {"languages_per_pass": 99}),
     "drawn": (True, 1.0, DRAWN),
     "drawn, half the meta rows": (True, 0.5, DRAWN),
     "default": (True, 1.0, {}),
@@ -74,7 +75,7 @@ def arms(args: Arguments, count: int) -> dict[str, Callable]:
     base = transformers.XLMRobertaForMaskedLM(transformers.XLMRobertaConfig(max_position_embeddings=66, **sizes))
     languages, device = [f"x-l{number}" for number in range(count)], "cuda" if CUDA else "cpu"
     model = hma.get_language_model(base, hma.BottleneckConfig(), languages).to(device).train()
-    head = hma.SparseHead(model, required=True)
+    head = hma.RoutedLoss(model, hma.SparseHead(model, required=True))
     trainer = transformers.Trainer(model, transformers.TrainingArguments(Path(args.output).parent, report_to="none"))
     trainer.current_gradient_accumulation_steps = count
 
@@ -90,7 +91,8 @@ def arms(args: Arguments, count: int) -> dict[str, Callable]:
         hma.meta_step(model, train, held, loss_function=head if sparse else None, **OURS, **options)
 
     found = {JOINT: lambda: [trainer.training_step(model, {"language": key, **train[key]}) for key in languages]}
-    found["joint"] = lambda: hma.joint_step(model, train, loss_function=head)
+    for name, size in {"joint": 1, "joint, one pass": 99}.items():
+        found[name] = lambda size=size: hma.joint_step(model, train, loss_function=head, languages_per_pass=size)
     found |= {UNROLLED: lambda: unroll(model, *both)} if count < 9 else {}  # 20 GB at 14 languages
     found |= {name: lambda given=given: ours(*given) for name, given in SETTINGS.items()}
     found[EVERY_4] = lambda: [found[name]() for name in ("fast", "joint", "joint", "joint")]

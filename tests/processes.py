@@ -73,4 +73,4 @@ def together(folder: Path, work: Callable[..., None], *given: Any, ranks: int = 
     """Let processes do `work(rank, *given)` together; an error of any of them is one here."""
     codes, _ = outcome(folder, work, [given] * ranks, limit)
     traces = "\n".join(path.read_text() for path in sorted(folder.glob("rank*.trace")))
-    assert codes == [0] * ranks, traces
+    assert codes == [0] * ranks, (codes, traces)

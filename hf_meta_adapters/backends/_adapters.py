@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -118,7 +119,8 @@ class AdaptersBackend(Backend, ChecksMeans, KeepsContext, RoutesRows):
         """`BatchSplit` for bottleneck adapters; other methods do not know it, or run all rows through the first one."""
         if not splits_batches(self.config):
             return None
-        return self._active(BatchSplit(*map(self.adapter, adapters), batch_sizes=[1] * len(adapters)))
+        runs = [(key, len(list(rows))) for key, rows in groupby(adapters)]
+        return self._active(BatchSplit(*(self.adapter(key) for key, _ in runs), batch_sizes=[size for _, size in runs]))
 
     def enable_checkpointing(self, arguments: dict[str, Any], **options: Any) -> None:
         """Recompute activations through the adapters, and beside the state, of their own forward pass.

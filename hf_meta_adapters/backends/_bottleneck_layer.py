@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any, NoReturn
 
 import torch
@@ -84,8 +85,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         if adapter_names is not None:
             return self._routed(hidden, adapter_names)
         for name in self.active_adapters:
-            if name in self.bk_down:
-                hidden = hidden + self._change(name, hidden)
+            hidden = self._changed(name, hidden)
         return hidden
 
     def merge(self, *args: Any, **kwargs: Any) -> NoReturn:
@@ -110,6 +110,10 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
                 "`adapter_names` must name one adapter for each row of the batch. Found "
                 f"{len(adapter_names)} names for {len(hidden)} rows. Give one name a row."
             )
+        runs = [(name, beams * len(list(rows))) for name, rows in groupby(adapter_names)]
+        if len({name for name, _ in runs}) == len(runs):  # together: no numbers of rows go to the device
+            parts = hidden.split([size for _, size in runs])
+            return torch.cat([self._changed(name, part) for (name, _), part in zip(runs, parts, strict=True)])
         names = [name for name in adapter_names for _ in range(beams)]
         routed = hidden
         for name in dict.fromkeys(names):
@@ -117,3 +121,6 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
                 rows = torch.tensor([row for row, other in enumerate(names) if other == name], device=hidden.device)
                 routed = routed.index_add(0, rows, self._change(name, hidden[rows]))
         return routed
+
+    def _changed(self, name: str, hidden: Tensor) -> Tensor:
+        return hidden + self._change(name, hidden) if name in self.bk_down else hidden

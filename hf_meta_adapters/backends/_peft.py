@@ -135,15 +135,12 @@ class PeftBackend(Backend, TakesSharedPart, ReplacesModules, RoutesRows, MergesL
         return found
 
     def routing(self, adapters: Sequence[Language]) -> AbstractContextManager[Any] | None:
-        """`adapter_names` for every layer, of the bottleneck adapter and, in evaluation as PEFT demands, of LoRA."""
+        """`adapter_names` for every layer of the bottleneck adapter and of LoRA, in training, too."""
         kind = getattr(self.config.peft_type, "value", self.config.peft_type)
         if self._model is None or self._shared is not None or getattr(self.config, "modules_to_save", None):
             return None
-        names = [self.adapter(one) for one in adapters]
-        if kind == "BOTTLENECK":
-            return self._model._enable_peft_forward_hooks(adapter_names=names)
-        if kind == "LORA" and not (self.base.training or self.config.use_dora):
-            return naming_rows([part for part, _ in self._switches], names)
+        if kind == "BOTTLENECK" or (kind == "LORA" and not self.config.use_dora):
+            return naming_rows([part for part, _ in self._switches], [self.adapter(one) for one in adapters])
         return None
 
     def merged(self, adapter: Language) -> nn.Module:

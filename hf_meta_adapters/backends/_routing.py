@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,7 @@ class RoutedModel(nn.Module):
         self._one_for_all = one_for_all
         self._languages: list[Language] = []
         self._language: Language | None = None
+        self._rows: Sequence[Language] | None = None  # of the pass that runs, if they are in several languages
         if any(getattr(part, "gradient_checkpointing", False) for part in backend.base.modules()):
             self.gradient_checkpointing_enable()
 
@@ -68,9 +69,9 @@ class RoutedModel(nn.Module):
     def forward(self, language: Language | list[Language] | tuple[Language, ...] | None = None, **inputs: Any) -> Any:
         """Run the model in a language, or each row of the batch in one of its own.
 
-        Rows in several languages go through one pass where the method can (bottleneck adapters; LoRA in evaluation).
-        Otherwise the rows of each language make a pass of their own, in evaluation only and for outputs that have one
-        entry for each row: logits and hidden states, but no loss and no cache of keys and values.
+        Rows in several languages go through one pass where the method can (bottleneck adapters and LoRA, see
+        `routes_rows`). Otherwise the rows of each language make a pass of their own, in evaluation only and for outputs
+        that have one entry for each row: logits and hidden states, but no loss and no cache of keys and values.
 
         Args:
             language: The key, or a list with one key for each row; default the language of `set_language` or
@@ -112,6 +113,11 @@ class RoutedModel(nn.Module):
             return self._generate_rows(keys, args, inputs)
         with self._running_in(language):
             return self.model.generate(*args, **inputs)
+
+    @property
+    def routes_rows(self) -> bool:
+        """Whether rows in several languages share a forward pass, in training, too."""
+        return not self._has_own or self._routing(self.languages) is not None
 
     def set_language(self, language: Language) -> None:
         """Make `language` the one in which forward passes run.
@@ -175,26 +181,35 @@ class RoutedModel(nn.Module):
         groups = rows_by_language(keys)
         rows = _row_count(self.base_model, inputs)
         _check_count(len(keys), rows)
-        if self._one_for_all is not None or len(groups) == 1:
+        if not self._has_own or len(groups) == 1:
             return self.forward(keys[0], **inputs)
-        routing = self.backend.routing(keys) if isinstance(self.backend, RoutesRows) else None
+        routing = self._routing(keys)
         if routing is not None:
+            self._rows = keys
             try:
                 with routing:
                     return self.model(**inputs)
             except ConfigurationError:
                 raise
-            except ValueError:  # PEFT, of a layer that gets something else than the rows: the distances of DeBERTa
-                pass
+            except ValueError as error:  # PEFT, of a layer that gets something else than the rows
+                if self.training:
+                    raise _no_common_pass(groups, f", of which a layer of PEFT says: {error}") from error
+            finally:
+                self._rows = None
         if self.training:
-            raise ConfigurationError(
-                "Rows of several languages can share a batch in training only with bottleneck adapters. Found "
-                f"{list(groups)} in one batch. Write `model.eval()`, or train with batches of one language."
-            )
+            raise _no_common_pass(groups, ".")
         if "use_cache" in inspect.signature(self.base_model.forward).parameters:
             inputs = {"use_cache": False, **inputs}
         parts = [self.forward(key, **take_rows(inputs, own, rows)) for key, own in groups.items()]
         return put_together(parts, list(groups.values()))
+
+    @property
+    def _has_own(self) -> bool:
+        """Whether languages differ in anything."""
+        return self._one_for_all is None and self.backend.name != "none"
+
+    def _routing(self, keys: Sequence[Language]) -> AbstractContextManager[Any] | None:
+        return self.backend.routing(keys) if isinstance(self.backend, RoutesRows) else None
 
     def _generate_rows(self, keys: list[Language], args: tuple[Any, ...], inputs: dict[str, Any]) -> Tensor:
         groups, count = rows_by_language(keys), len(keys)
@@ -215,7 +230,7 @@ class RoutedModel(nn.Module):
 
     def _running_in(self, language: Language | None) -> AbstractContextManager[Any]:
         if language is None and self._language is None:
-            if len(self._languages) > 1 and self._one_for_all is None and self.backend.name != "none":
+            if len(self._languages) > 1 and self._has_own:
                 raise LanguageError(
                     f"A forward pass must run in a language of this model: {list(self._languages)}. Found none. Write "
                     f'`model(language="{self._languages[0]}", ...)`, `model.set_language(...)` or '
@@ -226,8 +241,18 @@ class RoutedModel(nn.Module):
 
     def _recomputation(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
         """The contexts of a checkpointed part: of the forward pass, and of its repetition in the backward pass."""
-        language = self._language
+        language, rows = self._language, self._rows
+        if rows is not None:
+            return nullcontext(), Anew(lambda: self._routing(rows) or nullcontext())
         return nullcontext(), nullcontext() if language is None else Anew(lambda: self.use_language(language))
+
+
+def _no_common_pass(languages: Iterable[Language], reason: str) -> ConfigurationError:
+    return ConfigurationError(
+        "Rows of several languages can share a batch in training only where the method runs them in one pass: "
+        f"bottleneck adapters, LoRA. Found {list(languages)} in one batch{reason} Write `model.eval()`, or train with "
+        "batches of one language (`languages_per_pass=1`)."
+    )
 
 
 def _check_count(keys: int, rows: int) -> None:

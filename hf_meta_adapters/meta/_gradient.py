@@ -19,9 +19,9 @@ from hf_meta_adapters.meta._passes import TrainPass, train_pass
 from hf_meta_adapters.meta._products import MixedProduct
 from hf_meta_adapters.meta._reduce import Reduce
 from hf_meta_adapters.meta._replay import replayed
-from hf_meta_adapters.meta._result import MetaGradients, MetaSignal, named
+from hf_meta_adapters.meta._result import MetaGradients, MetaSignal, bounded, named
 from hf_meta_adapters.meta._shift import Anchor, anchored
-from hf_meta_adapters.meta._vectors import Vector, add_, norm, present, scaled
+from hf_meta_adapters.meta._vectors import Vector, add_, present, scaled
 from hf_meta_adapters.meta._weights import validation_weights
 
 
@@ -270,7 +270,7 @@ def _named(
     """Put the names back, and the weights of the languages to what was needed without them."""
     if options.max_indirect_ratio is not None:
         for key in language:
-            parts.indirect[key] = _capped(parts.direct[key], parts.indirect[key], options.max_indirect_ratio)
+            parts.indirect[key] = bounded(parts.direct[key], parts.indirect[key], options.max_indirect_ratio)
     for key in parts.train:
         parts.train[key] = scaled(parts.train[key], 1 / parts.languages)
     direct, indirect = ([entry for key in language for entry in part[key]] for part in (parts.direct, parts.indirect))
@@ -284,9 +284,3 @@ def _named(
         meter=MetaSignal.of(direct, indirect),
         language_meter={key: MetaSignal.of(parts.direct[key], parts.indirect[key]) for key in language},
     )
-
-
-def _capped(direct: Vector, indirect: Vector, bound: float) -> Vector:
-    """The indirect part, scaled so that its norm is at most `bound` times that of the direct part."""
-    allowed, found = norm(direct) * bound, norm(indirect)
-    return scaled(indirect, torch.where(found > allowed, allowed / found.clamp_min(1e-38), torch.ones_like(found)))

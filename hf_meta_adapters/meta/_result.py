@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.meta._vectors import Vector, dot, norm
+from hf_meta_adapters.meta._vectors import Vector, dot, norm, scaled
 
 NamedGradient = dict[str, Tensor]
 
@@ -103,3 +103,9 @@ def _sum(left: NamedGradient, right: NamedGradient) -> NamedGradient:
 def named(names: list[str], vector: Vector) -> NamedGradient:
     """The entries that are there, by name."""
     return {name: entry for name, entry in zip(names, vector, strict=True) if entry is not None}
+
+
+def bounded(direct: Vector, indirect: Vector, bound: float) -> Vector:
+    """The indirect part, scaled so that its norm is at most `bound` times that of the direct part."""
+    allowed, found = norm(direct) * bound, norm(indirect)
+    return scaled(indirect, torch.where(found > allowed, allowed / found.clamp_min(1e-38), torch.ones_like(found)))

@@ -44,6 +44,7 @@ STEPS = {
     "drawn languages": {"lookahead": "per_language", "meta_languages_per_step": 2, "seed": 5},
     "a bound": {"lookahead": "shared", "max_indirect_ratio": 0.1},
     "offloaded": {"lookahead": "shared", "cpu_offload": True},
+    "languages in one pass": {"lookahead": "shared", "languages_per_pass": 2},
 }
 
 
@@ -105,6 +106,9 @@ def compute_steps(rank, folder):
         distances[name] = difference(values(found), values(meta_step(model, batches(1), batches(2), **given)))
     found = joint_step(model, batches(1, ranks=2, rank=rank), all_reduce=torch.distributed.all_reduce)
     distances["joint"] = difference(values(found), values(joint_step(model, batches(1))))
+    mine = batches(1, ranks=2, rank=rank)
+    found = joint_step(model, mine, all_reduce=torch.distributed.all_reduce, languages_per_pass=2)
+    distances["joint, languages in one pass"] = difference(values(found), values(joint_step(model, batches(1))))
     empty = batches(1, ranks=2, rank=rank)
     whole = batches(1)
     for key in LANGUAGES:  # all labels are on one process
@@ -123,7 +127,7 @@ def distances(tmp_path_factory):
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
-@pytest.mark.parametrize("name", [*STEPS, "joint", "no labels", "experts"])
+@pytest.mark.parametrize("name", [*STEPS, "joint", "joint, languages in one pass", "no labels", "experts"])
 def test_a_step_on_two_processes_is_that_of_one(distances, name):
     # one-sided, the radius is the root of the precision, and a difference over it loses half of the digits
     bound = 1e-6 if "one-sided" in name or name == "experts" else 1e-9
@@ -234,6 +238,7 @@ METHODS = {
     "compared with itself": {"fidelity_check_steps": 2, "inner_learning_rate": 3.0, "min_fidelity": 0.999},
     "checkpointing": {CHECKPOINTING: True, "meta_gradient": "exact", "lookahead": "shared"},
     "joint": {"adapter_update": "train"},
+    "languages in one pass": {"languages_per_pass": 2, "gradient_accumulation_steps": 2},
     "mono": {"languages": LANGUAGES[:1], "config": None},
     "shared adapter": {"share_adapter": True},
     "saved": {"save_strategy": "steps", "save_steps": 2},
@@ -252,6 +257,7 @@ SHARDED_RUNS = (
     "accumulation",
     "compared with itself",
     "joint",
+    "languages in one pass",
     "shared LoRA",
     "saved",
 )

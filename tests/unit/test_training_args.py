@@ -37,6 +37,7 @@ METHOD = {
     "min_fidelity": 0.9,
     "skip_nonfinite_steps": 0,
     "sparse_head": None,
+    "languages_per_pass": 1,
 }
 PAPER = {"meta_gradient": "exact", "lookahead": "per_language", "adapter_update": "meta", "update_order": "alternating"}
 FAST = {"meta_gradient": "finite_difference", "lookahead": "shared", "finite_difference_scheme": "one_sided"}
@@ -125,7 +126,7 @@ def parser() -> HfArgumentParser:
 COMMAND_LINE = """--output_dir unused --report_to none --use_cpu True --preset paper --lookahead shared
     --inner_learning_rate 0.5 --adapter_learning_rate 1e-3 --meta_batch_size 4 --meta_every 2 --max_indirect_ratio 0.5
     --sampling_temperature 0.3
-    --skip_nonfinite_steps 2 --sparse_head false"""
+    --skip_nonfinite_steps 2 --sparse_head false --languages_per_pass 3"""
 WRITTEN = {
     **METHOD,
     **PAPER,
@@ -139,6 +140,7 @@ WRITTEN = {
     "sampling_temperature": 0.3,
     "skip_nonfinite_steps": 2,
     "sparse_head": False,
+    "languages_per_pass": 3,
 }
 
 

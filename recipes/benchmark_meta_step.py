@@ -38,8 +38,7 @@ SETTINGS = {  # name → whether the head sees labelled positions only, share of
     "paper": (True, 1.0, PAPER),
 }
 JOINT, UNROLLED, EVERY_4 = "joint, transformers.Trainer", "unrolled, dense head", "fast, meta_every=4"
-CUDA = torch.cuda.is_available()
-RETURNED = {"MALLOC_MMAP_THRESHOLD_": "262144"}  # freed memory goes back: what malloc keeps is not what a step needs
+CUDA, RETURNED = torch.cuda.is_available(), {"MALLOC_MMAP_THRESHOLD_": "262144"}  # of malloc: freed memory goes back
 
 
 @dataclass
@@ -80,9 +79,8 @@ def arms(args: Arguments, count: int) -> dict[str, Callable]:
     trainer.current_gradient_accumulation_steps = count
 
     def batch() -> dict[str, torch.Tensor]:
-        words = torch.randint(5, args.vocabulary, (args.batch_size, 64))
-        labels = words.masked_fill(torch.rand(words.shape) > 0.15, -100)
-        return {"input_ids": words.to(device), "labels": labels.to(device)}
+        words = torch.randint(5, args.vocabulary, (args.batch_size, 64)).to(device)
+        return {"input_ids": words, "labels": words.masked_fill(torch.rand(words.shape).to(device) > 0.15, -100)}
 
     train, meta = both = [{key: batch() for key in languages} for role in ("train", "meta")]
 

@@ -9,7 +9,6 @@ import json
 import os
 import platform
 import re
-import statistics
 import subprocess
 import sys
 import time
@@ -47,6 +46,7 @@ class Arguments:
     languages: list[int] = field(default_factory=lambda: [3, 7, 14], metadata={"help": "Numbers of languages."})
     batch_size: int = field(default=8, metadata={"help": "Rows of 64 tokens per language and role."})
     hidden_size: int = field(default=256, metadata={"help": "Width of the four layers."})
+    bottleneck: int = field(default=128, metadata={"help": "Width of the adapters."})
     vocabulary: int = field(default=8000, metadata={"help": "Size of the vocabulary."})
     repeats: int = field(default=5, metadata={"help": "Steps of each; of slow ones, one."})
     settings: str = field(default="", metadata={"help": "Only what this regular expression finds, beside joint."})
@@ -73,7 +73,7 @@ def arms(args: Arguments, count: int) -> dict[str, Callable]:
     sizes |= {"num_attention_heads": max(1, args.hidden_size // 64), "vocab_size": args.vocabulary}
     base = transformers.XLMRobertaForMaskedLM(transformers.XLMRobertaConfig(max_position_embeddings=66, **sizes))
     languages, device = [f"x-l{number}" for number in range(count)], "cuda" if CUDA else "cpu"
-    model = hma.get_language_model(base, hma.BottleneckConfig(), languages).to(device).train()
+    model = hma.get_language_model(base, hma.BottleneckConfig(bottleneck_size=args.bottleneck), languages).to(device)
     head = hma.RoutedLoss(model, hma.SparseHead(model, required=True))
     trainer = transformers.Trainer(model, transformers.TrainingArguments(Path(args.output).parent, report_to="none"))
     trainer.current_gradient_accumulation_steps = count
@@ -122,7 +122,7 @@ def times(args: Arguments, count: int) -> dict[str, float]:
                 began = now()
                 arm()
                 found[name] += [(now() - began) / (4 if name == EVERY_4 else 1)] if repeat else []
-    return {name: statistics.median(values) for name, values in found.items()}
+    return {name: sorted(values)[len(values) // 2] for name, values in found.items()}
 
 
 def main() -> None:

@@ -115,9 +115,9 @@ UNSUPPORTED = (
         ConfigurationError,
     ),
     Unsupported(
-        "rows of several languages in one training batch, but for bottleneck adapters",
+        "rows of several languages in one training batch, but for LoRA and bottleneck adapters",
         "each language makes a pass of its own; train with batches of one language",
-        lambda: rows("bert", "lora", training=True),
+        lambda: rows("bert", "ia3", training=True),
         ConfigurationError,
     ),
     Unsupported(

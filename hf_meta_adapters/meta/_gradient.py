@@ -224,6 +224,8 @@ def _shared_ahead(problem: _Problem, targets: list[Language], anchor: Anchor) ->
         at = problem.train_pass(key)
         parts.add_train(problem, key, at, *problem.reduce.summed((at.shared_gradient, problem.shared)))
         at.shared_gradient = [None] * len(problem.shared)  # not needed again: memory must not grow with the languages
+        if not problem.product.needs_train_gradient:
+            at.language_gradient = [None] * len(at.language)
         here[key] = at
     diagonal = None
     if problem.options.lookahead == "shared":

@@ -27,6 +27,11 @@ class MixedProduct(ABC):
     needs_graph: ClassVar[bool] = False
     """Whether the training pass should keep the graph of its gradient."""
 
+    @property
+    def needs_train_gradient(self) -> bool:
+        """Whether the training pass should keep its gradient of φ."""
+        return False
+
     @abstractmethod
     def __call__(self, at: TrainPass, vector: Vector, anchor: Anchor, *, with_shared: bool) -> tuple[Vector, Vector]:
         """Compute the product.
@@ -84,6 +89,11 @@ class FiniteDifference(MixedProduct):
     scheme: str = "central"
     radius: float | None = None
     precision: torch.dtype | None = None
+
+    @property
+    def needs_train_gradient(self) -> bool:
+        """Whether one end of the difference is the gradient at θ itself."""
+        return self.scheme == "one_sided"
 
     def __call__(self, at: TrainPass, vector: Vector, anchor: Anchor, *, with_shared: bool) -> tuple[Vector, Vector]:
         """Take the difference."""

@@ -35,6 +35,32 @@ def closeness() -> str:
     return markdown(header, [[name, *(cells[name, rate] for rate in rates)] for name in settings])
 
 
+def cost(name: str = "benchmark_meta_step_cpu") -> str:
+    """Time as a ratio to the step of transformers.Trainer, and peak memory above start, by setting and languages."""
+    rows = result(name)["rows"]
+    counts = sorted({row["languages"] for row in rows})
+    cells = {(row["setting"], row["languages"]): (f"{row['ratio']:.2f}", f"{row['peak_mb']:.0f}") for row in rows}
+    header = ["step", *(f"time, L = {count}" for count in counts), *(f"MB, L = {count}" for count in counts)]
+    settings = list(dict.fromkeys(row["setting"] for row in rows))
+    lines = [[name, *(cells.get((name, n), ("–", "–"))[k] for k in (0, 1) for n in counts)] for name in settings]
+    return markdown(header, lines)
+
+
+def cost_of_one_row() -> str:
+    """The same for batches of one row."""
+    return cost("benchmark_one_row_cpu")
+
+
+def cost_of_small_adapters() -> str:
+    """The same for adapters an eighth as wide."""
+    return cost("benchmark_small_adapters_cpu")
+
+
+def cost_of_words() -> str:
+    """The same for a large vocabulary."""
+    return cost("benchmark_vocabulary_cpu")
+
+
 def soak() -> str:
     """Kills of the soak, and the parts of the two runs that were compared in the end."""
     found = result("soak_cpu")
@@ -220,7 +246,19 @@ STUDY = (
     study_defaults,
 )
 TABLES: dict[str, Callable[[], str]] = {
-    table.__name__: table for table in (soak, closeness, shared_lora, radius, *DIAGNOSTICS, *STUDY)
+    table.__name__: table
+    for table in (
+        soak,
+        closeness,
+        cost,
+        cost_of_one_row,
+        cost_of_small_adapters,
+        cost_of_words,
+        shared_lora,
+        radius,
+        *DIAGNOSTICS,
+        *STUDY,
+    )
 }
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import pytest
@@ -175,6 +177,23 @@ def test_checkpointing_recomputes_each_row_in_its_language(method: str) -> None:
     model.base_model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: computed.append(1))
     compare(joint_step(model, batches, languages_per_pass=3), expected, 1e-5)
     assert len(computed) == len(batches) + 3  # the check of the loss, forward and again
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_low_precision_is_no_reason_to_refuse(dtype: torch.dtype, autocast: bool) -> None:
+    model = make_model(KEYS, dtype=dtype).train()
+
+    def run(size: int) -> Any:
+        context = partial(torch.autocast, "cpu", torch.bfloat16) if autocast else nullcontext
+        return joint_step(model, unequal(1), languages_per_pass=size, autocast=context)
+
+    found, expected = run(5), run(1)
+    bound = 1e-4 if dtype == torch.float32 and not autocast else 0.1
+    _compare(found.train_loss, expected.train_loss, bound, "loss")
+    for part in (lambda step: step.shared, lambda step: step.train["sw"]):
+        flat = [torch.cat([one.flatten().double() for one in part(step).values()]) for step in (found, expected)]
+        assert float((flat[0] - flat[1]).norm() / flat[1].norm()) < bound
 
 
 def test_fewer_passes_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:

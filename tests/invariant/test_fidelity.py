@@ -71,6 +71,16 @@ def test_equals_numerical_differentiation_of_the_outer_loss(name, method):
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("rate", [0.01, 1.0])
+def test_exact_in_single_precision(name, method, rate):
+    model, train, meta = setting(name, method, torch.float32)
+    found = flat(step(model, train, meta, rate, meta_gradient="exact").language)
+    expected = flat(unrolled(model, train, meta, rate))
+    assert ((found - expected).norm() / expected.norm()).item() < 1e-5
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("scheme", ["central", "one_sided"])
 @pytest.mark.parametrize("rate", [0.01, 1.0])
 def test_finite_differences_in_single_precision(name, method, scheme, rate):

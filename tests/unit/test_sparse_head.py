@@ -10,16 +10,16 @@ from hf_meta_adapters import SparseHead, get_language_model, joint_step, meta_st
 from hf_meta_adapters._losses import model_loss
 from hf_meta_adapters.errors import ConfigurationError
 from tests.adapted import METHODS, adapted
-from tests.tiny import MODELS, VOCABULARY, tiny
+from tests.tiny import MODELS, VOCABULARY, in_double, tiny
 from tests.training import LANGUAGES, make_model, make_trainer, snapshot
 
 LANGUAGE_MODELS = [cell for cell in MODELS if cell.head in ("masked_lm", "causal_lm", "seq2seq_lm", "speech_seq2seq")]
 OTHERS = [tiny("bert", head) for head in ("token_classification", "sequence_classification", "question_answering")]
 
 
-def sparse_batch(cell, seed=0, share=0.4):
+def sparse_batch(cell, seed=0, share=0.4, dtype=torch.float32):
     """A batch of which a part of the labels is left."""
-    batch = cell.batch(seed, rows=3)
+    batch = cell.batch(seed, rows=3, dtype=dtype)
     kept = torch.rand(batch["labels"].shape, generator=torch.Generator().manual_seed(seed)) < share
     return {**batch, "labels": batch["labels"].masked_fill(~kept, -100)}
 
@@ -45,16 +45,17 @@ def head_rows(model, run):
 @pytest.mark.parametrize("method", [None, "lora"])
 @pytest.mark.parametrize("cell", LANGUAGE_MODELS, ids=str)
 def test_loss_and_gradients_are_those_of_all_positions(cell, method):
-    model, batch = adapted(cell, method, ["en"]).train(), sparse_batch(cell)
+    model = adapted(cell, method, ["en"], dtype=torch.float64).to(torch.float64).train()
     head = SparseHead(model, required=True)
-    head(model, batch)
-    assert head.active
-    for given in (batch, sparse_batch(cell, seed=1, share=1.0)):
-        (sparse, ours), (dense, theirs) = (value_and_gradients(f, model, given) for f in (head, model_loss))
-        torch.testing.assert_close(sparse, dense, rtol=1e-6, atol=1e-6)
-        assert ours.keys() == theirs.keys()
-        for name in ours:
-            torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-6, msg=name)
+    with in_double():
+        for seed, share in ((0, 0.4), (1, 1.0)):
+            given = sparse_batch(cell, seed, share, torch.float64)
+            (sparse, ours), (dense, theirs) = (value_and_gradients(f, model, given) for f in (head, model_loss))
+            assert head.active
+            torch.testing.assert_close(sparse, dense, rtol=1e-9, atol=0)
+            assert ours.keys() == theirs.keys()
+            for name in ours:
+                torch.testing.assert_close(ours[name], theirs[name], rtol=1e-6, atol=1e-12, msg=name)
 
 
 @pytest.mark.parametrize("cell", LANGUAGE_MODELS, ids=str)

@@ -13,7 +13,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from hf_meta_adapters import LanguageAdapterModel, get_language_model, meta_step
+from hf_meta_adapters import LanguageAdapterModel, get_language_model, joint_step, meta_step
+from hf_meta_adapters.errors import ConfigurationError
 from tests.adapted import moved, outputs, same, snapshot, trained_as_owned
 from tests.invariant.reference import flat, seeded_loss
 from tests.tiny import HEADS, MODELS, TinyModel, tiny
@@ -263,6 +264,31 @@ def test_rows_of_several_languages_are_trained_together(method: str, checkpointi
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     assert found.keys() == expected.keys()
     assert all(near(found[name], gradient) for name, gradient in expected.items())
+
+
+@pytest.mark.parametrize("head", ["masked_lm", "sequence_classification"])
+@pytest.mark.parametrize("method", ["seq_bn", "par_bn", "compacter"])
+def test_languages_that_share_a_pass_have_the_gradients_of_passes_of_their_own(method: str, head: str) -> None:
+    cell = tiny("bert", head)
+    model = stirred(get_language_model(cell.make(dropout=0.0), METHODS[method], LANGUAGES)).train()
+    for part in model.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+    train, meta = ({key: cell.batch(seed + start, rows=2) for seed, key in enumerate(LANGUAGES)} for start in (0, 10))
+    options = {"inner_learning_rate": 0.1, "meta_gradient": "exact", "lookahead": "shared"}
+    expected = meta_step(model, train, meta, **options)
+    found = meta_step(model, train, meta, languages_per_pass=2, **options)
+    assert near(flat(found.language), flat(expected.language))
+    assert near(flat({"": found.shared}), flat({"": expected.shared}))
+
+
+@pytest.mark.parametrize("method", ["lora", "prefix"])
+def test_a_method_that_cannot_route_rows_shares_no_pass(method: str) -> None:
+    cell = tiny("bert")
+    model = get_language_model(cell.make(), METHODS[method], LANGUAGES)
+    batches = {key: cell.batch(seed) for seed, key in enumerate(LANGUAGES)}
+    with pytest.raises(ConfigurationError, match=r'`languages_per_pass` over 1 .* of the backend "adapters"'):
+        joint_step(model, batches, languages_per_pass=2)
 
 
 @pytest.mark.parametrize("name", ["llama", "mt5"])

@@ -118,6 +118,12 @@ class ResumableTrainer(Trainer):
                 "Write what it was, or begin a new run from its weights: `model.load_weights(...)`."
             )
 
+    def _inner_training_loop(self, batch_size: int | None = None, *args: Any, **kwargs: Any) -> Any:
+        # transformers 4 would take it from the checkpoint, whose processes may have been more or fewer
+        if not self.args.auto_find_batch_size:
+            batch_size = self.args.train_batch_size
+        return super()._inner_training_loop(batch_size, *args, **kwargs)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return

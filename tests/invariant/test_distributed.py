@@ -289,7 +289,8 @@ def train(folder, name, method, *, rank=0, ranks=1, sharded=False):
     if sharded:
         given |= {"fsdp": True if transformers.__version__ >= "5" else "full_shard", "fsdp_config": FSDP}
         name = f"{name}, sharded"
-    trainer = make_trainer(folder / name, model, kind=OnAccelerators if sharded else Recorder, **given)
+    # two processes' checkpoints stay as they are when one process does the same
+    trainer = make_trainer(folder / f"{name} of {ranks}", model, kind=OnAccelerators if sharded else Recorder, **given)
     trainer.train(resume_from_checkpoint=resume)
     lines = [*trainer.state.log_history, trainer.evaluate()]
     lines = [{key: value for key, value in line.items() if not key.endswith(UNEQUAL)} for line in lines]
@@ -312,7 +313,7 @@ def train_all(rank, folder):
 
 
 def resumed(folder):
-    return {"resume_from_checkpoint": str(folder / "saved" / "checkpoint-2")}
+    return {"resume_from_checkpoint": str(folder / "saved of 2" / "checkpoint-2")}
 
 
 @pytest.fixture(scope="module")
@@ -353,7 +354,7 @@ def train_sharded(rank, folder):
     os.environ["FSDP_VERSION"] = "2"  # transformers 4 takes it from the launcher alone
     for name in SHARDED_RUNS:
         train(Path(folder), name, METHODS[name], rank=rank, ranks=2, sharded=True)
-    again = {"resume_from_checkpoint": str(Path(folder) / "saved, sharded" / "checkpoint-2")}
+    again = {"resume_from_checkpoint": str(Path(folder) / "saved, sharded of 2" / "checkpoint-2")}
     train(Path(folder), "resumed", again, rank=rank, ranks=2, sharded=True)
 
 
@@ -381,7 +382,7 @@ def test_a_run_on_sharded_parameters_is_that_of_one_process(sharded_runs, name):
 def test_a_run_on_sharded_parameters_resumes_and_its_checkpoints_load_anywhere(sharded_runs):
     weights, own = (results(sharded_runs, f"{name}, sharded", 0, 2)[0] for name in ("saved", "resumed"))
     assert difference(weights, own) == 0
-    place = sharded_runs / "saved, sharded" / "checkpoint-5"
+    place = sharded_runs / "saved, sharded of 2" / "checkpoint-5"
     loaded = LanguageAdapterModel.from_pretrained(place, dtype=torch.float64)
     kept = {key: tensor for key, tensor in snapshot(loaded).items() if tensor.is_floating_point()}
     assert difference(kept, weights) == 0

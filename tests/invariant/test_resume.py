@@ -174,6 +174,22 @@ def test_counts_are_those_of_the_rows_over_several_interruptions(tmp_path):
     assert sum(counted.values()) == 9 * 2
 
 
+def test_the_rows_of_a_step_may_be_split_in_another_way(tmp_path):
+    """As where the run goes on with fewer devices, or on one with less memory."""
+    ends = []
+    for batch_size, checkpoint in ((1, None), (2, str(tmp_path / "checkpoint-2"))):
+        sizes = {"per_device_train_batch_size": batch_size, "meta_batch_size": batch_size}
+        sizes["gradient_accumulation_steps"] = 2 // batch_size
+        model = make_model(dtype=torch.float64)
+        trainer = make_trainer(tmp_path, model, max_steps=4, save_strategy="steps", save_steps=2, **sizes)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        ends.append((snapshot(model), trainer.progress.examples_seen, trainer.seen[-1]["train"]["da"]["input_ids"]))
+    (whole, told, _), (resumed, counted, seen) = ends
+    assert (len(seen), counted) == (2, told)
+    moved = [name for name, tensor in whole.items() if not torch.allclose(tensor, resumed[name], rtol=1e-7, atol=1e-9)]
+    assert moved == []
+
+
 @pytest.mark.parametrize("step", [1, 3])
 def test_the_best_model_is_the_same_after_a_resume(tmp_path, step):
     """The second step is the best one, before or after the interruption."""

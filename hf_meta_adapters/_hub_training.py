@@ -27,8 +27,9 @@ def run_record(trainer: Any) -> dict[str, Any]:
         found = [entry[name] for entry in history if name in entry]
         if found:
             scores[key] = {"loss": float(found[-1])}
-    if scores:
-        record["scores"] = {"task": "evaluation", "metric": "loss", "dataset": "selection data", "scores": scores}
+    selection = [{"task": "evaluation", "metric": "loss", "dataset": "selection data", "scores": scores}]
+    if several := [*(selection if scores else []), *trainer.scores]:
+        record["scores"] = several
     if times := [entry["train_runtime"] for entry in history if "train_runtime" in entry]:
         record["train_runtime"] = times[-1]
     name = getattr(trainer._model.base_model.config, "_name_or_path", "")

@@ -106,6 +106,8 @@ class MetaAdapterTrainer(ResumableTrainer):
         accepted = list(inspect.signature(model.base_model.forward).parameters)
         self._signature_columns: list[str] | None = [*accepted, "label", "label_ids", *self.label_names]
         self.model_accepts_loss_kwargs = False
+        self.scores: list[Any] = []
+        """What else was measured of the model (`LanguageScores`), for the model card."""
         self._micro_batches: list[StepBatch] = []
         self._sampler: LanguageBatchSampler | None = None
         self._watch = StepLog()

@@ -27,7 +27,8 @@ def run_pretraining(
 ) -> MetaAdapterTrainer:
     """Load model and text, train θ and every φ_l, and save the family, tokenizer included, to `output_dir`.
 
-    With `eval_split` the bits per character of every language go to `scores.json` and `scores.md` there.
+    With `eval_split` the bits per character of every language go to `scores.json` and `scores.md` there, and to the
+    model card.
 
     Args:
         args: The model, the adapters and the text.
@@ -50,12 +51,19 @@ def run_pretraining(
     rows = tokenize(texts, tokenizer, max_length=args.max_length, pack=args.pack)
     trainer = MetaAdapterTrainer(model, training, train_dataset=rows, processing_class=tokenizer)
     trainer.train(resume_from_checkpoint=args.resume or None)
-    trainer.save_model()
-    if held_out and (training.should_save or trainer.is_fsdp_enabled):  # parts of a model are evaluated together
-        scores = evaluate_languages(model.eval(), task, held_out, processing_class=tokenizer)
-        if training.should_save:
-            _write(scores, Path(str(training.output_dir)))
+    trainer.save_model(_internal_call=bool(held_out))  # is published with its scores, where it gets some
+    if held_out:
+        if training.should_save or trainer.is_fsdp_enabled:  # parts of a model are evaluated together
+            scores = evaluate_languages(model.eval(), task, held_out, processing_class=tokenizer)
+            trainer.scores.append({**scores.to_dict(), "dataset": _dataset(args)})
+            if training.should_save:
+                _write(scores, Path(str(training.output_dir)))
+        trainer.save_model()
     return trainer
+
+
+def _dataset(args: PretrainingArguments) -> str:
+    return "" if Path(args.data).is_dir() else args.data
 
 
 def _write(scores: LanguageScores, folder: Path) -> None:

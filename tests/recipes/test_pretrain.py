@@ -44,6 +44,9 @@ def test_from_scratch_and_then_further(name, tmp_path, monkeypatch, capsys):
     assert scores["task"] == task
     assert set(scores["scores"]) == {"en", "sw"}
     assert "sw" in capsys.readouterr().out
+    card = (tmp_path / "first" / "README.md").read_text(encoding="utf-8")
+    assert "bits_per_character, as measured." in card
+    assert all(f"| {value['bits_per_character']:.4g} |" in card for value in scores["scores"].values())
     family = LanguageAdapterModel.from_pretrained(tmp_path / "first")
     assert family.languages == ("en", "sw")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "first")

@@ -86,3 +86,19 @@ def test_the_card_tells_of_the_run_and_nothing_else(hub: HubServer, tmp_path: Pa
     logged = [entry for entry in trainer.state.log_history if "eval_te_loss" in entry][-1]
     assert found == {key: pytest.approx(logged[f"eval_{key}_loss"]) for key in LANGUAGES}
     assert torch.isfinite(torch.tensor(list(found.values()))).all()
+
+
+def test_what_else_was_measured_is_published_beside_the_losses(hub: HubServer, tmp_path: Path) -> None:
+    trainer = trained(tmp_path, hub_strategy="end")
+    values = {key: {"bits_per_character": 2.0 + number} for number, key in enumerate(LANGUAGES)}
+    trainer.scores.append({"task": "masked_lm", "metric": "bits_per_character", "dataset": "verses", "scores": values})
+    trainer.push_to_hub()
+    evaluated = trainer.evaluate()
+    for _ in range(2):  # is not there twice after the second time
+        trainer.push_to_hub()
+    card = ModelCard(hub.repositories["anna/family"].files()["README.md"].decode())
+    found = {(one.metric_type, one.dataset_config): one.metric_value for one in card.data.eval_results}
+    expected = {("loss", key): pytest.approx(evaluated[f"eval_{key}_loss"]) for key in LANGUAGES}
+    assert found == expected | {("bits_per_character", key): values[key]["bits_per_character"] for key in LANGUAGES}
+    assert len(card.data.eval_results) == len(found)
+    assert "bits_per_character on verses, as measured." in card.text

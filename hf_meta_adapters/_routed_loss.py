@@ -180,7 +180,8 @@ def _check_alike(batches: Mapping[Language, Batch]) -> None:
         if "labels" not in found or found != names[first]:
             raise DataError(
                 f"{_RULE}, which must have the same entries, `labels` among them. Found {names[first]} for {first!r} "
-                f"and {found} for {key!r}. {_REMEDY}"
+                f"and {found} for {key!r}. Let the collator give all languages the same, or write "
+                "`languages_per_pass=1`."
             )
 
 
@@ -203,8 +204,10 @@ def _concatenated(batches: list[Batch], fillers: Mapping[str, int]) -> Batch:
         parts = [one[name] for one in batches]
         if not isinstance(value, Tensor) or value.dim() == 0:
             if any(part is not value and part != value for part in parts):
-                raise DataError(f"{_RULE}, which must share what is no tensor of rows. Found {parts} as `{name}`. "
-                                f"{_REMEDY}")  # fmt: skip
+                raise DataError(
+                    f"{_RULE}, which must share what is no tensor of rows. Found {parts} as `{name}`. Give all "
+                    f"languages the same, or write `languages_per_pass=1`."
+                )
             found[name] = value
             continue
         if name in fillers and value.dim() == 2:

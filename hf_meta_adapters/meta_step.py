@@ -114,11 +114,9 @@ def meta_step(
     }
     if languages_per_pass != 1:
         _check(model, train_batches, meta_batches)
-        groups, chosen = (
-            Groups(model, list(train_batches), languages_per_pass, **context),
-            meta_options(preset, **options),
-        )
-        return groups.meta_gradient(train_batches, meta_batches, chosen, for_languages=for_languages, **given)
+        groups = Groups(model, list(train_batches), languages_per_pass, **context)
+        given |= {"for_languages": for_languages, "options": meta_options(preset, **options)}
+        return groups.meta_gradient(train_batches, meta_batches, **given)
     train, meta, shared, own = _problem(model, train_batches, meta_batches, context)
     given |= {"for_languages": for_languages, "preset": preset, **options}
     return meta_gradient(train, meta, shared, own, **given)

@@ -90,6 +90,8 @@ def compare(model, batches: tuple[dict, dict], rate: float, args: Arguments) -> 
 
 def main() -> None:
     (args,) = transformers.HfArgumentParser(Arguments).parse_args_into_dataclasses()
+    if not Path(args.model).is_dir():
+        sys.exit(f"`--model` must be the folder of a saved family. Found no {args.model}. `make quickstart` makes one.")
     tokenizer = transformers.AutoTokenizer.from_pretrained(args.model)
     model = hma.LanguageAdapterModel.from_pretrained(args.model).train()
     collator = transformers.DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15)

@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import re
+import statistics
 import subprocess
 import sys
 import time
@@ -114,15 +115,14 @@ def peak(arm: Callable) -> float:  # of a step, above what there was before it, 
 
 
 def times(args: Arguments, count: int) -> dict[str, float]:
-    several = arms(args, count)
-    found: dict[str, list[float]] = {name: [] for name in several}
+    several, found = arms(args, count), {}
     for repeat in tqdm(range(args.repeats + 1), desc=f"{count} languages"):  # the first warms up
         for name, arm in several.items():
             if repeat <= 1 or not name.startswith(("paper", "unrolled")):
                 began = now()
                 arm()
-                found[name] += [(now() - began) / (4 if name == EVERY_4 else 1)] if repeat else []
-    return {name: sorted(values)[len(values) // 2] for name, values in found.items()}
+                found.setdefault(name, []).extend([now() - began] if repeat else [])
+    return {name: statistics.median(values) / (4 if name == EVERY_4 else 1) for name, values in found.items()}
 
 
 def main() -> None:

@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import transformers
 
-from recipes import benchmark_meta_step
+from hf_meta_adapters import BottleneckConfig, get_language_model
+from recipes import benchmark_fidelity, benchmark_meta_step
+from tests.docs.conftest import tokenizer
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,3 +33,28 @@ def test_the_benchmark_of_the_meta_step_measures_every_step(tmp_path, monkeypatc
 
 def test_every_setting_has_its_share_of_meta_rows():
     assert all(0 < rows <= 1 for _, rows, _ in benchmark_meta_step.SETTINGS.values())
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_fidelity_compares_every_setting(tmp_path, monkeypatch, capsys):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = transformers.XLMRobertaConfig(vocab_size=320, max_position_embeddings=130, **sizes)
+    base = transformers.XLMRobertaForMaskedLM(config)
+    get_language_model(base, BottleneckConfig(bottleneck_size=2), ["en", "sw"]).save_pretrained(tmp_path / "family")
+    tokenizer().save_pretrained(tmp_path / "family")
+    output, few = tmp_path / "results" / "result.json", ["--draws", "2", "--batch_size", "2", "--language_draws", "2"]
+    command = ["benchmark_fidelity.py", "--model", str(tmp_path / "family"), "--output", str(output), *few]
+    monkeypatch.setattr(sys, "argv", [*command, "--inner_learning_rates", "0.001", "0.01"])
+    benchmark_fidelity.main()
+    rows = json.loads(output.read_text())["rows"]
+    assert {row["inner_learning_rate"] for row in rows} == {0.001, 0.01}
+    assert {*benchmark_fidelity.SETTINGS, "two draws of batches, exact"} < {row["setting"] for row in rows}
+    found = {row["setting"]: row["worst"] for row in rows if row["inner_learning_rate"] == 0.001}
+    assert found["per language, central"] > 0.999
+    assert capsys.readouterr().out.count("\n") == len(rows) + 2
+
+
+def test_the_benchmark_of_fidelity_says_where_a_family_comes_from(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["benchmark_fidelity.py", "--model", "outputs/none"])
+    with pytest.raises(SystemExit, match=r"Found no outputs/none\. `make quickstart` makes one"):
+        benchmark_fidelity.main()

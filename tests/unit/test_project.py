@@ -7,9 +7,12 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 PACKAGE = "hf_meta_adapters"
 PACKAGING = ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md")
@@ -136,3 +139,17 @@ def test_the_lowest_versions_are_those_that_are_promised(project_root: Path) -> 
     assert {name: release(version) for name, version in promised.items()} == {
         name: release(bounds[name]) for name in promised
     }
+
+
+@pytest.mark.parametrize(("lock", "lane"), [("locked.txt", "dev"), ("locked-adapters.txt", "adapters")])
+def test_the_locked_versions_are_within_the_bounds(project_root: Path, lock: str, lane: str) -> None:
+    lines = (project_root / "tests" / lock).read_text("utf-8").splitlines()
+    pins = {canonicalize_name(pin.name): pin for pin in map(Requirement, lines[1:])}
+    bounds = [Requirement(line) for line in requires("hf-meta-adapters") or ()]
+    bounds = [bound for bound in bounds if lane == "adapters" or bound.name != "adapters"]
+    bounds = [bound for bound in bounds if bound.name not in ("torch", "hf-meta-adapters")]
+    assert {canonicalize_name(bound.name) for bound in bounds} <= set(pins)
+    for bound in bounds:
+        (exact,) = pins[canonicalize_name(bound.name)].specifier
+        assert exact.operator == "=="
+        assert bound.specifier.contains(exact.version), f"{bound} excludes the locked {exact.version}"

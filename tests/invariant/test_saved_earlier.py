@@ -1,0 +1,65 @@
+"""What an earlier version saved is loaded, and its run resumed, bit by bit (`saved/README.md`)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+
+from hf_meta_adapters import LanguageAdapterModel, MetaAdapterTrainer
+from tests.training import LANGUAGES, make_model, make_trainer, snapshot
+
+SAVED = Path(__file__).parent / "saved"
+VERSIONS = json.loads((SAVED / "versions.json").read_text())
+PRESENT = {
+    "torch": torch.__version__,
+    "transformers": transformers.__version__,
+    "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+}
+SAME_ARITHMETIC = all(VERSIONS[name] == value for name, value in PRESENT.items())
+SAME_LANE = transformers.__version__.partition(".")[0] == VERSIONS["transformers"].partition(".")[0]
+
+
+def assert_equal(found, expected):
+    """Bitwise with the same libraries and instructions; otherwise sums are taken in another order."""
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        if SAME_ARITHMETIC:
+            assert torch.equal(found[name], tensor), name
+        else:
+            torch.testing.assert_close(found[name], tensor, rtol=1e-9, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize("family", ["bottleneck", "module_copy", "shared_lora"])
+def test_a_family_computes_what_it_did(family):
+    model = LanguageAdapterModel.from_pretrained(SAVED / family, dtype=torch.float64)
+    words = torch.arange(3, 15).reshape(2, 6)
+    with torch.no_grad():
+        found = {
+            key: model(language=key, input_ids=words, attention_mask=torch.ones_like(words)).logits for key in LANGUAGES
+        }
+    assert_equal(found, load_file(SAVED / family / "logits.safetensors"))
+
+
+@pytest.mark.skipif(not SAME_LANE, reason="the checkpoint is of transformers 5, whose parameters come in another order")
+def test_a_run_goes_on_as_it_did(tmp_path):
+    checkpoint = shutil.copytree(SAVED / "checkpoint-2", tmp_path / "checkpoint-2")
+    model = make_model(dtype=torch.float64, dropout=0.1, seed=1)
+    trainer = make_trainer(
+        tmp_path,
+        model,
+        kind=MetaAdapterTrainer,
+        max_steps=4,
+        save_strategy="steps",
+        save_steps=2,
+        languages_per_step=2,
+        lr_scheduler_type="linear",
+        warmup_steps=1,
+    )
+    trainer.train(resume_from_checkpoint=str(checkpoint))
+    assert_equal(snapshot(model), load_file(SAVED / "after_step_4.safetensors"))

@@ -16,12 +16,16 @@ class Notebook(File):
 
     @property
     def content_string(self) -> str:
-        return MarkdownExporter().from_notebook_node(nbformat.read(Path(self.abs_src_path), as_version=4))[0]
+        return MarkdownExporter().from_notebook_node(
+            nbformat.read(Path(self.abs_src_path), as_version=4)
+        )[0]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     for file in list(files):
         if file.src_uri.endswith(".ipynb"):
             files.remove(file)
-            files.append(Notebook(file.src_uri, config.docs_dir, config.site_dir, config.use_directory_urls))
+            files.append(
+                Notebook(file.src_uri, config.docs_dir, config.site_dir, config.use_directory_urls)
+            )
     return files

@@ -1,13 +1,12 @@
 """Measure negative interference in multilingual models, and treat it with meta-learned language adapters."""
 
-from hf_meta_adapters._collators import get_data_collator
-from hf_meta_adapters._routed_loss import RoutedLoss
-from hf_meta_adapters._sparse_head import SparseHead
 from hf_meta_adapters._version import __version__
-from hf_meta_adapters.backends._bottleneck import BottleneckConfig
-from hf_meta_adapters.backends._module_copy import ModuleCopyConfig
-from hf_meta_adapters.callbacks import GradientConflictCallback
-from hf_meta_adapters.data import check_roles, split_roles, temperature_distribution
+from hf_meta_adapters.backends import register_backend
+from hf_meta_adapters.backends.bottleneck import BottleneckConfig
+from hf_meta_adapters.backends.module_copy import ModuleCopyConfig
+from hf_meta_adapters.data.overlap import check_roles
+from hf_meta_adapters.data.roles import split_roles
+from hf_meta_adapters.data.temperature import temperature_distribution
 from hf_meta_adapters.diagnostics import (
     LanguageMasks,
     gradient_conflict,
@@ -16,13 +15,19 @@ from hf_meta_adapters.diagnostics import (
     mask_overlap,
     plan_language_capacity,
 )
-from hf_meta_adapters.evaluation import bits_per_character, evaluate_languages, masked_lm_features
-from hf_meta_adapters.hub import list_languages
+from hf_meta_adapters.evaluation import evaluate_languages, register_task
+from hf_meta_adapters.evaluation.bits import bits_per_character
+from hf_meta_adapters.evaluation.lm_features import masked_lm_features
+from hf_meta_adapters.hub.download import list_languages
 from hf_meta_adapters.meta import MetaGradients, MetaOptions, MetaSignal
-from hf_meta_adapters.meta_step import joint_step, meta_fidelity, meta_step
-from hf_meta_adapters.modeling import LanguageAdapterModel, get_language_model
-from hf_meta_adapters.trainer import MetaAdapterTrainer
-from hf_meta_adapters.training_args import MetaAdapterTrainingArguments
+from hf_meta_adapters.modeling.model import LanguageAdapterModel, get_language_model
+from hf_meta_adapters.steps.meta_step import joint_step, meta_fidelity, meta_step
+from hf_meta_adapters.steps.routed_loss import RoutedLoss
+from hf_meta_adapters.steps.sparse_head import SparseHead
+from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
+from hf_meta_adapters.training.conflict_callback import GradientConflictCallback
+from hf_meta_adapters.training.default_collator import get_data_collator
+from hf_meta_adapters.training.trainer import MetaAdapterTrainer
 
 __all__ = [
     "BottleneckConfig",
@@ -53,6 +58,8 @@ __all__ = [
     "meta_fidelity",
     "meta_step",
     "plan_language_capacity",
+    "register_backend",
+    "register_task",
     "split_roles",
     "temperature_distribution",
 ]

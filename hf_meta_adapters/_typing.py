@@ -21,3 +21,6 @@ Loss: TypeAlias = Callable[[], torch.Tensor]
 
 MicroBatches: TypeAlias = Loss | Sequence[Loss]
 """One loss, or several whose sum is the loss: the micro-batches of gradient accumulation."""
+
+Rows: TypeAlias = Sequence[Mapping[str, Any]]
+"""The examples of one language: a `datasets.Dataset`, or a list of dicts."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 import difflib
 import re
 import reprlib
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
 
 __all__ = [
     "CheckpointError",
@@ -22,6 +24,7 @@ __all__ = [
     "check_known_language",
     "check_language",
     "check_languages",
+    "moved_names",
 ]
 
 _LANGUAGE = re.compile(r"[A-Za-z0-9]+(?:[-_][A-Za-z0-9]+)*")
@@ -132,7 +135,9 @@ def check_languages(languages: Iterable[object]) -> tuple[str, ...]:
         )
     keys = tuple(check_language(language) for language in languages)
     if not keys:
-        raise LanguageError('`languages` must name at least one language. Found none. Write for example ["en", "sw"].')
+        raise LanguageError(
+            '`languages` must name at least one language. Found none. Write for example ["en", "sw"].'
+        )
     seen: dict[str, str] = {}
     for key in keys:
         if (twin := seen.get(key.lower())) is not None:
@@ -144,7 +149,9 @@ def check_languages(languages: Iterable[object]) -> tuple[str, ...]:
     return keys
 
 
-def check_known_language(language: object, known: Iterable[str], *, what: str = "this model") -> str:
+def check_known_language(
+    language: object, known: Iterable[str], *, what: str = "this model"
+) -> str:
     """Return `language` if it is one of `known`, matched by its exact name.
 
     Args:
@@ -169,3 +176,36 @@ def check_known_language(language: object, known: Iterable[str], *, what: str = 
     nearest = difflib.get_close_matches(key.lower(), by_lower, n=1)
     hint = f" Did you mean {by_lower[nearest[0]]!r}?" if nearest else ""
     raise LanguageError(f"The language must be one of {what}: {names}. Found {key!r}.{hint}")
+
+
+def moved_names(module: str, homes: Mapping[str, str]) -> Callable[[str], object]:
+    """Return a module's `__getattr__` that finds names where they live now, with a `DeprecationWarning`.
+
+    Args:
+        module: The name of the module that had them.
+        homes: Name → the module to import it from.
+
+    Returns:
+        The function, as PEP 562 defines it.
+
+    Example:
+        >>> import warnings
+        >>> find = moved_names("old", {"sqrt": "math"})
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore")
+        ...     find("sqrt")(9.0)
+        3.0
+    """
+
+    def find(name: str) -> object:
+        if name not in homes:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+
+        warnings.warn(
+            f"`{name}` has moved from `{module}`. Import it from `{homes[name]}`.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return getattr(import_module(homes[name]), name)
+
+    return find

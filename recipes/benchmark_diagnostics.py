@@ -34,10 +34,16 @@ VERSIONS = {library.__name__: library.__version__ for library in (hma, torch, tr
 class Arguments:
     """What can be set on the command line."""
 
-    output: str = field(default="outputs/diagnostics_cost.json", metadata={"help": "Where the result goes."})
-    intervals: int = field(default=3, metadata={"help": "Length of the run, in default intervals of the callback."})
+    output: str = field(
+        default="outputs/diagnostics_cost.json", metadata={"help": "Where the result goes."}
+    )
+    intervals: int = field(
+        default=3, metadata={"help": "Length of the run, in default intervals of the callback."}
+    )
     hidden_size: int = field(default=64, metadata={"help": "Width of the two layers."})
-    batch_size: int = field(default=12, metadata={"help": "Verses in a step, and in a probe batch."})
+    batch_size: int = field(
+        default=12, metadata={"help": "Verses in a step, and in a probe batch."}
+    )
     seed: int = field(default=0, metadata={"help": "Seed of weights and batches."})
 
 
@@ -45,7 +51,9 @@ class LanguageTrainer(Trainer):
     """What anybody has whose batches carry a language that the model does not take."""
 
     def compute_loss(self, model, inputs, *args, **kwargs):
-        return super().compute_loss(model, {k: v for k, v in inputs.items() if k != "language"}, *args, **kwargs)
+        return super().compute_loss(
+            model, {k: v for k, v in inputs.items() if k != "language"}, *args, **kwargs
+        )
 
 
 class Timed(hma.GradientConflictCallback):
@@ -63,8 +71,12 @@ def verses() -> list[dict]:
     """Verses as bytes, shifted past the special tokens."""
     rows = []
     for language in LANGUAGES:
-        with gzip.open(Path(__file__).parent / "data" / language / "train.txt.gz", "rt", encoding="utf-8") as file:
-            rows += [{"bytes": list(line.strip().encode())[:96], "language": language} for line in file]
+        with gzip.open(
+            Path(__file__).parent / "data" / language / "train.txt.gz", "rt", encoding="utf-8"
+        ) as file:
+            rows += [
+                {"bytes": list(line.strip().encode())[:96], "language": language} for line in file
+            ]
     return rows
 
 
@@ -74,13 +86,23 @@ def collate(rows: list[dict]) -> dict:
         words[place, : len(row["bytes"])] = torch.tensor(row["bytes"]) + 5
     masked = (torch.rand(words.shape) < 0.15) & (words != 1)
     batch = {"input_ids": words.masked_fill(masked, 4), "labels": words.masked_fill(~masked, -100)}
-    return {**batch, "attention_mask": (words != 1).long(), "language": [row["language"] for row in rows]}
+    return {
+        **batch,
+        "attention_mask": (words != 1).long(),
+        "language": [row["language"] for row in rows],
+    }
 
 
-def run(args: Arguments, rows: list[dict], steps: int, callbacks: list) -> tuple[float, torch.nn.Module]:
+def run(
+    args: Arguments, rows: list[dict], steps: int, callbacks: list
+) -> tuple[float, torch.nn.Module]:
     """Processor seconds of training, and the trained model."""
     set_seed(args.seed)
-    sizes = {"hidden_size": args.hidden_size, "intermediate_size": 4 * args.hidden_size, "num_hidden_layers": 2}
+    sizes = {
+        "hidden_size": args.hidden_size,
+        "intermediate_size": 4 * args.hidden_size,
+        "num_hidden_layers": 2,
+    }
     places = {"max_position_embeddings": 99, "vocab_size": 261, "num_attention_heads": 4}
     model = transformers.XLMRobertaForMaskedLM(transformers.XLMRobertaConfig(**sizes, **places))
     with TemporaryDirectory() as folder:
@@ -95,7 +117,9 @@ def run(args: Arguments, rows: list[dict], steps: int, callbacks: list) -> tuple
             report_to="none",
             use_cpu=True,
         )
-        trainer = LanguageTrainer(model, settings, train_dataset=rows, data_collator=collate, callbacks=callbacks)
+        trainer = LanguageTrainer(
+            model, settings, train_dataset=rows, data_collator=collate, callbacks=callbacks
+        )
         began = time.process_time()
         trainer.train()
         return time.process_time() - began, model
@@ -104,18 +128,40 @@ def run(args: Arguments, rows: list[dict], steps: int, callbacks: list) -> tuple
 def main() -> None:
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
     rows, callbacks = verses(), [Timed(), Timed()]
-    every = 25 * 4 * len(LANGUAGES)  # the default: 25 steps for each of 4 probe batches per language
+    every = (
+        25 * 4 * len(LANGUAGES)
+    )  # the default: 25 steps for each of 4 probe batches per language
     steps = args.intervals * every
     run(args, rows, 5, [])  # warms up
     # In this order, so that a machine that slows down or speeds up favours neither.
     several = [run(args, rows, steps, given) for given in ([], callbacks[:1], callbacks[1:], [])]
-    times, weights = [seconds for seconds, _ in several], [list(model.parameters()) for _, model in several]
-    same = all(torch.equal(a, b) for other in weights[1:] for a, b in zip(weights[0], other, strict=True))
-    inside, count = sum(one.seconds for one in callbacks), sum(len(one.history) for one in callbacks)
-    result = {"arguments": asdict(args), "versions": VERSIONS, "command": shlex.join(["python", *sys.argv])}
-    result |= {"hardware": f"{platform.machine()}, {os.cpu_count()} cores, one thread", "every": every, "steps": steps}
+    times, weights = (
+        [seconds for seconds, _ in several],
+        [list(model.parameters()) for _, model in several],
+    )
+    same = all(
+        torch.equal(a, b) for other in weights[1:] for a, b in zip(weights[0], other, strict=True)
+    )
+    inside, count = (
+        sum(one.seconds for one in callbacks),
+        sum(len(one.history) for one in callbacks),
+    )
+    result = {
+        "arguments": asdict(args),
+        "versions": VERSIONS,
+        "command": shlex.join(["python", *sys.argv]),
+    }
+    result |= {
+        "hardware": f"{platform.machine()}, {os.cpu_count()} cores, one thread",
+        "every": every,
+        "steps": steps,
+    }
     result |= {"seconds_without": [times[0], times[3]], "seconds_with": [times[1], times[2]]}
-    result |= {"measurements": count, "seconds_in_callback": inside, "weights_are_bitwise_equal": same}
+    result |= {
+        "measurements": count,
+        "seconds_in_callback": inside,
+        "weights_are_bitwise_equal": same,
+    }
     step = (times[1] + times[2] - inside) / (2 * steps)
     result |= {"seconds_per_measurement": inside / count, "seconds_per_step": step}
     result["share_at_default_interval"] = share = inside / count / step / every

@@ -35,8 +35,15 @@ SETTINGS = {
     "exact, per language, drawn": {**EACH, "meta_gradient": "exact", "meta_languages_per_step": 2},
     "first order": {**EACH, "meta_gradient": "first_order"},
 }
-BF16 = {"autocast": lambda: torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16)}
-RADII = {f"radius {size:g}": {"finite_difference_radius": size} for size in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)}
+BF16 = {
+    "autocast": lambda: torch.autocast(
+        "cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16
+    )
+}
+RADII = {
+    f"radius {size:g}": {"finite_difference_radius": size}
+    for size in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+}
 RADII |= {"automatic": {}, "automatic, bf16 autocast": BF16}
 
 
@@ -44,12 +51,20 @@ RADII |= {"automatic": {}, "automatic, bf16 autocast": BF16}
 class Arguments:
     """What can be set on the command line."""
 
-    model: str = field(default="outputs/quickstart/model", metadata={"help": "A saved family, with its tokenizer."})
-    output: str = field(default="outputs/benchmark_fidelity.json", metadata={"help": "Where the result goes."})
-    inner_learning_rates: list[float] = field(default_factory=lambda: [0.001, 0.01, 0.1, 1.0], metadata={"help": "β."})
+    model: str = field(
+        default="outputs/quickstart/model", metadata={"help": "A saved family, with its tokenizer."}
+    )
+    output: str = field(
+        default="outputs/benchmark_fidelity.json", metadata={"help": "Where the result goes."}
+    )
+    inner_learning_rates: list[float] = field(
+        default_factory=lambda: [0.001, 0.01, 0.1, 1.0], metadata={"help": "β."}
+    )
     draws: int = field(default=6, metadata={"help": "Draws of batches."})
     batch_size: int = field(default=12, metadata={"help": "Verses per language and role."})
-    language_draws: int = field(default=16, metadata={"help": "Draws of languages, whose mean shows the bias."})
+    language_draws: int = field(
+        default=16, metadata={"help": "Draws of languages, whose mean shows the bias."}
+    )
 
 
 def read(language: str, role: str) -> list[str]:
@@ -58,28 +73,42 @@ def read(language: str, role: str) -> list[str]:
 
 
 def flat(gradients: dict[str, dict[str, torch.Tensor]]) -> torch.Tensor:
-    return torch.cat([entry.double().flatten() for key in gradients for entry in gradients[key].values()])
+    return torch.cat(
+        [entry.double().flatten() for key in gradients for entry in gradients[key].values()]
+    )
 
 
 def cosine(left: torch.Tensor, right: torch.Tensor) -> float:
     return torch.cosine_similarity(left, right, dim=0).item()
 
 
-def compare(model, batches: tuple[dict, dict], rate: float, args: Arguments) -> tuple[dict[str, float], torch.Tensor]:
+def compare(
+    model, batches: tuple[dict, dict], rate: float, args: Arguments
+) -> tuple[dict[str, float], torch.Tensor]:
     def loss(model, batch: dict) -> torch.Tensor:
-        torch.manual_seed(int(batch["input_ids"].sum()))  # the same dropout masks, whatever the order of evaluation
+        torch.manual_seed(
+            int(batch["input_ids"].sum())
+        )  # the same dropout masks, whatever the order of evaluation
         return model(**batch).loss
 
     def step(seed: int = 0, **options) -> hma.MetaGradients:
-        return hma.meta_step(model, *batches, inner_learning_rate=rate, seed=seed, loss_function=loss, **options)
+        return hma.meta_step(
+            model, *batches, inner_learning_rate=rate, seed=seed, loss_function=loss, **options
+        )
 
     exact = step(**EACH, meta_gradient="exact")
     truth, indirect = flat(exact.language), flat(exact.indirect)
-    found = {name: cosine(flat(step(**options).language), truth) for name, options in SETTINGS.items()}
+    found = {
+        name: cosine(flat(step(**options).language), truth) for name, options in SETTINGS.items()
+    }
     for name in ("fast", "default"):
-        found[f"{name}, bf16 autocast"] = cosine(flat(step(**SETTINGS[name], **BF16).language), truth)
+        found[f"{name}, bf16 autocast"] = cosine(
+            flat(step(**SETTINGS[name], **BF16).language), truth
+        )
     drawn = SETTINGS["exact, per language, drawn"]
-    mean = torch.stack([flat(step(seed, **drawn).language) for seed in range(args.language_draws)]).mean(0)
+    mean = torch.stack(
+        [flat(step(seed, **drawn).language) for seed in range(args.language_draws)]
+    ).mean(0)
     found[f"exact, per language, mean of {args.language_draws} drawn"] = cosine(mean, truth)
     for scheme, (radius, given) in product(("one_sided", "central"), RADII.items()):
         # of the second-order part alone, which is all that a radius can spoil
@@ -91,7 +120,9 @@ def compare(model, batches: tuple[dict, dict], rate: float, args: Arguments) -> 
 def main() -> None:
     (args,) = transformers.HfArgumentParser(Arguments).parse_args_into_dataclasses()
     if not Path(args.model).is_dir():
-        sys.exit(f"`--model` must be the folder of a saved family. Found no {args.model}. `make quickstart` makes one.")
+        sys.exit(
+            f"`--model` must be the folder of a saved family. Found no {args.model}. `make quickstart` makes one."
+        )
     tokenizer = transformers.AutoTokenizer.from_pretrained(args.model)
     model = hma.LanguageAdapterModel.from_pretrained(args.model).train()
     collator = transformers.DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15)
@@ -99,7 +130,9 @@ def main() -> None:
 
     def batch(role: str, key: str, draw: int) -> dict:
         lines = text[role][key][draw * args.batch_size :][: args.batch_size]
-        return collator([{"input_ids": ids} for ids in tokenizer(lines, truncation=True)["input_ids"]])
+        return collator(
+            [{"input_ids": ids} for ids in tokenizer(lines, truncation=True)["input_ids"]]
+        )
 
     found: dict[float, dict[str, list[float]]] = {rate: {} for rate in args.inner_learning_rates}
     truths: dict[float, list[torch.Tensor]] = {rate: [] for rate in args.inner_learning_rates}
@@ -112,12 +145,21 @@ def main() -> None:
             for name, value in values.items():
                 found[rate].setdefault(name, []).append(value)
     for rate, several in truths.items():
-        found[rate]["two draws of batches, exact"] = [cosine(*several[k : k + 2]) for k in range(len(several) - 1)]
+        found[rate]["two draws of batches, exact"] = [
+            cosine(*several[k : k + 2]) for k in range(len(several) - 1)
+        ]
 
     result = {"arguments": vars(args), "command": sys.argv, "hardware": platform.machine()}
-    result["versions"] = {library.__name__: library.__version__ for library in (hma, torch, transformers)}
+    result["versions"] = {
+        library.__name__: library.__version__ for library in (hma, torch, transformers)
+    }
     result["rows"] = [
-        {"inner_learning_rate": rate, "setting": name, "median": statistics.median(values), "worst": min(values)}
+        {
+            "inner_learning_rate": rate,
+            "setting": name,
+            "median": statistics.median(values),
+            "worst": min(values),
+        }
         for rate in found
         for name, values in found[rate].items()
     ]

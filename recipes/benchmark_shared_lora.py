@@ -28,7 +28,9 @@ import hf_meta_adapters as hma
 
 LANGUAGES = ["en", "fr", "ru", "sw"]
 CUDA = torch.cuda.is_available()
-RETURNED = {"MALLOC_MMAP_THRESHOLD_": "262144"}  # freed memory goes back: what malloc keeps is not what a step needs
+RETURNED = {
+    "MALLOC_MMAP_THRESHOLD_": "262144"
+}  # freed memory goes back: what malloc keeps is not what a step needs
 ARMS = ["ordinary LoRA", "meta, preset fast", "meta, default", "meta, preset fast, checkpointing"]
 
 
@@ -36,33 +38,63 @@ ARMS = ["ordinary LoRA", "meta, preset fast", "meta, default", "meta, preset fas
 class Arguments:
     """What can be set on the command line."""
 
-    output: str = field(default="outputs/benchmark_shared_lora.json", metadata={"help": "Where the result goes."})
-    hidden_size: int = field(default=512, metadata={"help": "Width of the six layers of the Llama."})
+    output: str = field(
+        default="outputs/benchmark_shared_lora.json", metadata={"help": "Where the result goes."}
+    )
+    hidden_size: int = field(
+        default=512, metadata={"help": "Width of the six layers of the Llama."}
+    )
     vocabulary: int = field(default=8000, metadata={"help": "Size of the vocabulary."})
     batch_size: int = field(default=8, metadata={"help": "Rows of a forward pass."})
     length: int = field(default=128, metadata={"help": "Tokens of a row."})
     steps: int = field(default=2, metadata={"help": "Optimizer steps, each on all four languages."})
     repeats: int = field(default=3, metadata={"help": "Runs of each."})
-    peak_of: str | None = field(default=None, metadata={"help": "Print the peak memory of this run, and no more."})
+    peak_of: str | None = field(
+        default=None, metadata={"help": "Print the peak memory of this run, and no more."}
+    )
 
 
 def trainer(args: Arguments, arm: str, folder: str) -> transformers.Trainer:
     transformers.set_seed(0)
-    sizes = {"hidden_size": args.hidden_size, "intermediate_size": 3 * args.hidden_size, "num_hidden_layers": 6}
-    sizes |= {"num_attention_heads": args.hidden_size // 64, "num_key_value_heads": args.hidden_size // 128}
-    base = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=args.vocabulary, **sizes))
+    sizes = {
+        "hidden_size": args.hidden_size,
+        "intermediate_size": 3 * args.hidden_size,
+        "num_hidden_layers": 6,
+    }
+    sizes |= {
+        "num_attention_heads": args.hidden_size // 64,
+        "num_key_value_heads": args.hidden_size // 128,
+    }
+    base = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(vocab_size=args.vocabulary, **sizes)
+    )
 
     def rows() -> list[dict]:
-        words = torch.randint(5, args.vocabulary, (args.batch_size * args.steps, args.length)).tolist()
+        words = torch.randint(
+            5, args.vocabulary, (args.batch_size * args.steps, args.length)
+        ).tolist()
         return [{"input_ids": row, "labels": row} for row in words]
 
-    common = {"output_dir": folder, "max_steps": args.steps, "per_device_train_batch_size": args.batch_size}
-    common |= {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "remove_unused_columns": False}
+    common = {
+        "output_dir": folder,
+        "max_steps": args.steps,
+        "per_device_train_batch_size": args.batch_size,
+    }
+    common |= {
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+    }
     common |= {"gradient_checkpointing": "checkpointing" in arm}
     if arm == "ordinary LoRA":
         model = get_peft_model(base, LoraConfig(r=16, target_modules="all-linear"))
-        several = transformers.TrainingArguments(gradient_accumulation_steps=len(LANGUAGES), **common)
-        return transformers.Trainer(model, several, train_dataset=[row for _ in LANGUAGES for row in rows()])
+        several = transformers.TrainingArguments(
+            gradient_accumulation_steps=len(LANGUAGES), **common
+        )
+        return transformers.Trainer(
+            model, several, train_dataset=[row for _ in LANGUAGES for row in rows()]
+        )
     own, theta = (LoraConfig(r=rank, target_modules="all-linear") for rank in (4, 16))
     model = hma.get_language_model(base, own, LANGUAGES, shared=theta)
     arguments = hma.MetaAdapterTrainingArguments(preset="fast" if "fast" in arm else None, **common)
@@ -94,12 +126,25 @@ def main() -> None:
     for _ in tqdm(range(args.repeats), desc="repeats"):
         for arm, peaks in found.items():
             command = [sys.executable, *sys.argv, "--peak_of", arm]
-            run = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | RETURNED)
+            run = subprocess.run(
+                command, check=True, capture_output=True, text=True, env=os.environ | RETURNED
+            )
             peaks.append(float(run.stdout.split()[-1]))
     medians = {arm: statistics.median(peaks) for arm, peaks in found.items()}
-    result = {"arguments": vars(args), "command": sys.argv, "hardware": platform.machine(), "rows": []}
-    result["versions"] = {library.__name__: library.__version__ for library in (hma, torch, transformers, peft)}
-    print("| training | peak memory above start, MB | beside ordinary LoRA |", "|---|---:|---:|", sep="\n")
+    result = {
+        "arguments": vars(args),
+        "command": sys.argv,
+        "hardware": platform.machine(),
+        "rows": [],
+    }
+    result["versions"] = {
+        library.__name__: library.__version__ for library in (hma, torch, transformers, peft)
+    }
+    print(
+        "| training | peak memory above start, MB | beside ordinary LoRA |",
+        "|---|---:|---:|",
+        sep="\n",
+    )
     for arm, value in medians.items():
         ratio = value / medians["ordinary LoRA"]
         result["rows"].append({"setting": arm, "peak_mb": value, "ratio": ratio})

@@ -39,24 +39,40 @@ ABOUT = {
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("texts", metavar="TEXTS", type=Path)
-    parser.add_argument("--monolingual", type=Path, help="folder with a model of each language alone")
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/diagnose"), help="where the report goes")
+    parser.add_argument(
+        "--monolingual", type=Path, help="folder with a model of each language alone"
+    )
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path("outputs/diagnose"), help="where the report goes"
+    )
     parser.add_argument("--batches", type=int, default=16, help="batches of each language (16)")
     parser.add_argument("--batch_size", type=int, default=8, help="texts in a batch (8)")
     parser.add_argument("--max_length", type=int, default=64, help="tokens of a text (64)")
-    parser.add_argument("--sparsity", type=float, default=0.2, help="share of the weights that masks prune (0.2)")
-    parser.add_argument("--mask_steps", type=int, default=200, help="steps per mask; 0 for no masks (200)")
-    parser.add_argument("--seed", type=int, default=0, help="of the texts and of what is masked in them (0)")
+    parser.add_argument(
+        "--sparsity", type=float, default=0.2, help="share of the weights that masks prune (0.2)"
+    )
+    parser.add_argument(
+        "--mask_steps", type=int, default=200, help="steps per mask; 0 for no masks (200)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the texts and of what is masked in them (0)"
+    )
     return parser.parse_args()
 
 
 def read_texts(args: argparse.Namespace) -> dict[str, list[str]]:
     found = {}
     for path in sorted(args.texts.glob("*.txt*")):
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+        with (
+            gzip.open(path, "rt", encoding="utf-8")
+            if path.suffix == ".gz"
+            else path.open(encoding="utf-8") as file
+        ):
             lines = [line.strip() for line in file if line.strip()]
         random.Random(args.seed).shuffle(lines)
         found[path.name.partition(".txt")[0]] = lines[: args.batches * args.batch_size]
@@ -69,13 +85,19 @@ def load(name: str) -> tuple[torch.nn.Module, str]:
     tasks = {"ForMaskedLM": "masked_lm", "ForCausalLM": "causal_lm", "LMHeadModel": "causal_lm"}
     task = next((task for end, task in tasks.items() if architecture.endswith(end)), None)
     if task is None:
-        sys.exit(f"MODEL must be a masked or causal language model, with its head. Found {architecture} in {name}.")
+        sys.exit(
+            f"MODEL must be a masked or causal language model, with its head. Found {architecture} in {name}."
+        )
     family = (Path(name) / "language_adapters.json").is_file()
-    model = (hma.LanguageAdapterModel if family else getattr(transformers, architecture)).from_pretrained(name)
+    model = (
+        hma.LanguageAdapterModel if family else getattr(transformers, architecture)
+    ).from_pretrained(name)
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), task
 
 
-def make_batches(texts: dict[str, list[str]], tokenizer: Any, task: str, args: argparse.Namespace) -> dict:
+def make_batches(
+    texts: dict[str, list[str]], tokenizer: Any, task: str, args: argparse.Namespace
+) -> dict:
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     collator = DataCollatorForLanguageModeling(tokenizer, mlm=task == "masked_lm")
     transformers.set_seed(args.seed)  # of the masks
@@ -87,7 +109,9 @@ def make_batches(texts: dict[str, list[str]], tokenizer: Any, task: str, args: a
     return found
 
 
-def score(model: torch.nn.Module, task: str, texts: dict, tokenizer: Any, args: argparse.Namespace) -> Any:
+def score(
+    model: torch.nn.Module, task: str, texts: dict, tokenizer: Any, args: argparse.Namespace
+) -> Any:
     rows = {key: [{"text": line} for line in lines] for key, lines in texts.items()}
     given = {"processing_class": tokenizer, "max_length": args.max_length}
     return hma.evaluate_languages(model, task, rows, progress=True, **given)
@@ -99,15 +123,25 @@ def interference(scores: Any, texts: dict, tokenizer: Any, args: argparse.Namesp
         alone = score(*load(str(args.monolingual / key)), {key: lines}, tokenizer, args)
         for side, parts in (("alone", alone.per_example[key]), ("joint", scores.per_example[key])):
             found[side][key] = torch.as_tensor(parts["bits"] / parts["characters"].clip(1))
-    return hma.interference_report(*found.values(), higher_is_better=False, metric="mean bits per character of a text")
+    return hma.interference_report(
+        *found.values(), higher_is_better=False, metric="mean bits per character of a text"
+    )
 
 
 def main() -> None:
     args, sections = arguments(), {}
-    (model, task), tokenizer, texts = load(args.model), AutoTokenizer.from_pretrained(args.model), read_texts(args)
-    texts = {key: lines for key, lines in texts.items() if key in getattr(model, "languages", texts)}
+    (model, task), tokenizer, texts = (
+        load(args.model),
+        AutoTokenizer.from_pretrained(args.model),
+        read_texts(args),
+    )
+    texts = {
+        key: lines for key, lines in texts.items() if key in getattr(model, "languages", texts)
+    }
     if len(texts) < 2:
-        sys.exit(f"TEXTS must have files of two languages of the model, such as en.txt. Found {list(texts)}.")
+        sys.exit(
+            f"TEXTS must have files of two languages of the model, such as en.txt. Found {list(texts)}."
+        )
     batches = make_batches(texts, tokenizer, task, args)
 
     def add(name: str, title: str, result: Any, **pictures: str) -> None:
@@ -117,32 +151,70 @@ def main() -> None:
     scores = score(model, task, texts, tokenizer, args)
     add("scores", "Scores", scores)
     if args.monolingual:
-        add("interference", "Interference", interference(scores, texts, tokenizer, args), interference="plot")
+        add(
+            "interference",
+            "Interference",
+            interference(scores, texts, tokenizer, args),
+            interference="plot",
+        )
     projection = 4096 if model.num_parameters() > LARGE else None
-    found = hma.gradient_conflict(model, batches, per_layer=True, projection=projection, progress=True)
-    add("conflict", "Gradient conflict", found, gradient_cosines="plot", cosines_by_layer="plot_layers")
+    found = hma.gradient_conflict(
+        model, batches, per_layer=True, projection=projection, progress=True
+    )
+    add(
+        "conflict",
+        "Gradient conflict",
+        found,
+        gradient_cosines="plot",
+        cosines_by_layer="plot_layers",
+    )
     pair, layer = found.most_conflicting(), found.most_conflicting(per_layer=True)
-    means = f"{found.between_languages:.2f} between languages, {found.within_languages:.2f} within one"
+    means = (
+        f"{found.between_languages:.2f} between languages, {found.within_languages:.2f} within one"
+    )
     findings = [
         f"The gradients of {' and '.join(pair.languages)} agree least: cosine {pair.cosine:.2f} (mean {means})."
     ]
-    findings += [f"Lowest cosine of a layer: {layer.cosine:.2f}, {' and '.join(layer.languages)} in {layer.layer}."]
+    findings += [
+        f"Lowest cosine of a layer: {layer.cosine:.2f}, {' and '.join(layer.languages)} in {layer.layer}."
+    ]
     masks = None
     if args.mask_steps:
         how = {"sparsity": args.sparsity, "steps": args.mask_steps}
         masks = hma.learn_language_masks(model, batches, progress=True, **how)
         same = hma.mask_overlap(masks)
-        add("masks", "Language-specific weights", same, mask_overlap="plot", overlap_by_layer="plot_layers")
-        findings += [f"Masks overlap by {same.between_languages:.3f}, those of seeds by {same.between_seeds:.3f}."]
+        add(
+            "masks",
+            "Language-specific weights",
+            same,
+            mask_overlap="plot",
+            overlap_by_layer="plot_layers",
+        )
+        findings += [
+            f"Masks overlap by {same.between_languages:.3f}, those of seeds by {same.between_seeds:.3f}."
+        ]
     layers = sum(name.rpartition(".")[2].isdigit() for name in found.per_layer)
     plan = hma.plan_language_capacity(found, masks, budget=max(1, layers // 3))
     add("plan", "Where to put capacity", plan, need_of_layers="plot")
     findings += [f"Layers in which languages differ most: {', '.join(plan.target_layers)}."]
-    hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, CPU"
-    versions = ", ".join(f"{library.__name__} {library.__version__}" for library in (hma, torch, transformers))
-    about = {"model": args.model, "texts": ", ".join(f"{key} {len(lines)}" for key, lines in texts.items())}
-    about |= {"command": shlex.join(["python", *sys.argv]), "versions": versions, "hardware": hardware}
-    DiagnosticReport(f"Interference in {args.model}", tuple(findings), sections, about).save(args.output_dir)
+    hardware = (
+        torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, CPU"
+    )
+    versions = ", ".join(
+        f"{library.__name__} {library.__version__}" for library in (hma, torch, transformers)
+    )
+    about = {
+        "model": args.model,
+        "texts": ", ".join(f"{key} {len(lines)}" for key, lines in texts.items()),
+    }
+    about |= {
+        "command": shlex.join(["python", *sys.argv]),
+        "versions": versions,
+        "hardware": hardware,
+    }
+    DiagnosticReport(f"Interference in {args.model}", tuple(findings), sections, about).save(
+        args.output_dir
+    )
     print("", *findings, f"See {args.output_dir / 'report.html'}.", sep="\n")
 
 

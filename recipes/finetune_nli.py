@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from transformers import AutoModelForSequenceClassification
 
-from hf_meta_adapters.evaluation import NLI, parse_arguments
+from hf_meta_adapters.cli.recipe_arguments import parse_arguments
+from hf_meta_adapters.evaluation import NLI
 from hf_meta_adapters.finetuning import FinetuningArguments, run_finetuning
 
 

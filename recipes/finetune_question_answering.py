@@ -16,14 +16,19 @@ from dataclasses import dataclass, field
 
 from transformers import AutoModelForQuestionAnswering
 
-from hf_meta_adapters.evaluation import QuestionAnswering, parse_arguments
+from hf_meta_adapters.cli.recipe_arguments import parse_arguments
+from hf_meta_adapters.evaluation import QuestionAnswering
 from hf_meta_adapters.finetuning import FinetuningArguments, run_finetuning
 
 
 @dataclass
 class Arguments(FinetuningArguments):
-    normalization: str = field(default="language", metadata={"help": '"language", or "squad" in every language.'})
-    stride: int = field(default=128, metadata={"help": "Tokens that neighbouring windows of a passage share."})
+    normalization: str = field(
+        default="language", metadata={"help": '"language", or "squad" in every language.'}
+    )
+    stride: int = field(
+        default=128, metadata={"help": "Tokens that neighbouring windows of a passage share."}
+    )
 
 
 def main() -> None:

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 
 from transformers import AutoModelForTokenClassification
 
-from hf_meta_adapters.evaluation import NER, POS, parse_arguments
+from hf_meta_adapters.cli.recipe_arguments import parse_arguments
+from hf_meta_adapters.evaluation import NER, POS
 from hf_meta_adapters.finetuning import FinetuningArguments, run_finetuning
 
 
@@ -24,7 +25,8 @@ from hf_meta_adapters.finetuning import FinetuningArguments, run_finetuning
 class Arguments(FinetuningArguments):
     task: str = field(default="ner", metadata={"help": '"ner" (F1 of spans) or "pos" (accuracy).'})
     types: list[str] = field(
-        default_factory=lambda: ["PER", "ORG", "LOC"], metadata={"help": "Entities that count; others become O."}
+        default_factory=lambda: ["PER", "ORG", "LOC"],
+        metadata={"help": "Entities that count; others become O."},
     )
 
 

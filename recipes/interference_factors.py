@@ -31,7 +31,9 @@ from tqdm import tqdm
 from transformers import HfArgumentParser
 
 import hf_meta_adapters as hma
-from hf_meta_adapters.study import pretrain, read_texts, small_sizes, train_tokenizer
+from hf_meta_adapters.pretraining import train_tokenizer
+from hf_meta_adapters.study.cell import read_texts
+from hf_meta_adapters.study.methods import pretrain, small_sizes
 
 DATA = Path(__file__).parent / "data"
 VERSIONS = {library.__name__: library.__version__ for library in (hma, torch, transformers)}
@@ -41,16 +43,30 @@ VERSIONS = {library.__name__: library.__version__ for library in (hma, torch, tr
 class Arguments:
     """What can be set on the command line."""
 
-    output: str = field(default="outputs/interference_factors.json", metadata={"help": "Where the result goes."})
-    languages: list[str] = field(default_factory=lambda: ["en", "fr", "ru", "sw"], metadata={"help": "Of the verses."})
-    subsampled: str = field(default="fr", metadata={"help": "The language of the study of corpus size."})
-    target: str = field(default="fr", metadata={"help": "The language that is paired with each of the others."})
-    shares: list[float] = field(default_factory=lambda: [0.125, 0.5, 1.0], metadata={"help": "Of its verses."})
-    widths: list[int] = field(default_factory=lambda: [32, 64, 128], metadata={"help": "Hidden sizes."})
+    output: str = field(
+        default="outputs/interference_factors.json", metadata={"help": "Where the result goes."}
+    )
+    languages: list[str] = field(
+        default_factory=lambda: ["en", "fr", "ru", "sw"], metadata={"help": "Of the verses."}
+    )
+    subsampled: str = field(
+        default="fr", metadata={"help": "The language of the study of corpus size."}
+    )
+    target: str = field(
+        default="fr", metadata={"help": "The language that is paired with each of the others."}
+    )
+    shares: list[float] = field(
+        default_factory=lambda: [0.125, 0.5, 1.0], metadata={"help": "Of its verses."}
+    )
+    widths: list[int] = field(
+        default_factory=lambda: [32, 64, 128], metadata={"help": "Hidden sizes."}
+    )
     width: int = field(default=64, metadata={"help": "Hidden size in the other studies."})
     steps: int = field(default=250, metadata={"help": "Optimizer steps of every model."})
     batch_size: int = field(default=12, metadata={"help": "Verses of each language in a step."})
-    learning_rate: float = field(default=8e-3, metadata={"help": "Peak learning rate at a width of 64; ∝ 1 / width."})
+    learning_rate: float = field(
+        default=8e-3, metadata={"help": "Peak learning rate at a width of 64; ∝ 1 / width."}
+    )
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "One model each."})
 
 
@@ -60,12 +76,19 @@ class Study:
     def __init__(self, args: Arguments) -> None:
         self.args, self.models_trained = args, 0
         self.texts = read_texts(DATA, "train", args.languages)
-        self.tokenizer = train_tokenizer(chain(*self.texts.values()), vocabulary=2500, max_length=64)
+        self.tokenizer = train_tokenizer(
+            chain(*self.texts.values()), vocabulary=2500, max_length=64
+        )
         tests = read_texts(DATA, "test", args.languages)
-        self.tests = {key: hma.masked_lm_features(self.tokenizer, lines, language=key) for key, lines in tests.items()}
+        self.tests = {
+            key: hma.masked_lm_features(self.tokenizer, lines, language=key)
+            for key, lines in tests.items()
+        }
         self.scores = cache(self.scores)  # type: ignore[method-assign]
 
-    def scores(self, languages: tuple[str, ...], width: int, share: float, seed: int) -> dict[str, torch.Tensor]:
+    def scores(
+        self, languages: tuple[str, ...], width: int, share: float, seed: int
+    ) -> dict[str, torch.Tensor]:
         """Bits per character of each test verse; `share` of the verses of the subsampled language are learned from."""
         args = self.args
         shares = {key: share if key == args.subsampled else 1.0 for key in languages}
@@ -82,14 +105,25 @@ class Study:
             per_device_train_batch_size=args.batch_size,
         )
         self.models_trained += 1
-        found = {key: hma.bits_per_character(made.model, self.tests[key], language=key) for key in languages}
+        found = {
+            key: hma.bits_per_character(made.model, self.tests[key], language=key)
+            for key in languages
+        }
         return {key: torch.tensor(one.bits / one.characters) for key, one in found.items()}
 
-    def compare(self, joint: Iterable[str], of: Iterable[str], width: int | None = None, share: float = 1.0) -> Any:
+    def compare(
+        self, joint: Iterable[str], of: Iterable[str], width: int | None = None, share: float = 1.0
+    ) -> Any:
         """The interference of languages `of` in a joint model of languages `joint`."""
-        width, seeds, seen = width or self.args.width, self.args.seeds, self.args.steps * self.args.batch_size
+        width, seeds, seen = (
+            width or self.args.width,
+            self.args.seeds,
+            self.args.steps * self.args.batch_size,
+        )
         together = [self.scores(tuple(joint), width, share, seed) for seed in seeds]
-        alone = {key: [self.scores((key,), width, share, seed)[key] for seed in seeds] for key in of}
+        alone = {
+            key: [self.scores((key,), width, share, seed)[key] for seed in seeds] for key in of
+        }
         return hma.interference_report(
             {key: torch.stack(values) for key, values in alone.items()},
             {key: torch.stack([one[key] for one in together]) for key in of},
@@ -104,19 +138,35 @@ def main() -> None:
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
     began, everything = time.perf_counter(), args.languages
     study = Study(args)
-    plan = {f"corpus size {share:g}": {"of": [args.subsampled], "share": share} for share in args.shares}
+    plan = {
+        f"corpus size {share:g}": {"of": [args.subsampled], "share": share} for share in args.shares
+    }
     plan |= {
         f"pair {args.target}–{key}": {"joint": [args.target, key], "of": [args.target]}
         for key in everything
         if key != args.target
     }
     plan |= {f"width {width}": {"of": everything, "width": width} for width in args.widths}
-    found = {name: study.compare(**{"joint": everything, **given}) for name, given in tqdm(plan.items())}
-    result = {"arguments": asdict(args), "versions": VERSIONS, "command": shlex.join(["python", *sys.argv])}
-    result |= {"hardware": f"{platform.machine()}, {os.cpu_count()} cores", "models": study.models_trained}
-    result |= {"seconds": round(time.perf_counter() - began), "studies": {k: one.to_dict() for k, one in found.items()}}
+    found = {
+        name: study.compare(**{"joint": everything, **given}) for name, given in tqdm(plan.items())
+    }
+    result = {
+        "arguments": asdict(args),
+        "versions": VERSIONS,
+        "command": shlex.join(["python", *sys.argv]),
+    }
+    result |= {
+        "hardware": f"{platform.machine()}, {os.cpu_count()} cores",
+        "models": study.models_trained,
+    }
+    result |= {
+        "seconds": round(time.perf_counter() - began),
+        "studies": {k: one.to_dict() for k, one in found.items()},
+    }
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    Path(args.output).write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    Path(args.output).write_text(
+        json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     print(*(f"### {name}\n\n{one.to_markdown()}\n" for name, one in found.items()), sep="\n")
 
 

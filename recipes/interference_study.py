@@ -22,37 +22,44 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from hf_meta_adapters.evaluation import parse_arguments, read_grid, run_grid
-from hf_meta_adapters.study import (
-    METHODS,
-    StudyArguments,
-    compute_cell,
-    count_lines,
-    read_texts,
-    study_cells,
-    study_report,
-    train_tokenizer,
-    trial_cells,
-    tune_methods,
-)
+from hf_meta_adapters.cli.recipe_arguments import parse_arguments
+from hf_meta_adapters.pretraining import train_tokenizer
+from hf_meta_adapters.study import StudyArguments, study_report, tune_methods
+from hf_meta_adapters.study.cell import compute_cell, read_texts
+from hf_meta_adapters.study.cells import count_lines, study_cells, trial_cells
+from hf_meta_adapters.study.grid import read_grid, run_grid
+from hf_meta_adapters.study.methods import METHODS
 
 FINETUNING = 250  # batches of text that take about as long as fine-tuning on one language
 
 
-def compute(args: StudyArguments, cells: dict[str, dict[str, Any]], folder: str) -> dict[str, dict[str, Any]]:
+def compute(
+    args: StudyArguments, cells: dict[str, dict[str, Any]], folder: str
+) -> dict[str, dict[str, Any]]:
     tokenizer, (part, parts) = Path(args.output_dir) / "tokenizer", args.cells.split("/")
     if not tokenizer.is_dir():
         # as much of each language
         texts = read_texts(args.data, "train", args.languages, min(count_lines(args).values()))
-        made = train_tokenizer(chain(*texts.values()), vocabulary=args.vocabulary, max_length=args.max_length)
+        made = train_tokenizer(
+            chain(*texts.values()), vocabulary=args.vocabulary, max_length=args.max_length
+        )
         made.save_pretrained(unfinished := tokenizer.with_name("tokenizer.partial"))
         unfinished.rename(tokenizer)
     run = partial(compute_cell, data=args.data, tokenizer=tokenizer)
     costs = {}
     for name, one in cells.items():
-        batches = one["steps"] * (one["training"].get("languages_per_step") or len(one["languages"]))
-        costs[name] = METHODS[one["method"]].cost * batches + FINETUNING * len(one["tasks"]) * len(one["languages"])
-    options = {"processes": args.processes, "part": (int(part), int(parts)), "costs": costs, "progress": True}
+        batches = one["steps"] * (
+            one["training"].get("languages_per_step") or len(one["languages"])
+        )
+        costs[name] = METHODS[one["method"]].cost * batches + FINETUNING * len(one["tasks"]) * len(
+            one["languages"]
+        )
+    options = {
+        "processes": args.processes,
+        "part": (int(part), int(parts)),
+        "costs": costs,
+        "progress": True,
+    }
     return run_grid(run, cells, Path(args.output_dir) / folder, **options)
 
 
@@ -74,7 +81,9 @@ def main() -> None:
         compute(args, cells, "cells")
     done = read_grid(cells, output / "cells")
     if not done:
-        sys.exit(f"A report needs cells that are done. Found none in {output / 'cells'}. Leave out --report.")
+        sys.exit(
+            f"A report needs cells that are done. Found none in {output / 'cells'}. Leave out --report."
+        )
     about = {
         "command": shlex.join(["python", *sys.argv]),
         "tuned": tuned or "nothing: no such file",
@@ -82,7 +91,12 @@ def main() -> None:
     }
     about |= {"versions": next(iter(done.values()))["result"]["versions"], "seeds": args.seeds}
     missing = len(cells) - len(done)
-    options = {"treatments": args.treatments, "about": about, "pivot": args.pivot, "missing": missing}
+    options = {
+        "treatments": args.treatments,
+        "about": about,
+        "pivot": args.pivot,
+        "missing": missing,
+    }
     report = study_report(list(done.values()), args.languages, **options)
     report.save(output)
     if args.results:

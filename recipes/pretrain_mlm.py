@@ -16,12 +16,14 @@ from __future__ import annotations
 from transformers import AutoModelForMaskedLM
 
 from hf_meta_adapters import MetaAdapterTrainingArguments
-from hf_meta_adapters.evaluation import parse_arguments
+from hf_meta_adapters.cli.recipe_arguments import parse_arguments
 from hf_meta_adapters.pretraining import PretrainingArguments, run_pretraining
 
 
 def main() -> None:
-    args, training = parse_arguments((PretrainingArguments, MetaAdapterTrainingArguments), description=__doc__)
+    args, training = parse_arguments(
+        (PretrainingArguments, MetaAdapterTrainingArguments), description=__doc__
+    )
     run_pretraining(args, training, AutoModelForMaskedLM, "masked_lm")
 
 

@@ -25,12 +25,17 @@ import torch
 import transformers
 
 import hf_meta_adapters as hma
-from hf_meta_adapters.evaluation import parse_arguments
+from hf_meta_adapters.cli.recipe_arguments import parse_arguments
 
 LANGUAGES = ["en", "fr", "ru", "sw"]
 DATA = Path(__file__).parent / "data"
 LENGTH = 48  # bytes of a row
-OF_THE_CLOCK = ("examples_per_second", "train_runtime", "train_samples_per_second", "train_steps_per_second")
+OF_THE_CLOCK = (
+    "examples_per_second",
+    "train_runtime",
+    "train_samples_per_second",
+    "train_steps_per_second",
+)
 
 
 @dataclass
@@ -39,8 +44,12 @@ class Arguments:
 
     output: str = field(default="outputs/soak.json", metadata={"help": "Where the result goes."})
     kills: int = field(default=20, metadata={"help": "How often the run is killed."})
-    kills_in_saves: int = field(default=8, metadata={"help": "How many of these while a checkpoint is written."})
-    steps: int = field(default=100, metadata={"help": "Optimizer steps of the run; a checkpoint every second one."})
+    kills_in_saves: int = field(
+        default=8, metadata={"help": "How many of these while a checkpoint is written."}
+    )
+    steps: int = field(
+        default=100, metadata={"help": "Optimizer steps of the run; a checkpoint every second one."}
+    )
     seed: int = field(default=0, metadata={"help": "Seed of the points."})
 
 
@@ -66,17 +75,30 @@ def train(folder: str, steps: int, connection: Any) -> None:
     rows = {}
     for key in LANGUAGES:
         text = gzip.decompress((DATA / key / "train.txt.gz").read_bytes())[: 200 * LENGTH]
-        pieces = [list(text[start : start + LENGTH]) for start in range(0, len(text) - LENGTH + 1, LENGTH)]
+        pieces = [
+            list(text[start : start + LENGTH]) for start in range(0, len(text) - LENGTH + 1, LENGTH)
+        ]
         rows[key] = [{"input_ids": piece, "labels": piece} for piece in pieces]
     quiet = {"report_to": "none", "disable_tqdm": True, "use_cpu": True}
     saves = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 2, "logging_steps": 1}
-    sizes = {"max_steps": steps, "per_device_train_batch_size": 4, "languages_per_step": 2, "warmup_steps": 5}
-    args = hma.MetaAdapterTrainingArguments(folder, **quiet, **saves, **sizes, fidelity_check_steps=10)
-    trainer = hma.MetaAdapterTrainer(model, args, train_dataset=rows, callbacks=[Report(connection)])
+    sizes = {
+        "max_steps": steps,
+        "per_device_train_batch_size": 4,
+        "languages_per_step": 2,
+        "warmup_steps": 5,
+    }
+    args = hma.MetaAdapterTrainingArguments(
+        folder, **quiet, **saves, **sizes, fidelity_check_steps=10
+    )
+    trainer = hma.MetaAdapterTrainer(
+        model, args, train_dataset=rows, callbacks=[Report(connection)]
+    )
     trainer.train(resume_from_checkpoint=any(Path(folder).glob("checkpoint-*")))
 
 
-def live(context: Any, folder: Path, steps: int, point: tuple[int, bool, float] | None = None) -> dict | None:
+def live(
+    context: Any, folder: Path, steps: int, point: tuple[int, bool, float] | None = None
+) -> dict | None:
     """One life of the run, to its end or to a point: after how many steps, whether in a save, seconds to wait."""
     mine, its = context.Pipe(duplex=False)
     process = context.Process(target=train, args=(str(folder), steps, its))
@@ -109,8 +131,15 @@ def state(folder: Path, steps: int) -> dict[str, Any]:
     last = folder / f"checkpoint-{steps}"
     sealed = json.loads((last / "checkpoint.json").read_text())
     history = json.loads((last / "trainer_state.json").read_text())["log_history"]
-    logs = [{name: value for name, value in line.items() if name not in OF_THE_CLOCK} for line in history]
-    files = {name: value for name, value in sealed["files"].items() if name.endswith((".safetensors", ".pt", ".pth"))}
+    logs = [
+        {name: value for name, value in line.items() if name not in OF_THE_CLOCK}
+        for line in history
+    ]
+    files = {
+        name: value
+        for name, value in sealed["files"].items()
+        if name.endswith((".safetensors", ".pt", ".pth"))
+    }
     return {**files, "rows seen": sealed["progress"], "logs": logs}
 
 
@@ -126,23 +155,40 @@ def main() -> None:
         live(context, whole, args.steps)
         for number in range(args.kills):
             wait = draw.uniform(0, 0.03 if number in in_saves else 0.2)
-            found = live(context, disturbed, args.steps, (draw.randint(2, 5), number in in_saves, wait))
+            found = live(
+                context, disturbed, args.steps, (draw.randint(2, 5), number in in_saves, wait)
+            )
             if found is None:
-                raise SystemExit(f"The run was over after {len(killed)} of {args.kills} kills. Give it more `--steps`.")
+                raise SystemExit(
+                    f"The run was over after {len(killed)} of {args.kills} kills. Give it more `--steps`."
+                )
             killed.append(found)
-            print(f"killed after step {found['after_step']}" + (", in a save" if found["in_a_save"] else ""))
+            print(
+                f"killed after step {found['after_step']}"
+                + (", in a save" if found["in_a_save"] else "")
+            )
         live(context, disturbed, args.steps)
         one, other = state(whole, args.steps), state(disturbed, args.steps)
     equal = {key: one.get(key) == other.get(key) for key in sorted({*one, *other})}
     result = {"arguments": vars(args), "command": sys.argv, "kills": killed, "equal": equal}
     result["kills_in_saves"] = sum(one["in_a_save"] for one in killed)
-    result["hardware"] = {"machine": platform.machine(), "cpus": os.cpu_count(), "system": platform.system()}
-    result["versions"] = {library.__name__: library.__version__ for library in (hma, torch, transformers, peft)}
+    result["hardware"] = {
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "system": platform.system(),
+    }
+    result["versions"] = {
+        library.__name__: library.__version__ for library in (hma, torch, transformers, peft)
+    }
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     Path(args.output).write_text(json.dumps(result, indent=1) + "\n")
-    print(f"{sum(equal.values())} of {len(equal)} parts are bitwise equal after {len(killed)} kills")
+    print(
+        f"{sum(equal.values())} of {len(equal)} parts are bitwise equal after {len(killed)} kills"
+    )
     if not all(equal.values()):
-        raise SystemExit(f"Both runs must end alike. Found differences in {[key for key in equal if not equal[key]]}.")
+        raise SystemExit(
+            f"Both runs must end alike. Found differences in {[key for key in equal if not equal[key]]}."
+        )
 
 
 if __name__ == "__main__":

@@ -11,11 +11,18 @@ from peft import IA3Config, LNTuningConfig, LoraConfig, PeftConfig
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from hf_meta_adapters import BottleneckConfig, LanguageAdapterModel, ModuleCopyConfig, get_language_model
-from hf_meta_adapters.backends._module_places import module_places, places_pattern
+from hf_meta_adapters import (
+    BottleneckConfig,
+    LanguageAdapterModel,
+    ModuleCopyConfig,
+    get_language_model,
+)
+from hf_meta_adapters.anatomy.modules import module_places, places_pattern
 from tests.tiny import TinyModel, tiny
 
-_KEYS_VALUES = re.compile(r"k|v|key|value|(k|v)_lin|(k|v|key|value)_proj|Wqkv|query_key_value|c_attn")
+_KEYS_VALUES = re.compile(
+    r"k|v|key|value|(k|v)_lin|(k|v|key|value)_proj|Wqkv|query_key_value|c_attn"
+)
 FAMILIES = ("bert", "xlm-r", "llama", "gpt2", "mt5", "mbart")
 
 
@@ -31,7 +38,11 @@ def lora(base: Any, **options: Any) -> PeftConfig:
 
 def ia3(base: Any) -> PeftConfig:
     linears = (nn.Linear, Conv1D)
-    targets = [name for name in _leaves(base, lambda part: isinstance(part, linears)) if _KEYS_VALUES.fullmatch(name)]
+    targets = [
+        name
+        for name in _leaves(base, lambda part: isinstance(part, linears))
+        if _KEYS_VALUES.fullmatch(name)
+    ]
     options = {"fan_in_fan_out": True} if base.config.model_type == "gpt2" else {}
     return IA3Config(target_modules=targets, feedforward_modules=[], **options)
 
@@ -62,7 +73,10 @@ MERGEABLE = tuple(method for method in METHODS if method != "bottleneck")
 
 
 def adapted(
-    cell: TinyModel | str, method: str | None = "bottleneck", languages: Sequence[str] = ("en", "sw"), **options: Any
+    cell: TinyModel | str,
+    method: str | None = "bottleneck",
+    languages: Sequence[str] = ("en", "sw"),
+    **options: Any,
 ) -> LanguageAdapterModel:
     """A model with fresh adapters."""
     cell = tiny(cell) if isinstance(cell, str) else cell
@@ -88,12 +102,17 @@ def outputs(model: Any, batch: dict[str, Any], **options: Any) -> list[Tensor]:
 
 def same(left: list[Tensor], right: list[Tensor]) -> bool:
     """Whether two lists of tensors are bitwise equal."""
-    return len(left) == len(right) > 0 and all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+    return len(left) == len(right) > 0 and all(
+        torch.equal(a, b) for a, b in zip(left, right, strict=True)
+    )
 
 
 def trained_as_owned(model: LanguageAdapterModel) -> bool:
     """Whether θ and every φ are trained, and nothing else."""
-    owned = [model.shared_parameters(), *(model.language_parameters(key) for key in model.languages)]
+    owned = [
+        model.shared_parameters(),
+        *(model.language_parameters(key) for key in model.languages),
+    ]
     trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
     return trained == {id(parameter) for each in owned for parameter in each.values()}
 
@@ -105,4 +124,6 @@ def snapshot(model: nn.Module) -> dict[str, Tensor]:
 
 def moved(before: dict[str, Tensor], model: nn.Module) -> set[str]:
     """The names of the tensors that differ from a snapshot."""
-    return {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    return {
+        name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])
+    }

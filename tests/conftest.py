@@ -5,7 +5,9 @@ import random
 from pathlib import Path
 
 # Before the libraries are imported: they read these once.
-os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = os.environ["HF_EVALUATE_OFFLINE"] = "1"
+os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = os.environ[
+    "HF_EVALUATE_OFFLINE"
+] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -36,7 +38,9 @@ def shared_data() -> Path:
     """The folder of real multilingual data, beside the project or where HF_META_ADAPTERS_DATA says."""
     folder = Path(os.environ.get("HF_META_ADAPTERS_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
-        pytest.skip(f"NOT CHECKED ON REAL DATA: {folder} is absent; HF_META_ADAPTERS_DATA names another folder.")
+        pytest.skip(
+            f"NOT CHECKED ON REAL DATA: {folder} is absent; HF_META_ADAPTERS_DATA names another folder."
+        )
     return folder
 
 

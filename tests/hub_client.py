@@ -26,7 +26,9 @@ sys.meta_path.insert(0, Absent())
 """
 
 
-def connect(hub: HubServer, folder: Path, patch: pytest.MonkeyPatch, token: str | None = TOKEN) -> None:
+def connect(
+    hub: HubServer, folder: Path, patch: pytest.MonkeyPatch, token: str | None = TOKEN
+) -> None:
     """Let the client of this process speak to `hub`, with a cache and a token file of its own in `folder`."""
     constants = huggingface_hub.constants
     values = {
@@ -41,13 +43,23 @@ def connect(hub: HubServer, folder: Path, patch: pytest.MonkeyPatch, token: str 
     for name, value in values.items():
         patch.setattr(constants, name, value)
     patch.setattr(
-        huggingface_hub.file_download, "HUGGINGFACE_CO_URL_TEMPLATE", constants.HUGGINGFACE_CO_URL_TEMPLATE, False
+        huggingface_hub.file_download,
+        "HUGGINGFACE_CO_URL_TEMPLATE",
+        constants.HUGGINGFACE_CO_URL_TEMPLATE,
+        False,
     )
-    patch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.endpoint)  # of the functions without a client
-    for name, value in {"_is_offline_mode": False, "TRANSFORMERS_CACHE": values["HF_HUB_CACHE"]}.items():
+    patch.setattr(
+        huggingface_hub.hf_api.api, "endpoint", hub.endpoint
+    )  # of the functions without a client
+    for name, value in {
+        "_is_offline_mode": False,
+        "TRANSFORMERS_CACHE": values["HF_HUB_CACHE"],
+    }.items():
         if hasattr(transformers.utils.hub, name):  # of transformers 4, read once
             patch.setattr(transformers.utils.hub, name, value)
-    patch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)  # of transformers 5, made once
+    patch.setattr(
+        transformers.utils.hub, "_hf_api", None, raising=False
+    )  # of transformers 5, made once
     patch.setenv("HF_TOKEN", token) if token else patch.delenv("HF_TOKEN", raising=False)
     (getattr(huggingface_hub.utils, "reset_sessions", None) or huggingface_hub.close_session)()
 
@@ -57,7 +69,9 @@ def disconnect() -> None:
     (getattr(huggingface_hub.utils, "reset_sessions", None) or huggingface_hub.close_session)()
 
 
-def run(hub: HubServer, code: str, folder: Path, *, installed: bool = True, token: str | None = None) -> str:
+def run(
+    hub: HubServer, code: str, folder: Path, *, installed: bool = True, token: str | None = None
+) -> str:
     """What `code` prints in a fresh process, with an empty cache in `folder` and a real `HF_ENDPOINT`."""
     settings = {
         "HF_ENDPOINT": hub.endpoint,
@@ -70,7 +84,11 @@ def run(hub: HubServer, code: str, folder: Path, *, installed: bool = True, toke
         "PYTHONWARNINGS": "ignore",
         **({"HF_TOKEN": token} if token else {}),
     }
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("HF_", "TRANSFORMERS_"))
+    }
     source = ("" if installed else _BLOCKED) + textwrap.dedent(code)
     done = subprocess.run(
         [sys.executable, "-c", source],

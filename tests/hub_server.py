@@ -79,10 +79,14 @@ class HubServer:
         self.page_size = 1000
         self._faults: list[tuple[str, str, int, int]] = []
         self._lock = threading.RLock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
+        self._server = ThreadingHTTPServer(
+            ("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self})
+        )
         self._server.daemon_threads = True
         self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self.elsewhere = f"http://localhost:{self._server.server_address[1]}"  # the host of large files
+        self.elsewhere = (
+            f"http://localhost:{self._server.server_address[1]}"  # the host of large files
+        )
 
     def __enter__(self) -> HubServer:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
@@ -92,10 +96,16 @@ class HubServer:
         self._server.shutdown()
         self._server.server_close()
 
-    def repository(self, name: str, files: dict[str, bytes] | None = None, **options: Any) -> Repository:
+    def repository(
+        self, name: str, files: dict[str, bytes] | None = None, **options: Any
+    ) -> Repository:
         """Create a repository, with a first commit."""
         repository = self.repositories[name] = Repository(**options)
-        repository.commit("main", {".gitattributes": b"*.safetensors filter=lfs\n", **(files or {})}, "initial commit")
+        repository.commit(
+            "main",
+            {".gitattributes": b"*.safetensors filter=lfs\n", **(files or {})},
+            "initial commit",
+        )
         return repository
 
     def fail(self, method: str, path: str, how: int, times: int = 1) -> None:
@@ -106,7 +116,9 @@ class HubServer:
         with self._lock:
             for place, (kind, pattern, how, times) in enumerate(self._faults):
                 if kind == method and re.search(pattern, path):
-                    self._faults[place : place + 1] = [(kind, pattern, how, times - 1)] if times > 1 else []
+                    self._faults[place : place + 1] = (
+                        [(kind, pattern, how, times - 1)] if times > 1 else []
+                    )
                     return how
         return None
 
@@ -114,7 +126,11 @@ class HubServer:
         """The files whose content was sent → bytes of it; large files by the path that led to them."""
         found: dict[str, int] = {}
         for request in self.requests:
-            if request.method == "GET" and request.sent and ("/resolve/" in request.path or "/cdn/" in request.path):
+            if (
+                request.method == "GET"
+                and request.sent
+                and ("/resolve/" in request.path or "/cdn/" in request.path)
+            ):
                 name = request.path.split("?path=")[-1] if "/cdn/" in request.path else request.path
                 name = unquote(re.sub(r".*/resolve/[^/]+/", "", name))
                 found[name] = found.get(name, 0) + request.sent
@@ -155,7 +171,10 @@ class _Handler(BaseHTTPRequestHandler):
             with self.hub._lock:
                 self._route(method, unquote(self.url.path))
         except Refused as error:
-            headers = {"X-Error-Message": error.message, **({"X-Error-Code": error.code} if error.code else {})}
+            headers = {
+                "X-Error-Message": error.message,
+                **({"X-Error-Code": error.code} if error.code else {}),
+            }
             self._answer({"error": error.message}, error.status, headers)
         except (ConnectionError, TimeoutError):
             self.close_connection = True
@@ -181,7 +200,9 @@ class _Handler(BaseHTTPRequestHandler):
         with suppress(OSError):
             self.connection.shutdown(socket.SHUT_RDWR)
 
-    def _answer(self, content: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
+    def _answer(
+        self, content: Any, status: int = 200, headers: dict[str, str] | None = None
+    ) -> None:
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.log.status = status
         self.send_response(status)
@@ -207,13 +228,17 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refused(401, "Invalid credentials in Authorization header")
         return self.hub.users[self.log.token]
 
-    def _find(self, name: str, *, write: bool = False, content: bool = False, pull_request: bool = False) -> Repository:
+    def _find(
+        self, name: str, *, write: bool = False, content: bool = False, pull_request: bool = False
+    ) -> Repository:
         user, repository = self._user(), self.hub.repositories.get(name)
         owner = user == name.split("/")[0]
         if repository is None or (repository.private and not owner):
             raise Refused(401 if user is None else 404, "Repository not found", "RepoNotFound")
         if content and repository.gated and not owner:
-            raise Refused(401 if user is None else 403, f"Access to model {name} is restricted.", "GatedRepo")
+            raise Refused(
+                401 if user is None else 403, f"Access to model {name} is restricted.", "GatedRepo"
+            )
         if write and user is None:
             raise Refused(401, "Invalid username or password.")
         if write and not owner and not pull_request:
@@ -239,13 +264,23 @@ class _Handler(BaseHTTPRequestHandler):
         user = self._user()
         if user is None:
             raise Refused(401, "Invalid username or password.")
-        self._answer({"type": "user", "name": user, "fullname": user, "orgs": [], "auth": {"type": "access_token"}})
+        self._answer(
+            {
+                "type": "user",
+                "name": user,
+                "fullname": user,
+                "orgs": [],
+                "auth": {"type": "access_token"},
+            }
+        )
 
     def validate_yaml(self) -> None:
         content = json.loads(self.body)["content"]
         match = re.match(r"\ufeff?---\s*\n(.*?)\n---", content, re.DOTALL)
         errors = card_errors(yaml.safe_load(match[1])) if match else []
-        self._answer({"errors": [{"message": one} for one in errors], "warnings": []}, 400 if errors else 200)
+        self._answer(
+            {"errors": [{"message": one} for one in errors], "warnings": []}, 400 if errors else 200
+        )
 
     def create_repository(self) -> None:
         user, wanted = self._user(), json.loads(self.body)
@@ -272,7 +307,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def refs(self, name: str) -> None:
         repository = self._find(name)
-        found = [{"name": one, "ref": f"refs/heads/{one}", "targetCommit": sha} for one, sha in repository.refs.items()]
+        found = [
+            {"name": one, "ref": f"refs/heads/{one}", "targetCommit": sha}
+            for one, sha in repository.refs.items()
+        ]
         self._answer({"branches": found, "converts": [], "tags": [], "pullRequests": []})
 
     def branch(self, name: str, revision: str) -> None:
@@ -290,9 +328,18 @@ class _Handler(BaseHTTPRequestHandler):
         if self.query.get("recursive", "").lower() not in ("true", "1"):
             inside = [path for path in inside if "/" not in path[len(folder or "") :].strip("/")]
         first = int(self.query.get("cursor", 0))
-        page, rest = inside[first : first + self.hub.page_size], len(inside) - first - self.hub.page_size
-        query = f"recursive={self.query.get('recursive', 'False')}&cursor={first + self.hub.page_size}"
-        link = {"Link": f'<{self.hub.endpoint}{quote(self.url.path)}?{query}>; rel="next"'} if rest > 0 else {}
+        page, rest = (
+            inside[first : first + self.hub.page_size],
+            len(inside) - first - self.hub.page_size,
+        )
+        query = (
+            f"recursive={self.query.get('recursive', 'False')}&cursor={first + self.hub.page_size}"
+        )
+        link = (
+            {"Link": f'<{self.hub.endpoint}{quote(self.url.path)}?{query}>; rel="next"'}
+            if rest > 0
+            else {}
+        )
         self._answer([_entry(path, files[path]) for path in page], 200, link)
 
     def paths_info(self, name: str, revision: str) -> None:
@@ -317,7 +364,9 @@ class _Handler(BaseHTTPRequestHandler):
             verify = {"href": f"{self.hub.endpoint}/{name}.git/info/lfs/verify"}
             upload = {"href": f"{self.hub.endpoint}/lfs/{one['oid']}"}
             objects.append(
-                one if one["oid"] in self.hub.blobs else {**one, "actions": {"upload": upload, "verify": verify}}
+                one
+                if one["oid"] in self.hub.blobs
+                else {**one, "actions": {"upload": upload, "verify": verify}}
             )
         self._answer({"transfer": "basic", "objects": objects})
 
@@ -348,13 +397,17 @@ class _Handler(BaseHTTPRequestHandler):
                 tree[value["path"]] = base64.b64decode(value["content"])
             elif key == "lfsFile":
                 if value["oid"] not in self.hub.blobs:
-                    raise Refused(400, f"LFS pointer pointed to a file that does not exist: {value['path']}")
+                    raise Refused(
+                        400, f"LFS pointer pointed to a file that does not exist: {value['path']}"
+                    )
                 tree[value["path"]] = self.hub.blobs[value["oid"]]
             elif key == "deletedFile":
                 if tree.pop(value["path"], None) is None:
                     raise Refused(404, "A file with this name doesn't exist", "EntryNotFound")
             elif key == "deletedFolder":
-                tree = {path: data for path, data in tree.items() if not path.startswith(value["path"])}
+                tree = {
+                    path: data for path, data in tree.items() if not path.startswith(value["path"])
+                }
         number = sum(ref.startswith("refs/pr/") for ref in repository.refs) + 1
         ref = f"refs/pr/{number}" if pull_request else revision
         sha = repository.commit(ref, tree, header["summary"])
@@ -419,17 +472,29 @@ def card_errors(data: Any) -> list[str]:
         return ["metadata must be an object"]
     languages = data.get("language") or []
     languages = [languages] if isinstance(languages, str) else languages
-    errors = [f'"language" {one!r} is no ISO 639 code' for one in languages if not re.fullmatch("[a-z]{2,3}", str(one))]
+    errors = [
+        f'"language" {one!r} is no ISO 639 code'
+        for one in languages
+        if not re.fullmatch("[a-z]{2,3}", str(one))
+    ]
     for model in data.get("model-index") or []:
         if "name" not in model:
             errors.append('"model-index[0].name" is required')
         for result in model.get("results", []):
             errors += [
-                f'"{part}.type" is required' for part in ("task", "dataset") if "type" not in result.get(part, {})
+                f'"{part}.type" is required'
+                for part in ("task", "dataset")
+                if "type" not in result.get(part, {})
             ]
-            errors += ['"dataset.name" is required'] if "name" not in result.get("dataset", {}) else []
+            errors += (
+                ['"dataset.name" is required'] if "name" not in result.get("dataset", {}) else []
+            )
             errors += ['"metrics" are required'] if not result.get("metrics") else []
-            errors += [f"metric {one}" for one in result.get("metrics", []) if not {"type", "value"} <= one.keys()]
+            errors += [
+                f"metric {one}"
+                for one in result.get("metrics", [])
+                if not {"type", "value"} <= one.keys()
+            ]
     return errors
 
 
@@ -448,5 +513,9 @@ def _oid(path: str, data: bytes) -> str:
 def _entry(path: str, data: bytes) -> dict[str, Any]:
     entry: dict[str, Any] = {"type": "file", "path": path, "size": len(data), "oid": git_hash(data)}
     if _is_large(path, len(data)):
-        entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
+        entry["lfs"] = {
+            "oid": hashlib.sha256(data).hexdigest(),
+            "size": len(data),
+            "pointerSize": 134,
+        }
     return entry

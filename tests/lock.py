@@ -28,7 +28,9 @@ def pin(distribution: Distribution) -> str:
 
 def pins() -> Iterator[str]:
     """The lines of all distributions, by name."""
-    installed = {re.sub(r"[-_.]+", "-", one.metadata["Name"]).lower(): one for one in distributions()}
+    installed = {
+        re.sub(r"[-_.]+", "-", one.metadata["Name"]).lower(): one for one in distributions()
+    }
     return (pin(installed[name]) for name in sorted(installed) if name not in LEFT_OUT)
 
 

@@ -22,12 +22,25 @@ def free_port() -> int:
 
 def environment(rank: int, ranks: int, port: int) -> dict[str, str]:
     """What a launcher tells a process."""
-    said = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_PORT": port}
+    said = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": ranks,
+        "LOCAL_WORLD_SIZE": ranks,
+        "MASTER_PORT": port,
+    }
     fixed = {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}
     return {name: str(value) for name, value in said.items()} | fixed
 
 
-def _one(work: Callable[..., None], rank: int, ranks: int, port: int, folder: Path, given: tuple[Any, ...]) -> None:
+def _one(
+    work: Callable[..., None],
+    rank: int,
+    ranks: int,
+    port: int,
+    folder: Path,
+    given: tuple[Any, ...],
+) -> None:
     os.environ |= environment(rank, ranks, port)
     try:
         work(rank, *given)
@@ -66,10 +79,14 @@ def outcome(
     hanging = [process.kill() for process in several if process.is_alive()]
     assert hanging == []
     said = [folder / f"rank{rank}.error" for rank in range(ranks)]
-    return [process.exitcode for process in several], [path.read_text() if path.exists() else "" for path in said]
+    return [process.exitcode for process in several], [
+        path.read_text() if path.exists() else "" for path in said
+    ]
 
 
-def together(folder: Path, work: Callable[..., None], *given: Any, ranks: int = 2, limit: float = LIMIT) -> None:
+def together(
+    folder: Path, work: Callable[..., None], *given: Any, ranks: int = 2, limit: float = LIMIT
+) -> None:
     """Let processes do `work(rank, *given)` together; an error of any of them is one here."""
     codes, _ = outcome(folder, work, [given] * ranks, limit)
     traces = "\n".join(path.read_text() for path in sorted(folder.glob("rank*.trace")))

@@ -46,7 +46,12 @@ class Family:
 
 def _wide(**more: Any) -> dict[str, Any]:
     """The names of sizes that BERT and Llama use."""
-    names = {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": 2, "intermediate_size": 32}
+    names = {
+        "hidden_size": HIDDEN,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
     return {"max_position_embeddings": 32, **names, **more}
 
 
@@ -58,7 +63,9 @@ def _grouped(**more: Any) -> dict[str, Any]:
 def _two_sided(**more: Any) -> dict[str, Any]:
     """The names of sizes that BART uses."""
     sizes = {"layers": LAYERS, "attention_heads": 2, "ffn_dim": 32}
-    both = {f"{side}_{name}": size for side in ("encoder", "decoder") for name, size in sizes.items()}
+    both = {
+        f"{side}_{name}": size for side in ("encoder", "decoder") for name, size in sizes.items()
+    }
     common = {"d_model": HIDDEN, "max_position_embeddings": 32, "decoder_start_token_id": EOS}
     return {**common, "forced_eos_token_id": None, **both, **more}
 
@@ -66,10 +73,27 @@ def _two_sided(**more: Any) -> dict[str, Any]:
 _SLIDING = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 4}
 _DEBERTA_V3 = {"relative_attention": True, "position_buckets": 4, "norm_rel_ebd": "layer_norm", "share_att_key": True,
                "pos_att_type": ["p2c", "c2p"], "position_biased_input": False}  # fmt: skip
-_DISTIL = {"dim": HIDDEN, "n_layers": LAYERS, "n_heads": 2, "hidden_dim": 32, "max_position_embeddings": 32}
+_DISTIL = {
+    "dim": HIDDEN,
+    "n_layers": LAYERS,
+    "n_heads": 2,
+    "hidden_dim": 32,
+    "max_position_embeddings": 32,
+}
 _GPT2 = {"n_embd": HIDDEN, "n_layer": LAYERS, "n_head": 2, "n_inner": 32, "n_positions": 32}
-_BLOOM = {"hidden_size": HIDDEN, "n_layer": LAYERS, "n_head": 2}  # its QA head warns on transformers 4
-_T5 = {"d_model": HIDDEN, "d_kv": 8, "d_ff": 32, "num_layers": LAYERS, "num_heads": 2, "decoder_start_token_id": PAD}
+_BLOOM = {
+    "hidden_size": HIDDEN,
+    "n_layer": LAYERS,
+    "n_head": 2,
+}  # its QA head warns on transformers 4
+_T5 = {
+    "d_model": HIDDEN,
+    "d_kv": 8,
+    "d_ff": 32,
+    "num_layers": LAYERS,
+    "num_heads": 2,
+    "decoder_start_token_id": PAD,
+}
 _LOCAL = {"global_attn_every_n_layers": 2, "local_attention": 4, "reference_compile": False, "cls_token_id": BOS,
           "sep_token_id": EOS}  # fmt: skip
 _SPEECH = {"num_mel_bins": 4, "max_source_positions": 6, "max_target_positions": 32, "suppress_tokens": None,
@@ -82,12 +106,24 @@ FAMILIES = (
     Family("distilbert", "encoder", "DistilBertConfig", _ENCODER, _DISTIL),
     Family("deberta-v2", "encoder", "DebertaV2Config", _ENCODER, _wide(**_DEBERTA_V3)),
     Family("modernbert", "encoder", "ModernBertConfig", _ENCODER, _wide(**_LOCAL)),
-    Family("xmod", "encoder", "XmodConfig", _ENCODER, _wide(languages=("en_XX",), default_language="en_XX")),
+    Family(
+        "xmod",
+        "encoder",
+        "XmodConfig",
+        _ENCODER,
+        _wide(languages=("en_XX",), default_language="en_XX"),
+    ),
     Family("gpt2", "decoder", "GPT2Config", _DECODER, _GPT2),
     Family("bloom", "decoder", "BloomConfig", ("causal_lm", _TAGS, _CLS), _BLOOM),
     Family("llama", "decoder", "LlamaConfig", _DECODER, _grouped()),
     Family("qwen3", "decoder", "Qwen3Config", _DECODER, _grouped()),
-    Family("gemma3", "decoder", "Gemma3TextConfig", ("causal_lm", _CLS), _grouped(query_pre_attn_scalar=8, **_SLIDING)),
+    Family(
+        "gemma3",
+        "decoder",
+        "Gemma3TextConfig",
+        ("causal_lm", _CLS),
+        _grouped(query_pre_attn_scalar=8, **_SLIDING),
+    ),
     Family("mistral", "decoder", "MistralConfig", _DECODER, _grouped(sliding_window=4)),
     Family("mt5", "encoder_decoder", "MT5Config", ("seq2seq_lm", _TAGS, _CLS, _QA), _T5),
     Family("mbart", "encoder_decoder", "MBartConfig", ("seq2seq_lm", _CLS, _QA), _two_sided()),
@@ -116,7 +152,9 @@ class TinyModel:
         return self.family.kind
 
     def config(self, dropout: float = 0.1) -> transformers.PretrainedConfig:
-        config = getattr(transformers, self.family.config)(vocab_size=VOCABULARY, **_TOKENS, **self.family.sizes)
+        config = getattr(transformers, self.family.config)(
+            vocab_size=VOCABULARY, **_TOKENS, **self.family.sizes
+        )
         config.num_labels = 2 if self.head == _QA else CLASSES
         for name in config.to_dict():
             if "layerdrop" in name:  # a dropped layer would have no gradient
@@ -131,7 +169,9 @@ class TinyModel:
         No weight keeps a special value (a zero bias, a unit scale), so that a mistake on any path shows.
         """
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)  # on import, by transformers 4
+            warnings.filterwarnings(
+                "ignore", "`torch.jit", DeprecationWarning
+            )  # on import, by transformers 4
             torch.manual_seed(seed)
             model = getattr(transformers, HEADS[self.head]).from_config(self.config(dropout))
             with torch.no_grad():
@@ -161,7 +201,9 @@ class TinyModel:
         targets = words(start=FIRST_WORD).masked_fill(mask == 0, -100)
         if self.head == "speech_seq2seq":
             frames = 2 * _SPEECH["max_source_positions"]
-            features = torch.randn(rows, _SPEECH["num_mel_bins"], frames, generator=random, dtype=torch.float64)
+            features = torch.randn(
+                rows, _SPEECH["num_mel_bins"], frames, generator=random, dtype=torch.float64
+            )
             return {"input_features": features.to(dtype), "labels": targets}
         if self.head == _QA:
             return batch | {
@@ -199,8 +241,13 @@ def in_double() -> Iterator[None]:
 
 
 class _InDouble(TorchFunctionMode):
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
         if func is torch.Tensor.float:
             return args[0].double()
         args = tuple(torch.float64 if argument is torch.float32 else argument for argument in args)
-        return func(*args, **{k: torch.float64 if v is torch.float32 else v for k, v in (kwargs or {}).items()})
+        return func(
+            *args,
+            **{k: torch.float64 if v is torch.float32 else v for k, v in (kwargs or {}).items()},
+        )

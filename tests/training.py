@@ -40,8 +40,16 @@ def rows(seed: int, count: int = 8, labels: int | None = None, length: int = 6) 
     for _ in range(count):
         words = integers(FIRST_WORD, VOCABULARY, length)
         chosen = torch.randperm(length, generator=draw)[: labels or int(integers(1, 5, 1))]
-        targets = torch.full((length,), -100).index_copy(0, chosen, integers(FIRST_WORD, VOCABULARY, len(chosen)))
-        found.append({"input_ids": words.tolist(), "attention_mask": [1] * length, "labels": targets.tolist()})
+        targets = torch.full((length,), -100).index_copy(
+            0, chosen, integers(FIRST_WORD, VOCABULARY, len(chosen))
+        )
+        found.append(
+            {
+                "input_ids": words.tolist(),
+                "attention_mask": [1] * length,
+                "labels": targets.tolist(),
+            }
+        )
     return found
 
 
@@ -54,7 +62,13 @@ def texts(
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """A tokenizer whose words are w0, w1, …, for collators that mask."""
-    words = ["<pad>", "<s>", "</s>", "<mask>", *(f"w{number}" for number in range(FIRST_WORD + 1, VOCABULARY))]
+    words = [
+        "<pad>",
+        "<s>",
+        "</s>",
+        "<mask>",
+        *(f"w{number}" for number in range(FIRST_WORD + 1, VOCABULARY)),
+    ]
     model = WordLevel({word: number for number, word in enumerate(words)}, unk_token="<pad>")
     names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "mask_token": "<mask>"}
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), **names)
@@ -81,12 +95,18 @@ def make_model(
         config = BottleneckConfig(bottleneck_size=3)
     cell = tiny(name, head)
     if "num_hidden_layers" in cell.family.sizes:  # one does here, in half the time
-        cell = replace(cell, family=replace(cell.family, sizes={**cell.family.sizes, "num_hidden_layers": 1}))
+        cell = replace(
+            cell, family=replace(cell.family, sizes={**cell.family.sizes, "num_hidden_layers": 1})
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = get_language_model(cell.make(dtype, dropout, seed), config, languages, **options).to(dtype)
+        model = get_language_model(
+            cell.make(dtype, dropout, seed), config, languages, **options
+        ).to(dtype)
         with torch.no_grad():
-            for parameter in (p for key in languages for p in model.language_parameters(key).values()):
+            for parameter in (
+                p for key in languages for p in model.language_parameters(key).values()
+            ):
                 parameter.add_(0.1 * torch.randn_like(parameter))
     return model
 
@@ -99,14 +119,29 @@ class Recorder(MetaAdapterTrainer):
         return super().training_step(model, inputs, num_items_in_batch)
 
 
-def make_trainer(output_dir: Any, model: LanguageAdapterModel, *, kind: Any = Recorder, **given: Any) -> Any:
+def make_trainer(
+    output_dir: Any, model: LanguageAdapterModel, *, kind: Any = Recorder, **given: Any
+) -> Any:
     """A quiet Trainer for a few steps; what `transformers.Trainer` takes goes there, the rest to the arguments."""
-    names = ("train_dataset", "meta_dataset", "eval_dataset", "data_collator", "processing_class", "callbacks")
+    names = (
+        "train_dataset",
+        "meta_dataset",
+        "eval_dataset",
+        "data_collator",
+        "processing_class",
+        "callbacks",
+    )
     names += ("compute_metrics", "compute_loss_func", "optimizers")
     trainer = {name: given.pop(name) for name in names if name in given}
     trainer.setdefault("train_dataset", texts(1, model.languages))
     trainer.setdefault("meta_dataset", texts(2, model.languages))
-    quiet = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True, "max_steps": 2}
+    quiet = {
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "max_steps": 2,
+    }
     sizes = {"per_device_train_batch_size": 2, "learning_rate": 1e-2, "logging_steps": 1}
     args = MetaAdapterTrainingArguments(output_dir=str(output_dir), **{**quiet, **sizes, **given})
     return kind(model, args, **trainer)
@@ -127,4 +162,8 @@ def moved(before: dict[str, Tensor], model: LanguageAdapterModel) -> set[str]:
     owners = dict.fromkeys(model.shared_parameters(), "shared")
     owners |= {name: key for key in model.languages for name in model.language_parameters(key)}
     after = tensors(model)
-    return {owners.get(name, name) for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    return {
+        owners.get(name, name)
+        for name, tensor in before.items()
+        if not torch.equal(tensor, after[name])
+    }

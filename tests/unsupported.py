@@ -32,9 +32,16 @@ class Unsupported:
 
 
 def experts() -> Any:
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
     torch.manual_seed(0)
-    return MixtralForCausalLM(MixtralConfig(vocab_size=64, num_key_value_heads=1, num_local_experts=2, **sizes))
+    return MixtralForCausalLM(
+        MixtralConfig(vocab_size=64, num_key_value_heads=1, num_local_experts=2, **sizes)
+    )
 
 
 def prompts() -> PromptTuningConfig:

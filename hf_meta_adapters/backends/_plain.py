@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from torch import nn
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.backends._abilities import MergesLanguages, SharedPart, TakesSharedPart
-from hf_meta_adapters.backends._base import Backend
+from hf_meta_adapters.backends.abilities import MergesLanguages, SharedPart, TakesSharedPart
+from hf_meta_adapters.backends.base import Backend
 
 
 class PlainBackend(Backend, TakesSharedPart, MergesLanguages):
@@ -46,7 +46,7 @@ class PlainBackend(Backend, TakesSharedPart, MergesLanguages):
 
     def share(self, config: Any) -> SharedPart:
         """Put θ into the model as an adapter of PEFT."""
-        from hf_meta_adapters.backends._peft_shared import PeftSharedPart
+        from hf_meta_adapters.backends.peft._shared_part import PeftSharedPart
 
         self._shared = PeftSharedPart(self.base, config)
         return self._shared

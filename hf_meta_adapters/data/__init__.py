@@ -1,28 +1,34 @@
-"""Which language next: temperature sampling, batches of one language, and the roles of text."""
+"""Which rows next, and where they come from: sampling, batches of one language, roles of text, loaders of data."""
 
-from hf_meta_adapters.data._collator import LanguageCollator, StepBatch
-from hf_meta_adapters.data._dataset import LanguageDatasets, size_of
-from hf_meta_adapters.data._key import Key, Role
-from hf_meta_adapters.data._overlap import check_roles
-from hf_meta_adapters.data._roles import LanguageRoles, split_roles
+from hf_meta_adapters.data._local_files import load_local_datasets
 from hf_meta_adapters.data._sampler import LanguageBatchSampler
-from hf_meta_adapters.data._seeding import seeded
+from hf_meta_adapters.data._sources import load_language_datasets
 from hf_meta_adapters.data._span_corruption import SpanCorruptionCollator
-from hf_meta_adapters.data._temperature import apportion, temperature_distribution
+from hf_meta_adapters.data.language_collator import LanguageCollator
+from hf_meta_adapters.data.language_datasets import LanguageDatasets
+from hf_meta_adapters.errors import moved_names
 
 __all__ = [
-    "Key",
     "LanguageBatchSampler",
     "LanguageCollator",
     "LanguageDatasets",
-    "LanguageRoles",
-    "Role",
     "SpanCorruptionCollator",
-    "StepBatch",
-    "apportion",
-    "check_roles",
-    "seeded",
-    "size_of",
-    "split_roles",
-    "temperature_distribution",
+    "load_language_datasets",
+    "load_local_datasets",
 ]
+
+__getattr__ = moved_names(
+    __name__,
+    {
+        "Key": "hf_meta_adapters.data.key",
+        "LanguageRoles": "hf_meta_adapters.data.roles",
+        "Role": "hf_meta_adapters.data.key",
+        "StepBatch": "hf_meta_adapters.data.language_collator",
+        "apportion": "hf_meta_adapters.data.temperature",
+        "check_roles": "hf_meta_adapters.data.overlap",
+        "seeded": "hf_meta_adapters.data.seeding",
+        "size_of": "hf_meta_adapters.data.language_datasets",
+        "split_roles": "hf_meta_adapters.data.roles",
+        "temperature_distribution": "hf_meta_adapters.data.temperature",
+    },
+)

@@ -36,12 +36,16 @@ def digest(row: Any, columns: Sequence[str] | None = None) -> bytes:
     """
     if isinstance(row, Mapping):
         row = {name: row[name] for name in _columns(row, columns) if row[name] is not None}
-    return hashlib.blake2b(json.dumps(row, sort_keys=True, default=_plain).encode("ascii"), digest_size=16).digest()
+    return hashlib.blake2b(
+        json.dumps(row, sort_keys=True, default=_plain).encode("ascii"), digest_size=16
+    ).digest()
 
 
 def digests(dataset: Any, name: str, columns: Sequence[str] | None = None) -> Iterator[bytes]:
     """The digest of every row of a map-style dataset, in order, with a progress bar if there are many."""
-    rows: Iterable[Any] = dataset if hasattr(dataset, "__iter__") else (dataset[row] for row in range(len(dataset)))
+    rows: Iterable[Any] = (
+        dataset if hasattr(dataset, "__iter__") else (dataset[row] for row in range(len(dataset)))
+    )
     bar = tqdm(rows, desc=f"hashing {name}", total=len(dataset), disable=len(dataset) <= _LONG)
     return (digest(row, columns) for row in bar)
 

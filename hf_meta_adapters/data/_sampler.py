@@ -9,11 +9,16 @@ from math import ceil
 from torch.utils.data import Sampler
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.data._key import Key, Role
+from hf_meta_adapters.data._row_stream import RowStream
 from hf_meta_adapters.data._schedule import language_schedule
-from hf_meta_adapters.data._streams import RowStream
-from hf_meta_adapters.data._temperature import apportion, temperature_distribution
-from hf_meta_adapters.errors import ConfigurationError, DataError, LanguageError, check_languages
+from hf_meta_adapters.data.key import Key, Role
+from hf_meta_adapters.data.temperature import apportion, temperature_distribution
+from hf_meta_adapters.errors import (
+    ConfigurationError,
+    DataError,
+    LanguageError,
+    check_languages,
+)
 
 
 class LanguageBatchSampler(Sampler[list[Key]]):
@@ -80,7 +85,9 @@ class LanguageBatchSampler(Sampler[list[Key]]):
         _check_sizes(self._sizes, sampling_weights)
         self._rows: dict[Role, int] = {
             "train": _count("batch_size", batch_size),
-            "meta": _count("meta_batch_size", batch_size if meta_batch_size is None else meta_batch_size),
+            "meta": _count(
+                "meta_batch_size", batch_size if meta_batch_size is None else meta_batch_size
+            ),
         }
         per_step = len(languages) if languages_per_step is None else languages_per_step
         self._per_step = _count("languages_per_step", per_step, highest=len(languages))
@@ -93,7 +100,10 @@ class LanguageBatchSampler(Sampler[list[Key]]):
         weights = _weights(train_sizes, alpha) if sampling_weights is None else sampling_weights
         total = self._cycle * self._steps * self._per_step
         self._counts = apportion(
-            total, {key: weights[key] for key in languages}, minimum=1, maximum=self._cycle * self._steps
+            total,
+            {key: weights[key] for key in languages},
+            minimum=1,
+            maximum=self._cycle * self._steps,
         )
         self._streams = {
             (role, key): RowStream(size, (seed, role, key), shuffle=shuffle)
@@ -117,7 +127,9 @@ class LanguageBatchSampler(Sampler[list[Key]]):
                     Key(role, key, row, visit)
                     for role in self._sizes
                     for key in languages
-                    for row, visit in self._streams[role, key].rows(self._positions(role, seen[key], part))
+                    for row, visit in self._streams[role, key].rows(
+                        self._positions(role, seen[key], part)
+                    )
                 ]
 
     def examples_seen(self, epoch: int, step: int) -> dict[Role, dict[Language, int]]:
@@ -131,7 +143,10 @@ class LanguageBatchSampler(Sampler[list[Key]]):
             role → language → rows, passes over the same row counted each.
         """
         _, seen = next(islice(self._walk(epoch), step, None))
-        return {role: {key: count * self.rows_per_step(role) for key, count in seen.items()} for role in self._sizes}
+        return {
+            role: {key: count * self.rows_per_step(role) for key, count in seen.items()}
+            for role in self._sizes
+        }
 
     def rows_per_step(self, role: Role) -> int:
         """Rows of a language in an optimizer step, over all processes and micro-steps."""
@@ -143,7 +158,9 @@ class LanguageBatchSampler(Sampler[list[Key]]):
         skipped = part * self._steps
         seen = {key: cycle * count for key, count in self._counts.items()}
         while True:
-            schedule = language_schedule(self._counts, self._per_step, seed=(self._seed, "schedule", cycle))
+            schedule = language_schedule(
+                self._counts, self._per_step, seed=(self._seed, "schedule", cycle)
+            )
             for number, languages in enumerate(schedule):
                 if number >= skipped:
                     yield languages, seen
@@ -167,12 +184,17 @@ class LanguageBatchSampler(Sampler[list[Key]]):
                 f"The length of an epoch must be known. Found streaming training data of {streaming}. Write for "
                 "example `steps_per_epoch=1000` here, or `max_steps=1000` in the training arguments."
             )
-        return ceil(sum(size or 0 for size in sizes.values()) / (self._per_step * self.rows_per_step("train")))
+        return ceil(
+            sum(size or 0 for size in sizes.values())
+            / (self._per_step * self.rows_per_step("train"))
+        )
 
 
 def _weights(sizes: Mapping[Language, int | None], alpha: float) -> dict[Language, float]:
     known = {key: size for key, size in sizes.items() if size is not None}
-    return temperature_distribution(known if len(known) == len(sizes) else dict.fromkeys(sizes, 1), alpha)
+    return temperature_distribution(
+        known if len(known) == len(sizes) else dict.fromkeys(sizes, 1), alpha
+    )
 
 
 def _count(name: str, value: int, *, lowest: int = 1, highest: int | None = None) -> int:
@@ -182,9 +204,14 @@ def _count(name: str, value: int, *, lowest: int = 1, highest: int | None = None
     return value
 
 
-def _check_sizes(sizes: Mapping[Role, Mapping[Language, int | None]], weights: Mapping[Language, float] | None) -> None:
+def _check_sizes(
+    sizes: Mapping[Role, Mapping[Language, int | None]], weights: Mapping[Language, float] | None
+) -> None:
     train = sizes["train"]
-    for name, other in (("meta text", sizes.get("meta", train)), ("`sampling_weights`", weights or train)):
+    for name, other in (
+        ("meta text", sizes.get("meta", train)),
+        ("`sampling_weights`", weights or train),
+    ):
         if set(other) != set(train):
             raise LanguageError(
                 f"Training text and {name} must be of the same languages. Found {list(train)} and {list(other)}."
@@ -192,4 +219,6 @@ def _check_sizes(sizes: Mapping[Role, Mapping[Language, int | None]], weights: M
     for role, several in sizes.items():
         empty = [key for key, size in several.items() if size == 0]
         if empty:
-            raise DataError(f"The {role} data of {empty} must hold examples. Found none. Leave the language out.")
+            raise DataError(
+                f"The {role} data of {empty} must hold examples. Found none. Leave the language out."
+            )

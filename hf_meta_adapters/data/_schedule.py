@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Mapping
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.data._seeding import stable_seed
+from hf_meta_adapters.data.seeding import stable_seed
 
 
 def language_schedule(

@@ -94,10 +94,18 @@ class SpanCorruptionCollator:
             if place not in hidden:
                 kept.append(token)
             elif place == spans[hidden[place]][0]:
-                kept.append(self.sentinels[hidden[place]] if self.mask_token_id is None else self.mask_token_id)
+                kept.append(
+                    self.sentinels[hidden[place]]
+                    if self.mask_token_id is None
+                    else self.mask_token_id
+                )
         if self.mask_token_id is not None:
             return kept, row
-        labels = [token for number, span in enumerate(spans) for token in (self.sentinels[number], *_at(row, span))]
+        labels = [
+            token
+            for number, span in enumerate(spans)
+            for token in (self.sentinels[number], *_at(row, span))
+        ]
         end = [] if self.eos_token_id is None else [self.eos_token_id]
         return kept, [*labels, self.sentinels[len(spans)], *end]
 
@@ -126,4 +134,6 @@ def _at(row: Sequence[int], places: Sequence[int]) -> list[int]:
 
 
 def _filled(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
-    return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=filler)
+    return torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor(row) for row in rows], batch_first=True, padding_value=filler
+    )

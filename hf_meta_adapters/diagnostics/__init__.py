@@ -3,28 +3,26 @@
 Needs torch only, and works on any module that returns a loss.
 """
 
-from hf_meta_adapters.diagnostics._capacity_plan import CapacityPlan, LayerNeed
+from hf_meta_adapters.diagnostics._capacity_plan import CapacityPlan
 from hf_meta_adapters.diagnostics._conflict import gradient_conflict
-from hf_meta_adapters.diagnostics._conflict_matrix import Conflict, ConflictMatrix
+from hf_meta_adapters.diagnostics._conflict_matrix import ConflictMatrix
 from hf_meta_adapters.diagnostics._conflict_over_time import plot_conflict_over_time
 from hf_meta_adapters.diagnostics._interference import interference_report
-from hf_meta_adapters.diagnostics._interference_report import Interference, InterferenceReport
+from hf_meta_adapters.diagnostics._interference_report import InterferenceReport
 from hf_meta_adapters.diagnostics._language_masks import LanguageMasks
+from hf_meta_adapters.diagnostics._learn_masks import learn_language_masks
 from hf_meta_adapters.diagnostics._mask_overlap import mask_overlap
-from hf_meta_adapters.diagnostics._masks import learn_language_masks
 from hf_meta_adapters.diagnostics._overlap_matrix import OverlapMatrix
-from hf_meta_adapters.diagnostics._plan import plan_language_capacity
-from hf_meta_adapters.diagnostics._report import DiagnosticReport, ReportSection
+from hf_meta_adapters.diagnostics._plan_capacity import plan_language_capacity
+from hf_meta_adapters.errors import moved_names
+from hf_meta_adapters.results.report import DiagnosticReport, ReportSection
 
 __all__ = [
     "CapacityPlan",
-    "Conflict",
     "ConflictMatrix",
     "DiagnosticReport",
-    "Interference",
     "InterferenceReport",
     "LanguageMasks",
-    "LayerNeed",
     "OverlapMatrix",
     "ReportSection",
     "gradient_conflict",
@@ -34,3 +32,12 @@ __all__ = [
     "plan_language_capacity",
     "plot_conflict_over_time",
 ]
+
+__getattr__ = moved_names(
+    __name__,
+    {
+        "Conflict": "hf_meta_adapters.diagnostics._conflict_matrix",
+        "Interference": "hf_meta_adapters.diagnostics._interference_report",
+        "LayerNeed": "hf_meta_adapters.diagnostics._capacity_plan",
+    },
+)

@@ -51,7 +51,9 @@ def resampled_means(values: Tensor, resamples: int, generator: torch.Generator) 
         for start in range(0, resamples, step):
             count = min(step, resamples - start)
             rows, columns = (
-                torch.ones(count, 1, dtype=torch.float64) if n == 1 else resampled_counts(n, count, generator)
+                torch.ones(count, 1, dtype=torch.float64)
+                if n == 1
+                else resampled_counts(n, count, generator)
                 for n in (seeds, examples)
             )
             yield ((rows @ values) * columns).sum(1) / (rows.sum(1) * columns.sum(1))
@@ -89,6 +91,10 @@ def check_bootstrap(resamples: int, confidence: float) -> None:
         ConfigurationError: If one is out of range.
     """
     if resamples < 0:
-        raise ConfigurationError(f"`resamples` must not be negative. Found {resamples}. Write 0 for no intervals.")
+        raise ConfigurationError(
+            f"`resamples` must not be negative. Found {resamples}. Write 0 for no intervals."
+        )
     if not 0 < confidence < 1:
-        raise ConfigurationError(f"`confidence` must be in (0, 1). Found {confidence}. Write for example 0.95.")
+        raise ConfigurationError(
+            f"`confidence` must be in (0, 1). Found {confidence}. Write for example 0.95."
+        )

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torch import Tensor
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.diagnostics._groups import layer_index
+from hf_meta_adapters.anatomy.layers import layer_index
 from hf_meta_adapters.diagnostics._layer_limits import limits_to_layers
-from hf_meta_adapters.diagnostics._plots import plot_lines
-from hf_meta_adapters.diagnostics._tables import as_lists, format_number, markdown_table
+from hf_meta_adapters.results.plots import plot_lines
+from hf_meta_adapters.results.tables import as_lists, format_number, markdown_table
 
 if TYPE_CHECKING:
     import os
@@ -67,7 +67,9 @@ class CapacityPlan:
 
         An encoder-decoder counts both stacks from 0, so that a number there means a layer of each.
         """
-        return sorted({index for layer in self.target_layers if (index := layer_index(layer)) is not None})
+        return sorted(
+            {index for layer in self.target_layers if (index := layer_index(layer)) is not None}
+        )
 
     def configure(self, config: Config) -> Config:
         """Return a copy of an adapter's configuration that puts it into the target layers only.
@@ -122,7 +124,9 @@ class CapacityPlan:
                 f"**{need.layer}**" if need.layer in self.target_layers else need.layer,
                 format_number(need.rank, 1),
                 format_number(need.conflict, sign=True),
-                format_number(math.nan if need.specificity is None else need.specificity, sign=True),
+                format_number(
+                    math.nan if need.specificity is None else need.specificity, sign=True
+                ),
             ]
             for need in self.layers
         ]
@@ -143,7 +147,9 @@ class CapacityPlan:
         lines = {"conflict of gradients": [need.conflict for need in self.layers]}
         if any(need.specificity is not None for need in self.layers):
             missing = math.nan
-            lines["specificity of masks"] = [missing if n.specificity is None else n.specificity for n in self.layers]
+            lines["specificity of masks"] = [
+                missing if n.specificity is None else n.specificity for n in self.layers
+            ]
         return plot_lines(
             lines,
             [need.layer for need in self.layers],

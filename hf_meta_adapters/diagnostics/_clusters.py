@@ -27,7 +27,10 @@ def average_linkage(similarity: Tensor, threshold: float) -> list[list[int]]:
     pairs = similarity.nan_to_num(nan=-torch.inf)
     groups = [[index] for index in range(len(similarity))]
     while len(groups) > 1:
-        linkage = {(a, b): float(pairs[groups[a]][:, groups[b]].mean()) for a, b in combinations(range(len(groups)), 2)}
+        linkage = {
+            (a, b): float(pairs[groups[a]][:, groups[b]].mean())
+            for a, b in combinations(range(len(groups)), 2)
+        }
         a, b = max(linkage, key=lambda pair: linkage[pair])
         if linkage[a, b] < threshold:
             break

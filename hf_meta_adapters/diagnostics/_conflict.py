@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from hf_meta_adapters._typing import Language
+from hf_meta_adapters.anatomy.layers import KINDS, layer_of, parameter_kind
 from hf_meta_adapters.diagnostics._bootstrap import check_bootstrap
 from hf_meta_adapters.diagnostics._conflict_matrix import ConflictMatrix
 from hf_meta_adapters.diagnostics._cosines import bootstrap_interval, estimate_cosines
 from hf_meta_adapters.diagnostics._gradients import Cell, block_products
-from hf_meta_adapters.diagnostics._groups import KINDS, layer_of, parameter_kind
-from hf_meta_adapters.diagnostics._passes import Batches, LossFunction, select_parameters
+from hf_meta_adapters.diagnostics._language_losses import Batches, LossFunction, select_parameters
 from hf_meta_adapters.errors import ConfigurationError, check_languages
 
 __all__ = ["gradient_conflict"]
@@ -110,7 +110,9 @@ def gradient_conflict(
         matrix=matrix(cells),
         baseline=cosines.matrix.diagonal() if has_baseline else None,
         disattenuated=cosines.disattenuated if has_baseline else None,
-        interval=bootstrap_interval(gram, products, sample_size, resamples=resamples, confidence=confidence, seed=seed),
+        interval=bootstrap_interval(
+            gram, products, sample_size, resamples=resamples, confidence=confidence, seed=seed
+        ),
         confidence=confidence,
         sample_size=sample_size,
         number_of_batches=seen,
@@ -120,7 +122,9 @@ def gradient_conflict(
     )
 
 
-def _cells(parameters: Mapping[str, nn.Parameter], *, split: bool) -> dict[Cell, dict[str, nn.Parameter]]:
+def _cells(
+    parameters: Mapping[str, nn.Parameter], *, split: bool
+) -> dict[Cell, dict[str, nn.Parameter]]:
     """Return the parameters by layer and kind, or all in one cell."""
     cells: dict[Cell, dict[str, nn.Parameter]] = {}
     for name, parameter in parameters.items():
@@ -149,4 +153,6 @@ def _check(projection: int | None, blocks: int, resamples: int, confidence: floa
             "Write for example 4096."
         )
     if blocks < 2:
-        raise ConfigurationError(f"`blocks` must be at least 2. Found {blocks}. Write for example 8.")
+        raise ConfigurationError(
+            f"`blocks` must be at least 2. Found {blocks}. Write for example 8."
+        )

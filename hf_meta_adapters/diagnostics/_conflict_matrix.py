@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.diagnostics._plots import plot_heat_map, plot_lines
-from hf_meta_adapters.diagnostics._tables import as_lists, format_number, markdown_table
 from hf_meta_adapters.errors import ConfigurationError
+from hf_meta_adapters.results.plots import plot_heat_map, plot_lines
+from hf_meta_adapters.results.tables import as_lists, format_number, markdown_table
 
 if TYPE_CHECKING:
     import os
@@ -86,9 +86,14 @@ class ConflictMatrix:
                 f"A conflict needs at least two languages. Found {list(self.languages)}. Give `gradient_conflict` the "
                 "batches of another."
             )
-        matrices: dict[str | None, Tensor] = dict(self._layers().items()) if per_layer else {None: self.matrix}
+        matrices: dict[str | None, Tensor] = (
+            dict(self._layers().items()) if per_layer else {None: self.matrix}
+        )
         rows, columns = torch.triu_indices(len(self.languages), len(self.languages), offset=1)
-        pairs = {layer: matrix[rows, columns].nan_to_num(nan=torch.inf) for layer, matrix in matrices.items()}
+        pairs = {
+            layer: matrix[rows, columns].nan_to_num(nan=torch.inf)
+            for layer, matrix in matrices.items()
+        }
         layer = min(pairs, key=lambda key: float(pairs[key].min()))
         lowest = int(pairs[layer].argmin())
         languages = self.languages[int(rows[lowest])], self.languages[int(columns[lowest])]
@@ -106,11 +111,18 @@ class ConflictMatrix:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as strings, numbers, lists and dicts, ready for JSON; NaN becomes `None`."""
-        optional = {"baseline": self.baseline, "disattenuated": self.disattenuated, "interval": self.interval}
+        optional = {
+            "baseline": self.baseline,
+            "disattenuated": self.disattenuated,
+            "interval": self.interval,
+        }
         return {
             "languages": list(self.languages),
             "matrix": as_lists(self.matrix),
-            **{name: None if tensor is None else as_lists(tensor) for name, tensor in optional.items()},
+            **{
+                name: None if tensor is None else as_lists(tensor)
+                for name, tensor in optional.items()
+            },
             "confidence": self.confidence,
             "sample_size": self.sample_size,
             "number_of_batches": list(self.number_of_batches),
@@ -137,8 +149,12 @@ class ConflictMatrix:
         Returns:
             The axes.
         """
-        shown = self.matrix if self.baseline is not None else self.matrix - torch.eye(len(self.matrix))
-        limit = max(0.1, float(shown.nan_to_num().abs().max()))  # a diagonal that is 1 by definition says nothing
+        shown = (
+            self.matrix if self.baseline is not None else self.matrix - torch.eye(len(self.matrix))
+        )
+        limit = max(
+            0.1, float(shown.nan_to_num().abs().max())
+        )  # a diagonal that is 1 by definition says nothing
         return plot_heat_map(
             self.matrix,
             self.languages,
@@ -149,7 +165,9 @@ class ConflictMatrix:
             ax=ax,
         )
 
-    def plot_layers(self, path: str | os.PathLike[str] | None = None, ax: Axes | None = None) -> Axes:
+    def plot_layers(
+        self, path: str | os.PathLike[str] | None = None, ax: Axes | None = None
+    ) -> Axes:
         """Draw, layer by layer, the mean cosine between languages and that within a language.
 
         Args:

@@ -7,8 +7,8 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from hf_meta_adapters.diagnostics._conflict_matrix import ConflictMatrix
-from hf_meta_adapters.diagnostics._plots import plot_lines
 from hf_meta_adapters.errors import ConfigurationError
+from hf_meta_adapters.results.plots import plot_lines
 
 if TYPE_CHECKING:
     import os
@@ -21,7 +21,9 @@ _MOST_PAIRS = 6  # more lines than this are drawn as their mean and range
 
 
 def plot_conflict_over_time(
-    conflicts: Mapping[int, ConflictMatrix], path: str | os.PathLike[str] | None = None, ax: Axes | None = None
+    conflicts: Mapping[int, ConflictMatrix],
+    path: str | os.PathLike[str] | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
     """Draw the cosine between each pair of languages over the training steps; with many pairs mean and extremes.
 
@@ -45,7 +47,8 @@ def plot_conflict_over_time(
     languages = found.pop()
     pairs = list(combinations(range(len(languages)), 2))
     lines = {
-        f"{languages[i]}–{languages[j]}": [float(conflicts[step].matrix[i, j]) for step in steps] for i, j in pairs
+        f"{languages[i]}–{languages[j]}": [float(conflicts[step].matrix[i, j]) for step in steps]
+        for i, j in pairs
     }
     if len(pairs) > _MOST_PAIRS:
         columns = list(zip(*lines.values(), strict=True))
@@ -58,4 +61,6 @@ def plot_conflict_over_time(
     if all(baseline is not None for baseline in baselines):
         lines["within a language (mean)"] = [float(b.mean()) for b in baselines if b is not None]
     title = "Cosine between gradients over training"
-    return plot_lines(lines, steps, title=title, xlabel="training step", ylabel="cosine", path=path, ax=ax)
+    return plot_lines(
+        lines, steps, title=title, xlabel="training step", ylabel="cosine", path=path, ax=ax
+    )

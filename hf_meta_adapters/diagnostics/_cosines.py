@@ -71,7 +71,13 @@ def estimate_cosines(
 
 
 def bootstrap_interval(
-    gram: Tensor, products: BlockProducts, sample_size: int, *, resamples: int, confidence: float, seed: int
+    gram: Tensor,
+    products: BlockProducts,
+    sample_size: int,
+    *,
+    resamples: int,
+    confidence: float,
+    seed: int,
 ) -> Tensor | None:
     """Return percentile intervals of the cosines over resampled blocks (Efron 1979).
 
@@ -94,7 +100,9 @@ def bootstrap_interval(
         return None
     generator = torch.Generator().manual_seed(seed)
     counts = torch.cat([resampled_counts(n, resamples, generator) for n in blocks.tolist()], dim=1)
-    return percentile_interval(estimate_cosines(gram, products, sample_size, counts).matrix, confidence)
+    return percentile_interval(
+        estimate_cosines(gram, products, sample_size, counts).matrix, confidence
+    )
 
 
 def _cosine(inner: Tensor, squared_norms: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
 
-from hf_meta_adapters.diagnostics._heads import attention_of, head_of_outputs, is_transposed
+from hf_meta_adapters.anatomy.attention_heads import attention_of, head_of_outputs, is_transposed
 from hf_meta_adapters.errors import ConfigurationError
 
 __all__ = ["GateLayout", "Granularity", "gate_layout"]
@@ -39,10 +39,15 @@ class GateLayout:
         """
         if not self.heads:
             return dict(gates)
-        return {name: gates[owner][numbers.to(gates[owner].device)] for name, (owner, numbers) in self.heads.items()}
+        return {
+            name: gates[owner][numbers.to(gates[owner].device)]
+            for name, (owner, numbers) in self.heads.items()
+        }
 
 
-def gate_layout(model: nn.Module, weights: Mapping[str, Tensor], granularity: Granularity) -> GateLayout:
+def gate_layout(
+    model: nn.Module, weights: Mapping[str, Tensor], granularity: Granularity
+) -> GateLayout:
     """Return the gates of some weights: one per weight, output neuron, attention head or module.
 
     Args:
@@ -59,11 +64,16 @@ def gate_layout(model: nn.Module, weights: Mapping[str, Tensor], granularity: Gr
     if granularity == "head":
         return _layout_of_heads(model, weights)
     shapes = {name: _shape(model, name, weight, granularity) for name, weight in weights.items()}
-    sizes = {name: weight.numel() // weight.new_empty(shapes[name]).numel() for name, weight in weights.items()}
+    sizes = {
+        name: weight.numel() // weight.new_empty(shapes[name]).numel()
+        for name, weight in weights.items()
+    }
     return GateLayout(shapes, sizes, {})
 
 
-def _shape(model: nn.Module, name: str, weight: Tensor, granularity: Granularity) -> tuple[int, ...]:
+def _shape(
+    model: nn.Module, name: str, weight: Tensor, granularity: Granularity
+) -> tuple[int, ...]:
     if granularity == "weight":
         return tuple(weight.shape)
     shape = [1] * weight.dim()

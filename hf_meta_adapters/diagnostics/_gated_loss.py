@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_meta_adapters._typing import Batch, Language
-from hf_meta_adapters.diagnostics._passes import LossFunction, evaluate_loss
+from hf_meta_adapters.diagnostics._language_losses import LossFunction, evaluate_loss
 
 __all__ = ["GatedLoss"]
 
@@ -57,7 +57,9 @@ class GatedLoss:
 class _LossOfLanguage(nn.Module):
     """The loss as a module, so that weights are replaced whatever `loss_function` calls."""
 
-    def __init__(self, model: nn.Module, language: Language, loss_function: LossFunction | None) -> None:
+    def __init__(
+        self, model: nn.Module, language: Language, loss_function: LossFunction | None
+    ) -> None:
         super().__init__()
         self.model, self.language, self.loss_function = model, language, loss_function
 

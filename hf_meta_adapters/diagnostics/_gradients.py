@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.diagnostics._gram import gram
-from hf_meta_adapters.diagnostics._passes import (
+from hf_meta_adapters.diagnostics._language_losses import (
     Batches,
     LossFunction,
     evaluate_loss,
@@ -77,14 +77,19 @@ def block_products(
     sums: list[list[Tensor]] = []
     owners: list[int] = []
     counts: list[int] = []
-    with preserved_state(model, parameters), tqdm(disable=not progress, desc="Gradients", unit="batch") as bar:
+    with (
+        preserved_state(model, parameters),
+        tqdm(disable=not progress, desc="Gradients", unit="batch") as bar,
+    ):
         for index, language in enumerate(batches):
             first = len(sums)
             for t, batch in enumerate(iterate_batches(batches[language], language)):
                 loss = evaluate_loss(model, batch, language, loss_function)
                 vectors = _vectors(loss, cells, parameters, projection, seed)
                 if t < blocks:
-                    sums.append([vector.clone() for vector in vectors])  # two gradients may be one tensor
+                    sums.append(
+                        [vector.clone() for vector in vectors]
+                    )  # two gradients may be one tensor
                     owners.append(index)
                     counts.append(1)
                 else:
@@ -122,7 +127,9 @@ def _vectors(
     start = 0
     for members in cells.values():
         # A seed per parameter: two that were hashed alike would meet in every coordinate.
-        seeded = enumerate(gradients[start : start + len(members)], start=seed * len(parameters) + start)
+        seeded = enumerate(
+            gradients[start : start + len(members)], start=seed * len(parameters) + start
+        )
         parts = [project(_flat(gradient), projection, seed=own) for own, gradient in seeded]
         projected.append(torch.stack([part.to(parts[0].device) for part in parts]).sum(0))
         start += len(members)

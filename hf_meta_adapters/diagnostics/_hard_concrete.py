@@ -7,7 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["deterministic_gates", "initial_log_alpha", "keep_probability", "sample_gates", "shift_to_density"]
+__all__ = [
+    "deterministic_gates",
+    "initial_log_alpha",
+    "keep_probability",
+    "sample_gates",
+    "shift_to_density",
+]
 
 GAMMA, ZETA, BETA = -0.1, 1.1, 2 / 3  # stretch and temperature of the paper
 _SPREAD = 0.01  # standard deviation of the initial log α, as there
@@ -16,7 +22,9 @@ _LARGEST_STEP = 1.0
 _NEWTON_STEPS = 4
 
 
-def initial_log_alpha(shape: torch.Size | tuple[int, ...], keep_rate: float, generator: torch.Generator) -> Tensor:
+def initial_log_alpha(
+    shape: torch.Size | tuple[int, ...], keep_rate: float, generator: torch.Generator
+) -> Tensor:
     """Return `log α ~ N(logit(keep rate), 0.01²)`.
 
     Args:
@@ -42,7 +50,11 @@ def sample_gates(log_alpha: Tensor, generator: torch.Generator) -> Tensor:
     Returns:
         Gates in [0, 1], differentiable with respect to `log_alpha`.
     """
-    u = torch.rand(log_alpha.shape, generator=generator).clamp_(_EDGE, 1 - _EDGE).to(log_alpha.device)
+    u = (
+        torch.rand(log_alpha.shape, generator=generator)
+        .clamp_(_EDGE, 1 - _EDGE)
+        .to(log_alpha.device)
+    )
     return (torch.sigmoid((u.logit() + log_alpha) / BETA) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
 

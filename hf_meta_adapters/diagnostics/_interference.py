@@ -9,9 +9,18 @@ import torch
 from torch import Tensor
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.diagnostics._bootstrap import check_bootstrap, percentile_interval, resampled_means
+from hf_meta_adapters.diagnostics._bootstrap import (
+    check_bootstrap,
+    percentile_interval,
+    resampled_means,
+)
 from hf_meta_adapters.diagnostics._interference_report import Interference, InterferenceReport
-from hf_meta_adapters.errors import ConfigurationError, DataError, LanguageError, check_languages
+from hf_meta_adapters.errors import (
+    ConfigurationError,
+    DataError,
+    LanguageError,
+    check_languages,
+)
 
 __all__ = ["interference_report"]
 
@@ -92,7 +101,9 @@ def interference_report(
             sign = 1 if _is_higher_better(higher_is_better, task) else -1
             low, high = _interval(sign * _paired(a, b, where), resamples, confidence, generator)
             mean_a, mean_b = float(a.mean()), float(b.mean())
-            rows.append(Interference(language, task, mean_a, mean_b, sign * (mean_a - mean_b), low, high))
+            rows.append(
+                Interference(language, task, mean_a, mean_b, sign * (mean_a - mean_b), low, high)
+            )
     return InterferenceReport(tuple(rows), metric, confidence, examples)
 
 
@@ -133,7 +144,9 @@ def _interval(
 ) -> tuple[float, float]:
     if resamples == 0 or differences.numel() == 1:
         return float("nan"), float("nan")
-    low, high = percentile_interval(resampled_means(differences, resamples, generator), confidence).tolist()
+    low, high = percentile_interval(
+        resampled_means(differences, resamples, generator), confidence
+    ).tolist()
     return low, high
 
 
@@ -149,16 +162,26 @@ def _is_higher_better(higher_is_better: bool | Mapping[str, bool], task: str | N
 
 
 def _examples(
-    languages: Sequence[Language], monolingual: ExamplesSeen | None, joint: ExamplesSeen | None, allow_unequal: bool
+    languages: Sequence[Language],
+    monolingual: ExamplesSeen | None,
+    joint: ExamplesSeen | None,
+    allow_unequal: bool,
 ) -> dict[Language, tuple[int, int]] | None:
     """Return how many examples of each language the two models saw, where it is told."""
     if monolingual is None and joint is None:
         return None
     if monolingual is None or joint is None:
         missing = "monolingual_examples_seen" if monolingual is None else "joint_examples_seen"
-        raise ConfigurationError(f"The examples seen must be given for both sides. Found no `{missing}`. Give it too.")
-    sides = [side if isinstance(side, Mapping) else dict.fromkeys(languages, side) for side in (monolingual, joint)]
-    if unknown := [language for language in languages if any(language not in side for side in sides)]:
+        raise ConfigurationError(
+            f"The examples seen must be given for both sides. Found no `{missing}`. Give it too."
+        )
+    sides = [
+        side if isinstance(side, Mapping) else dict.fromkeys(languages, side)
+        for side in (monolingual, joint)
+    ]
+    if unknown := [
+        language for language in languages if any(language not in side for side in sides)
+    ]:
         raise ConfigurationError(
             f"The examples seen must be given for every language. Found none for {unknown}. Write a number for each, "
             "or one number for all languages."

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.diagnostics._plots import plot_intervals
-from hf_meta_adapters.diagnostics._tables import format_number, markdown_table
+from hf_meta_adapters.results.plots import plot_intervals
+from hf_meta_adapters.results.tables import format_number, markdown_table
 
 if TYPE_CHECKING:
     import os
@@ -85,7 +85,10 @@ class InterferenceReport:
         return {
             "metric": self.metric,
             "confidence": self.confidence,
-            "rows": [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in r.items()} for r in rows],
+            "rows": [
+                {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in r.items()}
+                for r in rows
+            ],
             "mean": {task or "": self.mean(task) for task in self.tasks},
             "examples_seen": None
             if self.examples_seen is None
@@ -124,7 +127,8 @@ class InterferenceReport:
         found = {(row.language, row.task): (row.difference, row.low, row.high) for row in self.rows}
         nothing = (math.nan, math.nan, math.nan)
         bars = {
-            task or "": [found.get((language, task), nothing) for language in self.languages] for task in self.tasks
+            task or "": [found.get((language, task), nothing) for language in self.languages]
+            for task in self.tasks
         }
         return plot_intervals(
             bars,
@@ -139,9 +143,13 @@ class InterferenceReport:
         text = f"Scores: {self.metric}. Interference above 0: the joint model is worse."
         if any(not math.isnan(row.low) for row in self.rows):
             text += f" In brackets: {self.confidence:.0%} paired bootstrap interval."
-        unequal = {key: pair for key, pair in (self.examples_seen or {}).items() if pair[0] != pair[1]}
+        unequal = {
+            key: pair for key, pair in (self.examples_seen or {}).items() if pair[0] != pair[1]
+        }
         if unequal:
-            pairs = ", ".join(f"{key} {alone:,} / {together:,}" for key, (alone, together) in unequal.items())
+            pairs = ", ".join(
+                f"{key} {alone:,} / {together:,}" for key, (alone, together) in unequal.items()
+            )
             text += f" UNEQUAL COMPUTE, examples seen by the monolingual / joint model: {pairs}."
         elif self.examples_seen is not None:
             text += " Both models saw as many examples of each language."

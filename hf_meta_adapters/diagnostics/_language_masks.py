@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.diagnostics._groups import KINDS, layer_of, parameter_kind
+from hf_meta_adapters.anatomy.layers import KINDS, layer_of, parameter_kind
 from hf_meta_adapters.diagnostics._mask_file import read_masks, write_masks
-from hf_meta_adapters.diagnostics._plots import plot_lines
-from hf_meta_adapters.diagnostics._tables import format_number, markdown_table
 from hf_meta_adapters.errors import ConfigurationError, check_known_language
+from hf_meta_adapters.results.plots import plot_lines
+from hf_meta_adapters.results.tables import format_number, markdown_table
 
 if TYPE_CHECKING:
     import os
@@ -100,7 +100,8 @@ class LanguageMasks:
         mask, found = self.mask(language, seed), self.confidence[language][seed]
         groups = {kind: [name for name in mask if parameter_kind(name) == kind] for kind in KINDS}
         return {
-            kind: sum(found[n] * mask[n].numel() for n in names) / sum(mask[n].numel() for n in names)
+            kind: sum(found[n] * mask[n].numel() for n in names)
+            / sum(mask[n].numel() for n in names)
             for kind, names in groups.items()
             if names
         }
@@ -125,12 +126,19 @@ class LanguageMasks:
 
     def to_markdown(self) -> str:
         """Return a Markdown table of pruned shares and prune confidence by kind, means over seeds."""
-        kinds = [kind for kind in KINDS if any(parameter_kind(name) == kind for name in self.shapes)]
+        kinds = [
+            kind for kind in KINDS if any(parameter_kind(name) == kind for name in self.shapes)
+        ]
         rows = []
         for language in self.languages:
             sure = [self.prune_confidence(language, seed) for seed in self.seeds]
-            means = {kind: format_number(sum(found[kind] for found in sure) / len(sure), 2) for kind in kinds}
-            entries = [f"{self._mean_sparsity(language, kind):.1%} ({means[kind]})" for kind in kinds]
+            means = {
+                kind: format_number(sum(found[kind] for found in sure) / len(sure), 2)
+                for kind in kinds
+            }
+            entries = [
+                f"{self._mean_sparsity(language, kind):.1%} ({means[kind]})" for kind in kinds
+            ]
             rows.append([language, f"{self._mean_sparsity(language):.1%}", *entries])
         table = markdown_table(["pruned", "all", *kinds], rows)
         return f"{table}\n\nPruned share (and prune confidence), one gate per {self.granularity}, mean over seeds."
@@ -145,7 +153,10 @@ class LanguageMasks:
         Returns:
             The axes.
         """
-        lines = {key: [self._mean_sparsity(key, layer) for layer in self.layers] for key in self.languages}
+        lines = {
+            key: [self._mean_sparsity(key, layer) for layer in self.layers]
+            for key in self.languages
+        }
         return plot_lines(
             lines,
             self.layers,
@@ -204,11 +215,16 @@ class LanguageMasks:
             granularity=about["granularity"],
             shapes={name: tuple(shape) for name, shape in about["shapes"].items()},
             masks=masks,
-            confidence={k: {int(s): found for s, found in v.items()} for k, v in about["confidence"].items()},
+            confidence={
+                k: {int(s): found for s, found in v.items()} for k, v in about["confidence"].items()
+            },
         )
 
     def _mean_sparsity(self, language: Language, part: str | None = None) -> float:
         return sum(self.sparsity(language, seed, part) for seed in self.seeds) / len(self.seeds)
 
     def _table(self, value: Callable[[Language, int], Any]) -> dict[Language, dict[str, Any]]:
-        return {language: {str(seed): value(language, seed) for seed in self.seeds} for language in self.languages}
+        return {
+            language: {str(seed): value(language, seed) for seed in self.seeds}
+            for language in self.languages
+        }

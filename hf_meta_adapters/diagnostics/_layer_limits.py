@@ -31,11 +31,15 @@ def limits_to_layers(config: Any, layers: Sequence[str], numbers: Sequence[int])
         # Names, unlike `layers_to_transform`, tell the stacks of an encoder-decoder apart, and serve "all-linear" too.
         outside = rf"(?!{inside}$).*"
         limits: dict[str, Any] = {"exclude_modules": _either(config.exclude_modules, outside)}
-        return limits | ({"layers_to_transform": None} if hasattr(config, "layers_to_transform") else {})
+        return limits | (
+            {"layers_to_transform": None} if hasattr(config, "layers_to_transform") else {}
+        )
     if hasattr(config, "layers_to_transform"):
         return {"layers_to_transform": list(numbers)}
     if isinstance(modules, list):
-        return {"modules": [rf"(?={inside}$)(?:(?:.*\.)?{re.escape(name)}|{name})" for name in modules]}
+        return {
+            "modules": [rf"(?={inside}$)(?:(?:.*\.)?{re.escape(name)}|{name})" for name in modules]
+        }
     kind = "" if modules is None else f" of the kind {modules!r}"
     raise ConfigurationError(
         "A plan needs a configuration that can be limited to layers, by `exclude_modules`, `layers_to_transform` or a "

@@ -20,7 +20,9 @@ __all__ = ["read_masks", "write_masks"]
 _FORMAT = "hf_meta_adapters.language_masks.1"
 
 
-def write_masks(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+def write_masks(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], about: Mapping[str, Any]
+) -> None:
     """Write masks and what is to be known about them as one safetensors file.
 
     Args:
@@ -47,7 +49,9 @@ def read_masks(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[st
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") == _FORMAT:
-                return {key: file.get_tensor(key) for key in file.keys()}, json.loads(metadata["about"])  # noqa: SIM118
+                return {key: file.get_tensor(key) for key in file.keys()}, json.loads(
+                    metadata["about"]
+                )  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise HubError(
             f"Masks are read from a safetensors file. Found that {path} is none: {error}. Give the path that was "

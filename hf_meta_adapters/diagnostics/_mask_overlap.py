@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from hf_meta_adapters.anatomy.layers import layer_of
 from hf_meta_adapters.diagnostics._gram import gram
-from hf_meta_adapters.diagnostics._groups import layer_of
 from hf_meta_adapters.diagnostics._language_masks import LanguageMasks
 from hf_meta_adapters.diagnostics._overlap_matrix import OverlapMatrix
 from hf_meta_adapters.errors import ConfigurationError
@@ -51,7 +51,9 @@ def mask_overlap(masks: LanguageMasks, *, measure: Measure = "jaccard") -> Overl
     products, gates = {}, {}
     for layer in masks.layers:
         names = [name for name in masks.shapes if layer_of(name) == layer]
-        products[layer] = torch.stack([gram([row[name].flatten() for row in rows]) for name in names]).sum(0)
+        products[layer] = torch.stack(
+            [gram([row[name].flatten() for row in rows]) for name in names]
+        ).sum(0)
         gates[layer] = sum(rows[0][name].numel() for name in names)
     total, count = torch.stack(list(products.values())).sum(0), sum(gates.values())
     seeds = len(masks.seeds)
@@ -61,7 +63,9 @@ def mask_overlap(masks: LanguageMasks, *, measure: Measure = "jaccard") -> Overl
         languages=masks.languages,
         matrix=matrix,
         baseline=matrix.diagonal() if seeds > 1 else None,
-        per_layer={k: _mean_over_seeds(_overlap(products[k], gates[k], measure), seeds) for k in products},
+        per_layer={
+            k: _mean_over_seeds(_overlap(products[k], gates[k], measure), seeds) for k in products
+        },
         chance=density / (2 - density) if measure == "jaccard" else density**2 + (1 - density) ** 2,
         measure=measure,
         seeds=masks.seeds,

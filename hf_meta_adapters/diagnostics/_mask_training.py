@@ -20,7 +20,9 @@ from hf_meta_adapters.diagnostics._hard_concrete import (
 
 __all__ = ["MaskTraining", "exact_mask", "train_gates"]
 
-_WARM_UP = 0.5  # share of the steps in which the density falls from its initial value to the wanted one
+_WARM_UP = (
+    0.5  # share of the steps in which the density falls from its initial value to the wanted one
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,9 @@ def train_gates(
     """
     generator = torch.Generator().manual_seed(seed)
     log_alpha = {
-        name: initial_log_alpha(shape, settings.initial_keep_rate, generator).to(device).requires_grad_()
+        name: initial_log_alpha(shape, settings.initial_keep_rate, generator)
+        .to(device)
+        .requires_grad_()
         for name, shape in layout.shapes.items()
     }
     gates = list(log_alpha.values())
@@ -89,7 +93,9 @@ def train_gates(
     return {name: gate.detach() for name, gate in log_alpha.items()}
 
 
-def exact_mask(log_alpha: Mapping[str, Tensor], layout: GateLayout, sparsity: float) -> dict[str, Tensor]:
+def exact_mask(
+    log_alpha: Mapping[str, Tensor], layout: GateLayout, sparsity: float
+) -> dict[str, Tensor]:
     """Return the masks that keep the gates with the largest log α, as many as come nearest to the sparsity.
 
     Args:
@@ -101,8 +107,12 @@ def exact_mask(log_alpha: Mapping[str, Tensor], layout: GateLayout, sparsity: fl
         Name of a weight → bool tensor that broadcasts to it, on the CPU.
     """
     counts = [gate.numel() for gate in log_alpha.values()]
-    sizes = torch.tensor([layout.sizes[name] for name in log_alpha]).repeat_interleave(torch.tensor(counts))
-    order = torch.cat([gate.flatten().cpu() for gate in log_alpha.values()]).argsort(descending=True, stable=True)
+    sizes = torch.tensor([layout.sizes[name] for name in log_alpha]).repeat_interleave(
+        torch.tensor(counts)
+    )
+    order = torch.cat([gate.flatten().cpu() for gate in log_alpha.values()]).argsort(
+        descending=True, stable=True
+    )
     kept = torch.cat([sizes.new_zeros(1), sizes[order].cumsum(0)])
     nearest = int((kept - (1 - sparsity) * float(sizes.sum())).abs().argmin())
     mask = torch.zeros(len(order), dtype=torch.bool)

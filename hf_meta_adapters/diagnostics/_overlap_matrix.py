@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.diagnostics._plots import plot_heat_map, plot_lines
-from hf_meta_adapters.diagnostics._tables import as_lists, format_number, markdown_table
+from hf_meta_adapters.results.plots import plot_heat_map, plot_lines
+from hf_meta_adapters.results.tables import as_lists, format_number, markdown_table
 
 if TYPE_CHECKING:
     import os
@@ -95,7 +95,9 @@ class OverlapMatrix:
             ax=ax,
         )
 
-    def plot_layers(self, path: str | os.PathLike[str] | None = None, ax: Axes | None = None) -> Axes:
+    def plot_layers(
+        self, path: str | os.PathLike[str] | None = None, ax: Axes | None = None
+    ) -> Axes:
         """Draw, layer by layer, the overlap between languages and that between seeds.
 
         Args:
@@ -105,9 +107,13 @@ class OverlapMatrix:
         Returns:
             The axes.
         """
-        lines = {"between languages": [_off_diagonal_mean(matrix) for matrix in self.per_layer.values()]}
+        lines = {
+            "between languages": [_off_diagonal_mean(matrix) for matrix in self.per_layer.values()]
+        }
         if self.baseline is not None:
-            lines["between seeds"] = [float(matrix.diagonal().mean()) for matrix in self.per_layer.values()]
+            lines["between seeds"] = [
+                float(matrix.diagonal().mean()) for matrix in self.per_layer.values()
+            ]
         return plot_lines(
             lines,
             list(self.per_layer),
@@ -119,7 +125,11 @@ class OverlapMatrix:
         )
 
     def _caption(self) -> str:
-        seeds = "one seed, no baseline" if self.baseline is None else f"between seeds {self.between_seeds:.2f}"
+        seeds = (
+            "one seed, no baseline"
+            if self.baseline is None
+            else f"between seeds {self.between_seeds:.2f}"
+        )
         return f"Between languages {format_number(self.between_languages, 2)}, {seeds}, by chance {self.chance:.2f}."
 
 

@@ -42,7 +42,12 @@ def project(vector: Tensor, dimension: int, *, seed: int) -> Tensor:
     total = vector.new_zeros(dimension)
     for chunk in vector.split(rows_at_once * dimension):
         rows = functional.pad(chunk, (0, -chunk.numel() % dimension)).reshape(-1, dimension)
-        signs = torch.empty_like(rows, dtype=torch.int8).random_(0, 2, generator=generator).mul_(2).sub_(1)
+        signs = (
+            torch.empty_like(rows, dtype=torch.int8)
+            .random_(0, 2, generator=generator)
+            .mul_(2)
+            .sub_(1)
+        )
         shifts = torch.randint(dimension, (len(rows), 1), generator=generator, device=vector.device)
         total += (rows * signs).gather(1, (columns + shifts) % dimension).sum(0)
     return total

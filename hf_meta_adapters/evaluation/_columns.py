@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hf_meta_adapters._typing import Language
+from hf_meta_adapters._typing import Language, Rows
 from hf_meta_adapters.errors import DataError
-from hf_meta_adapters.evaluation._task import Rows
 
 __all__ = ["column", "label_column"]
 
@@ -29,7 +28,9 @@ def column(dataset: Rows, names: Sequence[str], language: Language | None = None
     return _named(dataset, names, language)[1]
 
 
-def label_column(dataset: Rows, names: Sequence[str], language: Language | None = None) -> list[Any]:
+def label_column(
+    dataset: Rows, names: Sequence[str], language: Language | None = None
+) -> list[Any]:
     """Return labels, or lists of them, as strings: ids of a `datasets.ClassLabel` column are replaced by its names.
 
     Args:
@@ -59,12 +60,17 @@ def label_column(dataset: Rows, names: Sequence[str], language: Language | None 
             )
         return str(classes[label])
 
-    return [as_string(v) if isinstance(v, str | int) else [as_string(label) for label in v] for v in values]
+    return [
+        as_string(v) if isinstance(v, str | int) else [as_string(label) for label in v]
+        for v in values
+    ]
 
 
 def _named(dataset: Rows, names: Sequence[str], language: Language | None) -> tuple[str, list[Any]]:
     if not len(dataset):
-        raise DataError(f"A dataset must hold at least one example. Found an empty one{_of(language)}. Leave it out.")
+        raise DataError(
+            f"A dataset must hold at least one example. Found an empty one{_of(language)}. Leave it out."
+        )
     first: Mapping[str, Any] = dataset[0]
     name = next((name for name in names if name in first), None)
     if name is None:

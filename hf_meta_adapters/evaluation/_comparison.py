@@ -12,8 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.errors import ConfigurationError, DataError, LanguageError, check_languages
-from hf_meta_adapters.evaluation._comparison_report import MethodComparison, PairedDifference
+from hf_meta_adapters.errors import (
+    ConfigurationError,
+    DataError,
+    LanguageError,
+    check_languages,
+)
+from hf_meta_adapters.evaluation._method_comparison import MethodComparison, PairedDifference
 
 __all__ = ["compare_methods"]
 
@@ -58,13 +63,17 @@ def compare_methods(
             f"`treatments` must be methods that have scores, {list(scores)}. Found {unknown if scores else treatments}."
         )
     if not 0 < confidence < 1:
-        raise ConfigurationError(f"`confidence` must be in (0, 1). Found {confidence}. Write for example 0.95.")
+        raise ConfigurationError(
+            f"`confidence` must be in (0, 1). Found {confidence}. Write for example 0.95."
+        )
     languages = check_languages(next(iter(scores.values())))
     matrices = {name: _matrix(name, own, languages) for name, own in scores.items()}
     seeds = {matrix.shape[1] for matrix in matrices.values()}
     if len(seeds) > 1:
         counts = {name: matrix.shape[1] for name, matrix in matrices.items()}
-        raise DataError(f"Methods are compared seed by seed. Found numbers of seeds {counts}. Score all of them.")
+        raise DataError(
+            f"Methods are compared seed by seed. Found numbers of seeds {counts}. Score all of them."
+        )
     sign = 1.0 if higher_is_better else -1.0
     pairs = [(a, b) for a, b in product(treatments, matrices) if a != b]
     raw = [_difference(a, b, sign * (matrices[a] - matrices[b]), confidence) for a, b in pairs]
@@ -79,7 +88,9 @@ def compare_methods(
     )
 
 
-def _matrix(name: str, scores: Mapping[Language, Sequence[float]], languages: Sequence[Language]) -> NDArray[Any]:
+def _matrix(
+    name: str, scores: Mapping[Language, Sequence[float]], languages: Sequence[Language]
+) -> NDArray[Any]:
     """Return scores as (languages, seeds)."""
     if set(scores) != set(languages):
         raise LanguageError(
@@ -106,11 +117,17 @@ def _interval(values: NDArray[Any], confidence: float) -> tuple[float, float, fl
     mean = float(values.mean())
     if values.size < 2:
         return mean, math.nan, math.nan
-    half = float(stats.t.ppf((1 + confidence) / 2, values.size - 1) * values.std(ddof=1) / math.sqrt(values.size))
+    half = float(
+        stats.t.ppf((1 + confidence) / 2, values.size - 1)
+        * values.std(ddof=1)
+        / math.sqrt(values.size)
+    )
     return mean, mean - half, mean + half
 
 
-def _difference(treatment: str, baseline: str, differences: NDArray[Any], confidence: float) -> PairedDifference:
+def _difference(
+    treatment: str, baseline: str, differences: NDArray[Any], confidence: float
+) -> PairedDifference:
     from scipy import stats
 
     per_seed = differences.mean(0)
@@ -118,9 +135,15 @@ def _difference(treatment: str, baseline: str, differences: NDArray[Any], confid
     p_value = math.nan
     if per_seed.size > 1:
         error = float(per_seed.std(ddof=1)) / math.sqrt(per_seed.size)
-        p_value = float(2 * stats.t.sf(abs(mean) / error, per_seed.size - 1)) if error else float(mean == 0)
+        p_value = (
+            float(2 * stats.t.sf(abs(mean) / error, per_seed.size - 1))
+            if error
+            else float(mean == 0)
+        )
     wins = int((differences > 0).sum())
-    return PairedDifference(treatment, baseline, mean, low, high, p_value, wins, int(differences.size))
+    return PairedDifference(
+        treatment, baseline, mean, low, high, p_value, wins, int(differences.size)
+    )
 
 
 def _holm(differences: Sequence[PairedDifference]) -> tuple[PairedDifference, ...]:
@@ -130,4 +153,6 @@ def _holm(differences: Sequence[PairedDifference]) -> tuple[PairedDifference, ..
     for rank, one in enumerate(tested):
         largest = max(largest, min(1.0, (len(tested) - rank) * one.p_value))
         adjusted[one.treatment, one.baseline] = largest
-    return tuple(replace(d, p_value=adjusted.get((d.treatment, d.baseline), math.nan)) for d in differences)
+    return tuple(
+        replace(d, p_value=adjusted.get((d.treatment, d.baseline), math.nan)) for d in differences
+    )

@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from hf_meta_adapters._typing import Language
-from hf_meta_adapters.errors import ConfigurationError, DataError, check_known_language, check_languages
-from hf_meta_adapters.evaluation._checks import check_head, warn_if_constant
+from hf_meta_adapters._typing import Language, Rows
+from hf_meta_adapters.errors import (
+    ConfigurationError,
+    DataError,
+    check_known_language,
+    check_languages,
+)
 from hf_meta_adapters.evaluation._forward import run
+from hf_meta_adapters.evaluation._score_checks import check_head, warn_if_constant
 from hf_meta_adapters.evaluation._scores import LanguageScores
-from hf_meta_adapters.evaluation._task import Rows, Task, TaskScore, get_task
+from hf_meta_adapters.evaluation._task import Task, TaskScore, get_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -85,8 +90,17 @@ def evaluate_languages(
     for language in languages:
         data = datasets[language]
         features = task.features(data, tokenizer, language=language, max_length=max_length)
-        decoded = run(model, features, task.decode, language=routes[language], batch_size=batch_size, progress=progress)
-        scores[language] = task.score(data, task.predictions(data, features, decoded), language=language)
+        decoded = run(
+            model,
+            features,
+            task.decode,
+            language=routes[language],
+            batch_size=batch_size,
+            progress=progress,
+        )
+        scores[language] = task.score(
+            data, task.predictions(data, features, decoded), language=language
+        )
         warn_if_constant(scores[language].constant_prediction, language, task)
     return LanguageScores(
         task=task.name,
@@ -114,7 +128,9 @@ def _check_data(datasets: Mapping[Language, Rows]) -> tuple[Language, ...]:
                 "Write for example `Dataset.from_list(list(stream.take(1000)))`."
             )
         if not len(datasets[language]):
-            raise DataError(f"A dataset must hold at least one example. Found none for {language!r}. Leave it out.")
+            raise DataError(
+                f"A dataset must hold at least one example. Found none for {language!r}. Leave it out."
+            )
     return languages
 
 

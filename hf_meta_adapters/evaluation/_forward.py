@@ -52,16 +52,23 @@ def run(
         ConfigurationError: If `batch_size` is not a positive integer.
     """
     if batch_size < 1:
-        raise ConfigurationError(f"`batch_size` must be at least 1. Found {batch_size}. Write for example 32.")
+        raise ConfigurationError(
+            f"`batch_size` must be at least 1. Found {batch_size}. Write for example 32."
+        )
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     padding = getattr(getattr(model, "config", None), "pad_token_id", None) or 0
     order = sorted(range(len(features)), key=lambda i: -len(features[i]["input_ids"]))
     results: dict[int, Decoded] = {}
-    with _evaluating(model, language), tqdm(total=len(order), disable=not progress, desc=language, unit="row") as bar:
+    with (
+        _evaluating(model, language),
+        tqdm(total=len(order), disable=not progress, desc=language, unit="row") as bar,
+    ):
         for start in range(0, len(order), batch_size):
             indices = order[start : start + batch_size]
             rows = [features[i] for i in indices]
-            output = model(**{name: tensor.to(device) for name, tensor in _collate(rows, padding).items()})
+            output = model(
+                **{name: tensor.to(device) for name, tensor in _collate(rows, padding).items()}
+            )
             results.update(zip(indices, decode(rows, output), strict=True))
             bar.update(len(indices))
     return [results[i] for i in range(len(features))]

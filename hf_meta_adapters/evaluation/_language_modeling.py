@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from hf_meta_adapters._typing import Language
-from hf_meta_adapters.evaluation._bits_per_character import LanguageModelScore, score_rows, sum_rows
+from hf_meta_adapters._typing import Language, Rows
 from hf_meta_adapters.evaluation._columns import column
 from hf_meta_adapters.evaluation._forward import Feature
-from hf_meta_adapters.evaluation._masked_lm import causal_lm_features, masked_lm_features
-from hf_meta_adapters.evaluation._task import Rows, Task, TaskScore, register_task
+from hf_meta_adapters.evaluation._task import Task, TaskScore, register_task
+from hf_meta_adapters.evaluation.bits import LanguageModelScore, score_rows, sum_rows
+from hf_meta_adapters.evaluation.lm_features import causal_lm_features, masked_lm_features
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,7 +33,9 @@ class LanguageModeling(Task):
         """Return bits, characters and tokens of each row."""
         return score_rows(rows, output)
 
-    def predictions(self, dataset: Rows, features: Sequence[Feature], decoded: Sequence[Any]) -> list[list[float]]:
+    def predictions(
+        self, dataset: Rows, features: Sequence[Feature], decoded: Sequence[Any]
+    ) -> list[list[float]]:
         """Return bits, characters and tokens of each text."""
         return sum_rows(features, decoded, len(dataset)).tolist()
 
@@ -42,7 +44,11 @@ class LanguageModeling(Task):
         score = LanguageModelScore.of_sums(predictions, language)
         return TaskScore(
             {"bits_per_character": score.bits_per_character, "loss": score.loss},
-            {"bits": score.bits, "characters": score.characters, "tokens": score.tokens.astype(float)},
+            {
+                "bits": score.bits,
+                "characters": score.characters,
+                "tokens": score.tokens.astype(float),
+            },
         )
 
 

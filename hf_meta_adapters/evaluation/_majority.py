@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from hf_meta_adapters._typing import Language
+from hf_meta_adapters._typing import Language, Rows
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.evaluation._columns import column
 from hf_meta_adapters.evaluation._nli import NLI
 from hf_meta_adapters.evaluation._scores import LanguageScores
-from hf_meta_adapters.evaluation._task import Rows, Task
+from hf_meta_adapters.evaluation._task import Task
 from hf_meta_adapters.evaluation._token_classification import TokenClassification
 
 __all__ = ["majority_baseline"]
@@ -40,8 +40,12 @@ def majority_baseline(task: Task, train: Rows, datasets: Mapping[Language, Rows]
     label = _most_frequent(task, train)
     scores, examples = {}, {}
     for language, rows in datasets.items():
-        words = column(rows, ["tokens"], language) if isinstance(task, TokenClassification) else None
-        predictions = [label] * len(rows) if words is None else [[label] * len(own) for own in words]
+        words = (
+            column(rows, ["tokens"], language) if isinstance(task, TokenClassification) else None
+        )
+        predictions = (
+            [label] * len(rows) if words is None else [[label] * len(own) for own in words]
+        )
         scores[language] = task.score(rows, predictions, language=language).metrics
         examples[language] = len(rows)
     return LanguageScores(task.name, task.metric, task.higher_is_better, scores, examples)
@@ -49,7 +53,9 @@ def majority_baseline(task: Task, train: Rows, datasets: Mapping[Language, Rows]
 
 def _most_frequent(task: Task, rows: Rows) -> str:
     if isinstance(task, TokenClassification):
-        labels = Counter(label for own in task.references(rows, "train") for label in own if label is not None)
+        labels = Counter(
+            label for own in task.references(rows, "train") for label in own if label is not None
+        )
     elif isinstance(task, NLI):
         labels = Counter(task.references(rows, "train"))
     else:

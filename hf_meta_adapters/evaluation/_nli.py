@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_meta_adapters._typing import Language
+from hf_meta_adapters._typing import Language, Rows
 from hf_meta_adapters.errors import DataError
-from hf_meta_adapters.evaluation._checks import constant_class
 from hf_meta_adapters.evaluation._columns import column, label_column
 from hf_meta_adapters.evaluation._forward import Feature, logits_of
-from hf_meta_adapters.evaluation._metrics import ClassF1, compute
-from hf_meta_adapters.evaluation._task import Rows, Task, TaskScore, register_task
+from hf_meta_adapters.evaluation._score_checks import constant_class
+from hf_meta_adapters.evaluation._task import Task, TaskScore, register_task
 from hf_meta_adapters.evaluation._windows import length_limit
+from hf_meta_adapters.evaluation.metrics import ClassF1, compute
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,7 +51,11 @@ class NLI(Task):
         )
         labels = [self.label2id[label] for label in self.references(dataset, language)]
         return [
-            {**{name: values[example] for name, values in encodings.items()}, "labels": label, "example": example}
+            {
+                **{name: values[example] for name, values in encodings.items()},
+                "labels": label,
+                "example": example,
+            }
             for example, label in enumerate(labels)
         ]
 
@@ -59,7 +63,9 @@ class NLI(Task):
         """Return the class with the largest logit."""
         return [self.labels[index] for index in logits_of(output, "logits", 2).argmax(-1).tolist()]
 
-    def predictions(self, dataset: Rows, features: Sequence[Feature], decoded: Sequence[str]) -> list[str]:
+    def predictions(
+        self, dataset: Rows, features: Sequence[Feature], decoded: Sequence[str]
+    ) -> list[str]:
         """Return the classes: a pair has one row."""
         return [*decoded]
 
@@ -68,7 +74,11 @@ class NLI(Task):
         references = self.references(dataset, language)
         return TaskScore(
             compute(ClassF1, predictions=predictions, references=references),
-            {"correct": np.array([a == b for a, b in zip(predictions, references, strict=True)], dtype=np.float64)},
+            {
+                "correct": np.array(
+                    [a == b for a, b in zip(predictions, references, strict=True)], dtype=np.float64
+                )
+            },
             constant_class(predictions, references),
         )
 

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_meta_adapters._typing import Language
+from hf_meta_adapters._typing import Language, Rows
 from hf_meta_adapters.errors import ConfigurationError, DataError
-from hf_meta_adapters.evaluation._answers import answer_f1, best_match, exact_match
-from hf_meta_adapters.evaluation._checks import constant_class
 from hf_meta_adapters.evaluation._columns import column
 from hf_meta_adapters.evaluation._forward import Feature, logits_of
-from hf_meta_adapters.evaluation._metrics import AnswerMatch, compute
-from hf_meta_adapters.evaluation._task import Rows, Task, TaskScore, register_task
+from hf_meta_adapters.evaluation._score_checks import constant_class
+from hf_meta_adapters.evaluation._task import Task, TaskScore, register_task
 from hf_meta_adapters.evaluation._windows import length_limit
+from hf_meta_adapters.evaluation.answers import answer_f1, best_match, exact_match
+from hf_meta_adapters.evaluation.metrics import AnswerMatch, compute
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["QuestionAnswering", "best_spans"]
 
 
-def best_spans(start: Tensor, end: Tensor, *, longest: int, count: int) -> list[tuple[float, int, int]]:
+def best_spans(
+    start: Tensor, end: Tensor, *, longest: int, count: int
+) -> list[tuple[float, int, int]]:
     """Return the `count` spans i ≤ j < i + longest with the largest s_i + e_j, the best one first.
 
     Args:
@@ -47,7 +49,10 @@ def best_spans(start: Tensor, end: Tensor, *, longest: int, count: int) -> list[
     allowed = torch.ones(n, n, dtype=torch.bool, device=start.device).triu().tril(longest - 1)
     scores = (start[:, None] + end[None, :]).masked_fill(~allowed, -torch.inf).flatten()
     values, indices = scores.topk(min(count, int(allowed.sum())))
-    return [(value, index // n, index % n) for value, index in zip(values.tolist(), indices.tolist(), strict=True)]
+    return [
+        (value, index // n, index % n)
+        for value, index in zip(values.tolist(), indices.tolist(), strict=True)
+    ]
 
 
 @register_task
@@ -81,7 +86,9 @@ class QuestionAnswering(Task):
         n_best: int = 20,
     ) -> None:
         if normalization not in ("language", "squad"):
-            raise ConfigurationError(f'`normalization` must be "language" or "squad". Found {normalization!r}.')
+            raise ConfigurationError(
+                f'`normalization` must be "language" or "squad". Found {normalization!r}.'
+            )
         self.normalization = normalization
         self.stride = stride
         self.longest_question = longest_question
@@ -107,7 +114,10 @@ class QuestionAnswering(Task):
                 "the tokenizer by `AutoTokenizer.from_pretrained`, with `tokenizers` installed."
             )
         limit = length_limit(tokenizer, max_length)
-        questions, contexts = column(dataset, ["question"], language), column(dataset, ["context"], language)
+        questions, contexts = (
+            column(dataset, ["question"], language),
+            column(dataset, ["context"], language),
+        )
         rows = []
         for example, answers in enumerate(column(dataset, ["answers"], language)):
             if not answers["text"]:
@@ -118,20 +128,30 @@ class QuestionAnswering(Task):
             first = answers["answer_start"][0]
             answer = first, first + len(answers["text"][0])
             for row in self._windows(tokenizer, questions[example], contexts[example], limit):
-                rows.append({**row, **_positions(row, answer, tokenizer.cls_token_id), "example": example})
+                rows.append(
+                    {**row, **_positions(row, answer, tokenizer.cls_token_id), "example": example}
+                )
         return rows
 
     def decode(self, rows: Sequence[Feature], output: Any) -> list[list[tuple[float, int, int]]]:
         """Return the best spans of each window: score, first and last character."""
-        starts, ends = (logits_of(output, name, 2).float() for name in ("start_logits", "end_logits"))
+        starts, ends = (
+            logits_of(output, name, 2).float() for name in ("start_logits", "end_logits")
+        )
         decoded = []
         for row, start, end in zip(rows, starts, ends, strict=True):
             places = torch.tensor([place for place, _, _ in row["places"]], device=start.device)
-            best = best_spans(start[places], end[places], longest=self.longest_answer, count=self.n_best)
-            decoded.append([(score, row["places"][i][1], row["places"][j][2]) for score, i, j in best])
+            best = best_spans(
+                start[places], end[places], longest=self.longest_answer, count=self.n_best
+            )
+            decoded.append(
+                [(score, row["places"][i][1], row["places"][j][2]) for score, i, j in best]
+            )
         return decoded
 
-    def predictions(self, dataset: Rows, features: Sequence[Feature], decoded: Sequence[Any]) -> list[str]:
+    def predictions(
+        self, dataset: Rows, features: Sequence[Feature], decoded: Sequence[Any]
+    ) -> list[str]:
         """Return the text of the best span of each question; empty if all its spans are white space."""
         spans = defaultdict(list)
         for feature, own in zip(features, decoded, strict=True):
@@ -150,7 +170,12 @@ class QuestionAnswering(Task):
         return TaskScore(
             compute(AnswerMatch, predictions=predictions, references=references, language=rules),
             {
-                name: np.array([best_match(measure, p, r, rules) for p, r in zip(predictions, references, strict=True)])
+                name: np.array(
+                    [
+                        best_match(measure, p, r, rules)
+                        for p, r in zip(predictions, references, strict=True)
+                    ]
+                )
                 for name, measure in (("exact_match", exact_match), ("f1", answer_f1))
             },
             constant_class(predictions, [texts[0] for texts in references]),
@@ -160,7 +185,9 @@ class QuestionAnswering(Task):
         self, tokenizer: PreTrainedTokenizerBase, question: str, context: str, limit: int
     ) -> Iterator[Feature]:
         longest = min(self.longest_question, limit // 2)
-        offsets = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        offsets = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True)[
+            "offset_mapping"
+        ]
         if len(offsets) > longest:
             question, offsets = question[: offsets[longest - 1][1]], offsets[:longest]
         room = limit - tokenizer.num_special_tokens_to_add(pair=True) - len(offsets)
@@ -173,7 +200,9 @@ class QuestionAnswering(Task):
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
         )
-        inputs = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in encoding]
+        inputs = [
+            name for name in ("input_ids", "attention_mask", "token_type_ids") if name in encoding
+        ]
         for window, offset in enumerate(encoding["offset_mapping"]):
             sides = encoding.sequence_ids(window)
             places = [

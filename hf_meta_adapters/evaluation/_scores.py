@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.diagnostics._plots import plot_intervals
-from hf_meta_adapters.diagnostics._tables import format_number, markdown_table
 from hf_meta_adapters.errors import ConfigurationError, check_known_language
+from hf_meta_adapters.results.plots import plot_intervals
+from hf_meta_adapters.results.tables import format_number, markdown_table
 
 if TYPE_CHECKING:
     import os
@@ -47,7 +47,9 @@ class LanguageScores:
     examples: Mapping[Language, int]
     source_language: Language | None = None
     adapters: Mapping[Language, Language] = field(default_factory=dict)
-    per_example: Mapping[Language, Mapping[str, NDArray[np.float64]]] = field(default_factory=dict, repr=False)
+    per_example: Mapping[Language, Mapping[str, NDArray[np.float64]]] = field(
+        default_factory=dict, repr=False
+    )
 
     @property
     def languages(self) -> tuple[Language, ...]:
@@ -125,12 +127,25 @@ class LanguageScores:
         """Return a Markdown table of all metrics, with the mean, and how the scores came about."""
         metrics = list(self.mean)
         rows = [
-            [self._label(language), *(format_number(own[name]) for name in metrics), f"{self.examples[language]:,}"]
+            [
+                self._label(language),
+                *(format_number(own[name]) for name in metrics),
+                f"{self.examples[language]:,}",
+            ]
             for language, own in self.scores.items()
         ]
         rows.append(["mean", *(format_number(self.mean[name]) for name in metrics), ""])
-        if self.source_language is not None and len(set(self.languages) - {self.source_language}) > 0:
-            rows.append(["zero-shot mean", *(format_number(self.zero_shot_mean[name]) for name in metrics), ""])
+        if (
+            self.source_language is not None
+            and len(set(self.languages) - {self.source_language}) > 0
+        ):
+            rows.append(
+                [
+                    "zero-shot mean",
+                    *(format_number(self.zero_shot_mean[name]) for name in metrics),
+                    "",
+                ]
+            )
         return f"{markdown_table(['language', *metrics, 'examples'], rows)}\n\n{self._caption()}"
 
     def plot(self, path: str | os.PathLike[str] | None = None, ax: Axes | None = None) -> Axes:
@@ -144,12 +159,21 @@ class LanguageScores:
             The axes.
         """
         bars = [(value, float("nan"), float("nan")) for value in self.values().values()]
-        title = self.task if self.source_language is None else f"{self.task}, trained on {self.source_language}"
-        return plot_intervals({self.metric: bars}, self.languages, title=title, ylabel=self.metric, path=path, ax=ax)
+        title = (
+            self.task
+            if self.source_language is None
+            else f"{self.task}, trained on {self.source_language}"
+        )
+        return plot_intervals(
+            {self.metric: bars}, self.languages, title=title, ylabel=self.metric, path=path, ax=ax
+        )
 
     def _mean(self, languages: Iterable[Language]) -> dict[str, float]:
         chosen = [self.scores[language] for language in languages]
-        return {name: float(np.mean([scores[name] for scores in chosen])) for name in (chosen[0] if chosen else ())}
+        return {
+            name: float(np.mean([scores[name] for scores in chosen]))
+            for name in (chosen[0] if chosen else ())
+        }
 
     def _label(self, language: Language) -> str:
         marks = ["source"] if language == self.source_language else []
@@ -159,5 +183,9 @@ class LanguageScores:
 
     def _caption(self) -> str:
         better = "higher" if self.higher_is_better else "lower"
-        trained = "" if self.source_language is None else f" Trained on labels in {self.source_language} only."
+        trained = (
+            ""
+            if self.source_language is None
+            else f" Trained on labels in {self.source_language} only."
+        )
         return f"Task {self.task}; {self.metric}: {better} is better.{trained}"

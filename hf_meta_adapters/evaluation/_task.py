@@ -10,17 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_meta_adapters._typing import Language
+from hf_meta_adapters._typing import Language, Rows
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.evaluation._forward import Feature
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-__all__ = ["Rows", "Task", "TaskScore", "get_task", "register_task"]
-
-Rows = Sequence[Mapping[str, Any]]
-"""The examples of one language: a `datasets.Dataset`, or a list of dicts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +87,9 @@ class Task(ABC):
         """Return what has to be kept of the model's output for each row of a batch: something small, not logits."""
 
     @abstractmethod
-    def predictions(self, dataset: Rows, features: Sequence[Feature], decoded: Sequence[Any]) -> list[Any]:
+    def predictions(
+        self, dataset: Rows, features: Sequence[Feature], decoded: Sequence[Any]
+    ) -> list[Any]:
         """Return one prediction for each example, from all rows of it."""
 
     @abstractmethod

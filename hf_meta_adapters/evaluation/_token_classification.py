@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from hf_meta_adapters._typing import Language
+from hf_meta_adapters._typing import Language, Rows
 from hf_meta_adapters.errors import ConfigurationError, DataError
-from hf_meta_adapters.evaluation._checks import constant_class
 from hf_meta_adapters.evaluation._columns import column, label_column
 from hf_meta_adapters.evaluation._forward import Feature, logits_of
-from hf_meta_adapters.evaluation._metrics import SpanF1, TagAccuracy, compute, repair_bio, spans
-from hf_meta_adapters.evaluation._task import Rows, Task, TaskScore, register_task
+from hf_meta_adapters.evaluation._score_checks import constant_class
+from hf_meta_adapters.evaluation._task import Task, TaskScore, register_task
 from hf_meta_adapters.evaluation._windows import length_limit, windows
+from hf_meta_adapters.evaluation.metrics import SpanF1, TagAccuracy, compute, repair_bio, spans
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -62,7 +62,9 @@ class TokenClassification(Task):
             DataError: If an example has more or fewer tags than words.
         """
         tags = label_column(dataset, self.tag_columns, language)
-        for index, (words, own) in enumerate(zip(column(dataset, ["tokens"], language), tags, strict=True)):
+        for index, (words, own) in enumerate(
+            zip(column(dataset, ["tokens"], language), tags, strict=True)
+        ):
             if len(words) != len(own):
                 raise DataError(
                     f"An example must have one tag for each word. Found {len(words)} words and {len(own)} tags in "
@@ -87,7 +89,9 @@ class TokenClassification(Task):
         references, ids = self.references(dataset, language), self.label2id
         rows = []
         for example, words in enumerate(column(dataset, ["tokens"], language)):
-            for encoding, places in _encode(tokenizer, words, length_limit(tokenizer, max_length), self.overlap):
+            for encoding, places in _encode(
+                tokenizer, words, length_limit(tokenizer, max_length), self.overlap
+            ):
                 labels = [_IGNORED] * len(encoding["input_ids"])
                 for place, word in places:
                     label = references[example][word]
@@ -103,7 +107,9 @@ class TokenClassification(Task):
             for row, own in zip(rows, best, strict=True)
         ]
 
-    def predictions(self, dataset: Rows, features: Sequence[Feature], decoded: Sequence[Any]) -> list[list[str]]:
+    def predictions(
+        self, dataset: Rows, features: Sequence[Feature], decoded: Sequence[Any]
+    ) -> list[list[str]]:
         """Return one label for each word of each example."""
         labels = [[self.unseen] * len(words) for words in column(dataset, ["tokens"])]
         for feature, own in zip(features, decoded, strict=True):
@@ -141,9 +147,13 @@ class NER(TokenClassification):
             )
         return tag if tag[2:] in self.types else "O"
 
-    def score(self, dataset: Rows, predictions: Sequence[list[str]], *, language: Language) -> TaskScore:
+    def score(
+        self, dataset: Rows, predictions: Sequence[list[str]], *, language: Language
+    ) -> TaskScore:
         """Return precision, recall and F1 of spans; per example the spans found, the right ones and the true ones."""
-        references = [[str(label) for label in labels] for labels in self.references(dataset, language)]
+        references = [
+            [str(label) for label in labels] for labels in self.references(dataset, language)
+        ]
         self._check_types(dataset, references, language)
         found = [spans(repair_bio(tags)) for tags in predictions]
         true = [spans(repair_bio(tags)) for tags in references]
@@ -158,10 +168,14 @@ class NER(TokenClassification):
             constant_class(_flat(predictions), _flat(references)),
         )
 
-    def _check_types(self, dataset: Rows, references: Sequence[Sequence[str]], language: Language) -> None:
+    def _check_types(
+        self, dataset: Rows, references: Sequence[Sequence[str]], language: Language
+    ) -> None:
         """Refuse data whose entities are all of other types: a score of 0 would say nothing about the model."""
         tags = set(_flat(label_column(dataset, self.tag_columns, language)))
-        if set(_flat(references)) == {"O"} and (other := sorted({tag[2:] for tag in tags if tag != "O"})):
+        if set(_flat(references)) == {"O"} and (
+            other := sorted({tag[2:] for tag in tags if tag != "O"})
+        ):
             raise DataError(
                 f"NER counts the types {list(self.types)}. Found only {other} in language {language!r}. Write "
                 f"`NER(types={other})`, or rename the types of the data."
@@ -195,17 +209,25 @@ class POS(TokenClassification):
             )
         return tag
 
-    def score(self, dataset: Rows, predictions: Sequence[list[str]], *, language: Language) -> TaskScore:
+    def score(
+        self, dataset: Rows, predictions: Sequence[list[str]], *, language: Language
+    ) -> TaskScore:
         """Return the accuracy; per example the words that are right and those that are scored."""
         pairs = [
-            [(label, expected) for label, expected in zip(labels, own, strict=True) if expected is not None]
+            [
+                (label, expected)
+                for label, expected in zip(labels, own, strict=True)
+                if expected is not None
+            ]
             for labels, own in zip(predictions, self.references(dataset, language), strict=True)
         ]
         sides = [[[pair[side] for pair in own] for own in pairs] for side in (0, 1)]
         return TaskScore(
             compute(TagAccuracy, predictions=sides[0], references=sides[1]),
             {
-                "correct": np.array([sum(a == b for a, b in own) for own in pairs], dtype=np.float64),
+                "correct": np.array(
+                    [sum(a == b for a, b in own) for own in pairs], dtype=np.float64
+                ),
                 "words": np.array([len(own) for own in pairs], dtype=np.float64),
             },
             constant_class(_flat(sides[0]), _flat(sides[1])),
@@ -220,10 +242,14 @@ def _encode(
     if not words:
         return
     pieces = tokenizer([*words], add_special_tokens=False, **options).word_ids()
-    sizes = np.bincount([word for word in pieces if word is not None], minlength=len(words)).tolist()
+    sizes = np.bincount(
+        [word for word in pieces if word is not None], minlength=len(words)
+    ).tolist()
     room = limit - tokenizer.num_special_tokens_to_add()
     for shown, owned in windows(sizes, room, min(overlap, room // 2)):
-        encoding = tokenizer([words[i] for i in shown], truncation=True, max_length=limit, **options)
+        encoding = tokenizer(
+            [words[i] for i in shown], truncation=True, max_length=limit, **options
+        )
         places: dict[int, int] = {}
         for place, word in enumerate(encoding.word_ids()):
             if word is not None and shown[word] in owned:

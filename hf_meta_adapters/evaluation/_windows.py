@@ -40,7 +40,9 @@ def length_limit(tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> 
     return limit
 
 
-def special_tokens_around(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
+def special_tokens_around(
+    tokenizer: PreTrainedTokenizerBase, text: str
+) -> tuple[list[int], list[int]]:
     """Return the special tokens that the tokenizer puts before and after a text.
 
     Args:
@@ -81,7 +83,9 @@ def windows(sizes: Sequence[int], room: int, overlap: int = 0) -> list[tuple[ran
             used += sizes[end]
             end += 1
         following, shared = end, 0
-        while end < len(sizes) and following - 1 > begin and shared + sizes[following - 1] <= overlap:
+        while (
+            end < len(sizes) and following - 1 > begin and shared + sizes[following - 1] <= overlap
+        ):
             following -= 1
             shared += sizes[following]
         boundary = (following + end + 1) // 2

@@ -12,23 +12,27 @@ from typing import TYPE_CHECKING, Any
 from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding
 from transformers.trainer_callback import PrinterCallback
 
-from hf_meta_adapters._typing import Language
+from hf_meta_adapters._typing import Language, Rows
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.evaluation import Task
-from hf_meta_adapters.evaluation._task import Rows
-from hf_meta_adapters.evaluation._wiring import check_moved, head_of
+from hf_meta_adapters.evaluation.sanity import check_moved, head_of
 from hf_meta_adapters.finetuning._task_adapter import default_task_adapter, head_modules, with_head
-from hf_meta_adapters.hub import Family, read_manifest
-from hf_meta_adapters.modeling import LanguageAdapterModel
-from hf_meta_adapters.trainer import MetaAdapterTrainer
-from hf_meta_adapters.training_args import MetaAdapterTrainingArguments
+from hf_meta_adapters.hub.manifest import Family, read_manifest
+from hf_meta_adapters.modeling.model import LanguageAdapterModel
+from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
+from hf_meta_adapters.training.trainer import MetaAdapterTrainer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["FinetuningSettings", "finetune", "load_for_task"]
 
-_TRAINED = {"head": (False, False), "adapters": (False, True), "shared": (True, False), "all": (True, True)}
+_TRAINED = {
+    "head": (False, False),
+    "adapters": (False, True),
+    "shared": (True, False),
+    "all": (True, True),
+}
 """What is trained → whether the body of θ is, and whether φ of the training language is; the head always is."""
 
 
@@ -88,7 +92,9 @@ def load_for_task(
     """
     family = read_manifest(Path(path))
     adapters_too, shared = _choice(train, family, path, auto_class)
-    labels: dict[str, Any] = {"id2label": task.id2label, "label2id": task.label2id} if task.labels else {}
+    labels: dict[str, Any] = (
+        {"id2label": task.id2label, "label2id": task.label2id} if task.labels else {}
+    )
     model = LanguageAdapterModel.from_pretrained(
         path, auto_class=auto_class, languages=languages, shared=shared, **labels, **model_arguments
     )
@@ -108,7 +114,11 @@ def _choice(train: Any, family: Family, path: str | Path, auto_class: Any) -> tu
         )
     body_too, adapters_too = (False, False) if as_adapter else _TRAINED[train]
     if family.shared_adapter or not (family.body or body_too):
-        found = "θ is an adapter itself" if family.shared_adapter else f"`{family.base_class}` has no single body"
+        found = (
+            "θ is an adapter itself"
+            if family.shared_adapter
+            else f"`{family.base_class}` has no single body"
+        )
         raise ConfigurationError(
             f"Fine-tuning needs a family whose θ is the weights of a model with a body and a head. Found that {found}. "
             'Pretrain with `shared="all"`, or write `train="all"`.'
@@ -143,12 +153,15 @@ def finetune(
     """
     how = settings or FinetuningSettings()
     features = {
-        key: task.features(rows, tokenizer, language=key, max_length=how.max_length) for key, rows in datasets.items()
+        key: task.features(rows, tokenizer, language=key, max_length=how.max_length)
+        for key, rows in datasets.items()
     }
     first = next(iter(features.values()))[0]
     steps = how.max_steps
     if steps < 0:
-        steps = ceil(how.epochs * sum(map(len, features.values())) / (how.batch_size * len(features)))
+        steps = ceil(
+            how.epochs * sum(map(len, features.values())) / (how.batch_size * len(features))
+        )
     tags = isinstance(first.get("labels"), list)
     with TemporaryDirectory() as folder:
         args = MetaAdapterTrainingArguments(
@@ -170,7 +183,9 @@ def finetune(
             model,
             args,
             train_dataset=features,
-            data_collator=(DataCollatorForTokenClassification if tags else DataCollatorWithPadding)(tokenizer),
+            data_collator=(DataCollatorForTokenClassification if tags else DataCollatorWithPadding)(
+                tokenizer
+            ),
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()

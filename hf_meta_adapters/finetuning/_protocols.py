@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from hf_meta_adapters._typing import Language
+from hf_meta_adapters._typing import Language, Rows
 from hf_meta_adapters.errors import check_known_language
 from hf_meta_adapters.evaluation import LanguageScores, Task, evaluate_languages
-from hf_meta_adapters.evaluation._task import Rows
-from hf_meta_adapters.evaluation._wiring import warn_if_adapters_agree, warn_if_not_learned
+from hf_meta_adapters.evaluation.sanity import warn_if_adapters_agree, warn_if_not_learned
 from hf_meta_adapters.finetuning._finetune import FinetuningSettings, finetune
-from hf_meta_adapters.modeling import LanguageAdapterModel
+from hf_meta_adapters.modeling.model import LanguageAdapterModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,7 +47,11 @@ def within_language(
     found = []
     for key in test:
         model = finetune(
-            make_model(), task, {key: train[check_known_language(key, train, what="`train`")]}, tokenizer, settings
+            make_model(),
+            task,
+            {key: train[check_known_language(key, train, what="`train`")]},
+            tokenizer,
+            settings,
         )
         _check_learned(model, task, key, train[key], tokenizer)
         found.append(_evaluate(model, task, {key: test[key]}, tokenizer, settings))
@@ -147,10 +150,16 @@ def _from_source(
 
 
 def _check_learned(
-    model: LanguageAdapterModel, task: Task, language: Language, rows: Rows, tokenizer: PreTrainedTokenizerBase
+    model: LanguageAdapterModel,
+    task: Task,
+    language: Language,
+    rows: Rows,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     few = [*rows][:_CHECKED]
-    warn_if_not_learned(evaluate_languages(model, task, {language: few}, processing_class=tokenizer), task, few)
+    warn_if_not_learned(
+        evaluate_languages(model, task, {language: few}, processing_class=tokenizer), task, few
+    )
 
 
 def _evaluate(

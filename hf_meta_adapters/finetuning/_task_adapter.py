@@ -32,7 +32,11 @@ def head_modules(path: str | Path, auto_class: Any, body: str) -> list[str]:
     make = getattr(auto_class, "from_config", auto_class)
     with torch.device("meta"):
         skeleton = make(AutoConfig.from_pretrained(str(path)))
-    return [name for name, part in skeleton.named_children() if name != body and any(True for _ in part.parameters())]
+    return [
+        name
+        for name, part in skeleton.named_children()
+        if name != body and any(True for _ in part.parameters())
+    ]
 
 
 def with_head(config: Any, head: Sequence[str]) -> Any:

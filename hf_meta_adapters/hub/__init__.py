@@ -1,26 +1,28 @@
-"""The files of a saved model, and their way to the Hub and back."""
+"""The files of a saved model, and their way to the Hub and back.
 
-from hf_meta_adapters.hub._client import Access
-from hf_meta_adapters.hub._download import fetch_family, list_languages
-from hf_meta_adapters.hub._files import base_reference, body_name, load_base, load_weights, save_family
-from hf_meta_adapters.hub._manifest import MANIFEST, SHARED_ADAPTER, Family, read_manifest
-from hf_meta_adapters.hub._push import Push, published_card, push_family, write_card_file
+Internal, but for `list_languages`, which the root exports.
+"""
 
-__all__ = [
-    "MANIFEST",
-    "SHARED_ADAPTER",
-    "Access",
-    "Family",
-    "Push",
-    "base_reference",
-    "body_name",
-    "fetch_family",
-    "list_languages",
-    "load_base",
-    "load_weights",
-    "published_card",
-    "push_family",
-    "read_manifest",
-    "save_family",
-    "write_card_file",
-]
+from hf_meta_adapters.errors import moved_names
+
+__getattr__ = moved_names(
+    __name__,
+    {
+        "Access": "hf_meta_adapters.hub.client",
+        "Family": "hf_meta_adapters.hub.manifest",
+        "MANIFEST": "hf_meta_adapters.hub.manifest",
+        "Push": "hf_meta_adapters.hub.push",
+        "SHARED_ADAPTER": "hf_meta_adapters.hub.manifest",
+        "base_reference": "hf_meta_adapters.hub.files",
+        "body_name": "hf_meta_adapters.hub.files",
+        "fetch_family": "hf_meta_adapters.hub.download",
+        "list_languages": "hf_meta_adapters.hub.download",
+        "load_base": "hf_meta_adapters.hub.files",
+        "load_weights": "hf_meta_adapters.hub.files",
+        "published_card": "hf_meta_adapters.hub.push",
+        "push_family": "hf_meta_adapters.hub.push",
+        "read_manifest": "hf_meta_adapters.hub.manifest",
+        "save_family": "hf_meta_adapters.hub.files",
+        "write_card_file": "hf_meta_adapters.hub.push",
+    },
+)

@@ -7,9 +7,17 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 from hf_meta_adapters._version import __version__
-from hf_meta_adapters.diagnostics._tables import markdown_table
-from hf_meta_adapters.hub._manifest import SHARED_ADAPTER, Family
-from hf_meta_adapters.hub._record import COSINES, Scores, baseline_scores, data_rows, number, own_scores, settings
+from hf_meta_adapters.hub._run_record import (
+    COSINES,
+    Scores,
+    baseline_scores,
+    data_rows,
+    number,
+    own_scores,
+    settings,
+)
+from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family
+from hf_meta_adapters.results.tables import markdown_table
 
 _CITATION = """```bibtex
 @inproceedings{wang-etal-2020-negative,
@@ -44,7 +52,9 @@ def sections(family: Family, repo_id: str, name: Name) -> Iterator[str]:
 
 def _what(family: Family, name: Name) -> Iterator[str]:
     languages = ", ".join(map(name, family.languages))
-    adapters = {"none": "without language-specific parameters"}.get(family.backend, "with one adapter per language")
+    adapters = {"none": "without language-specific parameters"}.get(
+        family.backend, "with one adapter per language"
+    )
     if family.share_adapter:
         adapters = f"with one adapter for all languages, in `{SHARED_ADAPTER}/`"
     yield f"A `{family.base_class}` {adapters}, shared weights for all. Languages: {languages}."
@@ -88,7 +98,11 @@ def _how_to_load(family: Family, repo_id: str) -> Iterator[str]:
 def _scores(family: Family, name: Name) -> Iterator[str]:
     own, others = own_scores(family), baseline_scores(family)
     for number_, scores in enumerate(own):
-        same = [(label, one) for label, one in others if (one.task, one.metric) == (scores.task, scores.metric)]
+        same = [
+            (label, one)
+            for label, one in others
+            if (one.task, one.metric) == (scores.task, scores.metric)
+        ]
         columns = [("this model", scores), *same]
         rows = [
             [name(key), *(_value(one, key) for _, one in columns)]
@@ -96,21 +110,31 @@ def _scores(family: Family, name: Name) -> Iterator[str]:
             if any(key in one.values for _, one in columns)
         ]
         where = f" on {_cell(scores.dataset)}" if scores.dataset else ""
-        source = f" Trained on labels in {_cell(scores.source_language)}." if scores.source_language else ""
+        source = (
+            f" Trained on labels in {_cell(scores.source_language)}."
+            if scores.source_language
+            else ""
+        )
         title = "## Scores\n\n" if number_ == 0 else ""
         yield f"{title}{_cell(scores.task)}: {_cell(scores.metric)}{where}, as measured.{source}"
         yield markdown_table(["language", *(_cell(label) for label, _ in columns)], rows)
 
 
 def _training(family: Family, name: Name) -> Iterator[str]:
-    data, options, seconds = data_rows(family), list(settings(family)), number(family.details.get("train_runtime"))
+    data, options, seconds = (
+        data_rows(family),
+        list(settings(family)),
+        number(family.details.get("train_runtime")),
+    )
     if data or options or seconds is not None:
         yield "## Training"
     if data:
         rows = [[name(key), train or "–", meta or "–"] for key, train, meta in data]
         yield markdown_table(["language", "training rows", "meta rows"], rows)
     if options:
-        yield markdown_table(["setting", "value"], [[f"`{_cell(key)}`", _cell(value)] for key, value in options])
+        yield markdown_table(
+            ["setting", "value"], [[f"`{_cell(key)}`", _cell(value)] for key, value in options]
+        )
         if "sampling_temperature" in dict(options):
             yield "Languages are sampled by q_l ∝ n_l^α, where α is `sampling_temperature`."
     if seconds is not None:
@@ -123,7 +147,11 @@ def _value(scores: Scores, key: str) -> str:
 
 def _versions(family: Family) -> Iterator[str]:
     yield f"hf_meta_adapters {__version__}"
-    for package in ("transformers", "torch", *([family.backend] if family.backend != "none" else [])):
+    for package in (
+        "transformers",
+        "torch",
+        *([family.backend] if family.backend != "none" else []),
+    ):
         try:
             yield f"{package} {version(package)}"
         except PackageNotFoundError:

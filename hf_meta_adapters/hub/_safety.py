@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from hf_meta_adapters.errors import HubError
-from hf_meta_adapters.hub._manifest import SHARED_ADAPTER, Family
+from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family
 
-_CONFIG, _INDEX, _ADAPTER_CONFIG = "config.json", "model.safetensors.index.json", "adapter_config.json"
+_CONFIG, _INDEX, _ADAPTER_CONFIG = (
+    "config.json",
+    "model.safetensors.index.json",
+    "adapter_config.json",
+)
 _TEXTS = (_CONFIG, "generation_config.json", _INDEX)
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 LARGEST_TEXT = 16 * 2**20
@@ -21,7 +25,9 @@ def weight_sizes(folder: Path, family: Family) -> dict[str, int]:
     """The size of each file of weights that belongs to a saved model, by its path in the folder."""
     found = [] if family.base_model else _shards(folder)
     for adapter in _adapter_folders(family, family.languages):
-        found += [f"{adapter}/{path.name}" for path in sorted((folder / adapter).glob("*.safetensors"))]
+        found += [
+            f"{adapter}/{path.name}" for path in sorted((folder / adapter).glob("*.safetensors"))
+        ]
     return {path: (folder / path).stat().st_size for path in found}
 
 
@@ -32,7 +38,9 @@ def needed_files(family: Family, languages: Sequence[str]) -> tuple[list[str], l
     return weights, [*_TEXTS, *(f"{folder}/{_ADAPTER_CONFIG}" for folder in folders)]
 
 
-def check_sizes(where: str, family: Family, languages: Sequence[str], sizes: Mapping[str, int]) -> None:
+def check_sizes(
+    where: str, family: Family, languages: Sequence[str], sizes: Mapping[str, int]
+) -> None:
     """Refuse a remote family before any of it is downloaded.
 
     Args:
@@ -48,13 +56,27 @@ def check_sizes(where: str, family: Family, languages: Sequence[str], sizes: Map
     weights, texts = needed_files(family, languages)
     wrong = [f"{path} has {sizes[path]:,} bytes, where the manifest declares {family.files[path]:,}"
              for path in weights if path in sizes and sizes[path] != family.files[path]]  # fmt: skip
-    wrong += [f"{path} has {sizes[path]:,} bytes" for path in texts if sizes.get(path, 0) > LARGEST_TEXT]
+    wrong += [
+        f"{path} has {sizes[path]:,} bytes" for path in texts if sizes.get(path, 0) > LARGEST_TEXT
+    ]
     wrong += [f"{path} is missing" for path in weights if path not in sizes]
-    places = _adapter_folders(family, languages) if family.base_model else ["", *_adapter_folders(family, languages)]
+    places = (
+        _adapter_folders(family, languages)
+        if family.base_model
+        else ["", *_adapter_folders(family, languages)]
+    )
     for place in places:
         if not any(path.rpartition("/")[0] == place for path in weights):
-            pickles = [path for path in sizes if path.rpartition("/")[0] == place and path.endswith(_PICKLES)]
-            what = f"only a pickle, {pickles[0]}, which can run code when it is read" if pickles else "none declared"
+            pickles = [
+                path
+                for path in sizes
+                if path.rpartition("/")[0] == place and path.endswith(_PICKLES)
+            ]
+            what = (
+                f"only a pickle, {pickles[0]}, which can run code when it is read"
+                if pickles
+                else "none declared"
+            )
             wrong.append(f"weights of {place or 'the shared model'}: {what}")
     if wrong:
         raise HubError(
@@ -87,7 +109,9 @@ def check_folder(folder: Path, family: Family, languages: Sequence[str]) -> None
     if isinstance(index := _read(folder / _INDEX), dict):
         shards = index.get("weight_map")
         names = set(map(str, shards.values())) if isinstance(shards, dict) else {repr(shards)}
-        if elsewhere := sorted(name for name in names if Path(name).name != name or not name.endswith(".safetensors")):
+        if elsewhere := sorted(
+            name for name in names if Path(name).name != name or not name.endswith(".safetensors")
+        ):
             raise HubError(
                 f"The index of the shared weights must name safetensors files beside it. Found in {folder / _INDEX}: "
                 f"{', '.join(map(repr, elsewhere[:3]))}. Save the model again."

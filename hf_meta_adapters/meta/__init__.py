@@ -2,14 +2,12 @@
 
 from hf_meta_adapters.meta._fidelity import fidelity
 from hf_meta_adapters.meta._gradient import meta_gradient
-from hf_meta_adapters.meta._inner import SGD, Adam, AdamState, InnerOptimizer
+from hf_meta_adapters.meta._inner_optimizer import SGD, Adam, AdamState, InnerOptimizer
 from hf_meta_adapters.meta._joint import joint_gradient
 from hf_meta_adapters.meta._options import PRESETS, MetaOptions, meta_options
-from hf_meta_adapters.meta._result import JointGradients, MetaGradients, MetaSignal
+from hf_meta_adapters.meta.result import JointGradients, MetaGradients, MetaSignal
 
 __all__ = [
-    "PRESETS",
-    "SGD",
     "Adam",
     "AdamState",
     "InnerOptimizer",
@@ -17,6 +15,8 @@ __all__ = [
     "MetaGradients",
     "MetaOptions",
     "MetaSignal",
+    "PRESETS",
+    "SGD",
     "fidelity",
     "joint_gradient",
     "meta_gradient",

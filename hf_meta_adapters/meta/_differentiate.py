@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from torch import Tensor
 
 from hf_meta_adapters._typing import Loss
-from hf_meta_adapters.meta._vectors import Vector, gradient, is_sharded
+from hf_meta_adapters.meta.vectors import Vector, gradient, is_sharded
 
 
 class Differentiate(ABC):
@@ -32,7 +32,9 @@ class Differentiate(ABC):
     def __call__(self, loss: Loss, parameters: Sequence[Tensor]) -> tuple[Tensor, Vector]:
         """Compute the value of a loss and its gradient for the parameters, both detached."""
 
-    def gradient(self, value: Tensor, parameters: Sequence[Tensor], *, create_graph: bool = False) -> Vector:
+    def gradient(
+        self, value: Tensor, parameters: Sequence[Tensor], *, create_graph: bool = False
+    ) -> Vector:
         """The gradient of a scalar that has been evaluated, by autograd."""
         return self._unscaled(gradient(self._scaled(value), parameters, create_graph=create_graph))
 
@@ -40,11 +42,17 @@ class Differentiate(ABC):
         return value if self._scale is None else value.to(self._scale.dtype) * self._scale
 
     def _unscaled(self, vector: Vector) -> Vector:
-        return vector if self._scale is None else [None if entry is None else entry / self._scale for entry in vector]
+        return (
+            vector
+            if self._scale is None
+            else [None if entry is None else entry / self._scale for entry in vector]
+        )
 
 
 @contextmanager
-def differentiating(parameters: Sequence[Tensor], scale: Tensor | None = None) -> Iterator[Differentiate]:
+def differentiating(
+    parameters: Sequence[Tensor], scale: Tensor | None = None
+) -> Iterator[Differentiate]:
     """A context in which losses of these parameters can be differentiated; `.grad` is afterwards as it was.
 
     Args:

@@ -11,7 +11,7 @@ from torch import Tensor
 from hf_meta_adapters._typing import Language, MicroBatches, Parameters
 from hf_meta_adapters.meta._gradient import meta_gradient
 from hf_meta_adapters.meta._replay import Replay, listed
-from hf_meta_adapters.meta._vectors import Vector, dot, is_sharded, norm
+from hf_meta_adapters.meta.vectors import Vector, dot, is_sharded, norm
 
 
 def fidelity(
@@ -51,17 +51,27 @@ def fidelity(
     """
     device = next(value.device for own in (shared, *language.values()) for value in own.values())
     train, meta = (
-        {key: [Replay(loss, device).fixed() for loss in listed(given)] for key, given in several.items()}
+        {
+            key: [Replay(loss, device).fixed() for loss in listed(given)]
+            for key, given in several.items()
+        }
         for several in (train_losses, meta_losses)
     )
     paper = {**options, "meta_gradient": "exact", "lookahead": "per_language", "cpu_offload": False}
     if any(is_sharded(parameter) for parameter in shared.values()):
         paper |= {"meta_gradient": "finite_difference", "finite_difference_scheme": "central"}
         paper["finite_difference_radius"] = None
-    with torch.compiler.set_stance("force_eager"):  # compiled dropout draws other masks, and `exact` is not compiled
-        found, truth = (meta_gradient(train, meta, shared, language, **each).language for each in (options, paper))
+    with torch.compiler.set_stance(
+        "force_eager"
+    ):  # compiled dropout draws other masks, and `exact` is not compiled
+        found, truth = (
+            meta_gradient(train, meta, shared, language, **each).language
+            for each in (options, paper)
+        )
     pairs = [(found[key][name], truth[key][name]) for key in truth for name in truth[key]]
     left: Vector = [pair[0] for pair in pairs]
     right: Vector = [pair[1] for pair in pairs]
     product = norm(left) * norm(right)
-    return torch.where(product > 0, dot(left, right).to(product) / product.clamp_min(1e-38), product)
+    return torch.where(
+        product > 0, dot(left, right).to(product) / product.clamp_min(1e-38), product
+    )

@@ -10,19 +10,25 @@ import torch
 from torch import Tensor
 
 from hf_meta_adapters._typing import Language, Loss, MicroBatches, Parameters
-from hf_meta_adapters.meta._checks import check_inputs
+from hf_meta_adapters.meta._anchor import Anchor, anchored
 from hf_meta_adapters.meta._differentiate import Differentiate, differentiating
-from hf_meta_adapters.meta._inner import SGD, InnerOptimizer
-from hf_meta_adapters.meta._lookahead import Ahead, Trajectory, carry_back, look_ahead, validation_pass
+from hf_meta_adapters.meta._inner_optimizer import SGD, InnerOptimizer
+from hf_meta_adapters.meta._inputs import check_inputs
+from hf_meta_adapters.meta._lookahead import (
+    Ahead,
+    Trajectory,
+    carry_back,
+    look_ahead,
+    validation_pass,
+)
 from hf_meta_adapters.meta._options import MetaOptions, meta_options
-from hf_meta_adapters.meta._passes import TrainPass, train_pass
 from hf_meta_adapters.meta._products import MixedProduct
 from hf_meta_adapters.meta._reduce import Reduce
 from hf_meta_adapters.meta._replay import replayed
-from hf_meta_adapters.meta._result import MetaGradients, MetaSignal, bounded, named
-from hf_meta_adapters.meta._shift import Anchor, anchored
-from hf_meta_adapters.meta._vectors import Vector, add_, present, scaled
-from hf_meta_adapters.meta._weights import validation_weights
+from hf_meta_adapters.meta._train_pass import TrainPass, train_pass
+from hf_meta_adapters.meta._validation_weights import validation_weights
+from hf_meta_adapters.meta.result import MetaGradients, MetaSignal, bounded, named
+from hf_meta_adapters.meta.vectors import Vector, add_, present, scaled
 
 
 def meta_gradient(
@@ -99,7 +105,10 @@ def meta_gradient(
     theta = list(shared.values())
     every = [*theta, *(value for own in language.values() for value in own.values())]
     targets = list(train_losses) if for_languages is None else list(for_languages)
-    with differentiating(every, loss_scale) as differentiate, anchored(theta, cpu_offload=chosen.cpu_offload) as anchor:
+    with (
+        differentiating(every, loss_scale) as differentiate,
+        anchored(theta, cpu_offload=chosen.cpu_offload) as anchor,
+    ):
         problem = _Problem(
             train={key: replayed(loss, device) for key, loss in train_losses.items()},
             meta={key: replayed(loss, device) for key, loss in meta_losses.items()},
@@ -139,7 +148,9 @@ class _Problem:
     def validate(self, key: Language, direct_for: Sequence[Language]) -> Ahead:
         """The validation pass with the weights of `key` at the present θ."""
         weights, shared = self.weights[key], self.shared
-        if self.options.meta_gradient == "first_order":  # v is not used: own losses only, and no gradient of θ
+        if (
+            self.options.meta_gradient == "first_order"
+        ):  # v is not used: own losses only, and no gradient of θ
             weights, shared = {own: weights[own] for own in direct_for}, []
         ahead = validation_pass(
             self.meta,
@@ -157,7 +168,9 @@ class _Problem:
     def train_pass(self, key: Language, *, keep_graph: bool = False) -> TrainPass:
         """The training pass of `key` at the present θ."""
         losses, own = self.train[key], self.language[key]
-        return train_pass(losses, self.shared, own, differentiate=self.differentiate, keep_graph=keep_graph)
+        return train_pass(
+            losses, self.shared, own, differentiate=self.differentiate, keep_graph=keep_graph
+        )
 
 
 @dataclass
@@ -174,7 +187,15 @@ class _Parts:
 
     @classmethod
     def empty(cls, problem: _Problem) -> _Parts:
-        return cls([None] * len(problem.shared), {}, {}, {}, {}, {key: [] for key in problem.meta}, len(problem.train))
+        return cls(
+            [None] * len(problem.shared),
+            {},
+            {},
+            {},
+            {},
+            {key: [] for key in problem.meta},
+            len(problem.train),
+        )
 
     def add_train(self, problem: _Problem, key: Language, here: TrainPass, slope: Vector) -> None:
         """Record the training pass of a language, summed over processes."""
@@ -222,8 +243,12 @@ def _shared_ahead(problem: _Problem, targets: list[Language], anchor: Anchor) ->
     parts, here = _Parts.empty(problem), {}
     for key in problem.train:
         at = problem.train_pass(key)
-        parts.add_train(problem, key, at, *problem.reduce.summed((at.shared_gradient, problem.shared)))
-        at.shared_gradient = [None] * len(problem.shared)  # not needed again: memory must not grow with the languages
+        parts.add_train(
+            problem, key, at, *problem.reduce.summed((at.shared_gradient, problem.shared))
+        )
+        at.shared_gradient = [None] * len(
+            problem.shared
+        )  # not needed again: memory must not grow with the languages
         if not problem.product.needs_train_gradient:
             at.language_gradient = [None] * len(at.language)
         here[key] = at
@@ -245,7 +270,9 @@ def _shared_ahead(problem: _Problem, targets: list[Language], anchor: Anchor) ->
         assert ahead is not None
         parts.direct[key] = ahead.direct[key]
         at = here.pop(key)
-        parts.indirect[key] = _carried(problem, Trajectory([at], [diagonal], [None]), ahead.shared, anchor)
+        parts.indirect[key] = _carried(
+            problem, Trajectory([at], [diagonal], [None]), ahead.shared, anchor
+        )
     return parts
 
 
@@ -272,17 +299,28 @@ def _named(
     """Put the names back, and the weights of the languages to what was needed without them."""
     if options.max_indirect_ratio is not None:
         for key in language:
-            parts.indirect[key] = bounded(parts.direct[key], parts.indirect[key], options.max_indirect_ratio)
+            parts.indirect[key] = bounded(
+                parts.direct[key], parts.indirect[key], options.max_indirect_ratio
+            )
     for key in parts.train:
         parts.train[key] = scaled(parts.train[key], 1 / parts.languages)
-    direct, indirect = ([entry for key in language for entry in part[key]] for part in (parts.direct, parts.indirect))
+    direct, indirect = (
+        [entry for key in language for entry in part[key]]
+        for part in (parts.direct, parts.indirect)
+    )
     return MetaGradients(
         shared=named(shared, parts.shared),
         direct={key: named(names, parts.direct[key]) for key, names in language.items()},
         indirect={key: named(names, parts.indirect[key]) for key, names in language.items()},
-        train={key: named(language[key], parts.train[key]) for key in language if key in parts.train},
+        train={
+            key: named(language[key], parts.train[key]) for key in language if key in parts.train
+        },
         train_loss=parts.train_loss,
-        meta_loss={key: torch.stack(values).mean() for key, values in parts.meta_losses.items() if values},
+        meta_loss={
+            key: torch.stack(values).mean() for key, values in parts.meta_losses.items() if values
+        },
         meter=MetaSignal.of(direct, indirect),
-        language_meter={key: MetaSignal.of(parts.direct[key], parts.indirect[key]) for key in language},
+        language_meter={
+            key: MetaSignal.of(parts.direct[key], parts.indirect[key]) for key in language
+        },
     )

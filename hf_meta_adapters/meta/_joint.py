@@ -8,11 +8,11 @@ from torch import Tensor
 
 from hf_meta_adapters._typing import Language, MicroBatches, Parameters
 from hf_meta_adapters.meta._differentiate import differentiating
-from hf_meta_adapters.meta._passes import loss_and_gradient
 from hf_meta_adapters.meta._reduce import Reduce
 from hf_meta_adapters.meta._replay import listed
-from hf_meta_adapters.meta._result import JointGradients, named
-from hf_meta_adapters.meta._vectors import Vector, add_
+from hf_meta_adapters.meta._train_pass import loss_and_gradient
+from hf_meta_adapters.meta.result import JointGradients, named
+from hf_meta_adapters.meta.vectors import Vector, add_
 
 
 def joint_gradient(

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from hf_meta_adapters._typing import Language, Loss
+from hf_meta_adapters.meta._anchor import Anchor
 from hf_meta_adapters.meta._differentiate import Differentiate
-from hf_meta_adapters.meta._inner import InnerOptimizer
-from hf_meta_adapters.meta._passes import TrainPass, train_pass
+from hf_meta_adapters.meta._inner_optimizer import InnerOptimizer
 from hf_meta_adapters.meta._products import MixedProduct
 from hf_meta_adapters.meta._reduce import Reduce
-from hf_meta_adapters.meta._shift import Anchor
-from hf_meta_adapters.meta._vectors import Vector, add_, times
+from hf_meta_adapters.meta._train_pass import TrainPass, train_pass
+from hf_meta_adapters.meta.vectors import Vector, add_, times
 
 
 @dataclass
@@ -167,12 +167,19 @@ def carry_back(
     Returns:
         The indirect part of the meta-gradient of φ, of this process.
     """
-    vector = ahead if len(trajectory.passes) == 1 else [None if entry is None else entry.clone() for entry in ahead]
+    vector = (
+        ahead
+        if len(trajectory.passes) == 1
+        else [None if entry is None else entry.clone() for entry in ahead]
+    )
     total: Vector = [None] * len(trajectory.passes[0].language)
     for step in reversed(range(len(trajectory.passes))):
         anchor.rebase(trajectory.points[step])
         rows, hessian = product(
-            trajectory.passes[step], times(vector, trajectory.slopes[step]), anchor, with_shared=step > 0
+            trajectory.passes[step],
+            times(vector, trajectory.slopes[step]),
+            anchor,
+            with_shared=step > 0,
         )
         add_(total, rows, -learning_rate)
         if step:

@@ -8,7 +8,13 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 
 from hf_meta_adapters.errors import ConfigurationError
-from hf_meta_adapters.meta._products import Exact, FiniteDifference, FirstOrder, ForwardMode, MixedProduct
+from hf_meta_adapters.meta._products import (
+    Exact,
+    FiniteDifference,
+    FirstOrder,
+    ForwardMode,
+    MixedProduct,
+)
 
 Estimator: TypeAlias = Literal["exact", "finite_difference", "forward_mode", "first_order"]
 Lookahead: TypeAlias = Literal["per_language", "shared", "none"]
@@ -64,7 +70,10 @@ class MetaOptions:
                 f"`meta_languages_per_step` must be a whole number of at least {least}, since language i is always one "
                 f'of them with `meta_languages="all"`, or None for all. Found {several!r}.'
             )
-        wants = {"Several virtual steps": self.inner_steps > 1, "`meta_languages_per_step`": several is not None}
+        wants = {
+            "Several virtual steps": self.inner_steps > 1,
+            "`meta_languages_per_step`": several is not None,
+        }
         for what, wanted in wants.items():
             if wanted and self.lookahead != "per_language":
                 raise ConfigurationError(
@@ -79,12 +88,16 @@ class MetaOptions:
         for name in ("finite_difference_radius", "max_indirect_ratio"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise ConfigurationError(f"`{name}` must be positive or None. Found {value!r}. Leave it out.")
+                raise ConfigurationError(
+                    f"`{name}` must be positive or None. Found {value!r}. Leave it out."
+                )
 
     def product(self, precision: torch.dtype | None = None) -> MixedProduct:
         """The mixed product that the options name, of passes that are evaluated in `precision`."""
         if self.meta_gradient == "finite_difference":
-            return FiniteDifference(self.finite_difference_scheme, self.finite_difference_radius, precision)
+            return FiniteDifference(
+                self.finite_difference_scheme, self.finite_difference_radius, precision
+            )
         if self.meta_gradient == "forward_mode":
             return ForwardMode()
         return Exact() if self.meta_gradient == "exact" else FirstOrder()
@@ -99,7 +112,11 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"meta_gradient": "exact", "lookahead": "per_language", "meta_languages": "all"},
-    "fast": {"meta_gradient": "finite_difference", "lookahead": "shared", "finite_difference_scheme": "one_sided"},
+    "fast": {
+        "meta_gradient": "finite_difference",
+        "lookahead": "shared",
+        "finite_difference_scheme": "one_sided",
+    },
 }
 """Named settings; an option given beside a preset wins over it."""
 
@@ -126,7 +143,9 @@ def meta_options(preset: str | None = None, **given: Any) -> MetaOptions:
     known = [field.name for field in fields(MetaOptions)]
     for name in given:
         if name not in known:
-            raise ConfigurationError(f"An option of the outer step must be one of {known}. Found {name!r}.")
+            raise ConfigurationError(
+                f"An option of the outer step must be one of {known}. Found {name!r}."
+            )
     chosen = {name: value for name, value in given.items() if value is not None}
     return MetaOptions(**{**PRESETS.get(preset or "", {}), **chosen})
 

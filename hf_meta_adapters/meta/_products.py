@@ -15,10 +15,10 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
-from hf_meta_adapters.meta._passes import TrainPass, loss_and_gradient
+from hf_meta_adapters.meta._anchor import Anchor
 from hf_meta_adapters.meta._second_order import check_graph, second_order
-from hf_meta_adapters.meta._shift import Anchor
-from hf_meta_adapters.meta._vectors import Vector, add_, dot, norm, scaled
+from hf_meta_adapters.meta._train_pass import TrainPass, loss_and_gradient
+from hf_meta_adapters.meta.vectors import Vector, add_, dot, norm, scaled
 
 
 class MixedProduct(ABC):
@@ -33,7 +33,9 @@ class MixedProduct(ABC):
         return False
 
     @abstractmethod
-    def __call__(self, at: TrainPass, vector: Vector, anchor: Anchor, *, with_shared: bool) -> tuple[Vector, Vector]:
+    def __call__(
+        self, at: TrainPass, vector: Vector, anchor: Anchor, *, with_shared: bool
+    ) -> tuple[Vector, Vector]:
         """Compute the product.
 
         Args:
@@ -57,7 +59,9 @@ class Exact(MixedProduct):
 
     needs_graph: ClassVar[bool] = True
 
-    def __call__(self, at: TrainPass, vector: Vector, anchor: Anchor, *, with_shared: bool) -> tuple[Vector, Vector]:
+    def __call__(
+        self, at: TrainPass, vector: Vector, anchor: Anchor, *, with_shared: bool
+    ) -> tuple[Vector, Vector]:
         """Differentiate ⟨∇θ L, w⟩."""
         wanted = [*at.language, *(at.shared if with_shared else [])]
         total: Vector = [None] * len(wanted)
@@ -95,7 +99,9 @@ class FiniteDifference(MixedProduct):
         """Whether one end of the difference is the gradient at θ itself."""
         return self.scheme == "one_sided"
 
-    def __call__(self, at: TrainPass, vector: Vector, anchor: Anchor, *, with_shared: bool) -> tuple[Vector, Vector]:
+    def __call__(
+        self, at: TrainPass, vector: Vector, anchor: Anchor, *, with_shared: bool
+    ) -> tuple[Vector, Vector]:
         """Take the difference."""
         wanted = [*at.language, *(at.shared if with_shared else [])]
         length = norm(vector)
@@ -125,7 +131,11 @@ class FiniteDifference(MixedProduct):
         """
         if self.radius is not None:
             return self.radius
-        unit = max(torch.finfo(kind).eps for kind in (at.shared[0].dtype, self.precision) if kind is not None)
+        unit = max(
+            torch.finfo(kind).eps
+            for kind in (at.shared[0].dtype, self.precision)
+            if kind is not None
+        )
         return float(0.5 * unit ** (1 / 3) if self.scheme == "central" else unit**0.5)
 
 
@@ -136,7 +146,9 @@ class ForwardMode(MixedProduct):
     As exact as the double backward, without a radius, where every operation of the model has a forward derivative.
     """
 
-    def __call__(self, at: TrainPass, vector: Vector, anchor: Anchor, *, with_shared: bool) -> tuple[Vector, Vector]:
+    def __call__(
+        self, at: TrainPass, vector: Vector, anchor: Anchor, *, with_shared: bool
+    ) -> tuple[Vector, Vector]:
         """Give θ the tangent w and read the tangent of ∇L."""
         wanted = [*at.language, *(at.shared if with_shared else [])]
         total: Vector = [None] * len(wanted)
@@ -159,7 +171,9 @@ class ForwardMode(MixedProduct):
 class FirstOrder(MixedProduct):
     """Zero: the indirect part is dropped. An ablation, not an approximation."""
 
-    def __call__(self, at: TrainPass, vector: Vector, anchor: Anchor, *, with_shared: bool) -> tuple[Vector, Vector]:
+    def __call__(
+        self, at: TrainPass, vector: Vector, anchor: Anchor, *, with_shared: bool
+    ) -> tuple[Vector, Vector]:
         """Return nothing."""
         return [None] * len(at.language), [None] * len(at.shared)
 

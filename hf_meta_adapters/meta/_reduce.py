@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from hf_meta_adapters.meta._vectors import Vector, is_sharded
+from hf_meta_adapters.meta.vectors import Vector, is_sharded
 
 
 class Reduce:
@@ -45,7 +45,9 @@ class Reduce:
         """The sums over processes, as new tensors where there are several processes."""
         if self._all_reduce is None:
             return [vector for vector, _ in groups]
-        copies = [[None if entry is None else entry.clone() for entry in vector] for vector, _ in groups]
+        copies = [
+            [None if entry is None else entry.clone() for entry in vector] for vector, _ in groups
+        ]
         self(*((copy, like) for copy, (_, like) in zip(copies, groups, strict=True)))
         return copies
 

@@ -10,7 +10,7 @@ from torch.autograd.graph import Node
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hf_meta_adapters.errors import ConfigurationError
-from hf_meta_adapters.meta._vectors import Vector, present
+from hf_meta_adapters.meta.vectors import Vector, present
 
 _KNOWN = (
     "derivative for",
@@ -42,7 +42,9 @@ def check_graph(vector: Vector) -> None:
         if node is None or node in seen:
             continue
         if node.name() == "torch::autograd::Error":
-            raise RuntimeError("trying to differentiate twice a function that was marked with @once_differentiable.")
+            raise RuntimeError(
+                "trying to differentiate twice a function that was marked with @once_differentiable."
+            )
         seen.add(node)
         ahead.extend(following for following, _ in node.next_functions)
 
@@ -55,7 +57,10 @@ def second_order() -> Iterator[None]:
     plain kernel for the same function has both.
     """
     try:
-        with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):  # compiled code has none either
+        with (
+            sdpa_kernel(SDPBackend.MATH),
+            torch.compiler.set_stance("force_eager"),
+        ):  # compiled code has none either
             yield
     except (RuntimeError, NotImplementedError) as error:
         text = str(error)

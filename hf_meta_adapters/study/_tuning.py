@@ -50,7 +50,10 @@ def tune_methods(
         )
     best: dict[str, Any] = {}
     record: dict[str, list[dict[str, Any]]] = {}
-    for methods in ([name for name in trials if name == "joint"], [name for name in trials if name != "joint"]):
+    for methods in (
+        [name for name in trials if name == "joint"],
+        [name for name in trials if name != "joint"],
+    ):
         cells = {
             (method, number): make_cells(method, number, trial, best)
             for method in methods

@@ -26,11 +26,18 @@ def read_verses(source: Path, split: str) -> Verses:
     """The verses of a split that every language has."""
     by_language = {}
     for language in TRAIN_VERSES:
-        with gzip.open(source / language / f"{split}.tsv.gz", "rt", encoding="utf-8", newline="\n") as lines:
+        with gzip.open(
+            source / language / f"{split}.tsv.gz", "rt", encoding="utf-8", newline="\n"
+        ) as lines:
             rows = (line.rstrip("\n").split("\t", 1) for line in lines if line.startswith("bible:"))
-            by_language[language] = {identifier.removeprefix("bible:"): text for identifier, text in rows}
+            by_language[language] = {
+                identifier.removeprefix("bible:"): text for identifier, text in rows
+            }
     common = set.intersection(*(set(verses) for verses in by_language.values()))
-    return {verse: {language: by_language[language][verse] for language in TRAIN_VERSES} for verse in common}
+    return {
+        verse: {language: by_language[language][verse] for language in TRAIN_VERSES}
+        for verse in common
+    }
 
 
 def rank(name: str) -> bytes:
@@ -60,7 +67,10 @@ def meta_chapters(verses: Verses) -> set[str]:
 def without_repeats(verses: Verses, others: list[Verses]) -> Verses:
     """The verses whose text occurs in none of the others, in any language (the synoptic gospels share some)."""
     seen = {
-        (language, letters(text)) for other in others for texts in other.values() for language, text in texts.items()
+        (language, letters(text))
+        for other in others
+        for texts in other.values()
+        for language, text in texts.items()
     }
     return {
         verse: texts
@@ -95,7 +105,9 @@ def build(source: Path, output: Path) -> dict[str, dict[str, list[str]]]:
         for language, size in TRAIN_VERSES.items():
             taken = {"train": size, "meta": META_VERSES}.get(role, len(ids))
             if taken > len(ids):
-                raise SystemExit(f"{role} of {language} must have {taken} verses. Found {len(ids)}. Ask for fewer.")
+                raise SystemExit(
+                    f"{role} of {language} must have {taken} verses. Found {len(ids)}. Ask for fewer."
+                )
             lines[language][role] = [verses[verse][language] for verse in ids[:taken]]
         lines["ids"][role] = ids[: max(len(lines[language][role]) for language in TRAIN_VERSES)]
     for name, roles in lines.items():
@@ -105,8 +117,12 @@ def build(source: Path, output: Path) -> dict[str, dict[str, list[str]]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, help="folder with <language>/{train,valid,test}.tsv.gz")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "source", type=Path, help="folder with <language>/{train,valid,test}.tsv.gz"
+    )
     parser.add_argument("--output", type=Path, default=Path(__file__).parent)
     arguments = parser.parse_args()
     for name, roles in build(arguments.source, arguments.output).items():

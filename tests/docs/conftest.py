@@ -6,13 +6,26 @@ from pathlib import Path
 
 import pytest
 import transformers
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaForMaskedLM
 
 from tests.tiny import HEADS, tiny
 
 SPECIAL = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
-TEXT = ["In the beginning was the Word.", "Au commencement était la Parole.", "В начале было Слово.", "Hapo mwanzo"]
+TEXT = [
+    "In the beginning was the Word.",
+    "Au commencement était la Parole.",
+    "В начале было Слово.",
+    "Hapo mwanzo",
+]
 
 
 def tokenizer(*, sentinels: int = 0, **names: str) -> PreTrainedTokenizerFast:
@@ -38,7 +51,9 @@ def tokenizer(*, sentinels: int = 0, **names: str) -> PreTrainedTokenizerFast:
     backend.add_tokens([f"▁<extra_id_{number}>" for number in range(sentinels)])
     names = names or {f"{role}_token": token for role, token in SPECIAL.items()}
     inputs = ["input_ids", "attention_mask"]
-    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=128, model_input_names=inputs, **names)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, model_max_length=128, model_input_names=inputs, **names
+    )
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +73,10 @@ def furnished(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> P
         tokenizer().save_pretrained(folder / name)
     others = {
         "meta-llama/Llama-3.2-1B": (tiny("llama"), tokenizer(bos_token="<s>", eos_token="</s>")),
-        "google/mt5-small": (tiny("mt5"), tokenizer(sentinels=100, pad_token="<pad>", eos_token="</s>")),
+        "google/mt5-small": (
+            tiny("mt5"),
+            tokenizer(sentinels=100, pad_token="<pad>", eos_token="</s>"),
+        ),
     }
     for name, (cell, words) in others.items():
         sizes = cell.config()
@@ -67,8 +85,13 @@ def furnished(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> P
         getattr(transformers, HEADS[cell.head]).from_config(sizes).save_pretrained(folder / name)
         words.save_pretrained(folder / name)
     shutil.copytree(project_root / "recipes", folder / "recipes")
-    if "adapters" in packages_distributions():  # `find_spec` fails once the library has been imported
-        publish(XLMRobertaForMaskedLM(config), folder / "AdapterHub" / "xlm-roberta-base-sw-wiki_pfeiffer")
+    if (
+        "adapters" in packages_distributions()
+    ):  # `find_spec` fails once the library has been imported
+        publish(
+            XLMRobertaForMaskedLM(config),
+            folder / "AdapterHub" / "xlm-roberta-base-sw-wiki_pfeiffer",
+        )
     return folder
 
 

@@ -11,7 +11,9 @@ from tests.docs.pages import ROOT
 
 
 def notebooks() -> list[Path]:
-    return sorted(path for path in (ROOT / "docs").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+    return sorted(
+        path for path in (ROOT / "docs").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts
+    )
 
 
 def run(path: Path, folder: Path) -> Any:
@@ -23,7 +25,9 @@ def run(path: Path, folder: Path) -> Any:
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, as_version=4)
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+    )
     NotebookClient(
         notebook,
         coalesce_streams=True,

@@ -26,7 +26,9 @@ class Block:
 
 def pages() -> list[Path]:
     """README.md, if there is one, and every page of the documentation."""
-    return [path for path in (ROOT / "README.md",) if path.exists()] + sorted((ROOT / "docs").rglob("*.md"))
+    return [path for path in (ROOT / "README.md",) if path.exists()] + sorted(
+        (ROOT / "docs").rglob("*.md")
+    )
 
 
 def python_blocks(text: str) -> Iterator[Block]:
@@ -50,8 +52,12 @@ def python_blocks(text: str) -> Iterator[Block]:
 def execute(block: Block, page: Path, namespace: dict[str, Any]) -> None:
     """Run a block in `namespace`; a traceback names the line of the page."""
     if block.code.lstrip().startswith(">>>"):
-        test = doctest.DocTestParser().get_doctest(block.code, namespace, page.name, str(page), block.line - 1)
-        test.globs = namespace  # the parser gave it a copy, and the next block needs what this one defines
+        test = doctest.DocTestParser().get_doctest(
+            block.code, namespace, page.name, str(page), block.line - 1
+        )
+        test.globs = (
+            namespace  # the parser gave it a copy, and the next block needs what this one defines
+        )
         doctest.DebugRunner(optionflags=OPTIONS).run(test, clear_globs=False)
     else:
         exec(compile("\n" * (block.line - 1) + block.code, str(page), "exec"), namespace)

@@ -19,7 +19,12 @@ from typing import Any
 from tests.docs.pages import ROOT
 
 BROWSER = next(
-    (path for name in ("chromium", "google-chrome", "chromium-browser") if (path := shutil.which(name))), None
+    (
+        path
+        for name in ("chromium", "google-chrome", "chromium-browser")
+        if (path := shutil.which(name))
+    ),
+    None,
 )
 WIDTHS = {"wide": 1280, "phone": 390}
 CHECK = ROOT / "tests" / "docs" / "site_check.html"
@@ -29,7 +34,9 @@ def build(folder: Path, root: Path = ROOT) -> Path:
     """Build the documentation of a tree as `make docs` does; a warning is an error."""
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", ".mkdocs.yml"]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
-    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # ruff is there
+    environment["PATH"] = os.pathsep.join(
+        [str(Path(sys.executable).parent), os.environ["PATH"]]
+    )  # ruff is there
     done = subprocess.run(
         [*command, "--site-dir", str(folder)],
         cwd=root,
@@ -45,7 +52,11 @@ def build(folder: Path, root: Path = ROOT) -> Path:
 
 def html(site: Path) -> list[str]:
     """The pages as paths from the root of the site; the one for what is not found has no place of its own."""
-    return sorted(f"/{path.relative_to(site).as_posix()}" for path in site.rglob("*.html") if path.name != "404.html")
+    return sorted(
+        f"/{path.relative_to(site).as_posix()}"
+        for path in site.rglob("*.html")
+        if path.name != "404.html"
+    )
 
 
 class Served(SimpleHTTPRequestHandler):
@@ -57,7 +68,9 @@ class Served(SimpleHTTPRequestHandler):
             super().do_GET()
             return
         self.send_response(200)
-        self.send_header("Content-Type", "text/html" if self.path.endswith("html") else "application/json")
+        self.send_header(
+            "Content-Type", "text/html" if self.path.endswith("html") else "application/json"
+        )
         self.end_headers()
         self.wfile.write(special[self.path])
 
@@ -87,7 +100,13 @@ def served(site: Path) -> Iterator[Any]:
 def browse(home: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start the browser without a window; no name resolves, so that nothing but the site is reached."""
     assert BROWSER is not None
-    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={home / 'profile'}"]
+    quiet = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        f"--user-data-dir={home / 'profile'}",
+    ]
     quiet += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--enable-logging=stderr"]
     return subprocess.Popen(
         [BROWSER, *quiet, *arguments],
@@ -98,10 +117,14 @@ def browse(home: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def look(site: Path, home: Path, *, timeout: float = 200) -> tuple[dict[str, dict[str, list[str]]], list[str]]:
+def look(
+    site: Path, home: Path, *, timeout: float = 200
+) -> tuple[dict[str, dict[str, list[str]]], list[str]]:
     """What is wrong with each page at each width, and what the console said."""
     with served(site) as server:
-        browser = browse(home, "--remote-debugging-port=0", f"http://127.0.0.1:{server.server_port}/check.html")
+        browser = browse(
+            home, "--remote-debugging-port=0", f"http://127.0.0.1:{server.server_port}/check.html"
+        )
         try:
             arrived = server.done.wait(timeout)
         finally:
@@ -117,13 +140,23 @@ def pictures(site: Path, folder: Path, wanted: list[str]) -> None:
     with served(site) as server, tempfile.TemporaryDirectory() as home:
         for page in wanted:
             for name, width in WIDTHS.items():
-                stem = page.strip("/").removesuffix("index.html").strip("/").replace("/", "_") or "home"
+                stem = (
+                    page.strip("/").removesuffix("index.html").strip("/").replace("/", "_")
+                    or "home"
+                )
                 frame = folder / f"{stem}_{name}.html"
                 address = f"http://127.0.0.1:{server.server_port}{page}"
                 # a window cannot be as narrow as a phone, a frame can
-                frame.write_text(f'<body style="margin:0"><iframe src="{address}" width={width} height=1600></iframe>')
-                size, output = f"--window-size={max(width, 500)},1620", f"--screenshot={folder / f'{stem}_{name}.png'}"
-                browse(Path(home), size, output, "--virtual-time-budget=4000", frame.as_uri()).communicate(timeout=60)
+                frame.write_text(
+                    f'<body style="margin:0"><iframe src="{address}" width={width} height=1600></iframe>'
+                )
+                size, output = (
+                    f"--window-size={max(width, 500)},1620",
+                    f"--screenshot={folder / f'{stem}_{name}.png'}",
+                )
+                browse(
+                    Path(home), size, output, "--virtual-time-budget=4000", frame.as_uri()
+                ).communicate(timeout=60)
                 frame.unlink()
 
 

@@ -27,9 +27,16 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
 
 def closeness() -> str:
     """Median (and worst) cosine to the exact meta-gradient, by setting and β."""
-    rows = [row for row in result("benchmark_fidelity_cpu")["rows"] if not row["setting"].startswith("indirect")]
+    rows = [
+        row
+        for row in result("benchmark_fidelity_cpu")["rows"]
+        if not row["setting"].startswith("indirect")
+    ]
     rates = sorted({row["inner_learning_rate"] for row in rows})
-    cells = {(r["setting"], r["inner_learning_rate"]): f"{r['median']:.3f} ({r['worst']:.3f})" for r in rows}
+    cells = {
+        (r["setting"], r["inner_learning_rate"]): f"{r['median']:.3f} ({r['worst']:.3f})"
+        for r in rows
+    }
     settings = list(dict.fromkeys(row["setting"] for row in rows))
     header = ["setting", *(f"β = {rate:g}" for rate in rates)]
     return markdown(header, [[name, *(cells[name, rate] for rate in rates)] for name in settings])
@@ -39,10 +46,20 @@ def cost(name: str = "benchmark_meta_step_cpu") -> str:
     """Time as a ratio to the step of transformers.Trainer, and peak memory above start, by setting and languages."""
     rows = result(name)["rows"]
     counts = sorted({row["languages"] for row in rows})
-    cells = {(row["setting"], row["languages"]): (f"{row['ratio']:.2f}", f"{row['peak_mb']:.0f}") for row in rows}
-    header = ["step", *(f"time, L = {count}" for count in counts), *(f"MB, L = {count}" for count in counts)]
+    cells = {
+        (row["setting"], row["languages"]): (f"{row['ratio']:.2f}", f"{row['peak_mb']:.0f}")
+        for row in rows
+    }
+    header = [
+        "step",
+        *(f"time, L = {count}" for count in counts),
+        *(f"MB, L = {count}" for count in counts),
+    ]
     settings = list(dict.fromkeys(row["setting"] for row in rows))
-    lines = [[name, *(cells.get((name, n), ("–", "–"))[k] for k in (0, 1) for n in counts)] for name in settings]
+    lines = [
+        [name, *(cells.get((name, n), ("–", "–"))[k] for k in (0, 1) for n in counts)]
+        for name in settings
+    ]
     return markdown(header, lines)
 
 
@@ -84,18 +101,28 @@ def shared_lora() -> str:
 
 def radius() -> str:
     """Median (and worst) cosine of the indirect part by finite differences to the exact one, by radius and β."""
-    rows = [row for row in result("benchmark_fidelity_cpu")["rows"] if row["setting"].startswith("indirect part")]
+    rows = [
+        row
+        for row in result("benchmark_fidelity_cpu")["rows"]
+        if row["setting"].startswith("indirect part")
+    ]
     rates = sorted({row["inner_learning_rate"] for row in rows})
-    cells = {(r["setting"], r["inner_learning_rate"]): f"{r['median']:.4f} ({r['worst']:.4f})" for r in rows}
+    cells = {
+        (r["setting"], r["inner_learning_rate"]): f"{r['median']:.4f} ({r['worst']:.4f})"
+        for r in rows
+    }
     settings = list(dict.fromkeys(row["setting"] for row in rows))
     header = ["scheme and radius", *(f"β = {rate:g}" for rate in rates)]
     names = {name: name.removeprefix("indirect part, ").replace("_", "-") for name in settings}
-    return markdown(header, [[names[name], *(cells[name, rate] for rate in rates)] for name in settings])
+    return markdown(
+        header, [[names[name], *(cells[name, rate] for rate in rates)] for name in settings]
+    )
 
 
 def pairs_of(name: str) -> str:
     rows = [
-        [one["pair"], f"{one['cosine']:.2f}", f"{one['low']:.2f} … {one['high']:.2f}"] for one in result(name)["pairs"]
+        [one["pair"], f"{one['cosine']:.2f}", f"{one['low']:.2f} … {one['high']:.2f}"]
+        for one in result(name)["pairs"]
     ]
     return markdown(["gradients of", "cosine", "95 % interval"], rows)
 
@@ -107,10 +134,18 @@ def conflict_verses() -> str:
 
 def mask_overlaps() -> str:
     """How much masks of two languages, and of two seeds of one language, have in common."""
-    texts = {"verses, 4 languages": "conflict_on_text", "several sources, 7 languages": "conflict_on_seven_languages"}
+    texts = {
+        "verses, 4 languages": "conflict_on_text",
+        "several sources, 7 languages": "conflict_on_seven_languages",
+    }
     names = ("between_languages", "between_seeds", "chance")
-    rows = [[text, *(f"{result(name)['mask_overlap'][one]:.3f}" for one in names)] for text, name in texts.items()]
-    return markdown(["text", "between languages", "between seeds of one language", "independent masks"], rows)
+    rows = [
+        [text, *(f"{result(name)['mask_overlap'][one]:.3f}" for one in names)]
+        for text, name in texts.items()
+    ]
+    return markdown(
+        ["text", "between languages", "between seeds of one language", "independent masks"], rows
+    )
 
 
 def factors() -> str:
@@ -118,9 +153,17 @@ def factors() -> str:
     rows = []
     for name, report in result("interference_factors")["studies"].items():
         for row in report["rows"]:
-            numbers = f"{row['monolingual']:.2f}", f"{row['joint']:.2f}", f"{row['difference']:+.2f}"
-            rows.append([name, row["language"], *numbers, f"{row['low']:+.2f} … {row['high']:+.2f}"])
-    return markdown(["study", "language", "monolingual", "joint", "interference", "95 % interval"], rows)
+            numbers = (
+                f"{row['monolingual']:.2f}",
+                f"{row['joint']:.2f}",
+                f"{row['difference']:+.2f}",
+            )
+            rows.append(
+                [name, row["language"], *numbers, f"{row['low']:+.2f} … {row['high']:+.2f}"]
+            )
+    return markdown(
+        ["study", "language", "monolingual", "joint", "interference", "95 % interval"], rows
+    )
 
 
 MEASURES = {
@@ -139,14 +182,22 @@ def study() -> dict:
 
 def interval(mean: float, low: float | None, high: float | None, *, sign: bool = False) -> str:
     number = "{:+.3f}" if sign else "{:.3f}"
-    return " ".join([number.format(mean), *([] if low is None else [f"[{number.format(low)}, {number.format(high)}]"])])
+    return " ".join(
+        [
+            number.format(mean),
+            *([] if low is None else [f"[{number.format(low)}, {number.format(high)}]"]),
+        ]
+    )
 
 
 def study_scores() -> str:
     """Mean over languages of each measure, with the t interval over seeds, by method."""
     means = {name: study()[name]["means"] for name in MEASURES}
     methods = list(dict.fromkeys(["majority", "mono", *study()["compute"]]))
-    rows = [[name, *(interval(*own[name]) if name in own else "–" for own in means.values())] for name in methods]
+    rows = [
+        [name, *(interval(*own[name]) if name in own else "–" for own in means.values())]
+        for name in methods
+    ]
     return markdown(["method", *MEASURES.values()], rows)
 
 
@@ -160,7 +211,16 @@ def differences(names: dict[str, str]) -> str:
             if one["baseline"] in BASELINES:
                 better = interval(one["mean"], one["low"], one["high"], sign=True)
                 wins = f"{one['wins']} of {one['pairs']}"
-                rows.append([measure, one["treatment"], one["baseline"], better, f"{one['p_value']:.3g}", wins])
+                rows.append(
+                    [
+                        measure,
+                        one["treatment"],
+                        one["baseline"],
+                        better,
+                        f"{one['p_value']:.3g}",
+                        wins,
+                    ]
+                )
     return markdown(["measure", "treatment", "against", "better by", "p (Holm)", "wins"], rows)
 
 
@@ -182,17 +242,25 @@ def study_pairs() -> str:
 def study_interference() -> str:
     """What the joint model loses against a model of one language, bits per character, with intervals over seeds."""
     rows = []
-    for name, where in (("interference_mlm_all", "all languages"), ("interference_mlm_pairs", "pairs with English")):
+    for name, where in (
+        ("interference_mlm_all", "all languages"),
+        ("interference_mlm_pairs", "pairs with English"),
+    ):
         for row in study()[name]["rows"]:
             lost = interval(row["difference"], row["low"], row["high"], sign=True)
-            rows.append([where, row["language"], f"{row['monolingual']:.3f}", f"{row['joint']:.3f}", lost])
+            rows.append(
+                [where, row["language"], f"{row['monolingual']:.3f}", f"{row['joint']:.3f}", lost]
+            )
     return markdown(["joint model of", "language", "monolingual", "joint", "interference"], rows)
 
 
 def study_zero_shot() -> str:
     """POS accuracy zero-shot from English, mean over seeds, by method and language."""
     found = study()["pos_zero_shot_all"]
-    rows = [[name, *(f"{sum(own) / len(own):.3f}" for own in scores)] for name, scores in found["scores"].items()]
+    rows = [
+        [name, *(f"{sum(own) / len(own):.3f}" for own in scores)]
+        for name, scores in found["scores"].items()
+    ]
     return markdown(["method", *found["languages"]], rows)
 
 
@@ -210,7 +278,9 @@ def study_compute() -> str:
         ]
         for name, row in compute.items()
     ]
-    return markdown(["method", "CPU time", "parameters", "examples", "meta examples", "indirect / direct"], rows)
+    return markdown(
+        ["method", "CPU time", "parameters", "examples", "meta examples", "indirect / direct"], rows
+    )
 
 
 def study_tuning() -> str:

@@ -13,11 +13,32 @@ import hf_meta_adapters
 from tests.docs.pages import ROOT, pages, python_blocks
 
 # `hub` is left out: what it offers to users is in the root, the rest is for `modeling`.
-SUBPACKAGES = ("backends", "data", "diagnostics", "errors", "evaluation", "finetuning", "meta", "pretraining", "study")
-MODULES = [hf_meta_adapters, *(importlib.import_module(f"hf_meta_adapters.{name}") for name in SUBPACKAGES)]
-PUBLIC = sorted({f"{m.__name__}.{name}" for m in MODULES for name in m.__all__ if name != "__version__"})
+SUBPACKAGES = (
+    "backends",
+    "data",
+    "diagnostics",
+    "errors",
+    "evaluation",
+    "finetuning",
+    "meta",
+    "pretraining",
+    "study",
+)
+MODULES = [
+    hf_meta_adapters,
+    *(importlib.import_module(f"hf_meta_adapters.{name}") for name in SUBPACKAGES),
+]
+PUBLIC = sorted(
+    {f"{m.__name__}.{name}" for m in MODULES for name in m.__all__ if name != "__version__"}
+)
 # Shown by what calls them: recipes, which run in tests/recipes, and `GradientConflictCallback.plot`.
-BY_CALLER = {"run_finetuning", "run_pretraining", "within_language", "few_shot", "plot_conflict_over_time"}
+BY_CALLER = {
+    "run_finetuning",
+    "run_pretraining",
+    "within_language",
+    "few_shot",
+    "plot_conflict_over_time",
+}
 IN_STUDY = re.compile(r"hf_meta_adapters\.study\.")
 
 
@@ -27,12 +48,16 @@ def load(path: str) -> Any:
 
 
 def reference() -> str:
-    return "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "reference").rglob("*.md"))
+    return "\n".join(
+        page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "reference").rglob("*.md")
+    )
 
 
 def shown() -> str:
     """The code of the documentation that is executed."""
-    blocks = [block for page in pages() for block in python_blocks(page.read_text(encoding="utf-8"))]
+    blocks = [
+        block for page in pages() for block in python_blocks(page.read_text(encoding="utf-8"))
+    ]
     code = "\n".join(block.code for block in blocks if block.not_executed is None)
     return re.sub(r"^from .*?import (\([^)]*\)|.*)$", "", code, flags=re.MULTILINE)
 
@@ -55,7 +80,9 @@ def lacks(found: Any) -> set[str]:
 @pytest.mark.parametrize("path", PUBLIC)
 def test_a_name_is_in_the_reference(path: str) -> None:
     name = path.rpartition(".")[2]
-    assert re.search(rf"^::: [\w.]+\.{name}$", reference(), re.MULTILINE), f"docs/reference must have `::: {path}`."
+    assert re.search(rf"^::: [\w.]+\.{name}$", reference(), re.MULTILINE), (
+        f"docs/reference must have `::: {path}`."
+    )
 
 
 @pytest.mark.parametrize("path", PUBLIC)
@@ -74,7 +101,9 @@ def test_a_function_is_shown_where_it_runs() -> None:
     assert missing == [], "Write an Example, or a block of a page."
 
 
-@pytest.mark.parametrize("line", [line for line in reference().splitlines() if line.startswith(":::")])
+@pytest.mark.parametrize(
+    "line", [line for line in reference().splitlines() if line.startswith(":::")]
+)
 def test_the_reference_has_no_name_that_is_not_there(line: str) -> None:
     assert load(line.removeprefix("::: "))
 

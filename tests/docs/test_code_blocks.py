@@ -13,7 +13,9 @@ from tests.hub_client import connect, disconnect
 from tests.hub_server import HubServer
 
 # How many blocks a page may leave out. A new one is to be defended here.
-NOT_EXECUTED: dict[str, int] = {"docs/how-to/large_models.md": 1}  # a 4-bit base needs a CUDA device
+NOT_EXECUTED: dict[str, int] = {
+    "docs/how-to/large_models.md": 1
+}  # a 4-bit base needs a CUDA device
 
 
 def name(page: Path) -> str:
@@ -21,7 +23,9 @@ def name(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", pages(), ids=name)
-def test_the_blocks_of_a_page_run(page: Path, workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_blocks_of_a_page_run(
+    page: Path, workshop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(workshop)
     monkeypatch.setattr(sys, "argv", [page.name])
     text, namespace = page.read_text(encoding="utf-8"), {"__name__": "__main__"}
@@ -47,9 +51,14 @@ def hub_of(page: Path, text: str, folder: Path, patch: pytest.MonkeyPatch) -> It
 
 @pytest.mark.parametrize(
     "line",
-    ['AutoModelForCausalLM, "meta-llama/Llama-3.2-1B"', 'AutoModelForSeq2SeqLM, "google/mt5-small"'],
+    [
+        'AutoModelForCausalLM, "meta-llama/Llama-3.2-1B"',
+        'AutoModelForSeq2SeqLM, "google/mt5-small"',
+    ],
 )
-def test_the_readme_runs_with_another_model_on_one_line(line, workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_readme_runs_with_another_model_on_one_line(
+    line, workshop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(workshop)
     page, namespace = ROOT / "README.md", {"__name__": "__main__"}
     text = page.read_text(encoding="utf-8")
@@ -58,7 +67,11 @@ def test_the_readme_runs_with_another_model_on_one_line(line, workshop: Path, mo
     assert sum(a != b for a, b in zip(text.splitlines(), swapped.splitlines(), strict=True)) == 1
     for block in python_blocks(swapped):
         execute(block, page, namespace)
-    assert type(namespace["family"].base_model).__name__ == type(namespace["base"]).__name__ != "XLMRobertaForMaskedLM"
+    assert (
+        type(namespace["family"].base_model).__name__
+        == type(namespace["base"]).__name__
+        != "XLMRobertaForMaskedLM"
+    )
     assert namespace["logits"].isfinite().all()
 
 
@@ -67,7 +80,9 @@ def test_what_is_not_executed_is_counted_and_has_a_reason() -> None:
     for page in pages():
         for block in python_blocks(page.read_text(encoding="utf-8")):
             if block.not_executed is not None:
-                assert block.not_executed, f"{name(page)}:{block.line}: write <!-- not executed: the reason -->"
+                assert block.not_executed, (
+                    f"{name(page)}:{block.line}: write <!-- not executed: the reason -->"
+                )
                 left_out[name(page)] = left_out.get(name(page), 0) + 1
     assert left_out == NOT_EXECUTED
 

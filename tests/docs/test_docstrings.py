@@ -11,8 +11,12 @@ import pytest
 import hf_meta_adapters
 from tests.docs.pages import OPTIONS
 
-MODULES = sorted(module.name for module in pkgutil.walk_packages(hf_meta_adapters.__path__, "hf_meta_adapters."))
-PUBLIC = sorted(name for name in hf_meta_adapters.__all__ if inspect.isfunction(getattr(hf_meta_adapters, name)))
+MODULES = sorted(
+    module.name for module in pkgutil.walk_packages(hf_meta_adapters.__path__, "hf_meta_adapters.")
+)
+PUBLIC = sorted(
+    name for name in hf_meta_adapters.__all__ if inspect.isfunction(getattr(hf_meta_adapters, name))
+)
 
 
 def load(name: str) -> object:
@@ -25,7 +29,9 @@ def load(name: str) -> object:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_the_examples_of_a_module_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_examples_of_a_module_run(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     result = doctest.testmod(load(name), optionflags=OPTIONS)
     assert result.failed == 0
@@ -33,7 +39,13 @@ def test_the_examples_of_a_module_run(name: str, tmp_path: Path, monkeypatch: py
 
 def test_examples_are_found() -> None:
     finder = doctest.DocTestFinder()
-    assert sum(bool(test.examples) for test in finder.find(importlib.import_module("hf_meta_adapters.errors"))) == 3
+    assert (
+        sum(
+            bool(test.examples)
+            for test in finder.find(importlib.import_module("hf_meta_adapters.errors"))
+        )
+        == 3
+    )
 
 
 @pytest.mark.parametrize("name", PUBLIC)

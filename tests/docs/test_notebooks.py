@@ -21,7 +21,11 @@ def name(path: Path) -> str:
 
 
 def code_cells(path: Path) -> list[dict[str, Any]]:
-    return [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    return [
+        cell
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+        if cell["cell_type"] == "code"
+    ]
 
 
 def kinds(cells: list[dict[str, Any]]) -> list[list[str]]:
@@ -32,19 +36,27 @@ def kinds(cells: list[dict[str, Any]]) -> list[list[str]]:
 @pytest.mark.parametrize("path", notebooks(), ids=name)
 def test_a_notebook_runs(path: Path, workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in TOOLS:
-        pytest.importorskip(package, reason=f"NOT CHECKED: `{package}` is absent; the extra `dev` has it")
+        pytest.importorskip(
+            package, reason=f"NOT CHECKED: `{package}` is absent; the extra `dev` has it"
+        )
     monkeypatch.setenv("PYTHONPATH", "")  # `run` sets it; this puts it back
     ran = run(path, workshop)
-    assert kinds([cell for cell in ran.cells if cell.cell_type == "code"]) == kinds(code_cells(path))
+    assert kinds([cell for cell in ran.cells if cell.cell_type == "code"]) == kinds(
+        code_cells(path)
+    )
 
 
 @pytest.mark.parametrize("path", notebooks(), ids=name)
 def test_a_notebook_is_stored_as_it_ran(path: Path) -> None:
     cells = code_cells(path)
-    assert [cell["execution_count"] for cell in cells] == [*range(1, len(cells) + 1)], "python -m tests.docs.notebooks"
+    assert [cell["execution_count"] for cell in cells] == [*range(1, len(cells) + 1)], (
+        "python -m tests.docs.notebooks"
+    )
     shown = [one for cell in cells for one in cell["outputs"]]
     assert shown
-    assert not [one for one in shown if one["output_type"] == "error" or one.get("name") == "stderr"]
+    assert not [
+        one for one in shown if one["output_type"] == "error" or one.get("name") == "stderr"
+    ]
 
 
 @pytest.mark.parametrize("path", notebooks(), ids=name)
@@ -60,4 +72,6 @@ def test_there_is_a_notebook_and_the_site_shows_it() -> None:
     assert notebooks()
     nav = (ROOT / ".mkdocs.yml").read_text(encoding="utf-8")
     for path in notebooks():
-        assert re.search(rf": {re.escape(path.relative_to(ROOT / 'docs').as_posix())}$", nav, re.MULTILINE)
+        assert re.search(
+            rf": {re.escape(path.relative_to(ROOT / 'docs').as_posix())}$", nav, re.MULTILINE
+        )

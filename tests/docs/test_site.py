@@ -14,11 +14,15 @@ from tests.docs.site import BROWSER, WIDTHS, build, html, look
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        any(find_spec(name) is None for name in ("mkdocs", "material", "mkdocstrings", "nbconvert")),
+        any(
+            find_spec(name) is None for name in ("mkdocs", "material", "mkdocstrings", "nbconvert")
+        ),
         reason="NOT CHECKED: the documentation cannot be built; the extra `docs` is absent",
     ),
 ]
-needs_browser = pytest.mark.skipif(BROWSER is None, reason="NOT CHECKED IN A BROWSER: no chromium or chrome is there")
+needs_browser = pytest.mark.skipif(
+    BROWSER is None, reason="NOT CHECKED IN A BROWSER: no chromium or chrome is there"
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +32,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_page_is_built(site: Path) -> None:
     sources = [
-        path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*") if path.suffix in (".md", ".ipynb")
+        path.relative_to(ROOT / "docs")
+        for path in (ROOT / "docs").rglob("*")
+        if path.suffix in (".md", ".ipynb")
     ]
     expected = {
         f"/{path.parent.as_posix()}/index.html".replace("/./", "/")

@@ -18,5 +18,9 @@ def test_the_tables_of_a_page_are_those_of_the_results(page: Path) -> None:
 
 
 def test_every_table_is_on_a_page() -> None:
-    named = {name for page in with_tables() for _, name, _ in BLOCK.findall(page.read_text(encoding="utf-8"))}
+    named = {
+        name
+        for page in with_tables()
+        for _, name, _ in BLOCK.findall(page.read_text(encoding="utf-8"))
+    }
     assert named == set(TABLES)

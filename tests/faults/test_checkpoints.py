@@ -15,8 +15,8 @@ import torch
 from peft import LoraConfig
 
 from hf_meta_adapters import BottleneckConfig
-from hf_meta_adapters import _checkpoints as files
 from hf_meta_adapters.errors import CheckpointError, HubError, MetaAdapterError
+from hf_meta_adapters.training import _checkpoints as files
 from tests.training import LANGUAGES, make_model, make_trainer, snapshot, texts
 
 from .conftest import SAVING
@@ -26,7 +26,10 @@ ADAPTER = "da/adapter_model.safetensors"
 
 def clear(error):
     """Whether a message is one paragraph that says the rule, what was found, and what to write."""
-    return re.fullmatch(r"[^\n]*(must|can only)[^\n]*Found[^\n]*\. [A-Z][^\n]*[.?]", str(error)) is not None
+    return (
+        re.fullmatch(r"[^\n]*(must|can only)[^\n]*Found[^\n]*\. [A-Z][^\n]*[.?]", str(error))
+        is not None
+    )
 
 
 def whole(folder):
@@ -84,7 +87,9 @@ def resealed(change):
 
 def not_a_number(folder):
     tensors = safetensors.torch.load_file(folder / ADAPTER)
-    safetensors.torch.save_file({name: one * float("nan") for name, one in tensors.items()}, folder / ADAPTER)
+    safetensors.torch.save_file(
+        {name: one * float("nan") for name, one in tensors.items()}, folder / ADAPTER
+    )
 
 
 def manifest(**changed):
@@ -100,9 +105,15 @@ def no_state(name):
 
 
 DAMAGED = {
-    "truncated weights": (truncated("model.safetensors"), r"`model.safetensors` with \d+ bytes in place of"),
+    "truncated weights": (
+        truncated("model.safetensors"),
+        r"`model.safetensors` with \d+ bytes in place of",
+    ),
     "truncated adapter": (truncated(ADAPTER), rf"`{ADAPTER}` with \d+ bytes in place of"),
-    "truncated optimizer": (truncated("optimizer.pt"), r"`optimizer.pt` with \d+ bytes in place of"),
+    "truncated optimizer": (
+        truncated("optimizer.pt"),
+        r"`optimizer.pt` with \d+ bytes in place of",
+    ),
     "truncated schedule": (truncated("scheduler.pt"), r"`scheduler.pt` with \d+ bytes in place of"),
     "truncated random numbers": (truncated("rng_state.pth"), r"`rng_state.pth` with \d+ bytes"),
     "truncated state": (truncated("trainer_state.json"), r"`trainer_state.json` with \d+ bytes"),
@@ -117,12 +128,24 @@ DAMAGED = {
     "an empty folder": (empty, "no `checkpoint.json`"),
     "a pickle in place of an adapter": (pickled, f"no `{ADAPTER}`"),
     "a pickle, sealed": (resealed(pickled), "Found `adapter_model.bin` in .*, a pickle"),
-    "weights that are NaN": (resealed(not_a_number), "must be finite before training. Found NaN .*checkpoint-4"),
-    "languages that leave the folder": (resealed(manifest(languages=["../evil", "da", "te"])), "unsafe languages"),
-    "another base class": (resealed(manifest(base_class="BertModel")), "must be of this very model"),
+    "weights that are NaN": (
+        resealed(not_a_number),
+        "must be finite before training. Found NaN .*checkpoint-4",
+    ),
+    "languages that leave the folder": (
+        resealed(manifest(languages=["../evil", "da", "te"])),
+        "unsafe languages",
+    ),
+    "another base class": (
+        resealed(manifest(base_class="BertModel")),
+        "must be of this very model",
+    ),
     "another format": (resealed(manifest(format=9)), "format 9, where this version reads 1"),
     "no state of an optimizer": (no_state("optimizer.pt"), "must hold the state of this optimizer"),
-    "no state of a schedule": (resealed(truncated("scheduler.pt")), "must hold the state of this optimizer and sch"),
+    "no state of a schedule": (
+        resealed(truncated("scheduler.pt")),
+        "must hold the state of this optimizer and sch",
+    ),
 }
 
 
@@ -144,10 +167,15 @@ def test_the_newest_whole_one_is_taken_in_its_place(run_dir, what):
     expected.train(resume_from_checkpoint=str(run_dir / "checkpoint-4"))
     DAMAGED[what][0](run_dir / "checkpoint-4")
     trainer = make_trainer(run_dir, make_model(seed=2), **SAVING)
-    with pytest.warns(UserWarning, match=r"goes on from .*checkpoint-2, the newest .*Found in .*checkpoint-4"):
+    with pytest.warns(
+        UserWarning, match=r"goes on from .*checkpoint-2, the newest .*Found in .*checkpoint-4"
+    ):
         trainer.train(resume_from_checkpoint=True)
     assert len(trainer.seen) == 2
-    assert all(torch.equal(one, snapshot(trainer.model)[name]) for name, one in snapshot(expected.model).items())
+    assert all(
+        torch.equal(one, snapshot(trainer.model)[name])
+        for name, one in snapshot(expected.model).items()
+    )
     assert whole(run_dir / "checkpoint-4")  # written anew
 
 
@@ -156,20 +184,56 @@ def sgd(model):
 
 
 OTHER = {
-    "other languages": ({"languages": ["te", "da", "sw"]}, {}, "`languages` was .*'zh-Hant'.* and is .*'sw'"),
-    "fewer languages": ({"languages": ["te", "da"]}, {}, r"`languages` was .* and is \['te', 'da'\]"),
-    "another architecture": ({"name": "bert"}, {}, "base_class='XLMRobertaForMaskedLM'.*'BertForMaskedLM'"),
-    "another width of adapters": ({"config": BottleneckConfig(bottleneck_size=5)}, {}, "must fit the model.* shape"),
-    "another kind of adapters": ({"config": LoraConfig(r=2, target_modules=["query"])}, {}, "must fit the model|must"),
+    "other languages": (
+        {"languages": ["te", "da", "sw"]},
+        {},
+        "`languages` was .*'zh-Hant'.* and is .*'sw'",
+    ),
+    "fewer languages": (
+        {"languages": ["te", "da"]},
+        {},
+        r"`languages` was .* and is \['te', 'da'\]",
+    ),
+    "another architecture": (
+        {"name": "bert"},
+        {},
+        "base_class='XLMRobertaForMaskedLM'.*'BertForMaskedLM'",
+    ),
+    "another width of adapters": (
+        {"config": BottleneckConfig(bottleneck_size=5)},
+        {},
+        "must fit the model.* shape",
+    ),
+    "another kind of adapters": (
+        {"config": LoraConfig(r=2, target_modules=["query"])},
+        {},
+        "must fit the model|must",
+    ),
     "no adapters": ({"config": None}, {}, "backend='peft' where the model has 'none'|`"),
     "a shared adapter": ({"share_adapter": True}, {}, "`rows of the data`|share_adapter"),
     "another optimizer": ({}, {"optimizers": sgd}, "`optimizer` was 'AdamW' and is 'SGD'"),
-    "another batch size": ({}, {"per_device_train_batch_size": 1}, "`rows per language and step` was .*2.* and is .*1"),
-    "another meta batch size": ({}, {"meta_batch_size": 4}, "`rows per language and step` was .*'meta': 2.*'meta': 4"),
+    "another batch size": (
+        {},
+        {"per_device_train_batch_size": 1},
+        "`rows per language and step` was .*2.* and is .*1",
+    ),
+    "another meta batch size": (
+        {},
+        {"meta_batch_size": 4},
+        "`rows per language and step` was .*'meta': 2.*'meta': 4",
+    ),
     "accumulation": ({}, {"gradient_accumulation_steps": 2}, "`rows per language and step`"),
     "another seed": ({}, {"seed": 5}, "`seed` was 42 and is 5"),
-    "fewer languages in a step": ({}, {"languages_per_step": 1}, "`languages_per_step` was None and is 1"),
-    "more data": ({}, {"train_dataset": texts(1, count=9)}, "`rows of the data` was .*8.* and is .*9"),
+    "fewer languages in a step": (
+        {},
+        {"languages_per_step": 1},
+        "`languages_per_step` was None and is 1",
+    ),
+    "more data": (
+        {},
+        {"train_dataset": texts(1, count=9)},
+        "`rows of the data` was .*8.* and is .*9",
+    ),
 }
 
 
@@ -187,14 +251,18 @@ def test_a_checkpoint_of_another_run_is_refused(run_dir, what):
 
 def test_weights_alone_are_no_run(tmp_path):
     make_trainer(tmp_path, make_model(), save_only_model=True, **SAVING).train()
-    with pytest.raises(CheckpointError, match=r"its optimizer\. Found in .*checkpoint-4 .*`save_only_model=True`"):
+    with pytest.raises(
+        CheckpointError, match=r"its optimizer\. Found in .*checkpoint-4 .*`save_only_model=True`"
+    ):
         make_trainer(tmp_path, make_model(), **SAVING).train(resume_from_checkpoint=True)
 
 
 @pytest.mark.parametrize("where", [True, "checkpoint-7"])
 def test_there_must_be_a_checkpoint(tmp_path, where):
     trainer = make_trainer(tmp_path, make_model(), **SAVING)
-    with pytest.raises(CheckpointError, match=r"can only go on|must be the folder of a checkpoint") as error:
+    with pytest.raises(
+        CheckpointError, match=r"can only go on|must be the folder of a checkpoint"
+    ) as error:
         trainer.train(resume_from_checkpoint=where if where is True else str(tmp_path / where))
     assert clear(error.value)
 
@@ -214,9 +282,9 @@ def no_room(name):
 
 
 FULL = {
-    "in the adapters": no_room("hf_meta_adapters.backends._peft_files.save_file"),
+    "in the adapters": no_room("hf_meta_adapters.backends.peft._files.save_file"),
     "in the optimizer": no_room("torch.save"),
-    "in the seal": no_room("hf_meta_adapters._checkpoints.seal"),
+    "in the seal": no_room("hf_meta_adapters.training._checkpoints.seal"),
 }
 
 
@@ -225,10 +293,13 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(run_dir, where, monkeypatch
     before = whole(run_dir / "checkpoint-4")
     trainer = make_trainer(run_dir, make_model(), **{**SAVING, "max_steps": 6})
     if where == "in the seal":
-        monkeypatch.setattr("hf_meta_adapters._checkpoints.seal", _full)
+        monkeypatch.setattr("hf_meta_adapters.training._checkpoints.seal", _full)
     else:
         FULL[where](monkeypatch)
-    with pytest.raises(CheckpointError, match=r"written as a whole.*checkpoint-6.*No space left.*checkpoint-4, is as"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"written as a whole.*checkpoint-6.*No space left.*checkpoint-4, is as",
+    ):
         trainer.train(resume_from_checkpoint=True)
     assert whole(run_dir / "checkpoint-4") == before
     assert {path.name for path in run_dir.iterdir()} == {"checkpoint-2", "checkpoint-4"}
@@ -248,7 +319,9 @@ def test_a_limit_of_the_system_stops_the_run_and_loses_nothing(run_dir):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))
     try:
-        with pytest.raises(CheckpointError, match=r"as a whole.*checkpoint-6.*([Ff]ile too large|unexpected)") as error:
+        with pytest.raises(
+            CheckpointError, match=r"as a whole.*checkpoint-6.*([Ff]ile too large|unexpected)"
+        ) as error:
             trainer.train(resume_from_checkpoint=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -266,10 +339,18 @@ def test_an_old_checkpoint_that_cannot_be_deleted_stays(run_dir, monkeypatch):
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", refuse)
-    trainer = make_trainer(run_dir, make_model(), **{**SAVING, "max_steps": 6, "save_total_limit": 2})
-    with pytest.warns(UserWarning, match=r"An old checkpoint stays, as it cannot be deleted: .*checkpoint-2"):
+    trainer = make_trainer(
+        run_dir, make_model(), **{**SAVING, "max_steps": 6, "save_total_limit": 2}
+    )
+    with pytest.warns(
+        UserWarning, match=r"An old checkpoint stays, as it cannot be deleted: .*checkpoint-2"
+    ):
         trainer.train(resume_from_checkpoint=True)
-    assert {path.name for path in run_dir.iterdir()} == {"checkpoint-2", "checkpoint-4", "checkpoint-6"}
+    assert {path.name for path in run_dir.iterdir()} == {
+        "checkpoint-2",
+        "checkpoint-4",
+        "checkpoint-6",
+    }
 
 
 def test_a_checkpoint_that_may_only_be_read_is_resumed_from(run_dir):
@@ -297,7 +378,11 @@ def test_what_a_kill_left_behind_is_cleaned_away(run_dir):
 
 @pytest.mark.parametrize("what", ["corrupted adapter", "no folder of a language"])
 def test_a_damaged_best_model_is_refused(run_dir, what):
-    given = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "eval_strategy": "steps"}
+    given = {
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_loss",
+        "eval_strategy": "steps",
+    }
     given |= {"eval_steps": 2, "eval_dataset": texts(3), "max_steps": 6}
     trainer = make_trainer(run_dir, make_model(), **{**SAVING, **given}, learning_rate=0.3)
     load = trainer._load_best_model
@@ -308,5 +393,7 @@ def test_a_damaged_best_model_is_refused(run_dir, what):
         load()
 
     trainer._load_best_model = damaged
-    with pytest.raises(MetaAdapterError, match=r"A checkpoint must be as it was written\. Found in .*checkpoint-2"):
+    with pytest.raises(
+        MetaAdapterError, match=r"A checkpoint must be as it was written\. Found in .*checkpoint-2"
+    ):
         trainer.train()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_meta_adapters import _checkpoints as files
+from hf_meta_adapters.training import _checkpoints as files
 from tests.processes import LIMIT, outcome
 from tests.training import Recorder, make_model, make_trainer
 
@@ -32,7 +32,11 @@ class Faulty(Recorder):
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         loss = super().compute_loss(model, inputs, *args, **kwargs)
-        return loss * float("nan") if self.fault == "non-finite" and self.state.global_step == 2 else loss
+        return (
+            loss * float("nan")
+            if self.fault == "non-finite" and self.state.global_step == 2
+            else loss
+        )
 
     def _save(self, output_dir=None, state_dict=None):
         if self.fault == "full disk" and self.state.global_step == 4:
@@ -41,7 +45,13 @@ class Faulty(Recorder):
 
 
 def train(rank, folder, fault):
-    given = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "ddp_backend": "gloo", "ddp_timeout": 30}
+    given = {
+        "max_steps": 6,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "ddp_backend": "gloo",
+        "ddp_timeout": 30,
+    }
     trainer = make_trainer(folder, make_model(), kind=Faulty, **given)
     trainer.fault = fault
     trainer.train()
@@ -66,10 +76,14 @@ def test_a_process_that_dies_ends_the_others(tmp_path):
 @pytest.mark.distributed
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_loss_that_is_not_finite_on_one_process_stops_both(tmp_path, rank):
-    codes, errors = outcome_of(tmp_path, ["non-finite" if rank == mine else "" for mine in range(2)])
+    codes, errors = outcome_of(
+        tmp_path, ["non-finite" if rank == mine else "" for mine in range(2)]
+    )
     assert codes == [1, 1], errors
     for error in errors:
-        assert error.startswith("NonFiniteLossError: Losses and gradients must be finite. Found NaN or infinity in the")
+        assert error.startswith(
+            "NonFiniteLossError: Losses and gradients must be finite. Found NaN or infinity in the"
+        )
         assert "after 2 steps; no weight was updated" in error
     assert files.read_seal(tmp_path / "run" / "checkpoint-2")["step"] == 2
 
@@ -86,7 +100,10 @@ def test_a_disk_that_is_full_for_one_process_stops_both(tmp_path):
 
 
 PROGRAMS = {
-    "nothing to resume": (["--resume", "true"], "A run can only go on from a checkpoint. Found none"),
+    "nothing to resume": (
+        ["--resume", "true"],
+        "A run can only go on from a checkpoint. Found none",
+    ),
     "an unknown setting": (["--config", "bad.yaml"], "A setting must be one of"),
 }
 
@@ -96,9 +113,32 @@ PROGRAMS = {
 def test_a_program_ends_with_one_clear_error(tmp_path, what):
     given, said = PROGRAMS[what]
     (tmp_path / "bad.yaml").write_text("learning_speed: 3\n")
-    sizes = ["--languages", "en", "sw", "--limit", "30", "--vocabulary", "300", "--max_length", "24"]
-    command = [sys.executable, str(ROOT / "recipes" / "pretrain_clm.py"), "--model_type", "gpt2", *sizes]
-    command += ["--data", str(ROOT / "recipes" / "data"), "--output_dir", "run", "--report_to", "none"]
+    sizes = [
+        "--languages",
+        "en",
+        "sw",
+        "--limit",
+        "30",
+        "--vocabulary",
+        "300",
+        "--max_length",
+        "24",
+    ]
+    command = [
+        sys.executable,
+        str(ROOT / "recipes" / "pretrain_clm.py"),
+        "--model_type",
+        "gpt2",
+        *sizes,
+    ]
+    command += [
+        "--data",
+        str(ROOT / "recipes" / "data"),
+        "--output_dir",
+        "run",
+        "--report_to",
+        "none",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     found = subprocess.run(
         [*command, "--max_steps", "1", *given],

@@ -22,7 +22,10 @@ def perturbed(model, scale: float = 0.05):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(
-                scale * torch.randn(parameter.shape, generator=draw, dtype=torch.float64).to(parameter.dtype)
+                scale
+                * torch.randn(parameter.shape, generator=draw, dtype=torch.float64).to(
+                    parameter.dtype
+                )
             )
     return model
 
@@ -31,7 +34,12 @@ def perturbed(model, scale: float = 0.05):
 def replaced(model, parameters, tensors):
     """The model with tensors in place of parameters, tied ones too (`functional_call` loses track of these)."""
     new = {id(parameter): tensors[name] for name, parameter in parameters.items()}
-    places = [(part, name, p) for part in model.modules() for name, p in part._parameters.items() if id(p) in new]
+    places = [
+        (part, name, p)
+        for part in model.modules()
+        for name, p in part._parameters.items()
+        if id(p) in new
+    ]
     for part, name, parameter in places:
         part._parameters[name] = new[id(parameter)]
     try:
@@ -46,8 +54,13 @@ def outer_loss(model, key, train, meta, rate, *, create_graph=True, languages=LA
     shared = model.shared_parameters()
     with model.use_language(key):
         inner = seeded_loss(model, train[key])
-    slopes = torch.autograd.grad(inner, list(shared.values()), create_graph=create_graph, allow_unused=True)
-    ahead = {n: p if g is None else p - rate * g for (n, p), g in zip(shared.items(), slopes, strict=True)}
+    slopes = torch.autograd.grad(
+        inner, list(shared.values()), create_graph=create_graph, allow_unused=True
+    )
+    ahead = {
+        n: p if g is None else p - rate * g
+        for (n, p), g in zip(shared.items(), slopes, strict=True)
+    }
     values = []
     for other in languages:
         with model.use_language(other):
@@ -71,4 +84,6 @@ def unrolled(model, train, meta, rate):
 
 def flat(named):
     """All entries of gradients by language and name, as one vector."""
-    return torch.cat([named[key][name].reshape(-1) for key in sorted(named) for name in sorted(named[key])])
+    return torch.cat(
+        [named[key][name].reshape(-1) for key in sorted(named) for name in sorted(named[key])]
+    )

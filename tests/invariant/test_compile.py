@@ -8,15 +8,17 @@ from torch._dynamo.utils import counters
 from transformers import BertConfig, PreTrainedModel
 
 from hf_meta_adapters import BottleneckConfig, get_language_model
-from hf_meta_adapters._compile import compile_layers
 from hf_meta_adapters.errors import ConfigurationError
+from hf_meta_adapters.training._compile import compile_layers
 from tests.training import make_model
 
 from .test_training import PLAIN, assert_close, run, tensors
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
+    ),
 ]
 
 
@@ -35,9 +37,21 @@ def test_the_trainer_compiles_and_learns_the_same(tmp_path, monkeypatch, preset)
     found = []
     for name in ("eager", "compiled"):
         model = make_model(dtype=torch.float64)
-        given = {"torch_compile": True, "torch_compile_backend": "aot_eager"} if name == "compiled" else {}
+        given = (
+            {"torch_compile": True, "torch_compile_backend": "aot_eager"}
+            if name == "compiled"
+            else {}
+        )
         monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "NO")
-        run(tmp_path / name, model, max_steps=2, preset=preset, fidelity_check_steps=1, **PLAIN, **given)
+        run(
+            tmp_path / name,
+            model,
+            max_steps=2,
+            preset=preset,
+            fidelity_check_steps=1,
+            **PLAIN,
+            **given,
+        )
         found.append({key: value.detach().clone() for key, value in tensors(model).items()})
         assert bool(counters["stats"]["unique_graphs"]) == (name == "compiled")
     assert_close(found[1], found[0], 1e-6)
@@ -55,6 +69,11 @@ def test_a_model_without_layers_is_refused():
         def forward(self, inputs):
             return self.first(inputs)
 
-    model = get_language_model(Plain(BertConfig()), BottleneckConfig(target_modules=["first"]), ["en"])
-    with pytest.raises(ConfigurationError, match=r"made of layers as transformers builds them. Found none in `Plain`"):
+    model = get_language_model(
+        Plain(BertConfig()), BottleneckConfig(target_modules=["first"]), ["en"]
+    )
+    with pytest.raises(
+        ConfigurationError,
+        match=r"made of layers as transformers builds them. Found none in `Plain`",
+    ):
         compile_layers(model)

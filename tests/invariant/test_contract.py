@@ -20,7 +20,9 @@ from tests.unsupported import UNSUPPORTED, Unsupported
 
 from .reference import LANGUAGES, flat, seeded_loss, unrolled
 
-pytestmark = pytest.mark.filterwarnings("ignore:Unsupported layer type .*Norm")  # PEFT, of LN tuning
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Unsupported layer type .*Norm"
+)  # PEFT, of LN tuning
 FIRST, SECOND, THIRD = LANGUAGES
 CELLS = [(cell, method) for cell in PRETRAINING for method in METHODS]
 OTHER_HEADS = [(cell, method) for cell in MODELS if cell not in PRETRAINING for method in METHODS]
@@ -83,14 +85,21 @@ def check_switching(case: Case) -> None:
 
 def check_gradients(case: Case) -> None:
     model = case.model
-    shared, own = model.shared_parameters(), {key: model.language_parameters(key) for key in LANGUAGES}
+    shared, own = (
+        model.shared_parameters(),
+        {key: model.language_parameters(key) for key in LANGUAGES},
+    )
     assert len({tuple(p.shape for p in each.values()) for each in own.values()}) == 1
     model.zero_grad()
     model(**case.batch, language=SECOND).loss.backward()
     assert all(p.grad is not None for p in own[SECOND].values())
-    assert sum(bool(p.grad.any()) for p in own[SECOND].values()) > 0.9 * len(own[SECOND])  # a bias of keys has none
+    assert sum(bool(p.grad.any()) for p in own[SECOND].values()) > 0.9 * len(
+        own[SECOND]
+    )  # a bias of keys has none
     assert all(p.grad is None for key in (FIRST, THIRD) for p in own[key].values())
-    assert all(p.grad is not None for name, p in shared.items() if "layer" in name), "θ has a part that never moves"
+    assert all(p.grad is not None for name, p in shared.items() if "layer" in name), (
+        "θ has a part that never moves"
+    )
     assert {id(p) for p in model.parameters() if p.requires_grad} == {
         id(p) for each in (shared, *own.values()) for p in each.values()
     }
@@ -109,10 +118,14 @@ def test_a_loss_reaches_its_language_and_all_of_theta_and_no_other_language(case
     check_gradients(case)
 
 
-def test_saved_and_loaded_it_is_the_same_here_and_in_the_plain_libraries(case: Case, tmp_path: Path) -> None:
+def test_saved_and_loaded_it_is_the_same_here_and_in_the_plain_libraries(
+    case: Case, tmp_path: Path
+) -> None:
     case.model.save_pretrained(tmp_path)
     loaded = LanguageAdapterModel.from_pretrained(tmp_path)
-    assert all(same(outputs(loaded, case.batch, language=key), case.alone[key]) for key in LANGUAGES)
+    assert all(
+        same(outputs(loaded, case.batch, language=key), case.alone[key]) for key in LANGUAGES
+    )
     plain = getattr(transformers, HEADS[case.cell.head]).from_pretrained(tmp_path)
     assert set(plain.state_dict()) == set(case.cell.make().state_dict())
     alone = PeftModel.from_pretrained(plain, str(tmp_path), subfolder=SECOND).eval()
@@ -139,7 +152,9 @@ def test_a_language_that_can_be_merged_becomes_a_plain_model(case: Case) -> None
     merged = case.model.merge_language(SECOND)
     assert type(merged) is type(case.model.base_model)
     assert set(merged.state_dict()) == set(case.cell.make().state_dict())
-    assert all(near(*pair) for pair in zip(outputs(merged, case.batch), case.alone[SECOND], strict=True))
+    assert all(
+        near(*pair) for pair in zip(outputs(merged, case.batch), case.alone[SECOND], strict=True)
+    )
     assert moved(before, case.model) == set()
     check_switching(case)
 
@@ -158,9 +173,14 @@ def test_checkpointing_changes_no_gradient(case: Case) -> None:
         if checkpointing:
             twin.gradient_checkpointing_enable()
         torch.manual_seed(0)
-        losses = [twin(**case.cell.batch(seed), **options, language=key).loss for seed, key in enumerate(LANGUAGES)]
+        losses = [
+            twin(**case.cell.batch(seed), **options, language=key).loss
+            for seed, key in enumerate(LANGUAGES)
+        ]
         sum(losses).backward()
-        gradients.append([parameter.grad for parameter in twin.parameters() if parameter.grad is not None])
+        gradients.append(
+            [parameter.grad for parameter in twin.parameters() if parameter.grad is not None]
+        )
         twin.zero_grad()
     assert all(near(recomputed, plain) for plain, recomputed in zip(*gradients, strict=True))
 
@@ -169,11 +189,18 @@ def test_the_meta_gradient_equals_full_unrolling(case: Case) -> None:
     with in_double():
         model = copy.deepcopy(case.model).double().train()
         train, meta = (
-            {key: case.cell.batch(seed + start, length=5, dtype=torch.float64) for seed, key in enumerate(LANGUAGES)}
+            {
+                key: case.cell.batch(seed + start, length=5, dtype=torch.float64)
+                for seed, key in enumerate(LANGUAGES)
+            }
             for start in (0, 10)
         )
         expected = flat(unrolled(model, train, meta, RATE))
-        options = {"meta_gradient": "exact", "lookahead": "per_language", "loss_function": seeded_loss}
+        options = {
+            "meta_gradient": "exact",
+            "lookahead": "per_language",
+            "loss_function": seeded_loss,
+        }
         found = meta_step(model, train, meta, inner_learning_rate=RATE, **options)
     assert ((flat(found.language) - expected).norm() / expected.norm()).item() < 1e-8
     assert found.meter.ratio > 1e-6
@@ -206,7 +233,9 @@ def test_what_is_not_supported_is_refused(cell: Unsupported) -> None:
 
 
 def test_what_is_not_supported_is_documented(project_root: Path) -> None:
-    page = (project_root / "docs" / "explanation" / "language_specific.md").read_text(encoding="utf-8")
+    page = (project_root / "docs" / "explanation" / "language_specific.md").read_text(
+        encoding="utf-8"
+    )
     _, _, table = page.partition("## What is not supported")
     found = [line for line in table.splitlines() if line.startswith("|")][2:]
     assert found == [f"| {case.what} | {case.why} |" for case in UNSUPPORTED]

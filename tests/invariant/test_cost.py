@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    FakeTensorMode,
+    unset_fake_temporarily,
+)
 
 import hf_meta_adapters.meta._gradient
 from hf_meta_adapters import RoutedLoss, SparseHead, joint_step, meta_step
-from hf_meta_adapters._losses import model_loss
+from hf_meta_adapters.steps.losses import model_loss
 from tests.training import CONFUSABLE, make_model, rows
 
 LANGUAGES = CONFUSABLE[:5]
@@ -58,11 +62,17 @@ class Counter:
 
 
 @pytest.mark.parametrize(("setting", "forward", "of_theta", "of_adapters"), PASSES, ids=str)
-def test_an_outer_step_takes_these_passes_and_no_more(monkeypatch, setting, forward, of_theta, of_adapters):
+def test_an_outer_step_takes_these_passes_and_no_more(
+    monkeypatch, setting, forward, of_theta, of_adapters
+):
     model = make_model(LANGUAGES)
     counter = Counter(model, monkeypatch)
     meta_step(model, batches(1), batches(2), inner_learning_rate=0.01, **setting)
-    assert (counter.forward, counter.of_theta, counter.of_adapters) == (forward, of_theta, of_adapters)
+    assert (counter.forward, counter.of_theta, counter.of_adapters) == (
+        forward,
+        of_theta,
+        of_adapters,
+    )
 
 
 def test_joint_training_takes_one_pass_a_language(monkeypatch):
@@ -92,9 +102,14 @@ def without_values(monkeypatch):
             if parameter is not None:
                 made.setdefault(parameter, torch.nn.Parameter(mode.from_tensor(parameter.detach())))
                 part._parameters[name] = made[parameter]
-        part._buffers.update({name: mode.from_tensor(one) for name, one in part._buffers.items() if one is not None})
+        part._buffers.update(
+            {name: mode.from_tensor(one) for name, one in part._buffers.items() if one is not None}
+        )
     train, meta = (
-        {key: {n: mode.from_tensor(t) for n, t in one.items() if n != "attention_mask"} for key, one in given.items()}
+        {
+            key: {n: mode.from_tensor(t) for n, t in one.items() if n != "attention_mask"}
+            for key, one in given.items()
+        }
         for given in (batches(1), batches(2))
     )
     draw = hf_meta_adapters.meta._gradient.validation_weights
@@ -113,7 +128,9 @@ def without_values(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "setting", [*(setting for setting, *_ in PASSES), {"max_indirect_ratio": 0.1}, {"languages_per_pass": 3}], ids=str
+    "setting",
+    [*(setting for setting, *_ in PASSES), {"max_indirect_ratio": 0.1}, {"languages_per_pass": 3}],
+    ids=str,
 )
 def test_an_outer_step_never_waits_for_the_device(without_values, setting):
     model, train, meta = without_values

@@ -18,16 +18,25 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.fsdp import fully_shard
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from hf_meta_adapters import LanguageAdapterModel, MetaAdapterTrainingArguments, joint_step, meta_step
-from hf_meta_adapters._shards import gathered
+from hf_meta_adapters import (
+    LanguageAdapterModel,
+    MetaAdapterTrainingArguments,
+    joint_step,
+    meta_step,
+)
 from hf_meta_adapters.errors import CheckpointError
 from hf_meta_adapters.meta import meta_gradient
+from hf_meta_adapters.steps.sharding import gathered
 from tests.processes import together
 from tests.training import LANGUAGES, Recorder, make_model, make_trainer, rows, snapshot, texts
 
 LIMIT = 500  # seconds, of all the work of a fixture
 # in one group: every worker of pytest-xdist that has one of the tests would make the fixtures anew
-pytestmark = [pytest.mark.distributed, pytest.mark.timeout(LIMIT + 100), pytest.mark.xdist_group("distributed")]
+pytestmark = [
+    pytest.mark.distributed,
+    pytest.mark.timeout(LIMIT + 100),
+    pytest.mark.xdist_group("distributed"),
+]
 
 ESTIMATORS = {
     "exact": {"meta_gradient": "exact"},
@@ -38,8 +47,16 @@ ESTIMATORS = {
 }
 LOOKAHEADS = ("per_language", "shared", "none")
 STEPS = {
-    **{f"{name}, {ahead}": {**one, "lookahead": ahead} for name, one in ESTIMATORS.items() for ahead in LOOKAHEADS},
-    "several inner steps": {"meta_gradient": "exact", "lookahead": "per_language", "inner_steps": 3},
+    **{
+        f"{name}, {ahead}": {**one, "lookahead": ahead}
+        for name, one in ESTIMATORS.items()
+        for ahead in LOOKAHEADS
+    },
+    "several inner steps": {
+        "meta_gradient": "exact",
+        "lookahead": "per_language",
+        "inner_steps": 3,
+    },
     "other languages": {"lookahead": "shared", "meta_languages": "others"},
     "drawn languages": {"lookahead": "per_language", "meta_languages_per_step": 2, "seed": 5},
     "a bound": {"lookahead": "shared", "max_indirect_ratio": 0.1},
@@ -74,20 +91,29 @@ def values(found):
 def difference(found, expected):
     """The largest distance between two of the same name, relative to the length of all of its kind."""
     assert found.keys() == expected.keys()
-    return max((found[name] - expected[name]).norm().item() / (1e-3 + expected[name].norm().item()) for name in found)
+    return max(
+        (found[name] - expected[name]).norm().item() / (1e-3 + expected[name].norm().item())
+        for name in found
+    )
 
 
 def experts(rank, **options):
     """Each process uses a part of θ and of φ that the other does not; a third part is used by none."""
     theta = {name: torch.linspace(1, 2, 3, dtype=torch.float64).requires_grad_() for name in "abcd"}
-    phi = {"en": {name: torch.linspace(0.5, 1, 3, dtype=torch.float64).requires_grad_() for name in "abcd"}}
+    phi = {
+        "en": {
+            name: torch.linspace(0.5, 1, 3, dtype=torch.float64).requires_grad_() for name in "abcd"
+        }
+    }
 
     def loss(names):
         return lambda: sum((theta[name] * phi["en"][name]).square().sum() for name in names) ** 2
 
     def compute(losses, **given):
         several = {"en": losses}
-        return meta_gradient(several, several, theta, phi, inner_learning_rate=1e-4, **given, **options)
+        return meta_gradient(
+            several, several, theta, phi, inner_learning_rate=1e-4, **given, **options
+        )
 
     names = ["ab", "ac"]
     found = compute([loss(names[rank])], all_reduce=torch.distributed.all_reduce)
@@ -103,19 +129,29 @@ def compute_steps(rank, folder):
         given = {"inner_learning_rate": 0.5, "meta_gradient": "finite_difference", **options}
         own = [batches(seed, ranks=2, rank=rank) for seed in (1, 2)]
         found = meta_step(model, *own, all_reduce=torch.distributed.all_reduce, **given)
-        distances[name] = difference(values(found), values(meta_step(model, batches(1), batches(2), **given)))
-    found = joint_step(model, batches(1, ranks=2, rank=rank), all_reduce=torch.distributed.all_reduce)
+        distances[name] = difference(
+            values(found), values(meta_step(model, batches(1), batches(2), **given))
+        )
+    found = joint_step(
+        model, batches(1, ranks=2, rank=rank), all_reduce=torch.distributed.all_reduce
+    )
     distances["joint"] = difference(values(found), values(joint_step(model, batches(1))))
     mine = batches(1, ranks=2, rank=rank)
     found = joint_step(model, mine, all_reduce=torch.distributed.all_reduce, languages_per_pass=2)
-    distances["joint, languages in one pass"] = difference(values(found), values(joint_step(model, batches(1))))
+    distances["joint, languages in one pass"] = difference(
+        values(found), values(joint_step(model, batches(1)))
+    )
     empty = batches(1, ranks=2, rank=rank)
     whole = batches(1)
     for key in LANGUAGES:  # all labels are on one process
         whole[key]["labels"][:2] = -100
         empty[key]["labels"] = whole[key]["labels"][:2] if rank == 0 else whole[key]["labels"][2:]
-    found = meta_step(model, empty, empty, all_reduce=torch.distributed.all_reduce, inner_learning_rate=0.5)
-    distances["no labels"] = difference(values(found), values(meta_step(model, whole, whole, inner_learning_rate=0.5)))
+    found = meta_step(
+        model, empty, empty, all_reduce=torch.distributed.all_reduce, inner_learning_rate=0.5
+    )
+    distances["no labels"] = difference(
+        values(found), values(meta_step(model, whole, whole, inner_learning_rate=0.5))
+    )
     distances["experts"] = max(experts(rank, **one) for one in ESTIMATORS.values())
     (Path(folder) / f"{rank}.json").write_text(json.dumps(distances))
 
@@ -127,15 +163,23 @@ def distances(tmp_path_factory):
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
-@pytest.mark.parametrize("name", [*STEPS, "joint", "joint, languages in one pass", "no labels", "experts"])
+@pytest.mark.parametrize(
+    "name", [*STEPS, "joint", "joint, languages in one pass", "no labels", "experts"]
+)
 def test_a_step_on_two_processes_is_that_of_one(distances, name):
     # one-sided, the radius is the root of the precision, and a difference over it loses half of the digits
     bound = 1e-6 if "one-sided" in name or name == "experts" else 1e-9
-    assert [one[name] < bound for one in distances] == [True, True], [one[name] for one in distances]
+    assert [one[name] < bound for one in distances] == [True, True], [
+        one[name] for one in distances
+    ]
 
 
 SECOND = ("exact", "forward_mode")
-SHARDED = {name: options for name, options in STEPS.items() if options.get("meta_gradient", "") not in SECOND} | {
+SHARDED = {
+    name: options
+    for name, options in STEPS.items()
+    if options.get("meta_gradient", "") not in SECOND
+} | {
     "Adam within": {"inner_optimizer": "adam"},
     "several differences": {"inner_steps": 2, "lookahead": "per_language"},
 }
@@ -158,19 +202,31 @@ def shard(model):
 
 
 def compute_sharded(rank, folder):
-    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view", category=UserWarning)
+    warnings.filterwarnings(
+        "ignore", message="FSDP2-wrapped module .* returned a view", category=UserWarning
+    )
     torch.distributed.init_process_group("gloo")
     distances = {}
 
     def compare(what, made, compute):
         model, whole = (make_model(dtype=torch.float64, **made) for _ in range(2))
-        with torch.no_grad(), shard(model).use_language("te"):  # as in an evaluation, after which parts stay gathered
+        with (
+            torch.no_grad(),
+            shard(model).use_language("te"),
+        ):  # as in an evaluation, after which parts stay gathered
             model(**batch(9))
         found = values(compute(model, torch.distributed.all_reduce, {"ranks": 2, "rank": rank}))
-        found = {name: entry.full_tensor() if hasattr(entry, "full_tensor") else entry for name, entry in found.items()}
+        found = {
+            name: entry.full_tensor() if hasattr(entry, "full_tensor") else entry
+            for name, entry in found.items()
+        }
         distances[what] = difference(found, values(compute(whole, None, {})))
         assert all(parameter.grad is None for parameter in model.parameters())
-        frozen = [name for name, parameter in model.shared_parameters().items() if not parameter.requires_grad]
+        frozen = [
+            name
+            for name, parameter in model.shared_parameters().items()
+            if not parameter.requires_grad
+        ]
         assert frozen == [], what
 
     for name, options in SHARDED.items():
@@ -196,10 +252,18 @@ def compute_sharded(rank, folder):
             name,
             made,
             lambda model, *how: meta_step(
-                model, batches(1, **how[1]), batches(2, **how[1]), all_reduce=how[0], inner_learning_rate=0.1
+                model,
+                batches(1, **how[1]),
+                batches(2, **how[1]),
+                all_reduce=how[0],
+                inner_learning_rate=0.1,
             ),
         )
-        compare(f"joint, {name}", made, lambda model, *how: joint_step(model, batches(1, **how[1]), all_reduce=how[0]))
+        compare(
+            f"joint, {name}",
+            made,
+            lambda model, *how: joint_step(model, batches(1, **how[1]), all_reduce=how[0]),
+        )
     (Path(folder) / f"{rank}.json").write_text(json.dumps(distances))
 
 
@@ -211,20 +275,33 @@ def sharded_distances(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "name", [*(name for name in SHARDED if name != "offloaded"), *MODELS, *(f"joint, {name}" for name in MODELS)]
+    "name",
+    [
+        *(name for name in SHARDED if name != "offloaded"),
+        *MODELS,
+        *(f"joint, {name}" for name in MODELS),
+    ],
 )
 def test_a_step_on_sharded_parameters_is_that_on_whole_ones(sharded_distances, name):
     bound = 1e-9 if "joint" in name or "first_order" in name else 1e-6
-    assert [one[name] < bound for one in sharded_distances] == [True, True], [one[name] for one in sharded_distances]
+    assert [one[name] < bound for one in sharded_distances] == [True, True], [
+        one[name] for one in sharded_distances
+    ]
 
 
 NAMES = {field.name for field in fields(MetaAdapterTrainingArguments)}
-CHECKPOINTING = next(name for name in ("activation_checkpointing", "gradient_checkpointing") if name in NAMES)
+CHECKPOINTING = next(
+    name for name in ("activation_checkpointing", "gradient_checkpointing") if name in NAMES
+)
 ROWS = {"per_device_train_batch_size": 4, "meta_batch_size": 4, "per_device_eval_batch_size": 1}
 METHODS = {
     "defaults": {},
     "paper": {"preset": "paper", "inner_learning_rate": 0.5},
-    "alternating": {"preset": "paper", "meta_gradient": "finite_difference", "inner_learning_rate": 0.5},
+    "alternating": {
+        "preset": "paper",
+        "meta_gradient": "finite_difference",
+        "inner_learning_rate": 0.5,
+    },
     "meta and train, Adam within": {
         "adapter_update": "meta+train",
         "inner_optimizer": "adam",
@@ -235,7 +312,11 @@ METHODS = {
     "some languages, now and then": {"languages_per_step": 2, "meta_every": 2},
     "accumulation": {"gradient_accumulation_steps": 2},
     "clipped": {"max_grad_norm": 0.01, "weight_decay": 0.1, "adapter_learning_rate": 0.05},
-    "compared with itself": {"fidelity_check_steps": 2, "inner_learning_rate": 3.0, "min_fidelity": 0.999},
+    "compared with itself": {
+        "fidelity_check_steps": 2,
+        "inner_learning_rate": 3.0,
+        "min_fidelity": 0.999,
+    },
     "checkpointing": {CHECKPOINTING: True, "meta_gradient": "exact", "lookahead": "shared"},
     "joint": {"adapter_update": "train"},
     "languages in one pass": {"languages_per_pass": 2, "gradient_accumulation_steps": 2},
@@ -246,10 +327,18 @@ METHODS = {
 }
 
 
-UNEQUAL = ("_runtime", "per_second", "total_flos")  # what depends on the clock, and operations of one process
+UNEQUAL = (
+    "_runtime",
+    "per_second",
+    "total_flos",
+)  # what depends on the clock, and operations of one process
 
 
-FSDP = {"version": 2, "sync_module_states": False, "transformer_layer_cls_to_wrap": ["XLMRobertaLayer"]}
+FSDP = {
+    "version": 2,
+    "sync_module_states": False,
+    "transformer_layer_cls_to_wrap": ["XLMRobertaLayer"],
+}
 SHARDED_RUNS = (
     "defaults",
     "alternating",
@@ -276,29 +365,47 @@ class OnAccelerators(Recorder):
 def train(folder, name, method, *, rank=0, ranks=1, sharded=False):
     """Train, and write what came out; processes share the rows of a step."""
     method = dict(method)
-    made = {key: method.pop(key) for key in ("languages", "config", "share_adapter", "shared") if key in method}
+    made = {
+        key: method.pop(key)
+        for key in ("languages", "config", "share_adapter", "shared")
+        if key in method
+    }
     if "shared" in made:
         made["shared"] = LoraConfig(r=2, target_modules=["query", "value"])
     sizes = {key: size if "eval" in key else size // ranks for key, size in ROWS.items()}
     resume = method.pop("resume_from_checkpoint", None)
     # as the first process made it, on all of them
     model = make_model(dtype=torch.float64, seed=0 if sharded else rank, **made)
-    data = {"train_dataset": texts(1, model.languages, 12), "eval_dataset": texts(3, model.languages, 5)}
+    data = {
+        "train_dataset": texts(1, model.languages, 12),
+        "eval_dataset": texts(3, model.languages, 5),
+    }
     backend = {"ddp_backend": "gloo"} if ranks > 1 else {}
     given = {"max_steps": 5, **backend, **data, **sizes, **method}
     if sharded:
-        given |= {"fsdp": True if transformers.__version__ >= "5" else "full_shard", "fsdp_config": FSDP}
+        given |= {
+            "fsdp": True if transformers.__version__ >= "5" else "full_shard",
+            "fsdp_config": FSDP,
+        }
         name = f"{name}, sharded"
     # two processes' checkpoints stay as they are when one process does the same
-    trainer = make_trainer(folder / f"{name} of {ranks}", model, kind=OnAccelerators if sharded else Recorder, **given)
+    trainer = make_trainer(
+        folder / f"{name} of {ranks}", model, kind=OnAccelerators if sharded else Recorder, **given
+    )
     trainer.train(resume_from_checkpoint=resume)
     lines = [*trainer.state.log_history, trainer.evaluate()]
-    lines = [{key: value for key, value in line.items() if not key.endswith(UNEQUAL)} for line in lines]
+    lines = [
+        {key: value for key, value in line.items() if not key.endswith(UNEQUAL)} for line in lines
+    ]
     place = folder / f"{name} {rank} of {ranks}"
     with gathered(model):
-        weights = {key: tensor for key, tensor in snapshot(model).items() if tensor.is_floating_point()}
+        weights = {
+            key: tensor for key, tensor in snapshot(model).items() if tensor.is_floating_point()
+        }
     save_file(weights, f"{place}.safetensors")
-    Path(f"{place}.json").write_text(json.dumps({"lines": lines, "seen": trainer.progress.examples_seen}))
+    Path(f"{place}.json").write_text(
+        json.dumps({"lines": lines, "seen": trainer.progress.examples_seen})
+    )
 
 
 def results(folder, name, rank, ranks):
@@ -323,11 +430,15 @@ def runs(tmp_path_factory):
     return folder
 
 
-@pytest.mark.filterwarnings("ignore:The meta-gradient must point where:UserWarning")  # wanted, in one of them
+@pytest.mark.filterwarnings(
+    "ignore:The meta-gradient must point where:UserWarning"
+)  # wanted, in one of them
 @pytest.mark.parametrize("name", METHODS)
 def test_a_run_on_two_processes_is_that_of_one(runs, name):
     train(runs, name, METHODS[name])
-    (weights, told), (others, heard), (own, said) = (results(runs, name, *which) for which in ((0, 2), (1, 2), (0, 1)))
+    (weights, told), (others, heard), (own, said) = (
+        results(runs, name, *which) for which in ((0, 2), (1, 2), (0, 1))
+    )
     assert [key for key in weights if not torch.equal(weights[key], others[key])] == []
     assert difference(weights, own) < 1e-7  # of finite differences, in five steps of Adam
     assert told["seen"] == heard["seen"] == said["seen"]
@@ -350,7 +461,9 @@ def test_a_run_that_is_resumed_on_as_many_processes_or_on_one_is_the_same(runs, 
 
 
 def train_sharded(rank, folder):
-    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view", category=UserWarning)
+    warnings.filterwarnings(
+        "ignore", message="FSDP2-wrapped module .* returned a view", category=UserWarning
+    )
     os.environ["FSDP_VERSION"] = "2"  # transformers 4 takes it from the launcher alone
     for name in SHARDED_RUNS:
         train(Path(folder), name, METHODS[name], rank=rank, ranks=2, sharded=True)
@@ -380,7 +493,9 @@ def test_a_run_on_sharded_parameters_is_that_of_one_process(sharded_runs, name):
 
 
 def test_a_run_on_sharded_parameters_resumes_and_its_checkpoints_load_anywhere(sharded_runs):
-    weights, own = (results(sharded_runs, f"{name}, sharded", 0, 2)[0] for name in ("saved", "resumed"))
+    weights, own = (
+        results(sharded_runs, f"{name}, sharded", 0, 2)[0] for name in ("saved", "resumed")
+    )
     assert difference(weights, own) == 0
     place = sharded_runs / "saved, sharded of 2" / "checkpoint-5"
     loaded = LanguageAdapterModel.from_pretrained(place, dtype=torch.float64)

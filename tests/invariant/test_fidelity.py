@@ -31,7 +31,9 @@ def setting(name, method, dtype=torch.float64):
 
 def step(model, train, meta, rate=RATE, **options):
     options = {"lookahead": "per_language", **options}
-    return meta_step(model, train, meta, inner_learning_rate=rate, loss_function=seeded_loss, **options)
+    return meta_step(
+        model, train, meta, inner_learning_rate=rate, loss_function=seeded_loss, **options
+    )
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -41,7 +43,9 @@ def test_equals_full_unrolling_in_double_precision(name, method, estimator):
     with in_double():
         model, train, meta = setting(name, method)
         if (name, estimator) == ("llama", "forward_mode"):
-            with pytest.raises(ConfigurationError, match=r"forward AD with .*silu_backward.*finite_difference"):
+            with pytest.raises(
+                ConfigurationError, match=r"forward AD with .*silu_backward.*finite_difference"
+            ):
                 step(model, train, meta, meta_gradient=estimator)
             return
         expected = flat(unrolled(model, train, meta, RATE))
@@ -84,9 +88,18 @@ def test_exact_in_single_precision(name, method, rate):
 @pytest.mark.parametrize("scheme", ["central", "one_sided"])
 @pytest.mark.parametrize("rate", [0.01, 1.0])
 def test_finite_differences_in_single_precision(name, method, scheme, rate):
-    model, train, meta = setting(name, method, torch.float32)  # the masks of float64 would be others
+    model, train, meta = setting(
+        name, method, torch.float32
+    )  # the masks of float64 would be others
     exact = step(model, train, meta, rate, meta_gradient="exact")
-    found = step(model, train, meta, rate, meta_gradient="finite_difference", finite_difference_scheme=scheme)
-    for part, bound in (("language", 0.9999), ("indirect", 0.9999 if scheme == "central" else 0.999)):
-        cosine = torch.cosine_similarity(flat(getattr(found, part)), flat(getattr(exact, part)), dim=0)
+    found = step(
+        model, train, meta, rate, meta_gradient="finite_difference", finite_difference_scheme=scheme
+    )
+    for part, bound in (
+        ("language", 0.9999),
+        ("indirect", 0.9999 if scheme == "central" else 0.999),
+    ):
+        cosine = torch.cosine_similarity(
+            flat(getattr(found, part)), flat(getattr(exact, part)), dim=0
+        )
         assert cosine >= bound, part

@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from hf_meta_adapters import RoutedLoss, SparseHead, get_language_model, joint_step, meta_step
+from hf_meta_adapters import (
+    RoutedLoss,
+    SparseHead,
+    get_language_model,
+    joint_step,
+    meta_step,
+)
 from hf_meta_adapters.errors import ConfigurationError, DataError, LanguageError
 from tests.adapted import METHODS, adapted, stirred
 from tests.invariant.test_cost import Counter
@@ -37,7 +43,9 @@ ESTIMATORS = [
 def without_dropout(cell: Any, method: str, languages: list[str]) -> Any:
     """A model in training mode: rows alone and rows together would draw other masks."""
     base = cell.make(torch.float64, dropout=0.0)
-    model = stirred(get_language_model(base, METHODS[method](base), languages).to(torch.float64), 0.1)
+    model = stirred(
+        get_language_model(base, METHODS[method](base), languages).to(torch.float64), 0.1
+    )
     for part in model.modules():
         if isinstance(part, torch.nn.Dropout):  # of the adapters
             part.p = 0.0
@@ -48,7 +56,9 @@ def text(seed: int, length: int = 6, count: int = 3, labels: int = 2) -> dict[st
     """A batch of masked language modelling with a mask."""
     random = torch.Generator().manual_seed(seed)
     words = torch.randint(FIRST_WORD, VOCABULARY, (count, length), generator=random)
-    targets = words.masked_fill(torch.rand(count, length, generator=random).argsort(1) >= labels, -100)
+    targets = words.masked_fill(
+        torch.rand(count, length, generator=random).argsort(1) >= labels, -100
+    )
     return {"input_ids": words, "attention_mask": torch.ones_like(words), "labels": targets}
 
 
@@ -82,25 +92,37 @@ def _compare(found: Any, expected: Any, tolerance: float, name: str) -> None:
 
 
 def double(method: str = "bottleneck", **options: Any) -> Any:
-    return make_model(KEYS, config=None if method == "none" else "bottleneck", dtype=torch.float64, **options).train()
+    return make_model(
+        KEYS, config=None if method == "none" else "bottleneck", dtype=torch.float64, **options
+    ).train()
 
 
-def outer(model: Any, size: int, options: dict[str, Any], train: Any = None, meta: Any = None, **more: Any) -> Any:
+def outer(
+    model: Any, size: int, options: dict[str, Any], train: Any = None, meta: Any = None, **more: Any
+) -> Any:
     given = dict(options)
     if given.get("inner_optimizer") == "adam":
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         for number, parameter in enumerate(model.parameters()):
             draw = torch.Generator().manual_seed(number)
             state = torch.rand(parameter.shape, generator=draw, dtype=parameter.dtype)
-            optimizer.state[parameter] = {"step": torch.tensor(9.0), "exp_avg": 0.01 * state, "exp_avg_sq": state**2}
+            optimizer.state[parameter] = {
+                "step": torch.tensor(9.0),
+                "exp_avg": 0.01 * state,
+                "exp_avg_sq": state**2,
+            }
         given["optimizer"] = optimizer
     train, meta = train or unequal(1), meta or unequal(50)
-    return meta_step(model, train, meta, inner_learning_rate=0.05, languages_per_pass=size, **given, **more)
+    return meta_step(
+        model, train, meta, inner_learning_rate=0.05, languages_per_pass=size, **given, **more
+    )
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("options", ESTIMATORS, ids=str)
-def test_every_estimator_gives_what_one_pass_a_language_gives(options: dict[str, Any], size: int) -> None:
+def test_every_estimator_gives_what_one_pass_a_language_gives(
+    options: dict[str, Any], size: int
+) -> None:
     model = double()
     with in_double():
         expected = outer(model, 1, options)
@@ -117,18 +139,28 @@ def test_the_head_may_be_sparse(sparse: bool) -> None:
         compare(outer(model, 3, {}, loss_function=loss), outer(model, 1, {}), 1e-6)
         seen: list[int] = []
         output = model.base_model.get_output_embeddings()
-        output.register_forward_hook(lambda module, inputs, value: seen.append(value.shape[:-1].numel()))
+        output.register_forward_hook(
+            lambda module, inputs, value: seen.append(value.shape[:-1].numel())
+        )
         joint_step(model, unequal(1), languages_per_pass=5, loss_function=loss)
     labelled = sum(int((batch["labels"] >= 0).sum()) for batch in unequal(1).values())
     rows = sum(len(batch["labels"]) for batch in unequal(1).values())
-    assert seen == [labelled if sparse else rows * max(batch["labels"].shape[1] for batch in unequal(1).values())]
+    assert seen == [
+        labelled
+        if sparse
+        else rows * max(batch["labels"].shape[1] for batch in unequal(1).values())
+    ]
 
 
 @pytest.mark.parametrize("options", [{"share_adapter": True}, {"method": "none"}], ids=str)
-def test_languages_without_parameters_of_their_own_share_a_pass_with_any_method(options: dict[str, Any]) -> None:
+def test_languages_without_parameters_of_their_own_share_a_pass_with_any_method(
+    options: dict[str, Any],
+) -> None:
     model = double(**options)
     with in_double():
-        compare(joint_step(model, unequal(1), languages_per_pass=5), joint_step(model, unequal(1)), 1e-9)
+        compare(
+            joint_step(model, unequal(1), languages_per_pass=5), joint_step(model, unequal(1)), 1e-9
+        )
 
 
 @pytest.mark.parametrize("several", [1, 3])
@@ -151,7 +183,9 @@ UNROUTED = {("deberta-v2", "lora")}
 def of_cell(cell: Any, method: str) -> tuple[Any, dict[str, Any]]:
     model = without_dropout(cell, method, ["en", "sw", "te"])
     drawn = enumerate(model.languages)
-    return model, {key: cell.batch(number, rows=2 + number, dtype=torch.float64) for number, key in drawn}
+    return model, {
+        key: cell.batch(number, rows=2 + number, dtype=torch.float64) for number, key in drawn
+    }
 
 
 @pytest.mark.parametrize("method", ["bottleneck", "lora"])
@@ -163,7 +197,9 @@ def test_every_model_gives_what_one_pass_a_language_gives(cell: Any, method: str
             with pytest.raises(ConfigurationError, match="`languages_per_pass=1`"):
                 joint_step(model, batches, languages_per_pass=3)
         else:
-            compare(joint_step(model, batches, languages_per_pass=3), joint_step(model, batches), 1e-9)
+            compare(
+                joint_step(model, batches, languages_per_pass=3), joint_step(model, batches), 1e-9
+            )
 
 
 @pytest.mark.parametrize("method", ["bottleneck", "lora"])
@@ -192,7 +228,10 @@ def test_low_precision_is_no_reason_to_refuse(dtype: torch.dtype, autocast: bool
     bound = 1e-4 if dtype == torch.float32 and not autocast else 0.1
     _compare(found.train_loss, expected.train_loss, bound, "loss")
     for part in (lambda step: step.shared, lambda step: step.train["sw"]):
-        flat = [torch.cat([one.flatten().double() for one in part(step).values()]) for step in (found, expected)]
+        flat = [
+            torch.cat([one.flatten().double() for one in part(step).values()])
+            for step in (found, expected)
+        ]
         assert float((flat[0] - flat[1]).norm() / flat[1].norm()) < bound
 
 
@@ -203,7 +242,11 @@ def test_fewer_passes_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     for size, groups in ((5, 1), (3, 2)):
         counter = Counter(model, monkeypatch)
         outer(model, size, {"preset": "fast"}, loss_function=loss)
-        assert (counter.forward, counter.of_theta, counter.of_adapters) == (3 * groups, 2 * groups, groups)
+        assert (counter.forward, counter.of_theta, counter.of_adapters) == (
+            3 * groups,
+            2 * groups,
+            groups,
+        )
 
 
 def test_dropout_is_replayed() -> None:
@@ -219,18 +262,25 @@ def test_dropout_is_replayed() -> None:
 
 def label_smoothed(model: Any, batch: Any) -> torch.Tensor:
     logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten(), label_smoothing=0.1)
+    return torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), batch["labels"].flatten(), label_smoothing=0.1
+    )
 
 
 def without(key: str, *names: str) -> dict[str, Any]:
-    return {one: {n: v for n, v in batch.items() if one != key or n not in names} for one, batch in unequal(1).items()}
+    return {
+        one: {n: v for n, v in batch.items() if one != key or n not in names}
+        for one, batch in unequal(1).items()
+    }
 
 
 @pytest.mark.parametrize(
     ("run", "kind", "message"),
     [
         (
-            lambda: joint_step(make_model(KEYS), unequal(1), languages_per_pass=5, loss_function=label_smoothed),
+            lambda: joint_step(
+                make_model(KEYS), unequal(1), languages_per_pass=5, loss_function=label_smoothed
+            ),
             ConfigurationError,
             r"mean cross-entropy over its labels. Found for 'en' .* by the loss of `XLMRobertaForMaskedLM`",
         ),
@@ -267,14 +317,19 @@ def without(key: str, *names: str) -> dict[str, Any]:
         ),
     ],
 )
-def test_what_cannot_share_a_pass_is_refused(run: Callable[[], Any], kind: type[Exception], message: str) -> None:
+def test_what_cannot_share_a_pass_is_refused(
+    run: Callable[[], Any], kind: type[Exception], message: str
+) -> None:
     with pytest.raises(kind, match=message):
         run()
 
 
 def test_rows_of_one_length_need_no_mask_and_others_get_one() -> None:
     model = double()
-    bare = {key: {n: v for n, v in batch.items() if n != "attention_mask"} for key, batch in unequal(1).items()}
+    bare = {
+        key: {n: v for n, v in batch.items() if n != "attention_mask"}
+        for key, batch in unequal(1).items()
+    }
     with in_double():
         compare(joint_step(model, bare, languages_per_pass=5), joint_step(model, unequal(1)), 1e-9)
 
@@ -305,7 +360,9 @@ def test_what_was_in_training_mode_before_is_afterwards() -> None:
     ids=str,
 )
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing.*` is deprecated:FutureWarning")
-def test_whole_training_runs_end_at_the_same_parameters(tmp_path: Any, options: dict[str, Any]) -> None:
+def test_whole_training_runs_end_at_the_same_parameters(
+    tmp_path: Any, options: dict[str, Any]
+) -> None:
     found = []
     for size in (1, 2):
         model = make_model(dtype=torch.float64)
@@ -317,7 +374,8 @@ def test_whole_training_runs_end_at_the_same_parameters(tmp_path: Any, options: 
         found.append((snapshot(model), logs))
     (expected, before), (after, logs) = found
     assert any(
-        not torch.equal(value, make_model(dtype=torch.float64).state_dict()[name]) for name, value in after.items()
+        not torch.equal(value, make_model(dtype=torch.float64).state_dict()[name])
+        for name, value in after.items()
     )
     for name, value in expected.items():
         torch.testing.assert_close(after[name], value, rtol=1e-5, atol=1e-6, msg=name)

@@ -61,8 +61,15 @@ def batches(seed, languages):
 
 def large_model(languages):
     """A model in which θ is large beside φ and beside the random states that are kept for replays."""
-    sizes = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 128}
-    base = XLMRobertaForMaskedLM(XLMRobertaConfig(vocab_size=512, max_position_embeddings=32, **sizes))
+    sizes = {
+        "hidden_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 128,
+    }
+    base = XLMRobertaForMaskedLM(
+        XLMRobertaConfig(vocab_size=512, max_position_embeddings=32, **sizes)
+    )
     return get_language_model(base, BottleneckConfig(bottleneck_size=2), languages)
 
 
@@ -102,7 +109,10 @@ def joint(model, train, meta):
 @sdpa_kernel(SDPBackend.MATH)
 def unrolled(model, train, meta):
     """The whole step as one graph, as it is done without the factorisation."""
-    values = [outer_loss(model, key, train, meta, 0.1, languages=model.languages) for key in model.languages]
+    values = [
+        outer_loss(model, key, train, meta, 0.1, languages=model.languages)
+        for key in model.languages
+    ]
     own = [p for key in model.languages for p in model.language_parameters(key).values()]
     return torch.autograd.grad(torch.stack(values).mean(), own, allow_unused=True)
 
@@ -153,18 +163,30 @@ class Alive(TrainerCallback):
 
 
 @pytest.mark.parametrize(
-    ("method", "logging"), [({}, "no"), ({"preset": "paper"}, "no"), ({"adapter_update": "train"}, "steps")], ids=str
+    ("method", "logging"),
+    [({}, "no"), ({"preset": "paper"}, "no"), ({"adapter_update": "train"}, "steps")],
+    ids=str,
 )
 @pytest.mark.filterwarnings("ignore:.*reduce_op.*:FutureWarning")  # of objects that are looked at
 def test_nothing_is_left_behind_by_a_step(tmp_path, method, logging):
     alive = Alive()
     try:
         model = make_model()
-        data = {f"{role}_dataset": texts(seed, labels=3) for seed, role in enumerate(("train", "meta"))}  # equal sizes
+        data = {
+            f"{role}_dataset": texts(seed, labels=3) for seed, role in enumerate(("train", "meta"))
+        }  # equal sizes
         trainer = make_trainer(
-            tmp_path, model, max_steps=7, callbacks=[alive], logging_strategy=logging, **data, **method
+            tmp_path,
+            model,
+            max_steps=7,
+            callbacks=[alive],
+            logging_strategy=logging,
+            **data,
+            **method,
         )
-        trainer.training_step = type(trainer).__bases__[0].training_step.__get__(trainer)  # without the record
+        trainer.training_step = (
+            type(trainer).__bases__[0].training_step.__get__(trainer)
+        )  # without the record
         trainer.train()
     finally:
         gc.enable()

@@ -12,24 +12,36 @@ from datasets import Dataset, IterableDataset
 from tests.training import LANGUAGES, make_model, make_trainer, masking, rows, snapshot, texts
 
 STEPS = 6
-WORKERS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+WORKERS = pytest.mark.filterwarnings(
+    "ignore:This process .* is multi-threaded, use of fork:DeprecationWarning"
+)
 
 
 def streams(seed):
     """The rows as streaming datasets."""
     several = texts(seed)
-    return {key: IterableDataset.from_generator(lambda several=several, key=key: iter(several[key])) for key in several}
+    return {
+        key: IterableDataset.from_generator(lambda several=several, key=key: iter(several[key]))
+        for key in several
+    }
 
 
 def shuffled_streams(seed):
     """Streams of several shards with a shuffle buffer, which come in another order in every pass."""
-    several = {key: Dataset.from_list(one).to_iterable_dataset(num_shards=2) for key, one in texts(seed).items()}
+    several = {
+        key: Dataset.from_list(one).to_iterable_dataset(num_shards=2)
+        for key, one in texts(seed).items()
+    }
     return {key: one.shuffle(seed=3, buffer_size=4) for key, one in several.items()}
 
 
 def timeless(history):
     """Log lines without what is measured by the clock; the last of a run holds nothing else."""
-    return [{k: v for k, v in line.items() if k != "examples_per_second"} for line in history if "loss" in line]
+    return [
+        {k: v for k, v in line.items() if k != "examples_per_second"}
+        for line in history
+        if "loss" in line
+    ]
 
 
 def assert_same(found, expected):
@@ -53,7 +65,13 @@ def assert_same_run(whole, resumed):
 
 def whole_and_resumed(tmp_path, step, given, options, steps=STEPS):
     """A run of some steps, and another model that goes on from its checkpoint."""
-    given = {"max_steps": steps, "save_strategy": "steps", "save_steps": step, "data_collator": masking(), **given}
+    given = {
+        "max_steps": steps,
+        "save_strategy": "steps",
+        "save_steps": step,
+        "data_collator": masking(),
+        **given,
+    }
     trainers = []
     for seed, checkpoint in ((0, None), (1, str(tmp_path / f"checkpoint-{step}"))):
         trainer = make_trainer(tmp_path, make_model(dropout=0.1, seed=seed, **options), **given)
@@ -75,7 +93,12 @@ RESUMED = {
     ),
     "rates": (
         3,
-        {"adapter_learning_rate": 0.1, "lr_scheduler_type": "cosine", "warmup_steps": 2, "weight_decay": 0.1}
+        {
+            "adapter_learning_rate": 0.1,
+            "lr_scheduler_type": "cosine",
+            "warmup_steps": 2,
+            "weight_decay": 0.1,
+        }
         | {"inner_optimizer": "adam", "inner_learning_rate": None},
         {},
     ),
@@ -84,7 +107,11 @@ RESUMED = {
     "streaming": (3, {"train_dataset": streams, "meta_dataset": streams}, {}),
     "streaming, some languages": (
         4,
-        {"train_dataset": shuffled_streams, "meta_dataset": shuffled_streams, "languages_per_step": 1},
+        {
+            "train_dataset": shuffled_streams,
+            "meta_dataset": shuffled_streams,
+            "languages_per_step": 1,
+        },
         {},
     ),
     "streaming in a worker": (
@@ -100,7 +127,10 @@ RESUMED = {
 @WORKERS
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path, name):
     step, method, options = RESUMED[name]
-    given = {key: value(seed) if callable(value) else value for seed, (key, value) in enumerate(method.items())}
+    given = {
+        key: value(seed) if callable(value) else value
+        for seed, (key, value) in enumerate(method.items())
+    }
     assert_same_run(*whole_and_resumed(tmp_path, step, given, options))
 
 
@@ -108,15 +138,29 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path, name):
 @pytest.mark.parametrize(
     ("adapter_update", "meta_gradient"),
     [
-        *((update, kind) for update in ("meta", "meta+train") for kind in ("exact", "finite_difference")),
-        *((update, kind) for update in ("meta", "meta+train") for kind in ("forward_mode", "first_order")),
+        *(
+            (update, kind)
+            for update in ("meta", "meta+train")
+            for kind in ("exact", "finite_difference")
+        ),
+        *(
+            (update, kind)
+            for update in ("meta", "meta+train")
+            for kind in ("forward_mode", "first_order")
+        ),
         ("train", "first_order"),
     ],
 )
 def test_every_method_resumes(tmp_path, adapter_update, meta_gradient, update_order):
     lookahead = "per_language" if update_order == "alternating" else "shared"
-    method = {"adapter_update": adapter_update, "meta_gradient": meta_gradient, "update_order": update_order}
-    assert_same_run(*whole_and_resumed(tmp_path, 2, {"lookahead": lookahead, **method}, {}, steps=4))
+    method = {
+        "adapter_update": adapter_update,
+        "meta_gradient": meta_gradient,
+        "update_order": update_order,
+    }
+    assert_same_run(
+        *whole_and_resumed(tmp_path, 2, {"lookahead": lookahead, **method}, {}, steps=4)
+    )
 
 
 def test_a_checkpoint_holds_everything(tmp_path):
@@ -125,7 +169,10 @@ def test_a_checkpoint_holds_everything(tmp_path):
     trainer.train()
     folder = tmp_path / "checkpoint-3"
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    held = {f"{key}/adapter_model.safetensors" for key in LANGUAGES} | {"model.safetensors", "checkpoint.json"}
+    held = {f"{key}/adapter_model.safetensors" for key in LANGUAGES} | {
+        "model.safetensors",
+        "checkpoint.json",
+    }
     assert held | {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} <= files
     recorded = json.loads((folder / "checkpoint.json").read_text())
     assert set(recorded["files"]) == files - {"checkpoint.json"}
@@ -134,26 +181,43 @@ def test_a_checkpoint_holds_everything(tmp_path):
         for role, several in inputs.items():
             counted[role].update({key: len(batch["input_ids"]) for key, batch in several.items()})
     assert recorded["progress"]["examples_seen"] == {role: dict(c) for role, c in counted.items()}
-    assert (recorded["step"], sum(counted["train"].values()), sum(counted["meta"].values())) == (3, 12, 6)
+    assert (recorded["step"], sum(counted["train"].values()), sum(counted["meta"].values())) == (
+        3,
+        12,
+        6,
+    )
 
 
 def test_the_loss_scale_is_restored(tmp_path):
     scales = []
     for checkpoint in (None, str(tmp_path / "checkpoint-3")):
-        given = {"max_steps": STEPS, "save_strategy": "steps", "save_steps": 3, "max_grad_norm": 0.0}
+        given = {
+            "max_steps": STEPS,
+            "save_strategy": "steps",
+            "save_steps": 3,
+            "max_grad_norm": 0.0,
+        }
         trainer = make_trainer(tmp_path, make_model(), **given)
         trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=4)
         trainer.train(resume_from_checkpoint=checkpoint)
         scales.append(trainer.accelerator.scaler.state_dict())
         scales.append(snapshot(trainer.model))
     assert scales[0] == scales[2]
-    assert (scales[0]["scale"], scales[0]["_growth_tracker"]) == (16.0, 2)  # grown after the fourth of six steps
+    assert (scales[0]["scale"], scales[0]["_growth_tracker"]) == (
+        16.0,
+        2,
+    )  # grown after the fourth of six steps
     assert_same(scales[1], scales[3])
 
 
 def test_counts_are_those_of_the_rows_over_several_interruptions(tmp_path):
     train = {key: rows(number, 2 + 5 * number) for number, key in enumerate(LANGUAGES)}
-    given = {"train_dataset": train, "languages_per_step": 1, "sampling_temperature": 1, "max_steps": 9}
+    given = {
+        "train_dataset": train,
+        "languages_per_step": 1,
+        "sampling_temperature": 1,
+        "max_steps": 9,
+    }
     given |= {"save_strategy": "steps", "save_steps": 1, "meta_batch_size": 1}
     counted = Counter()
     for resume, stop in ((None, 2), (True, 5), (True, 9)):
@@ -168,8 +232,13 @@ def test_counts_are_those_of_the_rows_over_several_interruptions(tmp_path):
         trainer.training_step = training_step
         trainer.train(resume_from_checkpoint=resume)
         assert trainer.state.global_step == stop
-        assert {k: n for k, n in trainer.progress.examples_seen["train"].items() if n} == dict(counted)
-    logged = {k.removeprefix("examples_seen_"): v for k, v in timeless(trainer.state.log_history)[-1].items()}
+        assert {k: n for k, n in trainer.progress.examples_seen["train"].items() if n} == dict(
+            counted
+        )
+    logged = {
+        k.removeprefix("examples_seen_"): v
+        for k, v in timeless(trainer.state.log_history)[-1].items()
+    }
     assert {key: logged[key] for key in counted} == dict(counted)
     assert sum(counted.values()) == 9 * 2
 
@@ -181,20 +250,42 @@ def test_the_rows_of_a_step_may_be_split_in_another_way(tmp_path):
         sizes = {"per_device_train_batch_size": batch_size, "meta_batch_size": batch_size}
         sizes["gradient_accumulation_steps"] = 2 // batch_size
         model = make_model(dtype=torch.float64)
-        trainer = make_trainer(tmp_path, model, max_steps=4, save_strategy="steps", save_steps=2, **sizes)
+        trainer = make_trainer(
+            tmp_path, model, max_steps=4, save_strategy="steps", save_steps=2, **sizes
+        )
         trainer.train(resume_from_checkpoint=checkpoint)
-        ends.append((snapshot(model), trainer.progress.examples_seen, trainer.seen[-1]["train"]["da"]["input_ids"]))
+        ends.append(
+            (
+                snapshot(model),
+                trainer.progress.examples_seen,
+                trainer.seen[-1]["train"]["da"]["input_ids"],
+            )
+        )
     (whole, told, _), (resumed, counted, seen) = ends
     assert (len(seen), counted) == (2, told)
-    moved = [name for name, tensor in whole.items() if not torch.allclose(tensor, resumed[name], rtol=1e-7, atol=1e-9)]
+    moved = [
+        name
+        for name, tensor in whole.items()
+        if not torch.allclose(tensor, resumed[name], rtol=1e-7, atol=1e-9)
+    ]
     assert moved == []
 
 
 @pytest.mark.parametrize("step", [1, 3])
 def test_the_best_model_is_the_same_after_a_resume(tmp_path, step):
     """The second step is the best one, before or after the interruption."""
-    watched = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "max_steps": 4}
-    watched |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_score", "greater_is_better": True}
+    watched = {
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "max_steps": 4,
+    }
+    watched |= {
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_score",
+        "greater_is_better": True,
+    }
     ends = []
     for seed, checkpoint in ((0, None), (1, str(tmp_path / f"checkpoint-{step}"))):
 
@@ -202,7 +293,9 @@ def test_the_best_model_is_the_same_after_a_resume(tmp_path, step):
             return {"score": {1: 0.1, 2: 0.9, 3: 0.2, 4: 0.3}[trainer.state.global_step]}  # noqa: B023
 
         model = make_model(seed=seed)
-        trainer = make_trainer(tmp_path, model, eval_dataset=texts(3), compute_metrics=score, **watched)
+        trainer = make_trainer(
+            tmp_path, model, eval_dataset=texts(3), compute_metrics=score, **watched
+        )
         trainer.train(resume_from_checkpoint=checkpoint)
         assert trainer.state.best_model_checkpoint == str(tmp_path / "checkpoint-2")
         ends.append(snapshot(model))

@@ -41,12 +41,16 @@ def test_a_family_computes_what_it_did(family):
     words = torch.arange(3, 15).reshape(2, 6)
     with torch.no_grad():
         found = {
-            key: model(language=key, input_ids=words, attention_mask=torch.ones_like(words)).logits for key in LANGUAGES
+            key: model(language=key, input_ids=words, attention_mask=torch.ones_like(words)).logits
+            for key in LANGUAGES
         }
     assert_equal(found, load_file(SAVED / family / "logits.safetensors"))
 
 
-@pytest.mark.skipif(not SAME_LANE, reason="the checkpoint is of transformers 5, whose parameters come in another order")
+@pytest.mark.skipif(
+    not SAME_LANE,
+    reason="the checkpoint is of transformers 5, whose parameters come in another order",
+)
 def test_a_run_goes_on_as_it_did(tmp_path):
     checkpoint = shutil.copytree(SAVED / "checkpoint-2", tmp_path / "checkpoint-2")
     model = make_model(dtype=torch.float64, dropout=0.1, seed=1)

@@ -61,8 +61,14 @@ def test_a_step_moves_theta_and_the_adapters_of_its_languages_alone(
     tmp_path, adapter_update, update_order, languages_per_step
 ):
     model = make_model(CONFUSABLE)
-    method = {"adapter_update": adapter_update, "update_order": update_order, "languages_per_step": languages_per_step}
-    steps, languages = moves_of_each_step(tmp_path, model, max_steps=4, meta_every=2, weight_decay=0.1, **method)
+    method = {
+        "adapter_update": adapter_update,
+        "update_order": update_order,
+        "languages_per_step": languages_per_step,
+    }
+    steps, languages = moves_of_each_step(
+        tmp_path, model, max_steps=4, meta_every=2, weight_decay=0.1, **method
+    )
     assert [len(held) for held in languages] == [languages_per_step or 6] * 4
     for number, (found, held) in enumerate(zip(steps, languages, strict=True)):
         own = held if number % 2 == 0 or adapter_update != "meta" else set()
@@ -89,10 +95,14 @@ def test_over_an_epoch_every_adapter_moves(tmp_path, preset):
         "sampling_temperature": 1,
     }
     train = {key: rows(number, 2 + 3 * number) for number, key in enumerate(CONFUSABLE)}
-    trainer = run(tmp_path, model, train_dataset=train, meta_dataset=texts(2, CONFUSABLE, 2), **given)
+    trainer = run(
+        tmp_path, model, train_dataset=train, meta_dataset=texts(2, CONFUSABLE, 2), **given
+    )
     assert moved(before, model) == {"shared", *CONFUSABLE}
     for key in CONFUSABLE:  # to the last entry of each adapter
-        assert all(bool((before[name] != p).any()) for name, p in model.language_parameters(key).items())
+        assert all(
+            bool((before[name] != p).any()) for name, p in model.language_parameters(key).items()
+        )
     assert trainer.state.global_step == len(trainer.seen) > 3
 
 
@@ -100,17 +110,23 @@ def adamw(model, batches, own_rate, *, clip=0.0):
     """Joint training by a plain loop: AdamW on the mean loss of each step's languages."""
     own = [p for key in model.languages for p in model.language_parameters(key).values()]
     shared = {"params": list(model.shared_parameters().values())}
-    optimizer = torch.optim.AdamW([shared, {"params": own, "lr": own_rate}], lr=1e-2, eps=1e-6, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        [shared, {"params": own, "lr": own_rate}], lr=1e-2, eps=1e-6, weight_decay=0.0
+    )
     for batch in batches:
         optimizer.zero_grad()
-        torch.stack([model(language=key, **one).loss for key, one in batch["train"].items()]).mean().backward()
+        torch.stack(
+            [model(language=key, **one).loss for key, one in batch["train"].items()]
+        ).mean().backward()
         if clip:
             torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
 
 
 def assert_close(found, expected, tolerance=1e-10):
-    differences = {name: (found[name] - tensor).abs().max().item() for name, tensor in expected.items()}
+    differences = {
+        name: (found[name] - tensor).abs().max().item() for name, tensor in expected.items()
+    }
     assert max(differences.values()) < tolerance, max(differences.items(), key=lambda item: item[1])
 
 
@@ -152,7 +168,9 @@ def test_baselines_equal_a_plain_loop(tmp_path, name, clip):
     assert all(set(batch) == {"train"} for batch in trainer.seen)  # no meta text is read
     adamw(plain, trainer.seen, 1e-2, clip=clip)
     assert_close(tensors(model), tensors(plain))
-    assert moved(before, model) == {"shared"} | (set(LANGUAGES) if name == "joint + adapters" else set())
+    assert moved(before, model) == {"shared"} | (
+        set(LANGUAGES) if name == "joint + adapters" else set()
+    )
 
 
 class Replay(Trainer):
@@ -167,16 +185,35 @@ class Replay(Trainer):
 def test_joint_training_equals_that_of_transformers(tmp_path):
     model = make_model(config=None, dtype=DOUBLE)
     plain = copy.deepcopy(model.base_model)
-    sizes = {"max_steps": 4, "learning_rate": 1e-2, "weight_decay": 0.1, "warmup_steps": 2, "max_grad_norm": 0.2}
+    sizes = {
+        "max_steps": 4,
+        "learning_rate": 1e-2,
+        "weight_decay": 0.1,
+        "warmup_steps": 2,
+        "max_grad_norm": 0.2,
+    }
     trainer = run(tmp_path, model, train_dataset=texts(1, labels=2), **sizes)
-    quiet = {"report_to": "none", "disable_tqdm": True, "use_cpu": True, "save_strategy": "no", "logging_steps": 1}
-    theirs = Replay(plain, TrainingArguments(str(tmp_path), **quiet, **sizes), train_dataset=[0] * 4)
+    quiet = {
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "save_strategy": "no",
+        "logging_steps": 1,
+    }
+    theirs = Replay(
+        plain, TrainingArguments(str(tmp_path), **quiet, **sizes), train_dataset=[0] * 4
+    )
     # each row has as many labels as any other, so that a mean over languages is one over labels
     several = [inputs["train"].values() for inputs in trainer.seen]
-    theirs.batches = [{name: torch.cat([one[name] for one in step]) for name in next(iter(step))} for step in several]
+    theirs.batches = [
+        {name: torch.cat([one[name] for one in step]) for name in next(iter(step))}
+        for step in several
+    ]
     theirs.train()
     assert_close(tensors(model.base_model), tensors(plain))
-    for ours, others in zip(trainer.state.log_history[:-1], theirs.state.log_history[:-1], strict=True):
+    for ours, others in zip(
+        trainer.state.log_history[:-1], theirs.state.log_history[:-1], strict=True
+    ):
         for name in ("loss", "grad_norm", "learning_rate", "epoch"):
             assert ours[name] == pytest.approx(others[name], rel=1e-6), name
 
@@ -207,7 +244,9 @@ def algorithm_1(model, batches, order, clip, rate=0.5):
                 update(own[key], meta_gradient(key, batch))
         else:
             outer = [gradient for key in LANGUAGES for gradient in meta_gradient(key, batch)]
-        mean = torch.stack([model(language=key, **batch["train"][key]).loss for key in LANGUAGES]).mean()
+        mean = torch.stack(
+            [model(language=key, **batch["train"][key]).loss for key in LANGUAGES]
+        ).mean()
         inner = torch.autograd.grad(mean, shared, allow_unused=True)
         update(*((shared, inner) if order == "alternating" else (every, [*inner, *outer])))
 
@@ -263,7 +302,12 @@ ACCUMULATED = [
     {"meta_gradient": "forward_mode"},
     {"meta_gradient": "first_order"},
     {"meta_gradient": "finite_difference", "finite_difference_radius": 1e-4},
-    {"meta_gradient": "exact", "lookahead": "per_language", "update_order": "alternating", "meta_every": 2},
+    {
+        "meta_gradient": "exact",
+        "lookahead": "per_language",
+        "update_order": "alternating",
+        "meta_every": 2,
+    },
     {"inner_optimizer": "adam", "meta_gradient": "exact", "languages_per_step": 2},
     {"adapter_update": "train"},
 ]
@@ -279,7 +323,15 @@ def test_accumulation_equals_one_large_batch(tmp_path, method):
             "gradient_accumulation_steps": times,
             "data_collator": MaskedByRow(),
         }
-        trainer = run(tmp_path, model, max_steps=3, train_dataset=texts(1, count=12), **PLAIN, **given, **method)
+        trainer = run(
+            tmp_path,
+            model,
+            max_steps=3,
+            train_dataset=texts(1, count=12),
+            **PLAIN,
+            **given,
+            **method,
+        )
         assert len(trainer.seen) == 3 * times
         ends.append(snapshot(model))
         losses.append([entry["loss"] for entry in trainer.state.log_history[:-1]])
@@ -288,7 +340,9 @@ def test_accumulation_equals_one_large_batch(tmp_path, method):
         for part in (seen["train"]["te"] for seen in trainer.seen if "te" in seen["train"])
     }
     assert len(counts) > 1  # otherwise plain means would do
-    assert_close(ends[1], ends[0], 1e-5 if method.get("meta_gradient") == "finite_difference" else 1e-9)
+    assert_close(
+        ends[1], ends[0], 1e-5 if method.get("meta_gradient") == "finite_difference" else 1e-9
+    )
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
 
 

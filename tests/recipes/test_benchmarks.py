@@ -19,7 +19,18 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 def test_the_benchmark_of_the_meta_step_measures_every_step(tmp_path, monkeypatch, capsys):
     output = tmp_path / "result.json"
-    sizes = ["--languages", "2", "--batch_size", "2", "--hidden_size", "32", "--vocabulary", "200", "--repeats", "1"]
+    sizes = [
+        "--languages",
+        "2",
+        "--batch_size",
+        "2",
+        "--hidden_size",
+        "32",
+        "--vocabulary",
+        "200",
+        "--repeats",
+        "1",
+    ]
     command = [str(ROOT / "recipes" / "benchmark_meta_step.py"), "--output", str(output), *sizes]
     monkeypatch.setattr(sys, "argv", [*command, "--settings", "^fast$"])
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -37,18 +48,37 @@ def test_every_setting_has_its_share_of_meta_rows():
 
 @pytest.mark.slow
 def test_the_benchmark_of_fidelity_compares_every_setting(tmp_path, monkeypatch, capsys):
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+    }
     config = transformers.XLMRobertaConfig(vocab_size=320, max_position_embeddings=130, **sizes)
     base = transformers.XLMRobertaForMaskedLM(config)
-    get_language_model(base, BottleneckConfig(bottleneck_size=2), ["en", "sw"]).save_pretrained(tmp_path / "family")
+    get_language_model(base, BottleneckConfig(bottleneck_size=2), ["en", "sw"]).save_pretrained(
+        tmp_path / "family"
+    )
     tokenizer().save_pretrained(tmp_path / "family")
-    output, few = tmp_path / "results" / "result.json", ["--draws", "2", "--batch_size", "2", "--language_draws", "2"]
-    command = ["benchmark_fidelity.py", "--model", str(tmp_path / "family"), "--output", str(output), *few]
+    output, few = (
+        tmp_path / "results" / "result.json",
+        ["--draws", "2", "--batch_size", "2", "--language_draws", "2"],
+    )
+    command = [
+        "benchmark_fidelity.py",
+        "--model",
+        str(tmp_path / "family"),
+        "--output",
+        str(output),
+        *few,
+    ]
     monkeypatch.setattr(sys, "argv", [*command, "--inner_learning_rates", "0.001", "0.01"])
     benchmark_fidelity.main()
     rows = json.loads(output.read_text())["rows"]
     assert {row["inner_learning_rate"] for row in rows} == {0.001, 0.01}
-    assert {*benchmark_fidelity.SETTINGS, "two draws of batches, exact"} < {row["setting"] for row in rows}
+    assert {*benchmark_fidelity.SETTINGS, "two draws of batches, exact"} < {
+        row["setting"] for row in rows
+    }
     found = {row["setting"]: row["worst"] for row in rows if row["inner_learning_rate"] == 0.001}
     assert found["per language, central"] > 0.999
     assert capsys.readouterr().out.count("\n") == len(rows) + 2

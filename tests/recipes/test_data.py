@@ -27,7 +27,8 @@ def test_a_line_is_the_same_verse_in_every_language(role: str) -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_no_text_is_in_two_roles(language: str) -> None:
     letters = {
-        role: {"".join(filter(str.isalnum, text.casefold())) for text in lines(language, role)} for role in ROLES
+        role: {"".join(filter(str.isalnum, text.casefold())) for text in lines(language, role)}
+        for role in ROLES
     }
     for index, role in enumerate(ROLES):
         assert "" not in letters[role]
@@ -49,7 +50,9 @@ def test_the_folder_fits_a_repository_and_carries_its_notice() -> None:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_the_table_of_sizes_is_true(language: str) -> None:
-    row = f"| {language} | " + " | ".join(f"{len(lines(language, role)):,}" for role in ROLES) + " |"
+    row = (
+        f"| {language} | " + " | ".join(f"{len(lines(language, role)):,}" for role in ROLES) + " |"
+    )
     assert row in (FOLDER / "README.md").read_text(encoding="utf-8")
 
 
@@ -61,4 +64,6 @@ def test_rebuilding_changes_nothing(shared_data: Path, tmp_path: Path) -> None:
             assert rebuilt[name][role] == lines(name, role)
     first = {file.relative_to(tmp_path): file.read_bytes() for file in tmp_path.rglob("*.gz")}
     build(shared_data / "parallel", tmp_path)
-    assert first == {file.relative_to(tmp_path): file.read_bytes() for file in tmp_path.rglob("*.gz")}
+    assert first == {
+        file.relative_to(tmp_path): file.read_bytes() for file in tmp_path.rglob("*.gz")
+    }

@@ -12,13 +12,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from transformers import GPT2Config, GPT2LMHeadModel, XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaModel
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    XLMRobertaConfig,
+    XLMRobertaForMaskedLM,
+    XLMRobertaModel,
+)
 
 from hf_meta_adapters import BottleneckConfig, get_language_model
 from tests.docs.conftest import tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
-SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+SIZES = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
 CONFIG = XLMRobertaConfig(vocab_size=320, max_position_embeddings=130, **SIZES)
 QUICK = ("--batches", "4", "--batch_size", "4", "--max_length", "32", "--mask_steps", "3")
 FILES = {
@@ -31,7 +42,12 @@ FILES = {
 }
 MASKS = {"mask_overlap.png", "overlap_by_layer.png"}
 BROWSER = next(
-    (path for name in ("chromium", "google-chrome", "chromium-browser") if (path := shutil.which(name))), None
+    (
+        path
+        for name in ("chromium", "google-chrome", "chromium-browser")
+        if (path := shutil.which(name))
+    ),
+    None,
 )
 
 
@@ -47,7 +63,11 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("texts")
     for language in ("en", "fr", "ru", "sw"):
         source = ROOT / "recipes" / "data" / language / "valid.txt.gz"
-        lines = gzip.decompress(source.read_bytes()).decode().splitlines()[: 9 if language == "sw" else 20]
+        lines = (
+            gzip.decompress(source.read_bytes())
+            .decode()
+            .splitlines()[: 9 if language == "sw" else 20]
+        )
         if language == "en":
             (folder / "en.txt").write_text("\n".join(lines), encoding="utf-8")
         else:
@@ -71,7 +91,9 @@ def diagnose(*arguments: object, folder: Path) -> subprocess.CompletedProcess[st
     """Run the recipe as a user does."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "MPLBACKEND": "agg", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, str(ROOT / "recipes" / "diagnose.py"), *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280
+    )
 
 
 @pytest.fixture(scope="module")
@@ -110,14 +132,23 @@ def test_the_page_needs_nothing_but_itself(plain):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="NOT CHECKED IN A BROWSER: no chromium or chrome is installed")
+@pytest.mark.skipif(
+    BROWSER is None, reason="NOT CHECKED IN A BROWSER: no chromium or chrome is installed"
+)
 def test_a_browser_shows_the_page(plain, tmp_path):
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
     picture = tmp_path / "page.png"
     options += [f"--screenshot={picture}", "--window-size=500,3000", "--virtual-time-budget=3000"]
     environment = os.environ | {"HOME": str(tmp_path)}
     page = (plain / "report.html").as_uri()
-    subprocess.run([BROWSER, *options, page], env=environment, check=True, capture_output=True, timeout=120)
+    subprocess.run(
+        [BROWSER, *options, page], env=environment, check=True, capture_output=True, timeout=120
+    )
     dumped = subprocess.run(
         [BROWSER, *options[:4], "--dump-dom", page],
         env=environment,
@@ -139,15 +170,22 @@ def test_a_browser_shows_the_page(plain, tmp_path):
 def test_other_models(kind, texts, tmp_path, diagnose_here):
     if kind == "family":
         base, languages = XLMRobertaForMaskedLM(CONFIG), ["en", "sw", "fr"]
-        model = save(get_language_model(base, BottleneckConfig(bottleneck_size=2), languages), tmp_path / "model")
+        model = save(
+            get_language_model(base, BottleneckConfig(bottleneck_size=2), languages),
+            tmp_path / "model",
+        )
     else:
         languages = ["en", "fr", "ru", "sw"]
-        config = GPT2Config(vocab_size=320, n_positions=64, n_embd=16, n_layer=2, n_head=2, bos_token_id=0)
+        config = GPT2Config(
+            vocab_size=320, n_positions=64, n_embd=16, n_layer=2, n_head=2, bos_token_id=0
+        )
         model = save(GPT2LMHeadModel(config), tmp_path / "model")
     diagnose_here(model, texts, *QUICK, "--mask_steps", "0", "--output_dir", "report")
     assert {path.name for path in (tmp_path / "report").iterdir()} == FILES
     report = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
-    assert sorted(report["conflict"]["languages"]) == sorted(languages)  # those of the model that have text
+    assert sorted(report["conflict"]["languages"]) == sorted(
+        languages
+    )  # those of the model that have text
 
 
 def test_what_cannot_work_is_refused(texts, tmp_path, diagnose_here):

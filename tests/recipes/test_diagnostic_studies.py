@@ -9,7 +9,17 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
-    "interference_factors": ("--languages", "en", "fr", "--shares", "0.5", "--widths", "16", "--width", "16"),
+    "interference_factors": (
+        "--languages",
+        "en",
+        "fr",
+        "--shares",
+        "0.5",
+        "--widths",
+        "16",
+        "--width",
+        "16",
+    ),
     "conflict_on_text": ("--languages", "en", "sw", "--probes", "4", "--mask_steps", "1"),
 }
 
@@ -23,10 +33,14 @@ def keys(value):
 @pytest.mark.parametrize("name", SMALL)
 def test_a_study_runs(name, tmp_path, monkeypatch, capsys):
     output = tmp_path / "new" / "result.json"
-    monkeypatch.setattr(sys, "argv", [f"{name}.py", *SMALL[name], "--steps", "2", "--output", str(output)])
+    monkeypatch.setattr(
+        sys, "argv", [f"{name}.py", *SMALL[name], "--steps", "2", "--output", str(output)]
+    )
     runpy.run_path(str(ROOT / "recipes" / f"{name}.py"), run_name="__main__")
     result = json.loads(output.read_text(encoding="utf-8"))
-    committed = json.loads((ROOT / "recipes" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    committed = json.loads(
+        (ROOT / "recipes" / "results" / f"{name}.json").read_text(encoding="utf-8")
+    )
     assert keys(result) == keys(committed)
     assert keys(result["arguments"]) == keys(committed["arguments"])
     assert {"command", "hardware", "versions", "seconds"} <= keys(result)
@@ -34,7 +48,9 @@ def test_a_study_runs(name, tmp_path, monkeypatch, capsys):
         assert list(result["studies"]) == ["corpus size 0.5", "pair fr–en", "width 16"]
         seen = [study["examples_seen"] for study in result["studies"].values()]
         assert {tuple(pair) for study in seen for pair in study.values()} == {(24, 24)}
-        assert result["models"] == 6  # three joint ones; French from half and from all of its verses, English
+        assert (
+            result["models"] == 6
+        )  # three joint ones; French from half and from all of its verses, English
     else:
         assert [one["pair"] for one in result["pairs"]].count("en–sw") == 1
         assert list(result["over_time"]) == ["0", "1", "2"]

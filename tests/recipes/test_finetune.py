@@ -18,8 +18,9 @@ from transformers import (
 )
 
 from hf_meta_adapters import BottleneckConfig, LanguageAdapterModel, get_language_model
+from hf_meta_adapters.data import load_language_datasets
 from hf_meta_adapters.errors import ConfigurationError, DataError, LanguageError
-from hf_meta_adapters.evaluation import NER, POS, MiswiringWarning, evaluate_languages, load_language_datasets
+from hf_meta_adapters.evaluation import NER, POS, MiswiringWarning, evaluate_languages
 from hf_meta_adapters.finetuning import FinetuningSettings, finetune, load_for_task, zero_shot
 from tests.docs.conftest import tokenizer as make_tokenizer
 
@@ -32,9 +33,25 @@ RECIPES = {
     "xnli": "finetune_nli",
 }
 LANGUAGES = ("en", "sw", "te")
-SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+SIZES = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
 NAMES = {"en": "Anna", "sw": "Asha", "te": "Rama"}
-QUICK = ["--max_steps", "60", "--learning_rate", "0.02", "--batch_size", "8", "--max_length", "48", "--train", "all"]
+QUICK = [
+    "--max_steps",
+    "60",
+    "--learning_rate",
+    "0.02",
+    "--batch_size",
+    "8",
+    "--max_length",
+    "48",
+    "--train",
+    "all",
+]
 
 
 def row(task: str, language: str, number: int) -> dict:
@@ -46,7 +63,12 @@ def row(task: str, language: str, number: int) -> dict:
         return {"tokens": ["x", name, "saw", str(number)], "tags": ["DET", "PROPN", "VERB", "NUM"]}
     if task == "tydiqa":
         answer = {"text": [name], "answer_start": [4]}
-        return {"id": f"{language}-{number}", "question": "who", "context": f"it: {name} {number}", "answers": answer}
+        return {
+            "id": f"{language}-{number}",
+            "question": "who",
+            "context": f"it: {name} {number}",
+            "answers": answer,
+        }
     label = ("entailment", "neutral", "contradiction")[number % 3]
     return {"id": str(number), "premise": name, "hypothesis": "?!."[number % 3], "label": label}
 
@@ -56,7 +78,9 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved family whose adapters differ."""
     folder = tmp_path_factory.mktemp("family")
     torch.manual_seed(0)
-    base = XLMRobertaForMaskedLM(XLMRobertaConfig(vocab_size=320, max_position_embeddings=130, pad_token_id=1, **SIZES))
+    base = XLMRobertaForMaskedLM(
+        XLMRobertaConfig(vocab_size=320, max_position_embeddings=130, pad_token_id=1, **SIZES)
+    )
     model = get_language_model(base, BottleneckConfig(bottleneck_size=4), [*LANGUAGES, "fr"])
     with torch.no_grad():
         for language in model.languages:
@@ -76,7 +100,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / task / language).mkdir(parents=True)
             for split, count in (("train", 24), ("test", 6), ("validation", 6)):
                 lines = [json.dumps(row(task, language, number)) for number in range(count)]
-                (folder / task / language / f"{split}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+                (folder / task / language / f"{split}.jsonl").write_text(
+                    "\n".join(lines), encoding="utf-8"
+                )
     return folder
 
 
@@ -87,8 +113,19 @@ def run(recipe: str, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_configuration_runs_zero_shot_and_learns(name, family, data, tmp_path, monkeypatch, capsys):
-    given = ["--config", CONFIGS / f"{name}.yaml", "--model", family, "--data", data / name, "--languages", *LANGUAGES]
+def test_a_configuration_runs_zero_shot_and_learns(
+    name, family, data, tmp_path, monkeypatch, capsys
+):
+    given = [
+        "--config",
+        CONFIGS / f"{name}.yaml",
+        "--model",
+        family,
+        "--data",
+        data / name,
+        "--languages",
+        *LANGUAGES,
+    ]
     run(RECIPES[name], monkeypatch, *given, *QUICK, "--output_dir", tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"scores.json", "scores.md", "scores.png"}
     found = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
@@ -102,9 +139,30 @@ def test_a_configuration_runs_zero_shot_and_learns(name, family, data, tmp_path,
 @pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["within-language", "few-shot"])
 def test_the_other_protocols(protocol, family, data, tmp_path, monkeypatch):
-    given = ["--model", family, "--data", data / "universal_dependencies", "--task", "pos", "--languages", "en", "te"]
+    given = [
+        "--model",
+        family,
+        "--data",
+        data / "universal_dependencies",
+        "--task",
+        "pos",
+        "--languages",
+        "en",
+        "te",
+    ]
     recipe = "finetune_token_classification"
-    run(recipe, monkeypatch, *given, *QUICK, "--protocol", protocol, "--shots", "8", "--output_dir", tmp_path)
+    run(
+        recipe,
+        monkeypatch,
+        *given,
+        *QUICK,
+        "--protocol",
+        protocol,
+        "--shots",
+        "8",
+        "--output_dir",
+        tmp_path,
+    )
     found = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
     assert found["source_language"] is None
     assert found["examples"] == {"en": 6, "te": 6}
@@ -117,15 +175,27 @@ def test_a_configuration_says_what_it_needs_and_names_the_hub(name):
     text = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8")
     assert all(f"# {word}:" in text for word in ("Needs", "Command", "Override"))
     settings = yaml.safe_load(text)
-    missing = {"wikiann": [], "universal_dependencies": ["sw"], "tydiqa": ["fr", "hi"], "xnli": ["te"]}[name]
-    assert sorted(settings["languages"]) == sorted({"en", "ar", "fr", "ru", "hi", "sw", "te"} - set(missing))
+    missing = {
+        "wikiann": [],
+        "universal_dependencies": ["sw"],
+        "tydiqa": ["fr", "hi"],
+        "xnli": ["te"],
+    }[name]
+    assert sorted(settings["languages"]) == sorted(
+        {"en", "ar", "fr", "ru", "hi", "sw", "te"} - set(missing)
+    )
     for names in (settings.get("names"), settings.get("id_prefixes")):
         assert names is None or set(names) == set(settings["languages"])
 
 
 @pytest.mark.parametrize(
     ("train", "body", "adapter"),
-    [("head", False, False), ("adapters", False, True), ("shared", True, False), ("all", True, True)],
+    [
+        ("head", False, False),
+        ("adapters", False, True),
+        ("shared", True, False),
+        ("all", True, True),
+    ],
 )
 def test_what_is_trained_moves_and_nothing_else(train, body, adapter, family, data):
     task, tokenizer = POS(), make_tokenizer()
@@ -138,17 +208,32 @@ def test_what_is_trained_moves_and_nothing_else(train, body, adapter, family, da
     with torch.no_grad():
         for name, value in model.named_parameters():
             value.copy_(before[name])
-    finetune(model, task, rows, tokenizer, FinetuningSettings(learning_rate=0.01, max_steps=3, batch_size=8))
-    moved = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    finetune(
+        model,
+        task,
+        rows,
+        tokenizer,
+        FinetuningSettings(learning_rate=0.01, max_steps=3, batch_size=8),
+    )
+    moved = {
+        name for name, value in model.named_parameters() if not torch.equal(value, before[name])
+    }
     assert {owner[name] for name in moved if name in owner} == ({"en"} if adapter else set())
     assert any("classifier" in name for name in moved)
     assert any("classifier" not in name and name not in owner for name in moved) == body
 
 
 @pytest.mark.parametrize(
-    "adapter", ["task_adapter", BottleneckConfig(bottleneck_size=4), LoraConfig(r=2, target_modules=["query"])]
+    "adapter",
+    [
+        "task_adapter",
+        BottleneckConfig(bottleneck_size=4),
+        LoraConfig(r=2, target_modules=["query"]),
+    ],
 )
-@pytest.mark.parametrize("auto_class", [AutoModelForTokenClassification, XLMRobertaForTokenClassification])
+@pytest.mark.parametrize(
+    "auto_class", [AutoModelForTokenClassification, XLMRobertaForTokenClassification]
+)
 def test_a_task_adapter_is_stacked_on_every_language(adapter, auto_class, family, data, tmp_path):
     task, tokenizer = POS(), make_tokenizer()
     rows = load_language_datasets(data / "universal_dependencies", "train", languages=["en"])
@@ -161,9 +246,14 @@ def test_a_task_adapter_is_stacked_on_every_language(adapter, auto_class, family
     settings = FinetuningSettings(learning_rate=0.01, max_steps=30, batch_size=8)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     finetune(model, task, rows, tokenizer, settings)
-    moved = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    moved = {
+        name for name, value in model.named_parameters() if not torch.equal(value, before[name])
+    }
     assert moved == trained
-    for name, value in model.base_model.roberta.state_dict().items():  # θ and every φ are as they were pretrained
+    for (
+        name,
+        value,
+    ) in model.base_model.roberta.state_dict().items():  # θ and every φ are as they were pretrained
         if name in frozen:
             assert torch.equal(value, frozen[name])
     test = load_language_datasets(data / "universal_dependencies", "test", languages=LANGUAGES)
@@ -176,13 +266,17 @@ def test_a_task_adapter_is_stacked_on_every_language(adapter, auto_class, family
     model.save_pretrained(tmp_path)
     loaded = LanguageAdapterModel.from_pretrained(tmp_path)
     with torch.no_grad():
-        assert all(torch.equal(loaded(language=key, **words).logits, logits[key]) for key in LANGUAGES)
+        assert all(
+            torch.equal(loaded(language=key, **words).logits, logits[key]) for key in LANGUAGES
+        )
 
 
 def test_a_task_adapter_needs_a_place_for_the_head(family):
     with pytest.raises(ConfigurationError, match=r"`modules_to_save`.*`dict`"):
         load_for_task(family, AutoModelForTokenClassification, POS(), train={"r": 8})
-    with pytest.raises(ConfigurationError, match=r"puts layers into the model.*`PromptTuningConfig`"):
+    with pytest.raises(
+        ConfigurationError, match=r"puts layers into the model.*`PromptTuningConfig`"
+    ):
         load_for_task(family, AutoModelForTokenClassification, POS(), train=PromptTuningConfig())
     with pytest.raises(ConfigurationError, match=r"'task_adapter'.*'no'"):
         load_for_task(family, AutoModelForTokenClassification, POS(), train="no")
@@ -203,16 +297,25 @@ def test_the_adapter_of_the_source_is_not_that_of_the_target(family, data):
 
 
 def test_a_family_whose_adapters_agree_is_noticed(tmp_path, data):
-    base = XLMRobertaForMaskedLM(XLMRobertaConfig(vocab_size=320, max_position_embeddings=130, pad_token_id=1, **SIZES))
-    get_language_model(base, BottleneckConfig(bottleneck_size=4), ["en", "sw"]).save_pretrained(tmp_path)
+    base = XLMRobertaForMaskedLM(
+        XLMRobertaConfig(vocab_size=320, max_position_embeddings=130, pad_token_id=1, **SIZES)
+    )
+    get_language_model(base, BottleneckConfig(bottleneck_size=4), ["en", "sw"]).save_pretrained(
+        tmp_path
+    )
     task, given = POS(), {"languages": ["en", "sw"]}
-    rows = [load_language_datasets(data / "universal_dependencies", split, **given) for split in ("train", "test")]
+    rows = [
+        load_language_datasets(data / "universal_dependencies", split, **given)
+        for split in ("train", "test")
+    ]
     settings = FinetuningSettings(learning_rate=0.02, max_steps=40, batch_size=8)
 
     def make_model():
         return load_for_task(tmp_path, AutoModelForTokenClassification, task, train="shared")
 
-    with pytest.warns(MiswiringWarning, match=r"adapters of \['sw'\] give the same output as that of 'en'"):
+    with pytest.warns(
+        MiswiringWarning, match=r"adapters of \['sw'\] give the same output as that of 'en'"
+    ):
         zero_shot(make_model, task, *rows, make_tokenizer(), settings)
 
 
@@ -255,11 +358,18 @@ def test_data_of_the_hub_is_asked_for_by_name_and_cut_by_id(monkeypatch):
 
     def load_dataset(*given, **options):
         asked.append((given, options))
-        return datasets.Dataset.from_list([{"id": f"{name}-{n}"} for n in range(3) for name in ("english", "arabic")])
+        return datasets.Dataset.from_list(
+            [{"id": f"{name}-{n}"} for n in range(3) for name in ("english", "arabic")]
+        )
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    options = {"names": {"en": "part", "ar": "part"}, "id_prefixes": {"en": "english-", "ar": "arabic-"}}
-    found = load_language_datasets("a/b", "train", languages=["ar"], limit=2, revision="r", **options)
+    options = {
+        "names": {"en": "part", "ar": "part"},
+        "id_prefixes": {"en": "english-", "ar": "arabic-"},
+    }
+    found = load_language_datasets(
+        "a/b", "train", languages=["ar"], limit=2, revision="r", **options
+    )
     assert found["ar"]["id"][:] == ["arabic-0", "arabic-1"]
     assert asked == [(("a/b", "part"), {"split": "train", "revision": "r"})]
     with pytest.raises(LanguageError, match="'te'"):

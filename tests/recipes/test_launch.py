@@ -33,12 +33,47 @@ def test_accelerate_reads_every_configuration(path):
 
 def start(output_dir, launch):
     """A launcher."""
-    recipe = [str(ROOT / "recipes" / "pretrain_mlm.py"), "--config", str(ROOT / "recipes/configs/pretrain_mlm.yaml")]
-    sizes = ["--data", str(ROOT / "recipes/data"), "--languages", "en", "sw", "--limit", "40", "--vocabulary", "300"]
-    short = ["--max_steps", "3", "--max_length", "16", "--per_device_train_batch_size", "8", "--use_cpu", "true"]
-    command = [sys.executable, *launch, *recipe, *sizes, *short, "--output_dir", str(output_dir), "--eval_split", ""]
+    recipe = [
+        str(ROOT / "recipes" / "pretrain_mlm.py"),
+        "--config",
+        str(ROOT / "recipes/configs/pretrain_mlm.yaml"),
+    ]
+    sizes = [
+        "--data",
+        str(ROOT / "recipes/data"),
+        "--languages",
+        "en",
+        "sw",
+        "--limit",
+        "40",
+        "--vocabulary",
+        "300",
+    ]
+    short = [
+        "--max_steps",
+        "3",
+        "--max_length",
+        "16",
+        "--per_device_train_batch_size",
+        "8",
+        "--use_cpu",
+        "true",
+    ]
+    command = [
+        sys.executable,
+        *launch,
+        *recipe,
+        *sizes,
+        *short,
+        "--output_dir",
+        str(output_dir),
+        "--eval_split",
+        "",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def weights(folder, *several):
@@ -50,7 +85,9 @@ def weights(folder, *several):
     finally:
         for one in several:
             one.kill()
-    return load_file(folder / "model.safetensors") | load_file(folder / "sw" / "adapter_model.safetensors")
+    return load_file(folder / "model.safetensors") | load_file(
+        folder / "sw" / "adapter_model.safetensors"
+    )
 
 
 @pytest.mark.slow
@@ -58,13 +95,28 @@ def weights(folder, *several):
 @pytest.mark.xdist_group("distributed")
 @pytest.mark.timeout(2 * LIMIT)
 def test_two_machines_agree_with_two_processes_of_one(tmp_path):
-    launch = ["-m", "accelerate.commands.launch", "--config_file", str(ROOT / "recipes/accelerate/cpu.yaml")]
+    launch = [
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(ROOT / "recipes/accelerate/cpu.yaml"),
+    ]
     together = [*launch, "--main_process_port", str(free_port())]
     two = weights(tmp_path / "two", start(tmp_path / "two", together))
 
-    where = ["--num_machines", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", str(free_port())]
+    where = [
+        "--num_machines",
+        "2",
+        "--main_process_ip",
+        "127.0.0.1",
+        "--main_process_port",
+        str(free_port()),
+    ]
     places = [tmp_path / "first", tmp_path / "second"]
-    launchers = [start(place, [*launch, *where, "--machine_rank", str(rank)]) for rank, place in enumerate(places)]
+    launchers = [
+        start(place, [*launch, *where, "--machine_rank", str(rank)])
+        for rank, place in enumerate(places)
+    ]
     machines = weights(places[0], *launchers)
     assert not (places[1] / "model.safetensors").exists()
     assert [name for name in two if not torch.equal(two[name], machines[name])] == []

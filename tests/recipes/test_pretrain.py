@@ -14,16 +14,35 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from hf_meta_adapters import LanguageAdapterModel, MetaAdapterTrainingArguments
+from hf_meta_adapters.cli.recipe_arguments import parse_arguments
 from hf_meta_adapters.errors import ConfigurationError, DataError
-from hf_meta_adapters.evaluation import parse_arguments
 from hf_meta_adapters.pretraining import PretrainingArguments, pack_rows, tokenize
 from tests.docs.conftest import tokenizer as make_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = {"mlm": ("masked_lm", AutoModelForMaskedLM), "clm": ("causal_lm", AutoModelForCausalLM)}
 KINDS = (PretrainingArguments, MetaAdapterTrainingArguments)
-SMALL = ["--vocabulary", "400", "--max_length", "24", "--limit", "60", "--per_device_train_batch_size", "2"]
-SMALL += ["--max_steps", "4", "--save_steps", "2", "--languages", "en", "sw", "--data", str(ROOT / "recipes" / "data")]
+SMALL = [
+    "--vocabulary",
+    "400",
+    "--max_length",
+    "24",
+    "--limit",
+    "60",
+    "--per_device_train_batch_size",
+    "2",
+]
+SMALL += [
+    "--max_steps",
+    "4",
+    "--save_steps",
+    "2",
+    "--languages",
+    "en",
+    "sw",
+    "--data",
+    str(ROOT / "recipes" / "data"),
+]
 
 
 def run(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
@@ -46,17 +65,39 @@ def test_from_scratch_and_then_further(name, tmp_path, monkeypatch, capsys):
     assert "sw" in capsys.readouterr().out
     card = (tmp_path / "first" / "README.md").read_text(encoding="utf-8")
     assert "bits_per_character, as measured." in card
-    assert all(f"| {value['bits_per_character']:.4g} |" in card for value in scores["scores"].values())
+    assert all(
+        f"| {value['bits_per_character']:.4g} |" in card for value in scores["scores"].values()
+    )
     family = LanguageAdapterModel.from_pretrained(tmp_path / "first")
     assert family.languages == ("en", "sw")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "first")
     words = tokenizer("Hapo mwanzo", return_tensors="pt", return_token_type_ids=False)
     assert family(language="sw", **words).logits.isfinite().all()
 
-    auto_class.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "theta")  # θ alone, to go on from
+    auto_class.from_pretrained(tmp_path / "first").save_pretrained(
+        tmp_path / "theta"
+    )  # θ alone, to go on from
     tokenizer.save_pretrained(tmp_path / "theta")
-    given = ["--model", tmp_path / "theta", "--adapter", "layer_norm", "--adapter_update", "train", "--pack", "false"]
-    run(name, monkeypatch, *SMALL, *given, "--output_dir", tmp_path / "second", "--report_to", "none")
+    given = [
+        "--model",
+        tmp_path / "theta",
+        "--adapter",
+        "layer_norm",
+        "--adapter_update",
+        "train",
+        "--pack",
+        "false",
+    ]
+    run(
+        name,
+        monkeypatch,
+        *SMALL,
+        *given,
+        "--output_dir",
+        tmp_path / "second",
+        "--report_to",
+        "none",
+    )
     assert LanguageAdapterModel.from_pretrained(tmp_path / "second").languages == ("en", "sw")
     assert not (tmp_path / "second" / "scores.json").exists()  # nothing to score on was named
 
@@ -124,5 +165,7 @@ def test_a_configuration_is_complete(name, tmp_path):
     assert args.sizes == settings["sizes"]
     spoilt = tmp_path / "spoilt.yaml"
     spoilt.write_text(f"{text}\nlearning_speed: 3\n", encoding="utf-8")
-    with pytest.raises(ConfigurationError, match=r"A setting must be one of .*'data'.*'preset'.*'learning_speed'"):
+    with pytest.raises(
+        ConfigurationError, match=r"A setting must be one of .*'data'.*'preset'.*'learning_speed'"
+    ):
         parse_arguments(KINDS, ["--config", str(spoilt)])

@@ -14,17 +14,16 @@ import pytest
 import yaml
 
 from hf_meta_adapters import MetaAdapterTrainingArguments
+from hf_meta_adapters.cli.recipe_arguments import parse_arguments
 from hf_meta_adapters.errors import ConfigurationError
-from hf_meta_adapters.evaluation import parse_arguments
 from hf_meta_adapters.study import (
-    METHODS,
     StudyArguments,
     scores_by_method,
-    study_cells,
     study_report,
-    trial_cells,
     tune_methods,
 )
+from hf_meta_adapters.study.cells import study_cells, trial_cells
+from hf_meta_adapters.study.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "recipes" / "configs"
@@ -37,12 +36,23 @@ def command(*arguments: object) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT), "MPLBACKEND": "agg", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "MPLBACKEND": "agg",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 def study(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run the recipe as a user does, in the project's folder."""
-    options = {"cwd": ROOT, "env": environment(), "capture_output": True, "text": True, "timeout": 280}
+    options = {
+        "cwd": ROOT,
+        "env": environment(),
+        "capture_output": True,
+        "text": True,
+        "timeout": 280,
+    }
     return subprocess.run(command(*arguments), **options)
 
 
@@ -58,7 +68,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_smallest_study_has_every_cell_and_a_report(tiny):
-    cells = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (tiny / "cells").iterdir()}
+    cells = {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))
+        for path in (tiny / "cells").iterdir()
+    }
     assert len(cells) == 32
     for cell in cells.values():
         assert {"settings", "result", "seconds", "cpu_seconds", "machine"} == set(cell)
@@ -85,7 +98,8 @@ def test_the_smallest_study_has_every_cell_and_a_report(tiny):
 def test_models_alone_and_together_see_as_many_examples(tiny):
     for seed in (0, 1):
         cells = [
-            json.loads((tiny / "cells" / f"{name}-{seed}.json").read_text()) for name in ("joint-en+fr+sw", "mono-sw")
+            json.loads((tiny / "cells" / f"{name}-{seed}.json").read_text())
+            for name in ("joint-en+fr+sw", "mono-sw")
         ]
         together, alone = (cell["result"]["examples"]["sw"] for cell in cells)
         assert together == alone > 0
@@ -94,7 +108,12 @@ def test_models_alone_and_together_see_as_many_examples(tiny):
 @pytest.mark.slow
 def test_a_killed_study_goes_on(tmp_path):
     given = [*FEWER, "--seeds", "0", "1", "2", "--output_dir", tmp_path, "--processes", "2"]
-    options = {"cwd": ROOT, "env": environment(), "stderr": subprocess.PIPE, "start_new_session": True}
+    options = {
+        "cwd": ROOT,
+        "env": environment(),
+        "stderr": subprocess.PIPE,
+        "start_new_session": True,
+    }
     with subprocess.Popen(command(*given), **options) as running:
         deadline = time.monotonic() + 200
         while len(list(tmp_path.glob("cells/*.json"))) < 2 and time.monotonic() < deadline:
@@ -118,14 +137,21 @@ def test_what_was_tuned_is_what_the_study_uses(tmp_path):
     assert tuned.returncode == 0, tuned.stderr
     record = json.loads((tmp_path / "tuning.json").read_text(encoding="utf-8"))
     trials = yaml.safe_load((CONFIGS / "study_tiny.yaml").read_text(encoding="utf-8"))["trials"]
-    assert {method: [one["trial"] for one in several] for method, several in record["trials"].items()} == trials
+    assert {
+        method: [one["trial"] for one in several] for method, several in record["trials"].items()
+    } == trials
     for method, several in record["trials"].items():
-        assert record["best"][method] == min(several, key=lambda one: one["bits_per_character"])["trial"]
+        assert (
+            record["best"][method]
+            == min(several, key=lambda one: one["bits_per_character"])["trial"]
+        )
     for path in (tmp_path / "tuning").iterdir():
         settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
         assert settings["split"] == "valid"
         assert settings["seed"] not in (0, 1, 2)
-    args = parse_arguments(StudyArguments, ["--config", str(CONFIGS / "study_tiny.yaml"), *map(str, given)])
+    args = parse_arguments(
+        StudyArguments, ["--config", str(CONFIGS / "study_tiny.yaml"), *map(str, given)]
+    )
     args.data = str(ROOT / "recipes" / "data")
     cells = study_cells(args, record["best"])
     assert cells["meta_fast-en+sw-0"]["training"].items() >= record["best"]["meta_fast"].items()
@@ -153,16 +179,22 @@ def test_a_configuration_is_complete_and_fair(name):
 
 
 def test_trials_have_the_seeds_that_are_asked_for():
-    args = parse_arguments(StudyArguments, ["--config", str(CONFIGS / "study_tiny.yaml"), "--trial_seeds", "7", "8"])
+    args = parse_arguments(
+        StudyArguments, ["--config", str(CONFIGS / "study_tiny.yaml"), "--trial_seeds", "7", "8"]
+    )
     args.data = str(ROOT / "recipes" / "data")
-    cells = trial_cells(args, "meta_fast", 1, {"learning_rate": 0.5, "sampling_temperature": 0.3}, {})
+    cells = trial_cells(
+        args, "meta_fast", 1, {"learning_rate": 0.5, "sampling_temperature": 0.3}, {}
+    )
     assert sorted(cells) == ["meta_fast-1-en+fr+sw-7", "meta_fast-1-en+fr+sw-8"]
     assert [cell["seed"] for cell in cells.values()] == [7, 8]
     assert {cell["training"]["sampling_temperature"] for cell in cells.values()} == {0.3}
     args.training["sampling_temperature"] = 0.1
     (cell, _) = trial_cells(args, "joint", 0, {}, {}).values()
     assert cell["training"]["sampling_temperature"] == 0.1
-    (cell, _) = trial_cells(args, "meta_fast", 0, {}, {"joint": {"sampling_temperature": 0.2}}).values()
+    (cell, _) = trial_cells(
+        args, "meta_fast", 0, {}, {"joint": {"sampling_temperature": 0.2}}
+    ).values()
     assert cell["training"]["sampling_temperature"] == 0.2  # what was tuned for joint wins
 
 
@@ -173,13 +205,28 @@ def test_methods_must_have_as_many_trials():
 
 def made(method: str, languages: list[str], seed: int, scores: dict, **result: object) -> dict:
     settings = {"method": method, "languages": languages, "seed": seed}
-    counted = {"bytes": 8, "seconds": 1.0, "cpu_seconds": 2.0, "examples": {"en": 3}, "meta_examples": {}, "meter": {}}
-    return {"settings": settings, "result": {"scores": scores, "majority": {}, "versions": {}, **counted, **result}}
+    counted = {
+        "bytes": 8,
+        "seconds": 1.0,
+        "cpu_seconds": 2.0,
+        "examples": {"en": 3},
+        "meta_examples": {},
+        "meter": {},
+    }
+    return {
+        "settings": settings,
+        "result": {"scores": scores, "majority": {}, "versions": {}, **counted, **result},
+    }
 
 
 def test_scores_are_collected_by_seed_and_incomplete_methods_left_out():
-    cells = [made("mono", [key], seed, {"mlm": {key: seed}}) for key in ("en", "sw") for seed in (1, 0)]
-    cells += [made("joint", ["en", "sw"], seed, {"mlm": {"en": 10 + seed, "sw": 20 + seed}}) for seed in (1, 0)]
+    cells = [
+        made("mono", [key], seed, {"mlm": {key: seed}}) for key in ("en", "sw") for seed in (1, 0)
+    ]
+    cells += [
+        made("joint", ["en", "sw"], seed, {"mlm": {"en": 10 + seed, "sw": 20 + seed}})
+        for seed in (1, 0)
+    ]
     cells += [made("adapters", ["en", "sw"], 0, {"mlm": {"en": 1, "sw": 1}})]  # seed 1 is missing
     assert scores_by_method(cells, "mlm", ["en", "sw"]) == {
         "mono": {"en": [0, 1], "sw": [0, 1]},
@@ -188,8 +235,13 @@ def test_scores_are_collected_by_seed_and_incomplete_methods_left_out():
 
 
 def test_in_a_pair_the_score_is_that_of_the_other_language():
-    cells = [made("joint", ["en", key], 0, {"mlm": {"en": 9, key: value}}) for key, value in (("fr", 1), ("sw", 2))]
-    assert scores_by_method(cells, "mlm", ["en", "fr", "sw"], pivot="en") == {"joint": {"fr": [1], "sw": [2]}}
+    cells = [
+        made("joint", ["en", key], 0, {"mlm": {"en": 9, key: value}})
+        for key, value in (("fr", 1), ("sw", 2))
+    ]
+    assert scores_by_method(cells, "mlm", ["en", "fr", "sw"], pivot="en") == {
+        "joint": {"fr": [1], "sw": [2]}
+    }
     assert scores_by_method(cells, "mlm", ["en", "fr", "sw"]) == {}
 
 
@@ -205,7 +257,10 @@ def test_the_findings_say_who_is_better_in_the_right_direction(seeds, tmp_path):
     unfinished, joint, adapters = report.findings
     assert "UNFINISHED: 2 cells" in unfinished
     verdict = "better" if seeds > 1 else "not distinguishable"  # fewer bits are better
-    assert f"meta_fast against joint, the best other: {verdict} (+{0.985 if seeds > 1 else 1.0:.3f}" in joint
+    assert (
+        f"meta_fast against joint, the best other: {verdict} (+{0.985 if seeds > 1 else 1.0:.3f}"
+        in joint
+    )
     assert f"meta_fast against adapters: {verdict} (+" in adapters
     assert report.to_dict()["compute"]["joint"]["cpu_seconds"] == 2.0
     rows = report.to_dict()["interference_mlm_all"]["rows"]

@@ -11,7 +11,16 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted((ROOT / "hf_meta_adapters").rglob("*.py"))
 RECIPES = sorted((ROOT / "recipes").rglob("*.py"))
-TOP_LEVEL = {"hf_meta_adapters", "recipes", "tests", "docs", "pyproject.toml", "Makefile", "README.md", "LICENSE"} | {
+TOP_LEVEL = {
+    "hf_meta_adapters",
+    "recipes",
+    "tests",
+    "docs",
+    "pyproject.toml",
+    "Makefile",
+    "README.md",
+    "LICENSE",
+} | {
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "CITATION.cff",
@@ -29,10 +38,16 @@ FOREIGN = {
 def text_files() -> Iterator[Path]:
     """The files that somebody wrote, without those that a tool built."""
     for top in ROOT.iterdir():
-        if top.name in BUILT or (top.name.startswith((".git", ".venv", ".mypy", ".ruff", ".pytest")) and top.is_dir()):
+        if top.name in BUILT or (
+            top.name.startswith((".git", ".venv", ".mypy", ".ruff", ".pytest")) and top.is_dir()
+        ):
             continue
         for path in [top] if top.is_file() else top.rglob("*"):
-            if path.is_file() and path.suffix in TEXT and not BUILT & set(path.relative_to(ROOT).parts):
+            if (
+                path.is_file()
+                and path.suffix in TEXT
+                and not BUILT & set(path.relative_to(ROOT).parts)
+            ):
                 yield path
 
 
@@ -41,7 +56,9 @@ def length(path: Path) -> int:
 
 
 def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return (
+        node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
 
 
 def body_length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -71,7 +88,9 @@ def test_a_recipe_is_short(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES + RECIPES, ids=name)
 def test_a_function_is_short(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    assert {function.name: size for function in functions(tree) if (size := body_length(function)) > 50} == {}
+    assert {
+        function.name: size for function in functions(tree) if (size := body_length(function)) > 50
+    } == {}
 
 
 def test_the_median_module_is_short() -> None:

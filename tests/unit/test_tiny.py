@@ -10,11 +10,26 @@ from tests.tiny import MODELS, PRETRAINING, TinyModel, in_double, tiny
 def test_the_loss_reaches_every_parameter(cell: TinyModel) -> None:
     model = cell.make()
     model(**cell.batch()).loss.backward()
-    trained = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
+    trained = {
+        name: parameter.grad
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
     assert [name for name, gradient in trained.items() if gradient is None] == []
     # A shift of all scores of a softmax changes nothing: such a gradient vanishes, up to rounding.
-    shifts = ("qa_outputs.bias", "k_proj.bias", "key.bias", "key_proj.bias", "k_lin.bias", "c_attn.bias")
-    assert [name for name, gradient in trained.items() if not gradient.any() and not name.endswith(shifts)] == []
+    shifts = (
+        "qa_outputs.bias",
+        "k_proj.bias",
+        "key.bias",
+        "key_proj.bias",
+        "k_lin.bias",
+        "c_attn.bias",
+    )
+    assert [
+        name
+        for name, gradient in trained.items()
+        if not gradient.any() and not name.endswith(shifts)
+    ] == []
 
 
 @pytest.mark.parametrize("cell", PRETRAINING, ids=str)
@@ -34,7 +49,9 @@ def test_in_double_makes_a_float64_model_exact(cell: TinyModel) -> None:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with in_double():
         gradients = torch.autograd.grad(model(**batch).loss, parameters)
-        direction = [gradient / torch.stack([g.norm() for g in gradients]).norm() for gradient in gradients]
+        direction = [
+            gradient / torch.stack([g.norm() for g in gradients]).norm() for gradient in gradients
+        ]
         losses = []
         with torch.no_grad():
             for sign in (1, -2):
@@ -42,7 +59,9 @@ def test_in_double_makes_a_float64_model_exact(cell: TinyModel) -> None:
                     parameter.add_(step, alpha=sign * 1e-5)
                 losses.append(model(**batch).loss)
     slope = (losses[0] - losses[1]) / 2e-5
-    expected = sum((gradient * step).sum() for gradient, step in zip(gradients, direction, strict=True))
+    expected = sum(
+        (gradient * step).sum() for gradient, step in zip(gradients, direction, strict=True)
+    )
     assert losses[0].dtype == torch.float64
     torch.testing.assert_close(slope, expected, rtol=1e-7, atol=0)
 

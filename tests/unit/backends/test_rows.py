@@ -10,7 +10,7 @@ import torch
 from transformers.modeling_outputs import BaseModelOutput
 
 from hf_meta_adapters import BottleneckConfig, get_language_model
-from hf_meta_adapters.backends._rows import put_together, take_rows
+from hf_meta_adapters.backends.rows import put_together, take_rows
 from hf_meta_adapters.errors import ConfigurationError, LanguageError
 from tests.adapted import adapted, outputs, same, stirred
 from tests.tiny import tiny
@@ -44,7 +44,11 @@ def count_passes(model: Any) -> list[int]:
         ("mt5", "bottleneck", [4]),
         ("llama", "ia3", [2, 2]),
         ("bert", "copy_attention", [2, 2]),
-        ("deberta-v2", "lora", [4, 2, 2]),  # whose table of distances has not one entry for each row
+        (
+            "deberta-v2",
+            "lora",
+            [4, 2, 2],
+        ),  # whose table of distances has not one entry for each row
     ],
 )
 def test_one_pass_where_the_method_can(name: str, method: str, expected: list[int]) -> None:
@@ -58,7 +62,11 @@ def test_one_pass_where_the_method_can(name: str, method: str, expected: list[in
         hidden = "decoder_hidden_states" if name == "mt5" else "hidden_states"
         for many, single in zip(found[hidden], one[hidden], strict=True):
             torch.testing.assert_close(many[row], single[0], rtol=1e-3, atol=1e-4)
-    assert not any(part._forward_pre_hooks for part in model.base_model.modules() if part is not model.base_model)
+    assert not any(
+        part._forward_pre_hooks
+        for part in model.base_model.modules()
+        if part is not model.base_model
+    )
 
 
 @pytest.mark.parametrize("method", ["bottleneck", "ia3"])
@@ -75,14 +83,21 @@ def test_rows_of_one_language_are_one_pass() -> None:
     model, batch = stirred(adapted("bert", "ia3")), batch_of("bert")
     assert same(outputs(model, batch, language=["sw"] * 4), outputs(model, batch, language="sw"))
     with_labels = tiny("bert").batch(rows=4)
-    assert same(outputs(model, with_labels, language=("sw",) * 4), outputs(model, with_labels, language="sw"))
+    assert same(
+        outputs(model, with_labels, language=("sw",) * 4),
+        outputs(model, with_labels, language="sw"),
+    )
 
 
 @pytest.mark.parametrize("options", [{"share_adapter": True}, {"config": None}])
-def test_without_parameters_of_its_own_a_language_makes_no_difference(options: dict[str, Any]) -> None:
+def test_without_parameters_of_its_own_a_language_makes_no_difference(
+    options: dict[str, Any],
+) -> None:
     method = options.pop("config", "bottleneck")
     model, batch = stirred(adapted("bert", method, **options)), batch_of("bert")
-    torch.testing.assert_close(outputs(model, batch, language=KEYS), outputs(model, batch, language="en"))
+    torch.testing.assert_close(
+        outputs(model, batch, language=KEYS), outputs(model, batch, language="en")
+    )
 
 
 def test_bottleneck_rows_are_trained_together() -> None:
@@ -100,7 +115,9 @@ def test_modules_to_save_are_routed_too() -> None:
     model, batch = stirred(get_language_model(cell.make(), config, ["en", "sw"])), batch_of("bert")
     found = model(**batch, language=KEYS).logits
     for row, key in enumerate(KEYS):
-        torch.testing.assert_close(found[row], model(**batch, language=key).logits[row], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            found[row], model(**batch, language=key).logits[row], rtol=1e-3, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize(
@@ -156,7 +173,12 @@ def test_rows_are_taken_from_whatever_holds_them() -> None:
 
 
 def test_outputs_are_put_together_as_they_were() -> None:
-    whole = {"a": torch.randn(3, 2), "b": (torch.randn(3), None), "c": BaseModelOutput(torch.randn(3, 1)), "d": True}
+    whole = {
+        "a": torch.randn(3, 2),
+        "b": (torch.randn(3), None),
+        "c": BaseModelOutput(torch.randn(3, 1)),
+        "d": True,
+    }
     rows = [[2], [0, 1]]
     parts = [take_rows(whole, own, 3) for own in rows]
     found = put_together(parts, rows)
@@ -166,6 +188,7 @@ def test_outputs_are_put_together_as_they_were() -> None:
     assert torch.equal(found["c"].last_hidden_state, whole["c"].last_hidden_state)
     assert found["d"] is True
     with pytest.raises(
-        ConfigurationError, match=r"Found the output\['a'\] of shape \(2, 3\) for 2 rows, beside \(1, 2\)"
+        ConfigurationError,
+        match=r"Found the output\['a'\] of shape \(2, 3\) for 2 rows, beside \(1, 2\)",
     ):
         put_together([{"a": torch.zeros(1, 2)}, {"a": torch.zeros(2, 3)}], rows)

@@ -6,9 +6,21 @@ import random
 from collections import defaultdict
 from typing import Any
 
-from hf_meta_adapters.data import Key, LanguageBatchSampler
+from hf_meta_adapters.data import LanguageBatchSampler
+from hf_meta_adapters.data.key import Key
 
-NAMES = ["te", "da", "in", "pt", "li", "zh-Hant", "en", "fr", "ru", "sw"]  # some are parts of other words
+NAMES = [
+    "te",
+    "da",
+    "in",
+    "pt",
+    "li",
+    "zh-Hant",
+    "en",
+    "fr",
+    "ru",
+    "sw",
+]  # some are parts of other words
 SEEDS = range(40)
 Rows = dict[tuple[str, str], list[tuple[int, int]]]
 

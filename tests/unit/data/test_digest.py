@@ -14,8 +14,18 @@ from hf_meta_adapters.errors import DataError
 
 IDS = [101, 7, 102]
 EQUAL = [
-    [IDS, tuple(IDS), np.array(IDS), torch.tensor(IDS, dtype=torch.int32), [np.int64(i) for i in IDS]],
-    [{"text": "a", "label": 1}, {"label": np.int64(1), "text": "a"}, UserDict(text="a", label=torch.tensor(1))],
+    [
+        IDS,
+        tuple(IDS),
+        np.array(IDS),
+        torch.tensor(IDS, dtype=torch.int32),
+        [np.int64(i) for i in IDS],
+    ],
+    [
+        {"text": "a", "label": 1},
+        {"label": np.int64(1), "text": "a"},
+        UserDict(text="a", label=torch.tensor(1)),
+    ],
     [{"text": "a"}, {"text": "a", "label": None}],
     [{"input_ids": IDS, "labels": [1, 2, 3]}, {"input_ids": np.array(IDS), "id": "x"}],
     [{"x": {"b": [0.5], "a": "é"}}, {"x": UserDict(a="é", b=np.array([0.5]))}],
@@ -41,7 +51,9 @@ def test_columns_choose_what_counts():
     one, other = {"id": 1, "text": "a", "input_ids": [1]}, {"id": 2, "text": "a", "input_ids": [2]}
     assert digest(one) != digest(other)
     assert digest(one, ["text"]) == digest(other, ["text"])
-    with pytest.raises(DataError, match=r"columns \['context'\]\. Found a row of \['id', 'text', 'input_ids'\]"):
+    with pytest.raises(
+        DataError, match=r"columns \['context'\]\. Found a row of \['id', 'text', 'input_ids'\]"
+    ):
         digest(one, ["context"])
 
 

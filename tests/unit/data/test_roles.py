@@ -7,7 +7,8 @@ import random
 import datasets
 import pytest
 
-from hf_meta_adapters.data import check_roles, split_roles
+from hf_meta_adapters.data.overlap import check_roles
+from hf_meta_adapters.data.roles import split_roles
 from hf_meta_adapters.errors import ConfigurationError, DataError, LanguageError
 
 from .test_dataset import MAP_STYLE, STREAMING, Stream
@@ -21,7 +22,10 @@ def texts(dataset):
 
 def roles_of(rows, **options):
     found = split_roles({"sw": rows}, **options)
-    return [texts(several["sw"]) if several else [] for several in (found.train, found.meta, found.selection)]
+    return [
+        texts(several["sw"]) if several else []
+        for several in (found.train, found.meta, found.selection)
+    ]
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -44,7 +48,9 @@ def test_shares_are_exact_and_equal_rows_stay_together(seed):
 def test_all_map_style_data_split_alike(kind):
     expected = roles_of(SWAHILI, selection=0.05)
     found = split_roles({"sw": MAP_STYLE[kind](SWAHILI)}, selection=0.05)
-    assert [texts(several["sw"]) for several in (found.train, found.meta, found.selection)] == expected
+    assert [
+        texts(several["sw"]) for several in (found.train, found.meta, found.selection)
+    ] == expected
     assert [len(several) for several in expected] == [85, 10, 5]
     if kind == "datasets":
         assert isinstance(found.meta["sw"], datasets.Dataset)
@@ -66,7 +72,11 @@ def test_rows_that_are_equal_in_the_named_columns_stay_together():
 
 
 def test_small_languages_get_one_row_for_each_role_or_are_refused():
-    assert [len(several) for several in roles_of(SWAHILI[:3], meta=0.1, selection=0.05)] == [1, 1, 1]
+    assert [len(several) for several in roles_of(SWAHILI[:3], meta=0.1, selection=0.05)] == [
+        1,
+        1,
+        1,
+    ]
     with pytest.raises(DataError, match=r"'sw' must be enough for 3 roles\. Found 2 distinct rows"):
         roles_of(SWAHILI[:2] * 10, meta=0.1, selection=0.05)
     with pytest.raises(DataError, match="Found 0 distinct rows"):
@@ -79,7 +89,9 @@ def test_a_share_of_zero_is_no_role():
     assert (len(found.train["sw"]), len(found.selection["sw"])) == (90, 10)
 
 
-@pytest.mark.parametrize("shares", [{"meta": -0.1}, {"meta": 1.0}, {"meta": 0.5, "selection": 0.5}, {"meta": 10}])
+@pytest.mark.parametrize(
+    "shares", [{"meta": -0.1}, {"meta": 1.0}, {"meta": 0.5, "selection": 0.5}, {"meta": 10}]
+)
 def test_shares_that_leave_nothing_to_train_on_are_refused(shares):
     with pytest.raises(ConfigurationError, match="leave some to train on"):
         split_roles({"sw": SWAHILI}, **shares)
@@ -101,20 +113,39 @@ def test_what_was_split_passes_the_check():
 @pytest.mark.parametrize(
     ("train", "meta", "selection", "message"),
     [
-        (range(10), [20, 3, 4, 3], None, r"Found 3 rows of the meta data of 'te'.*row 1 of meta and row 3 of train"),
+        (
+            range(10),
+            [20, 3, 4, 3],
+            None,
+            r"Found 3 rows of the meta data of 'te'.*row 1 of meta and row 3 of train",
+        ),
         (
             range(10),
             [20],
             [30, 9],
             r"Found 1 rows of the selection data of 'te'.*row 1 of selection and row 9 of train",
         ),
-        (range(10), [20, 21], [30, 21], r"Found 1 rows of the selection.*row 1 of selection and row 1 of meta"),
-        (range(10), None, [30, 0], r"Found 1 rows of the selection.*row 1 of selection and row 0 of train"),
+        (
+            range(10),
+            [20, 21],
+            [30, 21],
+            r"Found 1 rows of the selection.*row 1 of selection and row 1 of meta",
+        ),
+        (
+            range(10),
+            None,
+            [30, 0],
+            r"Found 1 rows of the selection.*row 1 of selection and row 0 of train",
+        ),
     ],
 )
 def test_overlap_is_refused_with_language_count_and_a_pair(kind, train, meta, selection, message):
     def data(numbers):
-        return None if numbers is None else {"te": MAP_STYLE[kind]([{"text": str(number)} for number in numbers])}
+        return (
+            None
+            if numbers is None
+            else {"te": MAP_STYLE[kind]([{"text": str(number)} for number in numbers])}
+        )
 
     with pytest.raises(DataError, match=message):
         check_roles(data(train), data(meta), data(selection))
@@ -122,10 +153,14 @@ def test_overlap_is_refused_with_language_count_and_a_pair(kind, train, meta, se
 
 def test_overlap_is_that_of_one_language():
     """Equal rows of different languages, and of one role, are allowed."""
-    check_roles({"te": ["a", "a"], "da": ["b"]}, {"te": ["b"], "da": ["a"]}, {"te": ["c"], "in": ["a"]})
+    check_roles(
+        {"te": ["a", "a"], "da": ["b"]}, {"te": ["b"], "da": ["a"]}, {"te": ["c"], "in": ["a"]}
+    )
     check_roles({"te": [{"id": 1, "text": "a"}]}, {"te": [{"id": 2, "text": "a"}]})
     with pytest.raises(DataError, match="Found 1 rows"):
-        check_roles({"te": [{"id": 1, "text": "a"}]}, {"te": [{"id": 2, "text": "a"}]}, columns=["text"])
+        check_roles(
+            {"te": [{"id": 1, "text": "a"}]}, {"te": [{"id": 2, "text": "a"}]}, columns=["text"]
+        )
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from itertools import islice
 
 import pytest
 
-from hf_meta_adapters.data import LanguageBatchSampler, temperature_distribution
+from hf_meta_adapters.data import LanguageBatchSampler
+from hf_meta_adapters.data.temperature import temperature_distribution
 from hf_meta_adapters.errors import ConfigurationError, DataError, LanguageError
 
 from .cases import SEEDS, draw, languages, rows, run
@@ -26,7 +27,9 @@ def test_a_step_holds_whole_batches_of_distinct_languages(seed):
         assert languages(keys, "meta") == (names if meta else [])
         for (role, name), found in rows(keys).items():
             batch = (
-                arguments["batch_size"] if role == "train" else arguments["meta_batch_size"] or arguments["batch_size"]
+                arguments["batch_size"]
+                if role == "train"
+                else arguments["meta_batch_size"] or arguments["batch_size"]
             )
             assert len(found) == batch
             assert all(0 <= row < (sizes if role == "train" else meta)[name] for row, _ in found)
@@ -54,17 +57,29 @@ def test_the_share_of_the_temperature_is_met_where_no_bound_cuts_it():
     sizes = {"en": 900, "fr": 400, "sw": 100}
     found = Counter(
         name
-        for keys in run({"train_sizes": sizes, "batch_size": 1}, 1, alpha=0.5, languages_per_step=1, steps_per_epoch=60)
+        for keys in run(
+            {"train_sizes": sizes, "batch_size": 1},
+            1,
+            alpha=0.5,
+            languages_per_step=1,
+            steps_per_epoch=60,
+        )
         for name in languages(keys)
     )
     assert found == {"en": 30, "fr": 20, "sw": 10}
 
 
 def test_sampling_weights_take_the_place_of_sizes():
-    arguments = {"train_sizes": {"en": None, "fr": 5, "sw": None}, "batch_size": 1, "languages_per_step": 1}
+    arguments = {
+        "train_sizes": {"en": None, "fr": 5, "sw": None},
+        "batch_size": 1,
+        "languages_per_step": 1,
+    }
     for weights, expected in (({"sw": 2, "fr": 1, "en": 3}, [30, 10, 20]), (None, [20, 20, 20])):
         keys = run(arguments, 1, sampling_weights=weights, steps_per_epoch=60)
-        assert [Counter(keys[0].language for keys in keys)[name] for name in ("en", "fr", "sw")] == expected
+        assert [
+            Counter(keys[0].language for keys in keys)[name] for name in ("en", "fr", "sw")
+        ] == expected
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -103,7 +118,9 @@ def test_the_rows_of_all_processes_are_those_of_one_with_larger_batches(seed):
         for rank, keys in enumerate(several):
             name = languages(one)[0]
             in_order = [key for key in one if key.role == "train" and key.language == name]
-            assert [key for key in keys if key.role == "train" and key.language == name] == in_order[rank::world]
+            assert [
+                key for key in keys if key.role == "train" and key.language == name
+            ] == in_order[rank::world]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -140,7 +157,10 @@ def test_a_new_sampler_continues_where_another_stopped(seed):
     resumed = LanguageBatchSampler(**arguments)
     epoch, skipped = seed % 4, seed % length
     resumed.set_epoch(epoch)
-    assert list(islice(resumed, skipped, None)) == whole[epoch * length + skipped : (epoch + 1) * length]
+    assert (
+        list(islice(resumed, skipped, None))
+        == whole[epoch * length + skipped : (epoch + 1) * length]
+    )
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -152,15 +172,23 @@ def test_examples_seen_are_those_that_were_yielded(seed):
     steps = len(sampler) // parts
     for epoch, step in [(0, 0), (0, 1), (1, steps - 1), (2, 0), (2, steps)]:
         before = (epoch * steps + step) * parts
-        found = Counter((key.role, key.language) for lists in ranks for keys in lists[:before] for key in keys)
+        found = Counter(
+            (key.role, key.language) for lists in ranks for keys in lists[:before] for key in keys
+        )
         roles = ["train", "meta"] if arguments["meta_sizes"] else ["train"]
-        expected = {role: {name: found[role, name] for name in arguments["train_sizes"]} for role in roles}
+        expected = {
+            role: {name: found[role, name] for name in arguments["train_sizes"]} for role in roles
+        }
         assert sampler.examples_seen(epoch, step) == expected
 
 
 def test_rows_come_in_order_without_shuffling_and_from_streams():
     arguments = {"batch_size": 2, "steps_per_epoch": 2, "shuffle": False}
-    keys = [key for several in run({"train_sizes": {"en": 3, "sw": None}, **arguments}, 2) for key in several]
+    keys = [
+        key
+        for several in run({"train_sizes": {"en": 3, "sw": None}, **arguments}, 2)
+        for key in several
+    ]
     assert [tuple(key[2:]) for key in keys if key.language == "en"] == [
         (0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 1), (0, 2), (1, 2),
     ]  # fmt: skip
@@ -169,9 +197,14 @@ def test_rows_come_in_order_without_shuffling_and_from_streams():
 
 def test_every_epoch_has_an_order_of_languages_of_its_own():
     keys = run(
-        {"train_sizes": dict.fromkeys("abcd", 9), "batch_size": 1, "languages_per_step": 2}, 5, steps_per_epoch=20
+        {"train_sizes": dict.fromkeys("abcd", 9), "batch_size": 1, "languages_per_step": 2},
+        5,
+        steps_per_epoch=20,
     )
-    orders = [tuple("".join(languages(one)) for one in keys[start : start + 20]) for start in range(0, 100, 20)]
+    orders = [
+        tuple("".join(languages(one)) for one in keys[start : start + 20])
+        for start in range(0, 100, 20)
+    ]
     assert len(set(orders)) == 5
 
 
@@ -179,7 +212,13 @@ def test_passes_are_shuffled_apart_by_pass_language_role_and_seed():
     sizes = {"en": 50, "sw": 50}
     orders = {}
     for seed in (0, 1):
-        arguments = {"train_sizes": sizes, "meta_sizes": sizes, "batch_size": 50, "seed": seed, "steps_per_epoch": 2}
+        arguments = {
+            "train_sizes": sizes,
+            "meta_sizes": sizes,
+            "batch_size": 50,
+            "seed": seed,
+            "steps_per_epoch": 2,
+        }
         for key in (key for keys in run(arguments, 1) for key in keys):
             orders.setdefault((seed, key.role, key.language, key.visit), []).append(key.index)
     assert len(orders) == 16
@@ -202,7 +241,9 @@ package.__path__ = [sys.argv[1]]
 def test_another_process_draws_the_same(project_root, capsys):
     command = [sys.executable, "-c", ALONE + SCRIPT, str(project_root / "hf_meta_adapters")]
     hash_seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
-    other = subprocess.check_output(command, env={**os.environ, "PYTHONHASHSEED": hash_seed}, text=True)
+    other = subprocess.check_output(
+        command, env={**os.environ, "PYTHONHASHSEED": hash_seed}, text=True
+    )
     exec(SCRIPT, {})
     assert other == capsys.readouterr().out != ""
 
@@ -213,8 +254,16 @@ GOOD = {"train_sizes": {"en": 4, "sw": 4}, "batch_size": 2}
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
-        ({"languages_per_step": 0}, ConfigurationError, r"`languages_per_step` .* from 1 to 2\. Found 0"),
-        ({"languages_per_step": 3}, ConfigurationError, r"`languages_per_step` .* from 1 to 2\. Found 3"),
+        (
+            {"languages_per_step": 0},
+            ConfigurationError,
+            r"`languages_per_step` .* from 1 to 2\. Found 0",
+        ),
+        (
+            {"languages_per_step": 3},
+            ConfigurationError,
+            r"`languages_per_step` .* from 1 to 2\. Found 3",
+        ),
         ({"batch_size": 0}, ConfigurationError, "`batch_size` .* at least 1"),
         ({"batch_size": 1.5}, ConfigurationError, "`batch_size` .* whole number"),
         ({"meta_batch_size": 0}, ConfigurationError, "`meta_batch_size`"),

@@ -8,8 +8,8 @@ from itertools import combinations
 
 import pytest
 
-from hf_meta_adapters.data import apportion
 from hf_meta_adapters.data._schedule import language_schedule
+from hf_meta_adapters.data.temperature import apportion
 
 
 @pytest.mark.parametrize("seed", range(200))

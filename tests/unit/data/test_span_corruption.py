@@ -36,7 +36,9 @@ def test_the_spans_fill_the_gaps(length):
     assert labels[-1] == EOS
     used = [token for token in labels if token in SENTINELS]
     assert used == list(SENTINELS[: len(used)])
-    assert [token for token in inputs if token in SENTINELS] == used[:-1]  # the last one ends the labels
+    assert [token for token in inputs if token in SENTINELS] == used[
+        :-1
+    ]  # the last one ends the labels
     assert put_back(inputs, labels[:-1]) == row
     hidden = max(1, round(0.15 * length))
     assert len(labels) - len(used) - 1 == hidden
@@ -46,7 +48,9 @@ def test_the_spans_fill_the_gaps(length):
 def test_each_span_is_one_mask_and_labels_are_the_whole_text():
     torch.manual_seed(0)
     row = [LANGUAGE, *range(10, 70), EOS]
-    batch = SpanCorruptionCollator(**BART, noise_density=0.3, mean_span_length=2)([{"input_ids": row}])
+    batch = SpanCorruptionCollator(**BART, noise_density=0.3, mean_span_length=2)(
+        [{"input_ids": row}]
+    )
     assert batch["labels"][0].tolist() == row
     inputs = batch["input_ids"][0].tolist()
     assert inputs.count(MASK) == 9
@@ -61,7 +65,8 @@ def test_every_division_is_as_likely():
     collator = SpanCorruptionCollator(**BART, noise_density=3 / 7, mean_span_length=1.5)
     torch.manual_seed(0)
     counts = Counter(
-        tuple(collator([{"input_ids": list(range(10, 17))}])["input_ids"][0].tolist()) for _ in range(3000)
+        tuple(collator([{"input_ids": list(range(10, 17))}])["input_ids"][0].tolist())
+        for _ in range(3000)
     )
     assert len(counts) == 3 * 2  # 4 kept in two parts: 3 ways; 3 hidden in two parts: 2 ways
     assert min(counts.values()) > 3000 / 6 - 5 * (3000 / 6 * 5 / 6) ** 0.5
@@ -69,7 +74,9 @@ def test_every_division_is_as_likely():
 
 
 def test_short_rows_are_filled_up():
-    batch = SpanCorruptionCollator(**T5)([{"input_ids": [10, 11, 12, EOS]}, {"input_ids": list(range(10, 40))}])
+    batch = SpanCorruptionCollator(**T5)(
+        [{"input_ids": [10, 11, 12, EOS]}, {"input_ids": list(range(10, 40))}]
+    )
     first = batch["attention_mask"][0].bool()
     assert batch["input_ids"].shape == batch["attention_mask"].shape
     assert (batch["input_ids"][0][~first] == PAD).all()
@@ -86,7 +93,9 @@ def test_what_is_too_short_is_left_whole(words):
 
 
 def test_spans_are_no_more_than_sentinels():
-    collator = SpanCorruptionCollator(**{**T5, "sentinels": SENTINELS[:3]}, noise_density=0.5, mean_span_length=1)
+    collator = SpanCorruptionCollator(
+        **{**T5, "sentinels": SENTINELS[:3]}, noise_density=0.5, mean_span_length=1
+    )
     labels = collator([{"input_ids": list(range(10, 60))}])["labels"][0].tolist()
     assert [token for token in labels if token in SENTINELS] == list(SENTINELS[:3])
     assert len(labels) == 25 + 3 + 1
@@ -105,7 +114,10 @@ def test_the_seed_decides():
     ("given", "said"),
     [
         ({"pad_token_id": 0}, "0 sentinels and `mask_token_id=None`"),
-        ({"pad_token_id": 0, "sentinels": (5, 6), "mask_token_id": 4}, "2 sentinels and `mask_token_id=4`"),
+        (
+            {"pad_token_id": 0, "sentinels": (5, 6), "mask_token_id": 4},
+            "2 sentinels and `mask_token_id=4`",
+        ),
         ({**BART, "noise_density": 1.0}, r"in \(0, 1\).*1.0"),
         ({**BART, "mean_span_length": 0.5}, "at least 1.*0.5"),
     ],

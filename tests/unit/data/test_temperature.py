@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from hf_meta_adapters.data import apportion, temperature_distribution
+from hf_meta_adapters.data.temperature import apportion, temperature_distribution
 from hf_meta_adapters.errors import ConfigurationError, DataError
 
 
@@ -42,7 +42,10 @@ def bounded_shares(total: int, weights: dict[str, float], low: int, high: int) -
 @pytest.mark.parametrize("seed", range(150))
 def test_rounding_is_exact_bounded_and_within_one_of_the_share(seed):
     rng = random.Random(seed)
-    weights = {str(key): rng.choice([rng.random(), 10 ** rng.uniform(-6, 3), 1.0]) for key in range(rng.randint(1, 12))}
+    weights = {
+        str(key): rng.choice([rng.random(), 10 ** rng.uniform(-6, 3), 1.0])
+        for key in range(rng.randint(1, 12))
+    }
     low = rng.choice([0, 0, 1, 3])
     high = low + rng.randint(0, 20)
     total = rng.randint(low * len(weights), high * len(weights))
@@ -66,13 +69,19 @@ def test_no_other_whole_numbers_are_closer(seed):
         return sum((count - s) ** 2 for count, s in zip(counts, share, strict=True))
 
     every = [c for c in itertools.product(range(total + 1), repeat=3) if sum(c) == total]
-    assert distance(tuple(apportion(total, weights).values())) == pytest.approx(min(map(distance, every)))
+    assert distance(tuple(apportion(total, weights).values())) == pytest.approx(
+        min(map(distance, every))
+    )
 
 
 def test_ties_go_to_the_first_and_large_totals_are_exact():
     assert apportion(2, {"te": 1, "da": 1, "in": 1}) == {"te": 1, "da": 1, "in": 0}
     assert apportion(4, {"te": 0.1, "da": 0.1, "in": 0.1}) == {"te": 2, "da": 1, "in": 1}
-    assert apportion(3 * 10**17 + 1, {"te": 1, "da": 1, "in": 1}) == {"te": 10**17 + 1, "da": 10**17, "in": 10**17}
+    assert apportion(3 * 10**17 + 1, {"te": 1, "da": 1, "in": 1}) == {
+        "te": 10**17 + 1,
+        "da": 10**17,
+        "in": 10**17,
+    }
 
 
 def test_zero_weights_take_what_the_bounds_force_on_them():

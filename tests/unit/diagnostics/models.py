@@ -29,7 +29,9 @@ class Planted(nn.Module):
         second = nn.ModuleDict({"mlp": nn.Linear(size, size, bias=False)})
         self.layers = nn.ModuleList([first, second])
         for weight in self.parameters():  # no weight so small that it does not matter
-            weight.data = (torch.rand_like(weight) + 0.5) * torch.randn_like(weight).sign() / size**0.5
+            weight.data = (
+                (torch.rand_like(weight) + 0.5) * torch.randn_like(weight).sign() / size**0.5
+            )
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
         output = self.layers[1]["mlp"](torch.tanh(self.layers[0]["attention"](x)))
@@ -45,7 +47,9 @@ class Planted(nn.Module):
         return masks
 
     @torch.no_grad()
-    def batches(self, mask: dict[str, Tensor], seed: int, count: int = 24) -> list[dict[str, Tensor]]:
+    def batches(
+        self, mask: dict[str, Tensor], seed: int, count: int = 24
+    ) -> list[dict[str, Tensor]]:
         """Text for which the model under `mask` is right."""
         generator = torch.Generator().manual_seed(seed)
         weights = {name: weight * mask[name] for name, weight in self.named_parameters()}
@@ -62,7 +66,11 @@ class _Attention(nn.Module):
 
     def __init__(self, num_heads: int, num_key_value_heads: int, head_dim: int) -> None:
         super().__init__()
-        self.num_heads, self.num_key_value_heads, self.head_dim = num_heads, num_key_value_heads, head_dim
+        self.num_heads, self.num_key_value_heads, self.head_dim = (
+            num_heads,
+            num_key_value_heads,
+            head_dim,
+        )
         size = num_heads * head_dim
         self.q_proj = nn.Linear(size, size, bias=False)
         self.k_proj = nn.Linear(size, num_key_value_heads * head_dim, bias=False)
@@ -70,7 +78,10 @@ class _Attention(nn.Module):
         self.o_proj = nn.Linear(size, size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = (layer(x).unflatten(-1, (-1, self.head_dim)) for layer in (self.q_proj, self.k_proj, self.v_proj))
+        parts = (
+            layer(x).unflatten(-1, (-1, self.head_dim))
+            for layer in (self.q_proj, self.k_proj, self.v_proj)
+        )
         query, key, value = (part.transpose(1, 2) for part in parts)
         shared = self.num_heads // self.num_key_value_heads
         key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
@@ -99,11 +110,15 @@ class PlantedHeads(nn.Module):
             for name in ("q_proj", "k_proj", "v_proj"):
                 outputs, inputs = layer["attention"].get_submodule(name).weight.shape
                 of_head = torch.tensor(heads).repeat_interleave(outputs // len(heads))
-                masks[f"layers.{number}.attention.{name}.weight"] = of_head.unsqueeze(1).expand(outputs, inputs)
+                masks[f"layers.{number}.attention.{name}.weight"] = of_head.unsqueeze(1).expand(
+                    outputs, inputs
+                )
         return masks
 
     @torch.no_grad()
-    def batches(self, mask: dict[str, Tensor], seed: int, count: int = 8) -> list[dict[str, Tensor]]:
+    def batches(
+        self, mask: dict[str, Tensor], seed: int, count: int = 8
+    ) -> list[dict[str, Tensor]]:
         """Text for which the model under `mask` is right."""
         generator = torch.Generator().manual_seed(seed)
         weights = {name: self.get_parameter(name) * part for name, part in mask.items()}

@@ -7,7 +7,12 @@ import torch
 from torch import nn
 
 from hf_meta_adapters.diagnostics import gradient_conflict
-from hf_meta_adapters.errors import ConfigurationError, DataError, LanguageError, NonFiniteLossError
+from hf_meta_adapters.errors import (
+    ConfigurationError,
+    DataError,
+    LanguageError,
+    NonFiniteLossError,
+)
 from tests.tiny import PRETRAINING, tiny
 
 from .models import Linear, linear_batches
@@ -19,15 +24,21 @@ EAST, NORTH = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 2.0, 0.0])
 @pytest.mark.parametrize("batches", [1, 5])
 def test_known_answers(batches, projection):
     directions = {"en": EAST, "fr": 3 * EAST, "ru": NORTH, "sw": -0.1 * EAST}
-    given = {key: linear_batches(direction.expand(batches, -1)) for key, direction in directions.items()}
+    given = {
+        key: linear_batches(direction.expand(batches, -1)) for key, direction in directions.items()
+    }
     found = gradient_conflict(Linear(3), given, projection=projection)
-    expected = torch.tensor([[1, 1, 0, -1], [1, 1, 0, -1], [0, 0, 1, 0], [-1, -1, 0, 1]], dtype=torch.float64)
+    expected = torch.tensor(
+        [[1, 1, 0, -1], [1, 1, 0, -1], [0, 0, 1, 0], [-1, -1, 0, 1]], dtype=torch.float64
+    )
     torch.testing.assert_close(found.matrix, expected, atol=1e-7, rtol=0)
     assert (found.baseline is None) == (batches == 1)
 
 
 def test_a_single_batch_may_come_without_a_list():
-    found = gradient_conflict(Linear(3), {"en": {"gradient": EAST}, "sw": {"gradient": EAST + NORTH / 2}})
+    found = gradient_conflict(
+        Linear(3), {"en": {"gradient": EAST}, "sw": {"gradient": EAST + NORTH / 2}}
+    )
     assert found.matrix.flatten().tolist() == pytest.approx([1, 0.5**0.5, 0.5**0.5, 1])
     assert found.baseline is None
     assert found.interval is None
@@ -37,9 +48,13 @@ def test_a_single_batch_may_come_without_a_list():
 def test_noise_lowers_the_baseline_as_much_as_the_rest():
     truth, noise = torch.zeros(400), torch.randn(2, 40, 400)
     truth[0] = 20.0
-    found = gradient_conflict(Linear(400), {key: linear_batches(truth + n) for key, n in zip("ab", noise, strict=True)})
+    found = gradient_conflict(
+        Linear(400), {key: linear_batches(truth + n) for key, n in zip("ab", noise, strict=True)}
+    )
     expected = 20**2 / (20**2 + 400 / 20)  # half of 40 batches
-    torch.testing.assert_close(found.matrix, torch.full((2, 2), expected).double(), atol=0.02, rtol=0)
+    torch.testing.assert_close(
+        found.matrix, torch.full((2, 2), expected).double(), atol=0.02, rtol=0
+    )
     assert found.sample_size == 20
     assert found.disattenuated is not None
     torch.testing.assert_close(found.disattenuated, torch.ones(2, 2).double(), atol=0.02, rtol=0)
@@ -106,7 +121,9 @@ def test_everything_is_left_as_it_was():
     weights = {name: p.clone() for name, p in model.named_parameters()}
     modes, state = [m.training for m in model.modules()], torch.get_rng_state()
 
-    gradient_conflict(model, {"en": cell.batch(1), "sw": cell.batch(2)}, parameters=".", projection=64)
+    gradient_conflict(
+        model, {"en": cell.batch(1), "sw": cell.batch(2)}, parameters=".", projection=64
+    )
 
     assert [m.training for m in model.modules()] == modes
     assert torch.equal(torch.get_rng_state(), state)
@@ -150,20 +167,26 @@ def test_passes_run_in_their_language_on_the_shared_parameters():
             return SimpleNamespace(loss=(self.weight + 100 * self.own) @ gradient)
 
     model = Routed()
-    found = gradient_conflict(model, {"en": linear_batches(EAST.expand(2, -1)), "sw": {"gradient": -EAST}})
+    found = gradient_conflict(
+        model, {"en": linear_batches(EAST.expand(2, -1)), "sw": {"gradient": -EAST}}
+    )
     assert model.seen == ["en", "en", "sw"]
     assert found.matrix[0, 1] == -1
     with pytest.raises(ConfigurationError, match="'nothing'"):
         gradient_conflict(model, {"en": {"gradient": EAST}}, parameters=["nothing"])
 
 
-@pytest.mark.parametrize("output", [lambda x: (x, None), lambda x: x, lambda x: SimpleNamespace(loss=x)])
+@pytest.mark.parametrize(
+    "output", [lambda x: (x, None), lambda x: x, lambda x: SimpleNamespace(loss=x)]
+)
 def test_every_form_of_output(output):
     class Model(Linear):
         def forward(self, gradient):
             return output(super().forward(gradient)["loss"])
 
-    found = gradient_conflict(Model(3), {"en": {"gradient": EAST}, "sw": {"gradient": NORTH - EAST}})
+    found = gradient_conflict(
+        Model(3), {"en": {"gradient": EAST}, "sw": {"gradient": NORTH - EAST}}
+    )
     assert float(found.matrix[0, 1]) == pytest.approx(-(5**-0.5))
 
 
@@ -175,7 +198,9 @@ def test_gradients_that_are_one_tensor_are_counted_once_each():
 
     en, sw = linear_batches(torch.randn(5, 3)), linear_batches(torch.randn(5, 3))
     both = gradient_conflict(model, {"en": en, "sw": sw}, loss_function=loss_function, blocks=2)
-    one = gradient_conflict(model, {"en": en, "sw": sw}, loss_function=loss_function, blocks=2, parameters="a")
+    one = gradient_conflict(
+        model, {"en": en, "sw": sw}, loss_function=loss_function, blocks=2, parameters="a"
+    )
     torch.testing.assert_close(both.matrix, one.matrix)
 
 
@@ -208,7 +233,11 @@ def test_a_generator_is_read_once_and_a_projection_is_near():
         ({"resamples": -1}, ConfigurationError, "`resamples`"),
         ({"confidence": 1.0}, ConfigurationError, "`confidence`"),
         ({"loss_function": lambda model, batch: model.weight}, DataError, r"shape \(3,\)"),
-        ({"loss_function": lambda model, batch: model.weight.sum().detach()}, ConfigurationError, "graph"),
+        (
+            {"loss_function": lambda model, batch: model.weight.sum().detach()},
+            ConfigurationError,
+            "graph",
+        ),
         ({"loss_function": lambda model, batch: None}, DataError, "NoneType"),
     ],
 )
@@ -218,7 +247,11 @@ def test_bad_input_is_refused(arguments, error, words):
 
 
 def test_the_forms_of_the_result():
-    directions = {"en": torch.eye(3)[0], "fr": torch.eye(3)[0] + torch.eye(3)[1], "sw": -torch.eye(3)[0]}
+    directions = {
+        "en": torch.eye(3)[0],
+        "fr": torch.eye(3)[0] + torch.eye(3)[1],
+        "sw": -torch.eye(3)[0],
+    }
     batches = {key: linear_batches(d + 0.01 * torch.randn(4, 3)) for key, d in directions.items()}
     found = gradient_conflict(Linear(3), batches, per_layer=True)
     worst = found.most_conflicting()

@@ -23,14 +23,20 @@ def test_equals_the_average_over_all_splits_into_halves():
     def halves(gradients):
         everything = set(range(6))
         for chosen in combinations(range(6), 3):
-            yield gradients[list(chosen)].mean(0), gradients[sorted(everything - set(chosen))].mean(0)
+            yield (
+                gradients[list(chosen)].mean(0),
+                gradients[sorted(everything - set(chosen))].mean(0),
+            )
 
     def mean(values):
         return torch.stack(list(values)).mean()
 
     norm = [mean(a @ a for a, _ in halves(g)) for g in (first, second)]
     within = mean(a @ b for a, b in halves(first)) / norm[0]
-    between = mean(a @ b for a, _ in halves(first) for b, _ in halves(second)) / (norm[0] * norm[1]).sqrt()
+    between = (
+        mean(a @ b for a, _ in halves(first) for b, _ in halves(second))
+        / (norm[0] * norm[1]).sqrt()
+    )
     torch.testing.assert_close(found[0, 0], within)
     torch.testing.assert_close(found[0, 1], between)
 
@@ -39,7 +45,9 @@ def test_sums_over_unequal_blocks_estimate_the_same():
     truth = torch.zeros(50, dtype=torch.float64)
     truth[0] = 3.0
     counts = torch.tensor([1, 2, 3, 4] * 50, dtype=torch.float64)
-    sums = counts[:, None] * truth + counts.sqrt()[:, None] * torch.randn(200, 50, dtype=torch.float64)
+    sums = counts[:, None] * truth + counts.sqrt()[:, None] * torch.randn(
+        200, 50, dtype=torch.float64
+    )
     gram, blocks = products([sums], counts)
     found = estimate_cosines(gram, blocks, sample_size=5).matrix
     assert float(found[0, 0]) == pytest.approx(9 / (9 + 50 / 5), abs=0.03)
@@ -56,7 +64,9 @@ def test_the_bootstrap_covers_the_truth(noise):
     for trial in range(trials):
         drawn = means[:, None] + noise * torch.randn(2, blocks, size, dtype=torch.float64)
         gram, found = products(drawn)
-        interval = bootstrap_interval(gram, found, blocks // 2, resamples=200, confidence=0.9, seed=trial)
+        interval = bootstrap_interval(
+            gram, found, blocks // 2, resamples=200, confidence=0.9, seed=trial
+        )
         assert interval is not None
         hits += (interval[..., 0] <= truth) & (truth <= interval[..., 1])
         width += (interval[..., 1] - interval[..., 0]) / trials

@@ -20,8 +20,12 @@ def test_the_expected_l0_norm_is_the_share_of_open_gates():
     gates = sample_gates(LOG_ALPHA.expand(40_000, -1), generator())
     assert gates.min() == 0
     assert gates.max() == 1
-    torch.testing.assert_close((gates != 0).float().mean(0), keep_probability(LOG_ALPHA), atol=0.01, rtol=0)
-    torch.testing.assert_close((gates == 1).float().mean(0), 1 - keep_probability(-LOG_ALPHA), atol=0.01, rtol=0)
+    torch.testing.assert_close(
+        (gates != 0).float().mean(0), keep_probability(LOG_ALPHA), atol=0.01, rtol=0
+    )
+    torch.testing.assert_close(
+        (gates == 1).float().mean(0), 1 - keep_probability(-LOG_ALPHA), atol=0.01, rtol=0
+    )
 
 
 def test_gradients_equal_numerical_differentiation():

@@ -13,7 +13,9 @@ def test_positive_means_that_joint_is_worse():
     better = interference_report({"en": 80.0, "sw": 50.0}, {"en": 78.0, "sw": 55.0})
     assert [row.difference for row in better.rows] == [2.0, -5.0]
     assert better.mean() == -1.5
-    loss = interference_report({"en": 1.5}, {"en": 1.75}, higher_is_better=False, metric="bits per character")
+    loss = interference_report(
+        {"en": 1.5}, {"en": 1.75}, higher_is_better=False, metric="bits per character"
+    )
     assert loss.rows[0].difference == 0.25
     assert math.isnan(loss.rows[0].low)
 
@@ -36,7 +38,9 @@ def train(languages: list[str], steps: int = 30) -> dict[str, float]:
         loss = sum((x @ weight - target).square().mean() for _ in languages) / len(languages)
         (gradient,) = torch.autograd.grad(loss, weight)
         weight.data -= 0.1 * gradient
-    return {language: float((x @ weight.detach() - target).square().mean()) for language in languages}
+    return {
+        language: float((x @ weight.detach() - target).square().mean()) for language in languages
+    }
 
 
 def test_copies_of_one_language_do_not_interfere():
@@ -51,16 +55,25 @@ def test_what_both_models_find_hard_does_not_widen_the_interval():
     noise = np.random.default_rng(1).normal(scale=1, size=50)
     row = interference_report({"en": hard + 1 + noise}, {"en": hard}).rows[0]
     half = 1.96 * noise.std(ddof=1) / 50**0.5
-    assert (row.low, row.high) == pytest.approx((row.difference - half, row.difference + half), abs=0.1 * half)
+    assert (row.low, row.high) == pytest.approx(
+        (row.difference - half, row.difference + half), abs=0.1 * half
+    )
 
 
 @pytest.mark.parametrize("shape", [(30,), (8, 20)])
 def test_the_interval_covers_the_truth(shape):
     generator, hits, trials = np.random.default_rng(0), 0, 200
     for trial in range(trials):
-        effects = sum(generator.normal(size=[*(1,) * i, n, *(1,) * (len(shape) - i - 1)]) for i, n in enumerate(shape))
+        effects = sum(
+            generator.normal(size=[*(1,) * i, n, *(1,) * (len(shape) - i - 1)])
+            for i, n in enumerate(shape)
+        )
         row = interference_report(
-            {"en": 0.5 + effects}, {"en": np.zeros(shape)}, resamples=200, confidence=0.9, seed=trial
+            {"en": 0.5 + effects},
+            {"en": np.zeros(shape)},
+            resamples=200,
+            confidence=0.9,
+            seed=trial,
         ).rows[0]
         hits += row.low <= 0.5 <= row.high
     assert 0.82 <= hits / trials < 1
@@ -88,7 +101,9 @@ def test_equal_compute_is_enforced():
     with pytest.raises(ConfigurationError, match="joint_examples_seen"):
         interference_report(scores, scores, monolingual_examples_seen=1)
     with pytest.raises(ConfigurationError, match="'sw'"):
-        interference_report(scores, scores, monolingual_examples_seen={"en": 1}, joint_examples_seen=1)
+        interference_report(
+            scores, scores, monolingual_examples_seen={"en": 1}, joint_examples_seen=1
+        )
 
 
 @pytest.mark.parametrize(
@@ -111,11 +126,13 @@ def test_bad_input_is_refused(monolingual, joint, error, words):
 
 def test_the_forms_of_the_result():
     report = interference_report(
-        {"en": [80.0, 82.0, 81.0], "sw": [60.0, 61.0, 62.0]}, {"en": [79.0, 80.0, 81.0], "sw": [61.0] * 3}
+        {"en": [80.0, 82.0, 81.0], "sw": [60.0, 61.0, 62.0]},
+        {"en": [79.0, 80.0, 81.0], "sw": [61.0] * 3},
     )
     assert json.loads(json.dumps(report.to_dict()))["rows"][0]["difference"] == 1.0
     assert report.to_markdown().count("[") == 2
     assert report == interference_report(
-        {"en": [80.0, 82.0, 81.0], "sw": [60.0, 61.0, 62.0]}, {"en": [79.0, 80.0, 81.0], "sw": [61.0] * 3}
+        {"en": [80.0, 82.0, 81.0], "sw": [60.0, 61.0, 62.0]},
+        {"en": [79.0, 80.0, 81.0], "sw": [61.0] * 3},
     )
     assert json.dumps(interference_report({"en": 1.0}, {"en": 1.0}).to_dict(), allow_nan=False)

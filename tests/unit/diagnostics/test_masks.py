@@ -5,7 +5,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from hf_meta_adapters.diagnostics import LanguageMasks, _mask_training, learn_language_masks, mask_overlap
+from hf_meta_adapters.diagnostics import (
+    LanguageMasks,
+    _mask_training,
+    learn_language_masks,
+    mask_overlap,
+)
 from hf_meta_adapters.errors import ConfigurationError, HubError, LanguageError
 from tests.tiny import tiny
 
@@ -14,7 +19,13 @@ from .models import Planted
 
 def f1(found, truth):
     both = sum(int((found[name] & truth[name]).sum()) for name in truth)
-    return 2 * both / sum(int(found[name].expand(truth[name].shape).sum() + truth[name].sum()) for name in truth)
+    return (
+        2
+        * both
+        / sum(
+            int(found[name].expand(truth[name].shape).sum() + truth[name].sum()) for name in truth
+        )
+    )
 
 
 def inverse(mask):
@@ -26,11 +37,15 @@ def inverse(mask):
 def test_a_planted_subnetwork_is_found(granularity):
     torch.manual_seed(0)
     model = Planted()
-    planted = {key: model.plant(0.8, seed, granularity) for seed, key in enumerate(("en", "sw"), start=1)}
+    planted = {
+        key: model.plant(0.8, seed, granularity) for seed, key in enumerate(("en", "sw"), start=1)
+    }
     for seed, (language, truth) in enumerate(planted.items()):
         sparsity = 1 - sum(int(m.sum()) for m in truth.values()) / 800
         text = {language: model.batches(truth, seed)}
-        found = learn_language_masks(model, text, sparsity=sparsity, granularity=granularity, seeds=(0,), steps=600)
+        found = learn_language_masks(
+            model, text, sparsity=sparsity, granularity=granularity, seeds=(0,), steps=600
+        )
         mask = {name: part.expand(20, 20) for name, part in found.mask(language, 0).items()}
         assert f1(mask, truth) >= 0.95
         assert f1(inverse(mask), inverse(truth)) >= 0.95  # what is pruned is the rarer, harder part
@@ -40,7 +55,9 @@ def test_a_planted_subnetwork_is_found(granularity):
 @torch.no_grad()
 def pruned_loss(model, mask, batches):
     weights = {name: weight * mask[name] for name, weight in model.named_parameters()}
-    return sum(float(torch.func.functional_call(model, weights, (b["x"], b["y"]))["loss"]) for b in batches)
+    return sum(
+        float(torch.func.functional_call(model, weights, (b["x"], b["y"]))["loss"]) for b in batches
+    )
 
 
 @pytest.mark.slow
@@ -49,7 +66,11 @@ def test_at_half_of_two_layers_the_search_stops_at_a_worse_mask_than_the_planted
     model = Planted()
     truth = model.plant(0.5, 1)
     text = model.batches(truth, 0)
-    settings = {"sparsity": 1 - sum(int(m.sum()) for m in truth.values()) / 800, "seeds": (0,), "steps": 300}
+    settings = {
+        "sparsity": 1 - sum(int(m.sum()) for m in truth.values()) / 800,
+        "seeds": (0,),
+        "steps": 300,
+    }
     found = learn_language_masks(model, {"en": text}, **settings).mask("en", 0)
     planted = iter(truth.values())
 
@@ -75,7 +96,9 @@ def test_half_of_one_layer_is_found():
     last = {"layers.1.mlp.weight": truth["layers.1.mlp.weight"]}
     sparsity = 1 - float(last["layers.1.mlp.weight"].float().mean())
     text = {"en": model.batches(truth, 0)}
-    found = learn_language_masks(model, text, sparsity=sparsity, seeds=(0,), steps=300, parameters=list(last))
+    found = learn_language_masks(
+        model, text, sparsity=sparsity, seeds=(0,), steps=300, parameters=list(last)
+    )
     assert f1(found.mask("en", 0), last) >= 0.95
 
 
@@ -84,7 +107,11 @@ def test_languages_differ_only_where_a_difference_was_planted():
     torch.manual_seed(0)
     model = Planted()
     same, other = model.plant(0.8, 1), model.plant(0.8, 2)
-    text = {"en": model.batches(same, 0), "fr": model.batches(same, 1), "sw": model.batches(other, 2)}
+    text = {
+        "en": model.batches(same, 0),
+        "fr": model.batches(same, 1),
+        "sw": model.batches(other, 2),
+    }
     masks = learn_language_masks(model, text, sparsity=0.2, seeds=(0, 1), steps=250)
     overlap = mask_overlap(masks)
     assert overlap.baseline is not None
@@ -111,22 +138,39 @@ def test_weights_stay_bitwise_and_the_sparsity_is_met(family, granularity):
         assert p.requires_grad
         assert p.grad is None
     assert model.training
-    assert not any("embed" in name or "wte" in name or name == "shared.weight" for name in masks.shapes)
+    assert not any(
+        "embed" in name or "wte" in name or name == "shared.weight" for name in masks.shapes
+    )
     if granularity != "module":
         assert masks.sparsity("en", 0) == pytest.approx(0.3, abs=0.01)
     for name, mask in masks.mask("en", 0).items():
         assert mask.dtype == torch.bool
-        assert (mask & torch.ones(masks.shapes[name], dtype=torch.bool)).shape == weights[name].shape
+        assert (mask & torch.ones(masks.shapes[name], dtype=torch.bool)).shape == weights[
+            name
+        ].shape
 
 
 def test_a_gate_per_neuron_closes_one_output():
     linear = tiny("gpt2").make()
     masks = learn_language_masks(
-        linear, {"en": tiny("gpt2").batch(0)}, sparsity=0.5, granularity="neuron", seeds=(0,), steps=1
+        linear,
+        {"en": tiny("gpt2").batch(0)},
+        sparsity=0.5,
+        granularity="neuron",
+        seeds=(0,),
+        steps=1,
     )
-    assert masks.mask("en", 0)["transformer.h.0.mlp.c_fc.weight"].shape == (1, 32)  # stored (inputs, outputs)
+    assert masks.mask("en", 0)["transformer.h.0.mlp.c_fc.weight"].shape == (
+        1,
+        32,
+    )  # stored (inputs, outputs)
     bert = learn_language_masks(
-        tiny("bert").make(), {"en": tiny("bert").batch(0)}, sparsity=0.5, granularity="neuron", seeds=(0,), steps=1
+        tiny("bert").make(),
+        {"en": tiny("bert").batch(0)},
+        sparsity=0.5,
+        granularity="neuron",
+        seeds=(0,),
+        steps=1,
     )
     assert bert.mask("en", 0)["bert.encoder.layer.0.intermediate.dense.weight"].shape == (32, 1)
 
@@ -143,7 +187,9 @@ def test_tied_weights_are_gated_together():
             return {"loss": self.two(self.one(x)).square().mean()}
 
     model = Tied()
-    masks = learn_language_masks(model, {"en": {"x": torch.ones(1, 4)}}, sparsity=0.5, seeds=(0,), steps=2)
+    masks = learn_language_masks(
+        model, {"en": {"x": torch.ones(1, 4)}}, sparsity=0.5, seeds=(0,), steps=2
+    )
     assert list(masks.shapes) == ["one.weight"]
     assert model.one.weight is model.two.weight
     assert isinstance(model.one.weight, nn.Parameter)
@@ -152,7 +198,10 @@ def test_tied_weights_are_gated_together():
 def trained(**settings):
     torch.manual_seed(0)
     model = Planted(size=6)
-    text = {"en": model.batches(model.plant(0.5, 1), 0, 2), "zh-Hant": model.batches(model.plant(0.5, 2), 1, 2)}
+    text = {
+        "en": model.batches(model.plant(0.5, 1), 0, 2),
+        "zh-Hant": model.batches(model.plant(0.5, 2), 1, 2),
+    }
     return learn_language_masks(model, text, **{"sparsity": 0.5, "steps": 5, **settings})
 
 
@@ -189,23 +238,34 @@ def by_hand(*rows, seeds):
     """Masks of languages a, b, ... over one weight with one gate per entry."""
     languages = tuple("abc"[: len(rows)])
     masks = {
-        key: {seed: {"layers.0.weight": torch.tensor(row, dtype=torch.bool)} for seed, row in enumerate(by_seed)}
+        key: {
+            seed: {"layers.0.weight": torch.tensor(row, dtype=torch.bool)}
+            for seed, row in enumerate(by_seed)
+        }
         for key, by_seed in zip(languages, rows, strict=True)
     }
-    confidence = {key: {seed: {"layers.0.weight": 0.75} for seed in range(seeds)} for key in languages}
-    return LanguageMasks(languages, tuple(range(seeds)), "weight", {"layers.0.weight": (4,)}, masks, confidence)
+    confidence = {
+        key: {seed: {"layers.0.weight": 0.75} for seed in range(seeds)} for key in languages
+    }
+    return LanguageMasks(
+        languages, tuple(range(seeds)), "weight", {"layers.0.weight": (4,)}, masks, confidence
+    )
 
 
 def test_overlap_by_hand():
     masks = by_hand([[1, 1, 0, 0], [1, 0, 1, 0]], [[0, 0, 1, 1], [1, 1, 0, 0]], seeds=2)
     overlap = mask_overlap(masks)
     # a0 with b1: 2/2; a1 with b0: 1/3; a0 with a1: 1/3; b0 with b1: 0/4
-    torch.testing.assert_close(overlap.matrix, torch.tensor([[1 / 3, 2 / 3], [2 / 3, 0]], dtype=torch.float64))
+    torch.testing.assert_close(
+        overlap.matrix, torch.tensor([[1 / 3, 2 / 3], [2 / 3, 0]], dtype=torch.float64)
+    )
     assert overlap.between_languages == pytest.approx(2 / 3)
     assert overlap.between_seeds == pytest.approx(1 / 6)
     assert overlap.chance == pytest.approx(1 / 3)
     agreement = mask_overlap(masks, measure="agreement")
-    torch.testing.assert_close(agreement.matrix, torch.tensor([[0.5, 0.75], [0.75, 0]], dtype=torch.float64))
+    torch.testing.assert_close(
+        agreement.matrix, torch.tensor([[0.5, 0.75], [0.75, 0]], dtype=torch.float64)
+    )
     torch.testing.assert_close(overlap.per_layer["layers.0"], overlap.matrix)
     assert json.loads(json.dumps(overlap.to_dict()))["seeds"] == [0, 1]
     assert "between seeds 0.17" in overlap.to_markdown()

@@ -12,11 +12,18 @@ from hf_meta_adapters.diagnostics import gradient_conflict
 from tests.invariant.test_memory import Peak
 
 LANGUAGES = tuple(f"l{number}" for number in range(14))
-SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256}
+SIZES = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 256,
+}
 
 
 def model_and_batches(rows: int):
-    model = XLMRobertaForMaskedLM(XLMRobertaConfig(vocab_size=2000, max_position_embeddings=40, **SIZES))
+    model = XLMRobertaForMaskedLM(
+        XLMRobertaConfig(vocab_size=2000, max_position_embeddings=40, **SIZES)
+    )
     draw = torch.Generator().manual_seed(0)
 
     def batch():
@@ -55,7 +62,9 @@ def conflict(model, batches, **settings):
 def test_projected_gradients_of_14_languages_fit_where_a_training_step_fits(rows):
     model, batches = model_and_batches(rows)
     step = training_step(model, batches["l0"][0])
-    assert step > sum(p.numel() * 4 for p in model.parameters())  # something was measured: a gradient at least
+    assert step > sum(
+        p.numel() * 4 for p in model.parameters()
+    )  # something was measured: a gradient at least
     assert conflict(model, batches, projection=256) <= 1.2 * step
 
 

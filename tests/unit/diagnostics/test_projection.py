@@ -20,7 +20,9 @@ PAIRS = {
 def test_products_are_unbiased_and_their_error_is_bounded(name):
     x, y = PAIRS[name]
     scale = x.norm() * y.norm()
-    errors = torch.stack([project(x, DIMENSION, seed=s) @ project(y, DIMENSION, seed=s) - x @ y for s in range(300)])
+    errors = torch.stack(
+        [project(x, DIMENSION, seed=s) @ project(y, DIMENSION, seed=s) - x @ y for s in range(300)]
+    )
     bound = math.sqrt(2 / DIMENSION) * scale
     assert errors.square().mean().sqrt() <= 1.15 * bound  # 300 draws know a variance to about 15 %
     assert errors.mean().abs() <= 4 * bound / math.sqrt(300)
@@ -41,7 +43,8 @@ def test_all_cosines_of_dense_gradients_are_near_at_once():
 def test_it_is_linear_seeded_and_exact_when_short():
     x, y = PAIRS["dense"]
     torch.testing.assert_close(
-        project(2 * x + y, DIMENSION, seed=1), 2 * project(x, DIMENSION, seed=1) + project(y, DIMENSION, seed=1)
+        project(2 * x + y, DIMENSION, seed=1),
+        2 * project(x, DIMENSION, seed=1) + project(y, DIMENSION, seed=1),
     )
     assert not torch.equal(project(x, DIMENSION, seed=1), project(x, DIMENSION, seed=2))
     short = [project(vector[:200], DIMENSION, seed=1) for vector in (x, y)]

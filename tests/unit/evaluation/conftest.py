@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
@@ -26,7 +34,9 @@ SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 KINDS = ("unigram", "byte_bpe", "wordpiece")
 
 
-def train_tokenizer(kind: str, lines: list[str], *, size: int = 500, around: bool = True) -> PreTrainedTokenizerFast:
+def train_tokenizer(
+    kind: str, lines: list[str], *, size: int = 500, around: bool = True
+) -> PreTrainedTokenizerFast:
     """A tokenizer like that of XLM-R (unigram), of RoBERTa (byte_bpe) or of uncased BERT (wordpiece)."""
     if kind == "unigram":
         made, trainer = Tokenizer(models.Unigram()), trainers.UnigramTrainer
@@ -34,19 +44,32 @@ def train_tokenizer(kind: str, lines: list[str], *, size: int = 500, around: boo
         options: dict[str, Any] = {"unk_token": "<unk>"}
     elif kind == "byte_bpe":
         made, trainer = Tokenizer(models.BPE()), trainers.BpeTrainer
-        made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=True), decoders.ByteLevel()
+        made.pre_tokenizer, made.decoder = (
+            pre_tokenizers.ByteLevel(add_prefix_space=True),
+            decoders.ByteLevel(),
+        )
         options = {"initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
     else:
         made, trainer = Tokenizer(models.WordPiece(unk_token="<unk>")), trainers.WordPieceTrainer
         made.normalizer = normalizers.BertNormalizer()
         made.pre_tokenizer, made.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
         options = {}
-    made.train_from_iterator(lines, trainer(vocab_size=size, special_tokens=SPECIAL, show_progress=False, **options))
+    made.train_from_iterator(
+        lines, trainer(vocab_size=size, special_tokens=SPECIAL, show_progress=False, **options)
+    )
     if around:
         made.post_processor = processors.TemplateProcessing(
-            single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+            single="<s> $A </s>",
+            pair="<s> $A </s> </s> $B </s>",
+            special_tokens=[("<s>", 0), ("</s>", 2)],
         )
-    names = {"bos_token": "<s>", "cls_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "sep_token": "</s>"}
+    names = {
+        "bos_token": "<s>",
+        "cls_token": "<s>",
+        "pad_token": "<pad>",
+        "eos_token": "</s>",
+        "sep_token": "</s>",
+    }
     inputs = ["input_ids", "attention_mask"]  # as XLM-R has it
     given = {
         "model_input_names": inputs,
@@ -74,12 +97,18 @@ def unigram() -> PreTrainedTokenizerFast:
 def make_model() -> Callable[..., Any]:
     """A tiny model with a head, over the vocabulary of a tokenizer."""
 
-    def make(head: str, tokenizer: PreTrainedTokenizerFast, task: Any = None, family: str = "xlm-r") -> Any:
+    def make(
+        head: str, tokenizer: PreTrainedTokenizerFast, task: Any = None, family: str = "xlm-r"
+    ) -> Any:
         config = tiny(family, head).config()
         config.vocab_size, config.max_position_embeddings = len(tokenizer), 160
         config.pad_token_id = tokenizer.pad_token_id
         if task is not None and task.labels:
-            config.num_labels, config.id2label, config.label2id = len(task.labels), task.id2label, task.label2id
+            config.num_labels, config.id2label, config.label2id = (
+                len(task.labels),
+                task.id2label,
+                task.label2id,
+            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
             model = getattr(transformers, HEADS[head]).from_config(config)
@@ -100,11 +129,16 @@ class Oracle(nn.Module):
         for row in features:
             known = self.rows.setdefault(tuple(row["input_ids"]), {**row})
             if isinstance(row.get("labels"), list):  # windows that show the same words
-                known["labels"] = [max(pair) for pair in zip(known["labels"], row["labels"], strict=True)]
+                known["labels"] = [
+                    max(pair) for pair in zip(known["labels"], row["labels"], strict=True)
+                ]
         self.config = SimpleNamespace(id2label=task.id2label, pad_token_id=None)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: Any) -> Any:
-        texts = [tuple(ids[mask == 1].tolist()) for ids, mask in zip(input_ids, attention_mask, strict=True)]
+        texts = [
+            tuple(ids[mask == 1].tolist())
+            for ids, mask in zip(input_ids, attention_mask, strict=True)
+        ]
         rows, shape = [self.rows[text] for text in texts], tuple(input_ids.shape)
         if "start_positions" in rows[0]:
             starts, ends = torch.zeros(shape), torch.zeros(shape)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from hf_meta_adapters.evaluation._answers import answer_f1, best_match, exact_match, normalize_answer
+from hf_meta_adapters.evaluation.answers import answer_f1, best_match, exact_match, normalize_answer
 
 
 @pytest.mark.parametrize(
@@ -117,18 +117,23 @@ PIECES = (
 
 def test_the_script_of_squad_agrees():
     """transformers 4 has the official script; transformers 5 has dropped it."""
-    script = pytest.importorskip("transformers.data.metrics.squad_metrics", reason="NOT CHECKED: transformers 5")
+    script = pytest.importorskip(
+        "transformers.data.metrics.squad_metrics", reason="NOT CHECKED: transformers 5"
+    )
     draw = random.Random(0)
     seen = set()
     for _ in range(3000):
         prediction, reference = (
-            draw.choice(("", " ")).join(draw.choice(PIECES) for _ in range(draw.randint(1, 5))) for _ in range(2)
+            draw.choice(("", " ")).join(draw.choice(PIECES) for _ in range(draw.randint(1, 5)))
+            for _ in range(2)
         )
         if draw.random() < 0.3:
             prediction = f" {reference.upper()}. "
         assert normalize_answer(prediction) == script.normalize_answer(prediction)
         assert exact_match(prediction, reference) == script.compute_exact(reference, prediction)
-        if normalize_answer(reference) and normalize_answer(prediction):  # SQuAD 2 scores empty answers, 1.1 has none
+        if normalize_answer(reference) and normalize_answer(
+            prediction
+        ):  # SQuAD 2 scores empty answers, 1.1 has none
             f1 = answer_f1(prediction, reference)
             assert f1 == pytest.approx(script.compute_f1(reference, prediction))
             seen.add(round(f1, 2))

@@ -12,7 +12,10 @@ from hf_meta_adapters.errors import ConfigurationError, DataError, LanguageError
 from hf_meta_adapters.evaluation import NLI, POS, compare_methods, get_task, majority_baseline
 
 DRAW = np.random.default_rng(0)
-SCORES = {name: {key: DRAW.normal(shift, 1, 4).tolist() for key in ("en", "sw")} for shift, name in enumerate("abc")}
+SCORES = {
+    name: {key: DRAW.normal(shift, 1, 4).tolist() for key in ("en", "sw")}
+    for shift, name in enumerate("abc")
+}
 
 
 @pytest.mark.parametrize("better", [True, False])
@@ -44,7 +47,10 @@ def test_one_seed_has_no_interval() -> None:
     assert one.mean == 1
     assert all(map(math.isnan, (one.low, one.high, one.p_value)))
     assert "one seed, no intervals" in found.to_markdown()
-    assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["differences"][0]["p_value"] is None
+    assert (
+        json.loads(json.dumps(found.to_dict(), allow_nan=False))["differences"][0]["p_value"]
+        is None
+    )
 
 
 def test_equal_differences_are_certain_or_none() -> None:
@@ -83,7 +89,10 @@ def test_the_most_frequent_label_is_that_of_the_training_data() -> None:
     train = [{"tokens": ["a", "b", "c", "d"], "tags": ["NOUN", "NOUN", "VERB", "_"]}]
     test = {"sw": [{"tokens": ["e", "f", "g"], "tags": ["VERB", "VERB", "NOUN"]}]}
     assert majority_baseline(POS(), train, test)["sw"]["accuracy"] == pytest.approx(1 / 3)
-    pairs = [{"premise": "p", "hypothesis": "h", "label": label} for label in ("neutral", "neutral", "entailment")]
+    pairs = [
+        {"premise": "p", "hypothesis": "h", "label": label}
+        for label in ("neutral", "neutral", "entailment")
+    ]
     assert majority_baseline(NLI(), pairs, {"te": pairs})["te"]["accuracy"] == pytest.approx(2 / 3)
     with pytest.raises(ConfigurationError, match="Found 'qa'"):
         majority_baseline(get_task("qa"), [], {})

@@ -20,7 +20,7 @@ from hf_meta_adapters.evaluation import (
     register_task,
 )
 from hf_meta_adapters.evaluation import _task as tasks
-from hf_meta_adapters.modeling import get_language_model
+from hf_meta_adapters.modeling.model import get_language_model
 
 from .conftest import LINES, Noise, Oracle
 
@@ -31,7 +31,10 @@ def sentences(count=8, task=None):
     labels = (task or POS()).labels
     words = LINES["sw"].split()
     return [
-        {"tokens": words[i % 3 : i % 3 + 4], "tags": [labels[(i + j) % len(labels)] for j in range(4)]}
+        {
+            "tokens": words[i % 3 : i % 3 + 4],
+            "tags": [labels[(i + j) % len(labels)] for j in range(4)],
+        }
         for i in range(count)
     ]
 
@@ -87,7 +90,9 @@ def test_a_language_can_borrow_the_adapter_of_another(unigram):
     with pytest.raises(LanguageError, match="Found 'ml'"):
         evaluate_languages(model, "pos", data, adapters={"ml": "te"}, processing_class=unigram)
     with pytest.raises(ConfigurationError, match="`adapters` needs a model with language adapters"):
-        evaluate_languages(Noise(POS()), "pos", data, adapters={"kn": "te"}, processing_class=unigram)
+        evaluate_languages(
+            Noise(POS()), "pos", data, adapters={"kn": "te"}, processing_class=unigram
+        )
 
 
 def test_nothing_runs_before_languages_and_data_are_checked(unigram):
@@ -99,28 +104,42 @@ def test_nothing_runs_before_languages_and_data_are_checked(unigram):
         ({}, LanguageError, "Found none"),
         ({"en": sentences(), "te": []}, DataError, "Found none for 'te'"),
         (sentences(), DataError, "Found `list`"),
-        ({"en": (row for row in sentences())}, DataError, "known length. Found `generator` for 'en'"),
+        (
+            {"en": (row for row in sentences())},
+            DataError,
+            "known length. Found `generator` for 'en'",
+        ),
     ]:
         with pytest.raises(error, match=message):
             evaluate_languages(model, "pos", data, processing_class=unigram)
     with pytest.raises(LanguageError, match="Found 'fr'"):
-        evaluate_languages(model, "pos", {"en": sentences()}, source_language="fr", processing_class=unigram)
+        evaluate_languages(
+            model, "pos", {"en": sentences()}, source_language="fr", processing_class=unigram
+        )
     assert model.heard == []
 
 
-@pytest.mark.parametrize("order", [("neutral", "entailment", "contradiction"), ("LABEL_0", "LABEL_1", "LABEL_2")])
+@pytest.mark.parametrize(
+    "order", [("neutral", "entailment", "contradiction"), ("LABEL_0", "LABEL_1", "LABEL_2")]
+)
 def test_a_head_with_other_classes_is_refused(unigram, order):
     model = Noise(NLI())
     model.config.id2label = dict(enumerate(order))
     data = {"en": [{"premise": "a", "hypothesis": "b", "label": "neutral"}]}
-    with pytest.raises(ConfigurationError, match=f"0: 'entailment'.*Found .*0: '{order[0]}'.*id2label=task.id2label"):
+    with pytest.raises(
+        ConfigurationError,
+        match=f"0: 'entailment'.*Found .*0: '{order[0]}'.*id2label=task.id2label",
+    ):
         evaluate_languages(model, "nli", data, processing_class=unigram)
 
 
 def test_a_head_of_another_task_is_refused(unigram, make_model):
     with pytest.raises(ConfigurationError, match="must have the classes of the task"):
         evaluate_languages(
-            make_model("token_classification", unigram, NER()), "pos", {"en": sentences()}, processing_class=unigram
+            make_model("token_classification", unigram, NER()),
+            "pos",
+            {"en": sentences()},
+            processing_class=unigram,
         )
     with pytest.raises(ConfigurationError, match=r"`logits` with 2 dimensions.*Found shape \(1, "):
         evaluate_languages(
@@ -137,7 +156,9 @@ def test_one_class_everywhere_is_a_warning_that_names_the_language(unigram):
             return SimpleNamespace(logits=torch.eye(17)[torch.full(input_ids.shape, 7)])
 
     data = {"en": [{"tokens": ["a"], "tags": ["NOUN"]}] * 3, "te": sentences()}
-    with pytest.warns(ConstantPredictionWarning, match="'NOUN' everywhere in language 'te'") as caught:
+    with pytest.warns(
+        ConstantPredictionWarning, match="'NOUN' everywhere in language 'te'"
+    ) as caught:
         evaluate_languages(Constant(POS()), "pos", data, processing_class=unigram)
     assert len(caught) == 1  # in en the references, too, hold one class
 
@@ -152,10 +173,16 @@ def test_perfect_and_random_predictions_in_every_script(tokenizer, task, languag
         for i in range(len(words) - 1)
     ]
     rows = task.features(data, tokenizer, language=language, max_length=24)
-    scores = evaluate_languages(Oracle(rows, task), task, {language: data}, processing_class=tokenizer, max_length=24)
+    scores = evaluate_languages(
+        Oracle(rows, task), task, {language: data}, processing_class=tokenizer, max_length=24
+    )
     assert scores[language][task.metric] == 1
-    scores = evaluate_languages(Noise(task), task, {language: data * 10}, processing_class=tokenizer)
-    chance = {"pos": 1 / 17, "ner": 0.21}[task.name]  # ner: two of seven tags begin a span, and it must end there
+    scores = evaluate_languages(
+        Noise(task), task, {language: data * 10}, processing_class=tokenizer
+    )
+    chance = {"pos": 1 / 17, "ner": 0.21}[
+        task.name
+    ]  # ner: two of seven tags begin a span, and it must end there
     assert scores[language][task.metric] == pytest.approx(chance, abs=0.08)
 
 
@@ -166,13 +193,17 @@ def test_scores_do_not_depend_on_the_size_of_batches(unigram, make_model):
     data = {"sw": sentences(9, NER()), "te": sentences(5, NER())[::-1]}
     first = evaluate_languages(model, "ner", data, processing_class=unigram, batch_size=1)
     for batch_size in (2, 100):
-        again = evaluate_languages(model, "ner", data, processing_class=unigram, batch_size=batch_size)
+        again = evaluate_languages(
+            model, "ner", data, processing_class=unigram, batch_size=batch_size
+        )
         assert again.to_dict(per_example=True) == first.to_dict(per_example=True)
 
 
 def test_the_adapter_of_the_language_decides_the_predictions(unigram, make_model):
     base = make_model("token_classification", unigram, POS())
-    model = get_language_model(base, peft.LoraConfig(target_modules=["query", "value"]), ["en", "sw"])
+    model = get_language_model(
+        base, peft.LoraConfig(target_modules=["query", "value"]), ["en", "sw"]
+    )
     with torch.no_grad():
         for parameter in model.language_parameters("sw").values():
             parameter.copy_(torch.randn_like(parameter) * 10)
@@ -182,7 +213,9 @@ def test_the_adapter_of_the_language_decides_the_predictions(unigram, make_model
         model, "pos", data, source_language="en", adapters={"sw": "en"}, processing_class=unigram
     )
     assert not np.array_equal(own.per_example["sw"]["correct"], own.per_example["en"]["correct"])
-    np.testing.assert_array_equal(swapped.per_example["sw"]["correct"], own.per_example["en"]["correct"])
+    np.testing.assert_array_equal(
+        swapped.per_example["sw"]["correct"], own.per_example["en"]["correct"]
+    )
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -200,7 +233,9 @@ def test_the_tokenizer_saved_with_the_model_is_the_default(unigram, make_model, 
 
 def test_progress_is_shown_only_when_asked(unigram, capsys):
     for progress in (False, True):
-        evaluate_languages(Polyglot(), "pos", {"te": sentences()}, processing_class=unigram, progress=progress)
+        evaluate_languages(
+            Polyglot(), "pos", {"te": sentences()}, processing_class=unigram, progress=progress
+        )
         out, err = capsys.readouterr()
         assert out == ""
         assert ("te" in err) is progress
@@ -210,13 +245,17 @@ def test_the_model_is_moved_only_when_asked(unigram):
     model, moves = Polyglot(), []
     model.to = moves.append
     for device in (None, "cpu"):
-        evaluate_languages(model, "pos", {"te": sentences()}, processing_class=unigram, device=device)
+        evaluate_languages(
+            model, "pos", {"te": sentences()}, processing_class=unigram, device=device
+        )
     assert moves == ["cpu"]
 
 
 def test_batch_size_must_be_positive(unigram):
     with pytest.raises(ConfigurationError, match="Found 0"):
-        evaluate_languages(Polyglot(), "pos", {"te": sentences()}, processing_class=unigram, batch_size=0)
+        evaluate_languages(
+            Polyglot(), "pos", {"te": sentences()}, processing_class=unigram, batch_size=0
+        )
 
 
 def test_a_task_of_ones_own(unigram, monkeypatch):
@@ -237,12 +276,26 @@ def test_a_task_of_ones_own(unigram, monkeypatch):
 
         def score(self, dataset, predictions, *, language):
             return TaskScore(
-                {"exact": float(np.mean([p == row["length"] for p, row in zip(predictions, dataset, strict=True)]))}
+                {
+                    "exact": float(
+                        np.mean(
+                            [
+                                p == row["length"]
+                                for p, row in zip(predictions, dataset, strict=True)
+                            ]
+                        )
+                    )
+                }
             )
 
     lengths = [len(unigram(text)["input_ids"]) for text in LINES.values()]
-    data = [{"text": text, "length": length} for text, length in zip(LINES.values(), lengths, strict=True)]
-    scores = evaluate_languages(Polyglot(), "length", {"te": data}, processing_class=unigram, batch_size=2)
+    data = [
+        {"text": text, "length": length}
+        for text, length in zip(LINES.values(), lengths, strict=True)
+    ]
+    scores = evaluate_languages(
+        Polyglot(), "length", {"te": data}, processing_class=unigram, batch_size=2
+    )
     assert scores["te"] == {"exact": 1.0}
     with pytest.raises(ConfigurationError, match="Found 'length', which is taken"):
         register_task(type("Other", (Length,), {}))
@@ -251,6 +304,8 @@ def test_a_task_of_ones_own(unigram, monkeypatch):
 def test_tasks_have_names():
     known = {name: get_task(name) for name in ("ner", "pos", "qa", "nli", "masked_lm", "causal_lm")}
     assert all(task.name == name for name, task in known.items())
-    assert all(task.label2id == {label: i for i, label in task.id2label.items()} for task in known.values())
+    assert all(
+        task.label2id == {label: i for i, label in task.id2label.items()} for task in known.values()
+    )
     with pytest.raises(ConfigurationError, match=r"\['causal_lm', .*Found 'tagging'"):
         get_task("tagging")

@@ -22,7 +22,11 @@ SENTENCE = "Julius Nyerere alizaliwa Butiama karibu na ziwa"
 ROWS = {
     "ner": {"tokens": SENTENCE.split(), "tags": ["B-PER", "I-PER", "O", "B-LOC", "O", "O", "O"]},
     "nli": {"premise": SENTENCE, "hypothesis": "alizaliwa ziwa", "label": "neutral"},
-    "qa": {"context": SENTENCE, "question": "na ziwa", "answers": {"text": ["Butiama"], "answer_start": [25]}},
+    "qa": {
+        "context": SENTENCE,
+        "question": "na ziwa",
+        "answers": {"text": ["Butiama"], "answer_start": [25]},
+    },
     "masked_lm": {"text": SENTENCE},
     "causal_lm": {"text": SENTENCE},
 }
@@ -61,7 +65,9 @@ def make(tiny_model, task):
 def test_every_head_is_scored(tiny_model, small):
     task = task_for(tiny_model.head)
     data = {"sw": data_for(task), "te": data_for(task)[:2]}
-    scores = evaluate_languages(make(tiny_model, task), task, data, processing_class=small, max_length=30)
+    scores = evaluate_languages(
+        make(tiny_model, task), task, data, processing_class=small, max_length=30
+    )
     assert scores.examples == {"sw": 3, "te": 2}
     assert all(0 <= value < 20 for own in scores.scores.values() for value in own.values())
 
@@ -69,7 +75,10 @@ def test_every_head_is_scored(tiny_model, small):
 @pytest.mark.parametrize("tiny_model", CELLS, ids=str)
 def test_padding_changes_no_logit(tiny_model, small):
     task = task_for(tiny_model.head)
-    model, rows = make(tiny_model, task), task.features(data_for(task), small, language="sw", max_length=30)
+    model, rows = (
+        make(tiny_model, task),
+        task.features(data_for(task), small, language="sw", max_length=30),
+    )
 
     def keep(batch, output):
         logits = output.start_logits if task.name == "qa" else output.logits
@@ -81,5 +90,7 @@ def test_padding_changes_no_logit(tiny_model, small):
         return list(cut)
 
     assert len({len(row["input_ids"]) for row in rows}) > 1
-    for alone, padded in zip(run(model, rows, keep, batch_size=1), run(model, rows, keep, batch_size=8), strict=True):
+    for alone, padded in zip(
+        run(model, rows, keep, batch_size=1), run(model, rows, keep, batch_size=8), strict=True
+    ):
         torch.testing.assert_close(padded, alone, rtol=1e-4, atol=1e-5)

@@ -8,14 +8,9 @@ from torch import nn
 from transformers import ByT5Tokenizer, CanineTokenizer
 
 from hf_meta_adapters.errors import ConfigurationError, DataError, NonFiniteLossError
-from hf_meta_adapters.evaluation import (
-    CausalLM,
-    MaskedLM,
-    bits_per_character,
-    causal_lm_features,
-    evaluate_languages,
-    masked_lm_features,
-)
+from hf_meta_adapters.evaluation import CausalLM, MaskedLM, evaluate_languages
+from hf_meta_adapters.evaluation.bits import bits_per_character
+from hf_meta_adapters.evaluation.lm_features import causal_lm_features, masked_lm_features
 
 from .conftest import LINES, train_tokenizer
 
@@ -58,7 +53,9 @@ def test_causal_rows_predict_every_token_from_those_before_it(tokenizer, max_len
         assert [token for row in own for token in row["input_ids"][1:]] == tokens
         for row in own:
             assert row["input_ids"][0] == tokenizer.bos_token_id
-            known = [-100 if token == tokenizer.unk_token_id else token for token in row["input_ids"][1:]]
+            known = [
+                -100 if token == tokenizer.unk_token_id else token for token in row["input_ids"][1:]
+            ]
             assert row["targets"] == [*known, -100]
         if tokenizer.unk_token_id not in tokens:
             assert sum(sum(row["characters"]) for row in own) == pytest.approx(len(text))
@@ -82,7 +79,10 @@ def test_masks_are_fixed_by_seed_language_and_row_only(unigram):
     assert masks(TEXTS[:2], language="sw", seed=3) == again[:2]
     assert masks(TEXTS, language="sw", seed=4) != again
     assert masks(TEXTS, language="te", seed=3) != again
-    assert masks([TEXTS[0], TEXTS[0]], language="sw")[0] != masks([TEXTS[0], TEXTS[0]], language="sw")[1]
+    assert (
+        masks([TEXTS[0], TEXTS[0]], language="sw")[0]
+        != masks([TEXTS[0], TEXTS[0]], language="sw")[1]
+    )
 
 
 def test_masks_are_these_in_every_process(unigram):
@@ -128,7 +128,9 @@ def test_uniform_predictions_cost_log_v_a_token(tokenizer):
         score = bits_per_character(Uniform(vocabulary), rows)
         assert score.loss == pytest.approx(math.log(vocabulary), rel=1e-6)
         characters = sum(sum(row["characters"]) for row in rows)
-        assert score.bits_per_character == pytest.approx(len(scored(rows)) * math.log2(vocabulary) / characters)
+        assert score.bits_per_character == pytest.approx(
+            len(scored(rows)) * math.log2(vocabulary) / characters
+        )
         assert score.to_dict()["tokens"] == len(scored(rows))
 
 
@@ -139,21 +141,27 @@ def test_bits_equal_those_of_each_text_alone(unigram, make_model, head, family):
     rows = make(unigram, TEXTS, max_length=20)
     expected = np.zeros(len(TEXTS))
     for row in rows:
-        logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0].double().log_softmax(-1)
+        logits = (
+            model(input_ids=torch.tensor([row["input_ids"]])).logits[0].double().log_softmax(-1)
+        )
         for place, target in enumerate(row["targets"]):
             if target != -100:
                 expected[row["example"]] -= logits[place, target].item() / math.log(2)
     for batch_size in (1, 4, 100):
         score = bits_per_character(model, rows, batch_size=batch_size)
         np.testing.assert_allclose(score.bits, expected, rtol=1e-4)
-        assert score.bits_per_character == pytest.approx(expected.sum() / score.characters.sum(), rel=1e-4)
+        assert score.bits_per_character == pytest.approx(
+            expected.sum() / score.characters.sum(), rel=1e-4
+        )
 
 
 def test_the_causal_loss_is_that_of_the_model(unigram, make_model):
     model = make_model("causal_lm", unigram, family="llama")
     (row,) = causal_lm_features(unigram, [LINES["sw"]])
     ids = torch.tensor([row["input_ids"]])
-    assert bits_per_character(model, [row]).loss == pytest.approx(model(ids, labels=ids).loss.item(), rel=1e-5)
+    assert bits_per_character(model, [row]).loss == pytest.approx(
+        model(ids, labels=ids).loss.item(), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("task", [MaskedLM(seed=2), CausalLM()], ids=lambda task: task.name)
@@ -166,7 +174,9 @@ def test_the_tasks_give_the_same_scores(unigram, make_model, task):
     assert scores["te"]["bits_per_character"] == pytest.approx(expected.bits_per_character)
     assert scores["te"]["loss"] == pytest.approx(expected.loss)
     parts = scores.per_example["te"]
-    assert parts["bits"].sum() / parts["characters"].sum() == pytest.approx(expected.bits_per_character)
+    assert parts["bits"].sum() / parts["characters"].sum() == pytest.approx(
+        expected.bits_per_character
+    )
     assert not scores.higher_is_better
 
 

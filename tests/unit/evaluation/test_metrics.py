@@ -6,9 +6,16 @@ import pytest
 import seqeval.metrics
 
 from hf_meta_adapters.errors import ConfigurationError
-from hf_meta_adapters.evaluation import AnswerMatch, ClassF1, SpanF1, TagAccuracy
-from hf_meta_adapters.evaluation import _metrics as metrics
-from hf_meta_adapters.evaluation._metrics import compute, repair_bio, spans
+from hf_meta_adapters.evaluation import metrics as metrics
+from hf_meta_adapters.evaluation.metrics import (
+    AnswerMatch,
+    ClassF1,
+    SpanF1,
+    TagAccuracy,
+    compute,
+    repair_bio,
+    spans,
+)
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 
@@ -43,7 +50,9 @@ def test_spans_are_those_of_conlleval_and_of_seqeval():
         predictions = [[draw.choice([tag, *TAGS]) for tag in tags] for tags in references]
         scores = compute(SpanF1, predictions=predictions, references=references)
         assert scores["f1"] == pytest.approx(f1_of(predictions, references))
-        assert scores["f1"] == pytest.approx(seqeval.metrics.f1_score(references, predictions, zero_division=0))
+        assert scores["f1"] == pytest.approx(
+            seqeval.metrics.f1_score(references, predictions, zero_division=0)
+        )
         assert scores["precision"] == pytest.approx(
             seqeval.metrics.precision_score(references, predictions, zero_division=0)
         )
@@ -64,14 +73,20 @@ def test_spans_are_those_of_conlleval_and_of_seqeval():
     ],
 )
 def test_span_f1_by_hand(prediction, reference, f1):
-    assert compute(SpanF1, predictions=[prediction], references=[reference])["f1"] == pytest.approx(f1)
+    assert compute(SpanF1, predictions=[prediction], references=[reference])["f1"] == pytest.approx(
+        f1
+    )
 
 
 def test_repair_changes_only_what_is_malformed():
     assert repair_bio(["B-PER", "I-PER", "O", "B-LOC"]) == ["B-PER", "I-PER", "O", "B-LOC"]
     assert repair_bio(["I-PER", "B-LOC", "I-PER", "I-PER"]) == ["B-PER", "B-LOC", "B-PER", "I-PER"]
     assert repair_bio([]) == []
-    scores = compute(SpanF1, predictions=[["I-PER", "I-PER"], ["O", "O"]], references=[["B-PER", "I-PER"], ["O", "O"]])
+    scores = compute(
+        SpanF1,
+        predictions=[["I-PER", "I-PER"], ["O", "O"]],
+        references=[["B-PER", "I-PER"], ["O", "O"]],
+    )
     assert scores["repaired"] == 0.25
 
 
@@ -86,13 +101,18 @@ def test_accuracy_and_macro_f1_by_hand():
     assert scores["accuracy"] == pytest.approx(3 / 5)
     assert scores["macro_f1"] == pytest.approx((4 / 5 + 2 / 4 + 0) / 3)
     nested = compute(
-        TagAccuracy, predictions=[predictions[:2], predictions[2:]], references=[["a", "b"], ["b", "b", "a"]]
+        TagAccuracy,
+        predictions=[predictions[:2], predictions[2:]],
+        references=[["a", "b"], ["b", "b", "a"]],
     )
     assert nested["accuracy"] == pytest.approx(3 / 5)
 
 
 def test_answer_match_is_the_mean_over_questions():
-    predictions, references = ["the Nile", "river", ""], [["Nile", "Congo"], ["the river Nile"], ["x"]]
+    predictions, references = (
+        ["the Nile", "river", ""],
+        [["Nile", "Congo"], ["the river Nile"], ["x"]],
+    )
     scores = compute(AnswerMatch, predictions=predictions, references=references)
     assert scores == {"exact_match": pytest.approx(1 / 3), "f1": pytest.approx((1 + 2 / 3) / 3)}
     arabic = {"predictions": ["البيت"], "references": [["بيت"]]}
@@ -120,7 +140,9 @@ def test_a_missing_library_is_named(monkeypatch):
         raise ImportError(name)
 
     monkeypatch.setattr(metrics, "import_module", absent)
-    with pytest.raises(ConfigurationError, match=r"needs sklearn.*pip install hf-meta-adapters\[metrics\]"):
+    with pytest.raises(
+        ConfigurationError, match=r"needs sklearn.*pip install hf-meta-adapters\[metrics\]"
+    ):
         compute(ClassF1, predictions=["a"], references=["a"])
 
 

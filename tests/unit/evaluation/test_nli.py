@@ -25,12 +25,16 @@ def make_data(language, count=30):
 def test_perfect_and_random_predictions(tokenizer, language):
     data = make_data(language)
     perfect = Oracle(NLI().features(data, tokenizer, language=language), NLI())
-    scores = evaluate_languages(perfect, "nli", {language: data}, processing_class=tokenizer, batch_size=4)
+    scores = evaluate_languages(
+        perfect, "nli", {language: data}, processing_class=tokenizer, batch_size=4
+    )
     assert scores[language] == {"accuracy": 1.0, "macro_f1": 1.0}
     data = make_data(language, count=600)
     scores = evaluate_languages(Noise(NLI()), "nli", {language: data}, processing_class=tokenizer)
     assert scores[language]["accuracy"] == pytest.approx(1 / 3, abs=0.08)
-    assert scores.per_example[language]["correct"].mean() == pytest.approx(scores[language]["accuracy"])
+    assert scores.per_example[language]["correct"].mean() == pytest.approx(
+        scores[language]["accuracy"]
+    )
 
 
 def test_both_sides_are_read_and_cut_at_the_limit(unigram):
@@ -38,7 +42,9 @@ def test_both_sides_are_read_and_cut_at_the_limit(unigram):
     for row, given in zip(NLI().features(data, unigram, language="sw"), data, strict=True):
         assert row["input_ids"] == unigram(given["premise"], given["hypothesis"])["input_ids"]
         assert row["labels"] == NLI.labels.index(given["label"])
-    assert {len(row["input_ids"]) for row in NLI().features(data, unigram, language="sw", max_length=12)} == {12}
+    assert {
+        len(row["input_ids"]) for row in NLI().features(data, unigram, language="sw", max_length=12)
+    } == {12}
 
 
 def test_class_labels_are_matched_by_name_not_by_number(unigram):
@@ -49,14 +55,26 @@ def test_class_labels_are_matched_by_name_not_by_number(unigram):
     assert [row["labels"] for row in NLI().features(data, unigram, language="en")] == [2, 0]
 
 
-@pytest.mark.parametrize(("label", "message"), [("maybe", "Found 'maybe' in language 'hi'"), (1, "Found 1 in column")])
+@pytest.mark.parametrize(
+    ("label", "message"), [("maybe", "Found 'maybe' in language 'hi'"), (1, "Found 1 in column")]
+)
 def test_other_labels_are_refused(unigram, label, message):
     with pytest.raises(DataError, match=message):
-        NLI().features([{"premise": "a", "hypothesis": "b", "label": label}], unigram, language="hi")
+        NLI().features(
+            [{"premise": "a", "hypothesis": "b", "label": label}], unigram, language="hi"
+        )
 
 
 def test_pairs_without_a_label_are_refused(unigram):
-    columns = {"premise": Value("string"), "hypothesis": Value("string"), "label": ClassLabel(names=list(NLI.labels))}
-    data = Dataset.from_dict({"premise": ["a"], "hypothesis": ["b"], "label": [-1]}, features=Features(columns))
-    with pytest.raises(DataError, match="Found -1 in column 'label' of language 'en', which has 3 classes"):
+    columns = {
+        "premise": Value("string"),
+        "hypothesis": Value("string"),
+        "label": ClassLabel(names=list(NLI.labels)),
+    }
+    data = Dataset.from_dict(
+        {"premise": ["a"], "hypothesis": ["b"], "label": [-1]}, features=Features(columns)
+    )
+    with pytest.raises(
+        DataError, match="Found -1 in column 'label' of language 'en', which has 3 classes"
+    ):
         NLI().features(data, unigram, language="en")

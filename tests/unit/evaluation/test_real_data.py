@@ -2,6 +2,7 @@
 
 import pytest
 
+from hf_meta_adapters.data import load_local_datasets
 from hf_meta_adapters.evaluation import (
     NER,
     NLI,
@@ -9,7 +10,6 @@ from hf_meta_adapters.evaluation import (
     MaskedLM,
     QuestionAnswering,
     evaluate_languages,
-    load_local_datasets,
 )
 
 from .conftest import Noise, Oracle, train_tokenizer
@@ -27,12 +27,16 @@ CHANCE = {"ner": 0.1, "pos": 0.1, "nli": 0.5, "qa": 0.2}  # nli: 1/3 and three s
 @pytest.fixture(scope="module")
 def multilingual(shared_data):
     texts = load_local_datasets(shared_data / "text", "test", limit=300)
-    return train_tokenizer("unigram", [row["text"] for rows in texts.values() for row in rows], size=4000)
+    return train_tokenizer(
+        "unigram", [row["text"] for rows in texts.values() for row in rows], size=4000
+    )
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 def test_perfect_and_random_predictions(shared_data, multilingual, task):
-    data = load_local_datasets(shared_data / task.name, "test", limit=25 if task.name == "qa" else 60)
+    data = load_local_datasets(
+        shared_data / task.name, "test", limit=25 if task.name == "qa" else 60
+    )
     assert tuple(data) == LANGUAGES[task.name]
     options = {"processing_class": multilingual, "max_length": 256}
     for language, dataset in data.items():
@@ -45,7 +49,9 @@ def test_perfect_and_random_predictions(shared_data, multilingual, task):
 
 def test_masks_cover_real_text(shared_data, multilingual):
     task = MaskedLM()
-    for language, dataset in load_local_datasets(shared_data / "parallel", "test", limit=50).items():
+    for language, dataset in load_local_datasets(
+        shared_data / "parallel", "test", limit=50
+    ).items():
         rows = task.features(dataset, multilingual, language=language, max_length=64)
         characters = sum(sum(row["characters"]) for row in rows)
         share = characters / sum(len(text) for text in dataset["text"])

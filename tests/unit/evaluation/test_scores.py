@@ -14,7 +14,12 @@ def make(**options):
         "te": {"f1": 0.3, "precision": 0.1},
     }
     parts = {language: {"correct": np.array([1.0, 0.0])} for language in scores}
-    given = {"scores": scores, "examples": {"en": 1200, "sw": 3, "te": 4}, "per_example": parts, **options}
+    given = {
+        "scores": scores,
+        "examples": {"en": 1200, "sw": 3, "te": 4},
+        "per_example": parts,
+        **options,
+    }
     return LanguageScores(task="ner", metric="f1", higher_is_better=True, **given)
 
 

@@ -17,7 +17,9 @@ def make_data(task, language, count=5, longest=60):
     draw, words = random.Random(language), LINES[language].split()
     tags = dict(zip(words, draw.choices(task.labels, k=len(words)), strict=True))
     sentences = [draw.choices(words, k=draw.randint(1, longest)) for _ in range(count)]
-    return [{"tokens": sentence, "tags": [tags[word] for word in sentence]} for sentence in sentences]
+    return [
+        {"tokens": sentence, "tags": [tags[word] for word in sentence]} for sentence in sentences
+    ]
 
 
 @pytest.mark.parametrize("max_length", [None, 24, 12])
@@ -28,7 +30,12 @@ def test_each_word_is_labelled_once_at_its_first_subword(tokenizer, language, ma
     rows = task.features(data, tokenizer, language=language, max_length=max_length)
     seen = {}
     for row in rows:
-        assert len(row["input_ids"]) == len(row["attention_mask"]) == len(row["labels"]) <= (max_length or 512)
+        assert (
+            len(row["input_ids"])
+            == len(row["attention_mask"])
+            == len(row["labels"])
+            <= (max_length or 512)
+        )
         labelled = [place for place, label in enumerate(row["labels"]) if label != -100]
         assert labelled == [place for place, _ in row["words"]]
         for place, word in row["words"]:
@@ -38,7 +45,9 @@ def test_each_word_is_labelled_once_at_its_first_subword(tokenizer, language, ma
             assert row["labels"][place] == task.label2id[seen[row["example"], word]]
             assert row["input_ids"][place] == first_subword(tokenizer, text)
     words = {(i, j): tag for i, own in enumerate(data) for j, tag in enumerate(own["tags"])}
-    visible = {key for key in words if first_subword(tokenizer, data[key[0]]["tokens"][key[1]]) is not None}
+    visible = {
+        key for key in words if first_subword(tokenizer, data[key[0]]["tokens"][key[1]]) is not None
+    }
     assert set(seen) == visible
 
 
@@ -66,7 +75,9 @@ def test_predictions_are_put_together_from_windows(tokenizer, language, task):
     predictions = task.predictions(data, rows, decoded)
     for own, given in zip(predictions, data, strict=True):
         visible = [first_subword(tokenizer, word) is not None for word in given["tokens"]]
-        assert own == [tag if seen else task.unseen for tag, seen in zip(given["tags"], visible, strict=True)]
+        assert own == [
+            tag if seen else task.unseen for tag, seen in zip(given["tags"], visible, strict=True)
+        ]
 
 
 def test_a_word_without_subwords_is_scored_as_unseen(tokenizer):
@@ -81,13 +92,18 @@ def test_a_word_without_subwords_is_scored_as_unseen(tokenizer):
 def test_sentences_without_words_cost_nothing(unigram):
     data = [{"tokens": [], "tags": []}, {"tokens": ["ziwa"], "tags": ["NOUN"]}]
     scores = evaluate_languages(
-        Oracle(POS().features(data, unigram, language="sw"), POS()), "pos", {"sw": data}, processing_class=unigram
+        Oracle(POS().features(data, unigram, language="sw"), POS()),
+        "pos",
+        {"sw": data},
+        processing_class=unigram,
     )
     assert scores["sw"] == {"accuracy": 1.0}
 
 
 def test_types_that_are_not_counted_become_o():
-    data = [{"tokens": list("abcdef"), "tags": ["B-DATE", "I-DATE", "B-PER", "I-PER", "B-MISC", "O"]}]
+    data = [
+        {"tokens": list("abcdef"), "tags": ["B-DATE", "I-DATE", "B-PER", "I-PER", "B-MISC", "O"]}
+    ]
     assert NER().references(data, "hi") == [["O", "O", "B-PER", "I-PER", "O", "O"]]
     assert NER(["DATE"]).references(data, "hi") == [["B-DATE", "I-DATE", "O", "O", "O", "O"]]
     assert NER().labels == ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")
@@ -96,8 +112,12 @@ def test_types_that_are_not_counted_become_o():
 def test_ids_of_class_labels_are_read_by_their_names(unigram):
     """As in WikiANN and in Universal Dependencies on the Hub."""
     names = ["O", "B-LOC", "B-PER", "I-PER"]
-    columns = Features({"tokens": Sequence(Value("string")), "ner_tags": Sequence(ClassLabel(names=names))})
-    data = Dataset.from_dict({"tokens": [["Anna", "Ahmatova", "Odessa"]], "ner_tags": [[2, 3, 1]]}, features=columns)
+    columns = Features(
+        {"tokens": Sequence(Value("string")), "ner_tags": Sequence(ClassLabel(names=names))}
+    )
+    data = Dataset.from_dict(
+        {"tokens": [["Anna", "Ahmatova", "Odessa"]], "ner_tags": [[2, 3, 1]]}, features=columns
+    )
     assert NER().references(data, "ru") == [["B-PER", "I-PER", "B-LOC"]]
     (row,) = NER().features(data, unigram, language="ru")
     assert [label for label in row["labels"] if label != -100] == [1, 2, 5]
@@ -106,7 +126,10 @@ def test_ids_of_class_labels_are_read_by_their_names(unigram):
 def test_contractions_of_universal_dependencies_are_not_scored(unigram):
     data = [{"tokens": ["du", "de", "le"], "upos": ["_", "ADP", "DET"]}]
     (row,) = POS().features(data, unigram, language="fr")
-    assert [label for label in row["labels"] if label != -100] == [POS().label2id["ADP"], POS().label2id["DET"]]
+    assert [label for label in row["labels"] if label != -100] == [
+        POS().label2id["ADP"],
+        POS().label2id["DET"],
+    ]
     score = POS().score(data, [["X", "ADP", "X"]], language="fr")
     assert score.metrics == {"accuracy": 0.5}
     assert score.per_example["words"].tolist() == [2]
@@ -118,7 +141,9 @@ def test_parts_give_the_metric_back(language):
     predictions = [[draw.choice([tag, *NER().labels]) for tag in own["tags"]] for own in data]
     score = NER().score(data, predictions, language=language)
     parts = {name: values.sum() for name, values in score.per_example.items()}
-    assert 2 * parts["correct"] / (parts["predicted"] + parts["expected"]) == pytest.approx(score.metrics["f1"])
+    assert 2 * parts["correct"] / (parts["predicted"] + parts["expected"]) == pytest.approx(
+        score.metrics["f1"]
+    )
     assert 0 < score.metrics["f1"] < 1
 
 
@@ -134,7 +159,10 @@ def test_training_on_the_features_teaches_the_task(unigram, make_model):
         optimizer.zero_grad()
         model(**inputs).loss.backward()
         optimizer.step()
-    assert evaluate_languages(model, task, {"sw": data}, processing_class=unigram)["sw"]["accuracy"] == 1
+    assert (
+        evaluate_languages(model, task, {"sw": data}, processing_class=unigram)["sw"]["accuracy"]
+        == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -143,7 +171,11 @@ def test_training_on_the_features_teaches_the_task(unigram, make_model):
         (NER(), {"tokens": ["a"], "tags": ["S-PER"]}, "Found 'S-PER'"),
         (NER(), {"tokens": ["a"], "tags": [3]}, "Found 3 in column 'tags' of language 'xx'"),
         (POS(), {"tokens": ["a"], "tags": ["NN"]}, "Found 'NN'"),
-        (POS(), {"tokens": ["a", "b"], "tags": ["X"]}, "2 words and 1 tags in example 0 of language 'xx'"),
+        (
+            POS(),
+            {"tokens": ["a", "b"], "tags": ["X"]},
+            "2 words and 1 tags in example 0 of language 'xx'",
+        ),
         (POS(), {"words": ["a"], "tags": ["X"]}, "must have a column 'tokens'. Found"),
         (POS(), {"tokens": ["a"]}, "must have a column 'tags' or 'upos' or 'pos_tags'"),
     ],

@@ -18,7 +18,10 @@ def test_every_item_belongs_to_one_window_that_shows_it_and_fits():
         assert [item for _, owned in cut for item in owned] == list(range(len(sizes)))
         for shown, owned in cut:
             assert set(owned) <= set(shown)
-            assert sum(sizes[item] for item in shown) <= room or len([i for i in shown if sizes[i]]) == 1
+            assert (
+                sum(sizes[item] for item in shown) <= room
+                or len([i for i in shown if sizes[i]]) == 1
+            )
         for (left, _), (right, _) in pairwise(cut):
             assert sum(sizes[item] for item in set(left) & set(right)) <= overlap
 

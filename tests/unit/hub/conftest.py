@@ -10,7 +10,9 @@ from tests.hub_server import HubServer
 
 
 @pytest.fixture
-def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+def hub(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[HubServer]:
     """A running Hub that the client of this process speaks to."""
     folder: Path = tmp_path_factory.mktemp("client")
     with HubServer() as server:

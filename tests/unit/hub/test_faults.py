@@ -37,18 +37,25 @@ def check_complete_or_as_before(hub: HubServer, before: dict[str, bytes]) -> Non
         ("POST", "/commit/", 409),
     ],
 )
-def test_an_interrupted_push_leaves_the_repository_as_it_was(method: str, path: str, how: int, hub: HubServer) -> None:
+def test_an_interrupted_push_leaves_the_repository_as_it_was(
+    method: str, path: str, how: int, hub: HubServer
+) -> None:
     model = stirred(adapted("bert", "lora"))
     model.push_to_hub(FAMILY)
     before = dict(hub.repositories[FAMILY].files())
     hub.fail(method, path, how, times=100)
-    with pytest.raises(HubError, match=r"(must answer|by its owner|made at once)\. Found, for 'anna/family': .*\."):
+    with pytest.raises(
+        HubError, match=r"(must answer|by its owner|made at once)\. Found, for 'anna/family': .*\."
+    ):
         stirred(model).push_to_hub(FAMILY)
     hub._faults.clear()
     check_complete_or_as_before(hub, before)
     model.push_to_hub(FAMILY)  # and then it works
     cell = tiny("bert")
-    assert same(outputs(load(FAMILY), cell.batch(), language="sw"), outputs(model, cell.batch(), language="sw"))
+    assert same(
+        outputs(load(FAMILY), cell.batch(), language="sw"),
+        outputs(model, cell.batch(), language="sw"),
+    )
 
 
 @pytest.mark.parametrize("how", [CUT, 500, 503])
@@ -59,7 +66,9 @@ def test_an_upload_goes_on_after_a_passing_fault(how: int, hub: HubServer) -> No
 
 
 @pytest.mark.parametrize("how", [CUT, 503])
-def test_a_download_goes_on_after_a_passing_fault_or_fails_clearly(how: int, hub: HubServer) -> None:
+def test_a_download_goes_on_after_a_passing_fault_or_fails_clearly(
+    how: int, hub: HubServer
+) -> None:
     model = stirred(adapted("bert", "lora"))
     model.push_to_hub(FAMILY)
     hub.fail("GET", "/cdn/", how, times=100)
@@ -72,10 +81,14 @@ def test_a_download_goes_on_after_a_passing_fault_or_fails_clearly(how: int, hub
     except HubError:  # not every version of the client tries again by itself
         loaded = load(FAMILY)
     cell = tiny("bert")
-    assert same(outputs(loaded, cell.batch(), language="sw"), outputs(model, cell.batch(), language="sw"))
+    assert same(
+        outputs(loaded, cell.batch(), language="sw"), outputs(model, cell.batch(), language="sw")
+    )
 
 
-def test_a_revision_that_has_moved_is_not_overwritten(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_revision_that_has_moved_is_not_overwritten(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = stirred(adapted("bert", "lora"))
     model.push_to_hub(FAMILY)
     repository = hub.repositories[FAMILY]
@@ -89,17 +102,24 @@ def test_a_revision_that_has_moved_is_not_overwritten(hub: HubServer, monkeypatc
 
     monkeypatch.setattr(hub, "fault", somebody_pushes)
     with pytest.raises(
-        HubError, match=r"must follow the commit that it was made for. Found.*A commit has happened since"
+        HubError,
+        match=r"must follow the commit that it was made for. Found.*A commit has happened since",
     ):
         stirred(model).push_to_hub(FAMILY)
     assert repository.files()["theirs.txt"] == b"theirs"
 
 
-def test_without_a_token_nothing_is_written(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_token_nothing_is_written(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(HubError, match=r"needs a valid token. Found.*`hf auth login`, or pass `token=`"):
+    with pytest.raises(
+        HubError, match=r"needs a valid token. Found.*`hf auth login`, or pass `token=`"
+    ):
         adapted("bert", "lora").push_to_hub(FAMILY)
-    with pytest.raises(HubError, match=r"needs a valid token. Found.*`hf auth login`, or pass `token=`"):
+    with pytest.raises(
+        HubError, match=r"needs a valid token. Found.*`hf auth login`, or pass `token=`"
+    ):
         adapted("bert", "lora").push_to_hub(FAMILY, token="hf_nobodys_token")
     assert hub.repositories == {}
 
@@ -108,7 +128,9 @@ def test_a_gated_repository_says_how_to_get_in(hub: HubServer) -> None:
     adapted("bert", "lora").push_to_hub(FAMILY)
     hub.repositories[FAMILY].gated = True
     for token in ("hf_bens_token", False):
-        with pytest.raises(HubError, match=r"gated repository can be read by those.*Ask for access on its page"):
+        with pytest.raises(
+            HubError, match=r"gated repository can be read by those.*Ask for access on its page"
+        ):
             load(FAMILY, token=token)
     assert load(FAMILY).languages == ("en", "sw")
 
@@ -116,9 +138,21 @@ def test_a_gated_repository_says_how_to_get_in(hub: HubServer) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("anna/nothing", {}, r"must exist and be readable with the token. Found, for 'anna/nothing'"),
-        (FAMILY, {"revision": "nowhere"}, "must be a branch, a tag or a commit of the repository. Found"),
-        ("anna/plain", {}, r"must have a file `language_adapters.json`. Found none in 'anna/plain'"),
+        (
+            "anna/nothing",
+            {},
+            r"must exist and be readable with the token. Found, for 'anna/nothing'",
+        ),
+        (
+            FAMILY,
+            {"revision": "nowhere"},
+            "must be a branch, a tag or a commit of the repository. Found",
+        ),
+        (
+            "anna/plain",
+            {},
+            r"must have a file `language_adapters.json`. Found none in 'anna/plain'",
+        ),
     ],
 )
 def test_what_is_not_there_is_named(name: str, options: dict, message: str, hub: HubServer) -> None:

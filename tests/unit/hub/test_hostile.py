@@ -13,7 +13,7 @@ from safetensors.torch import load, save
 
 from hf_meta_adapters import LanguageAdapterModel
 from hf_meta_adapters.errors import ConfigurationError, HubError, MetaAdapterError
-from hf_meta_adapters.hub import MANIFEST
+from hf_meta_adapters.hub.manifest import MANIFEST
 from tests.adapted import adapted, stirred
 from tests.hub_server import HubServer, Tree
 
@@ -79,13 +79,18 @@ def reshaped(*paths: str) -> Callable[[Tree], None]:
 
 def index(names: list[str]) -> Callable[[Tree], None]:
     def edit(files: Tree) -> None:
-        files["model.safetensors.index.json"] = json.dumps({"weight_map": dict(enumerate(names))}).encode()
+        files["model.safetensors.index.json"] = json.dumps(
+            {"weight_map": dict(enumerate(names))}
+        ).encode()
 
     return edit
 
 
 HOSTILE: dict[str, tuple[Callable[[Tree], None], str]] = {
-    "a language that climbs out": (manifest(languages=["en", "../../evil"]), r"unsafe languages.*Found '../../evil'"),
+    "a language that climbs out": (
+        manifest(languages=["en", "../../evil"]),
+        r"unsafe languages.*Found '../../evil'",
+    ),
     "an absolute language": (manifest(languages=["/etc"]), "unsafe languages.*Found '/etc'"),
     "a hidden language": (manifest(languages=[".ssh"]), r"unsafe languages.*Found '\.ssh'"),
     "the folder of θ as a language": (manifest(languages=["shared"]), "unsafe languages.*'shared'"),
@@ -94,33 +99,81 @@ HOSTILE: dict[str, tuple[Callable[[Tree], None], str]] = {
     "no languages": (manifest(languages=[]), "unsafe languages"),
     "a manifest that is no JSON": (content(MANIFEST, b"{", False), "no JSON"),
     "a manifest that is a list": (content(MANIFEST, b"[]", False), "Found in .* a list"),
-    "a huge manifest": (content(MANIFEST, b" " * (2**24 + 1), False), "must be a short text. Found 16,777,217 bytes"),
+    "a huge manifest": (
+        content(MANIFEST, b" " * (2**24 + 1), False),
+        "must be a short text. Found 16,777,217 bytes",
+    ),
     "a later format": (manifest(format=2), "format 2, where this version reads 1"),
-    "a declared file that climbs out": (declared(**{"../evil.safetensors": 9}), "'../evil.safetensors': 9"),
-    "a declared absolute file": (declared(**{"/etc/evil.safetensors": 9}), "'/etc/evil.safetensors': 9"),
+    "a declared file that climbs out": (
+        declared(**{"../evil.safetensors": 9}),
+        "'../evil.safetensors': 9",
+    ),
+    "a declared absolute file": (
+        declared(**{"/etc/evil.safetensors": 9}),
+        "'/etc/evil.safetensors': 9",
+    ),
     "a declared pickle": (declared(**{"sw/adapter_model.bin": 9}), "'sw/adapter_model.bin': 9"),
     "a size that is none": (declared(**{ADAPTER: "big"}), f"'{ADAPTER}': 'big'"),
-    "an adapter larger than declared": (content(ADAPTER, b"x" * 99_999, False), "has 99,999 bytes, where the manifest"),
-    "shared weights larger than declared": (content(SHARED, b"x" * 99_999, False), f"{SHARED} has 99,999 bytes"),
-    "a huge configuration": (content("config.json", b" " * (2**24 + 1), False), "config.json has 16,777,217 bytes"),
-    "a pickled adapter": (pickled(ADAPTER, "adapter_model.bin"), "only a pickle, sw/adapter_model.bin.*converted by"),
-    "pickled shared weights": (pickled(SHARED, "pytorch_model.bin"), "only a pickle, pytorch_model.bin, which can run"),
+    "an adapter larger than declared": (
+        content(ADAPTER, b"x" * 99_999, False),
+        "has 99,999 bytes, where the manifest",
+    ),
+    "shared weights larger than declared": (
+        content(SHARED, b"x" * 99_999, False),
+        f"{SHARED} has 99,999 bytes",
+    ),
+    "a huge configuration": (
+        content("config.json", b" " * (2**24 + 1), False),
+        "config.json has 16,777,217 bytes",
+    ),
+    "a pickled adapter": (
+        pickled(ADAPTER, "adapter_model.bin"),
+        "only a pickle, sw/adapter_model.bin.*converted by",
+    ),
+    "pickled shared weights": (
+        pickled(SHARED, "pytorch_model.bin"),
+        "only a pickle, pytorch_model.bin, which can run",
+    ),
     "an adapter that is missing": (lambda files: files.pop(ADAPTER), f"{ADAPTER} is missing"),
-    "weights that are no safetensors": (content(ADAPTER, b"\x80\x04pickle"), "must be in safetensors format. Found"),
-    "shared weights that are none": (content(SHARED, b"\x80\x04pickle"), "checkpoint in safetensors format. Found"),
-    "a link in place of an adapter": (content(ADAPTER, b"../../../../etc/passwd"), "must be in safetensors format"),
+    "weights that are no safetensors": (
+        content(ADAPTER, b"\x80\x04pickle"),
+        "must be in safetensors format. Found",
+    ),
+    "shared weights that are none": (
+        content(SHARED, b"\x80\x04pickle"),
+        "checkpoint in safetensors format. Found",
+    ),
+    "a link in place of an adapter": (
+        content(ADAPTER, b"../../../../etc/passwd"),
+        "must be in safetensors format",
+    ),
     "an adapter of other shapes": (reshaped(ADAPTER), r"must fit the model.*shape .*; .*; .*shape"),
-    "adapters of other shapes": (reshaped(ADAPTER, ADAPTER.replace("sw", "en")), r"(?s)/en/.*shape.*\n.*/sw/.*shape"),
+    "adapters of other shapes": (
+        reshaped(ADAPTER, ADAPTER.replace("sw", "en")),
+        r"(?s)/en/.*shape.*\n.*/sw/.*shape",
+    ),
     "shared weights of other shapes": (
         reshaped(SHARED),
         r"of the configuration: bert.embeddings.LayerNorm.bias.*; .*; cls.predictions.bias",
     ),
-    "code of its own": (text("config.json", auto_map={"AutoModel": "evil.Evil"}), "code of its own, `auto_map`"),
-    "an index that climbs out": (index(["../../evil.safetensors"]), "beside it. Found .*'../../evil.safetensors'"),
+    "code of its own": (
+        text("config.json", auto_map={"AutoModel": "evil.Evil"}),
+        "code of its own, `auto_map`",
+    ),
+    "an index that climbs out": (
+        index(["../../evil.safetensors"]),
+        "beside it. Found .*'../../evil.safetensors'",
+    ),
     "an index of pickles": (index(["pytorch_model.bin"]), "beside it. Found .*'pytorch_model.bin'"),
-    "a class that is no model": (manifest(base_class="AutoTokenizer"), "must be a model class of transformers"),
+    "a class that is no model": (
+        manifest(base_class="AutoTokenizer"),
+        "must be a model class of transformers",
+    ),
     "a backend that nobody has": (manifest(backend="os"), "backend must be one of"),
-    "a base that is a folder": (manifest(base_model="/etc/x/y"), "must name a repository. Found '/etc/x/y'"),
+    "a base that is a folder": (
+        manifest(base_model="/etc/x/y"),
+        "must name a repository. Found '/etc/x/y'",
+    ),
     "another method": (text(CONFIG, r=3, peft_type="EVIL"), "one that cannot be read"),
 }
 
@@ -129,7 +182,11 @@ HOSTILE: dict[str, tuple[Callable[[Tree], None], str]] = {
 def published(tmp_path_factory: pytest.TempPathFactory) -> Tree:
     folder = tmp_path_factory.mktemp("published")
     stirred(adapted("bert", "lora")).save_pretrained(folder)
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 @pytest.mark.parametrize("what", HOSTILE)
@@ -153,13 +210,17 @@ def test_a_hostile_repository_is_refused(
     assert not any(name.endswith(".bin") for name in hub.downloaded())
 
 
-def test_what_is_too_large_is_not_even_asked_for(published: Tree, hub: HubServer, tmp_path: Path) -> None:
+def test_what_is_too_large_is_not_even_asked_for(
+    published: Tree, hub: HubServer, tmp_path: Path
+) -> None:
     hub.repository(FAMILY, {**published, ADAPTER: b"x" * 99_999})
     with pytest.raises(HubError, match="99,999"):
         LanguageAdapterModel.from_pretrained(FAMILY, cache_dir=tmp_path)
     assert set(hub.downloaded()) == {MANIFEST}
     # a language that is as it should be can still be had
-    assert LanguageAdapterModel.from_pretrained(FAMILY, cache_dir=tmp_path, languages=["en"]).languages == ("en",)
+    assert LanguageAdapterModel.from_pretrained(
+        FAMILY, cache_dir=tmp_path, languages=["en"]
+    ).languages == ("en",)
 
 
 @pytest.mark.parametrize("name", [ADAPTER, CONFIG, "config.json", SHARED])
@@ -167,7 +228,9 @@ def test_links_in_a_folder_are_not_followed(name: str, tmp_path: Path) -> None:
     stirred(adapted("bert", "lora")).save_pretrained(tmp_path / "model")
     shutil.move(tmp_path / "model" / name, tmp_path / "outside")
     (tmp_path / "model" / name).symlink_to(tmp_path / "outside")
-    with pytest.raises(HubError, match=rf"must lie in its folder. Found links in .*: {name}. Put the files"):
+    with pytest.raises(
+        HubError, match=rf"must lie in its folder. Found links in .*: {name}. Put the files"
+    ):
         LanguageAdapterModel.from_pretrained(tmp_path / "model")
 
 
@@ -177,10 +240,14 @@ def test_a_linked_folder_is_not_followed_either(tmp_path: Path) -> None:
     (tmp_path / "model" / "sw").symlink_to(tmp_path / "outside")
     with pytest.raises(HubError, match=r"Found links in .*: sw"):
         LanguageAdapterModel.from_pretrained(tmp_path / "model")
-    assert LanguageAdapterModel.from_pretrained(tmp_path / "model", languages=["en"]).languages == ("en",)
+    assert LanguageAdapterModel.from_pretrained(tmp_path / "model", languages=["en"]).languages == (
+        "en",
+    )
 
 
 def test_code_of_a_repository_is_never_run(tmp_path: Path) -> None:
     adapted("bert", "lora").save_pretrained(tmp_path)
-    loaded = LanguageAdapterModel.from_pretrained(tmp_path, trust_remote_code=True)  # it is left out
+    loaded = LanguageAdapterModel.from_pretrained(
+        tmp_path, trust_remote_code=True
+    )  # it is left out
     assert loaded.languages == ("en", "sw")

@@ -11,7 +11,7 @@ from peft import LoraConfig
 
 from hf_meta_adapters import LanguageAdapterModel, get_language_model, list_languages
 from hf_meta_adapters.errors import HubError, LanguageError
-from hf_meta_adapters.hub import MANIFEST, SHARED_ADAPTER
+from hf_meta_adapters.hub.manifest import MANIFEST, SHARED_ADAPTER
 from tests.adapted import METHODS, adapted, outputs, same, snapshot, stirred
 from tests.hub_client import TOKEN
 from tests.hub_server import HubServer
@@ -31,19 +31,30 @@ def test_every_method_comes_back_bitwise(method: str, hub: HubServer) -> None:
     assert len(hub.repositories[FAMILY].commits) == 2  # the first one, of the Hub itself, and ours
     loaded = load(FAMILY)
     for key in model.languages:
-        assert same(outputs(loaded, cell.batch(), language=key), outputs(model, cell.batch(), language=key))
+        assert same(
+            outputs(loaded, cell.batch(), language=key), outputs(model, cell.batch(), language=key)
+        )
     assert list_languages(FAMILY) == ("en", "zh-Hant")
     # other people's tools find the same files
-    assert set(hub.repositories[FAMILY].files()) >= {"config.json", "model.safetensors", "README.md", MANIFEST}
+    assert set(hub.repositories[FAMILY].files()) >= {
+        "config.json",
+        "model.safetensors",
+        "README.md",
+        MANIFEST,
+    }
 
 
-@pytest.mark.parametrize("options", [{"share_adapter": True}, {"shared": "none"}, {"shared": "layer_norm"}])
+@pytest.mark.parametrize(
+    "options", [{"share_adapter": True}, {"shared": "none"}, {"shared": "layer_norm"}]
+)
 def test_every_kind_of_theta_comes_back(options: dict, hub: HubServer) -> None:
     cell = tiny("mt5")
     model = stirred(adapted(cell, "bottleneck", **options))
     model.push_to_hub(FAMILY)
     loaded = load(FAMILY, languages=["sw"])
-    assert same(outputs(loaded, cell.batch(), language="sw"), outputs(model, cell.batch(), language="sw"))
+    assert same(
+        outputs(loaded, cell.batch(), language="sw"), outputs(model, cell.batch(), language="sw")
+    )
     assert loaded.share_adapter == options.get("share_adapter", False)
 
 
@@ -55,14 +66,22 @@ def test_only_the_files_of_the_languages_cross_the_wire(hub: HubServer) -> None:
     assert set(hub.downloaded()) == {MANIFEST}
     loaded = load(FAMILY, languages=["sw"])
     assert loaded.languages == ("sw",)
-    wanted = {MANIFEST, "config.json", "model.safetensors", "sw/adapter_config.json", "sw/adapter_model.safetensors"}
+    wanted = {
+        MANIFEST,
+        "config.json",
+        "model.safetensors",
+        "sw/adapter_config.json",
+        "sw/adapter_model.safetensors",
+    }
     assert hub.downloaded() == {name: len(files[name]) for name in wanted}
     load(FAMILY, languages=["sw", "en"])  # what is there is not asked for again
     config, weights = "en/adapter_config.json", "en/adapter_model.safetensors"
     found = hub.downloaded()
     found.pop(config, None)  # where it is the same as that of `sw`, the client has it already
     assert found == {name: len(files[name]) for name in wanted | {weights}}
-    assert not any(request.token for request in hub.requests if "/cdn/" in request.path)  # another host
+    assert not any(
+        request.token for request in hub.requests if "/cdn/" in request.path
+    )  # another host
 
 
 def test_a_revision_a_branch_and_a_moved_branch(hub: HubServer) -> None:
@@ -98,10 +117,14 @@ def test_a_language_joins_and_the_rest_is_not_touched(hub: HubServer) -> None:
     assert {name for name in before if before[name] != after[name]} == {MANIFEST, "README.md"}
     assert list_languages(FAMILY) == ("en", "sw", "yo")
     loaded = load(FAMILY)
-    assert same(outputs(loaded, cell.batch(), language="yo"), outputs(model, cell.batch(), language="yo"))
+    assert same(
+        outputs(loaded, cell.batch(), language="yo"), outputs(model, cell.batch(), language="yo")
+    )
     assert b"Yoruba (yo)" in after["README.md"]
     uploaded = [request for request in hub.requests if request.method == "PUT"]
-    assert [request.received for request in uploaded] == [len(after["yo/adapter_model.safetensors"])]
+    assert [request.received for request in uploaded] == [
+        len(after["yo/adapter_model.safetensors"])
+    ]
 
 
 def test_a_language_is_replaced_by_itself(hub: HubServer) -> None:
@@ -111,14 +134,18 @@ def test_a_language_is_replaced_by_itself(hub: HubServer) -> None:
     model.train_only("sw")
     stirred(model).push_to_hub(FAMILY, languages=["sw"])
     after = hub.repositories[FAMILY].files()
-    assert {name for name in after if before[name] != after[name]} == {"sw/adapter_model.safetensors"}
+    assert {name for name in after if before[name] != after[name]} == {
+        "sw/adapter_model.safetensors"
+    }
 
 
 def test_a_language_joins_somebody_elses_family_by_a_pull_request(hub: HubServer) -> None:
     stirred(adapted("bert", "lora", ["en", "sw"])).push_to_hub(FAMILY)
     model = load(FAMILY, languages=["sw"])
     model.add_language("yo")
-    with pytest.raises(HubError, match=r"can be written by its owner. Found.*`create_pr=True` to offer"):
+    with pytest.raises(
+        HubError, match=r"can be written by its owner. Found.*`create_pr=True` to offer"
+    ):
         model.push_to_hub(FAMILY, languages=["yo"], token="hf_bens_token")
     commit = model.push_to_hub(FAMILY, languages=["yo"], token="hf_bens_token", create_pr=True)
     assert commit.pr_url.endswith("/discussions/1")
@@ -130,17 +157,30 @@ def test_a_language_joins_somebody_elses_family_by_a_pull_request(hub: HubServer
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda: stirred(adapted("bert", "lora", ["yo"])), "θ has another `bert.embeddings.LayerNorm.bias`.*more"),
-        (lambda: stirred(adapted("bert", "ia3", ["yo"])), "`peft_type` in en/adapter_config.json is 'LORA' there"),
-        (lambda: stirred(adapted("xlm-r", "lora", ["yo"])), "`base_class` is 'BertForMaskedLM' there and 'XLMRoberta"),
-        (lambda: stirred(adapted("bert", "lora", ["yo"], share_adapter=True)), "`share_adapter` is False there"),
+        (
+            lambda: stirred(adapted("bert", "lora", ["yo"])),
+            "θ has another `bert.embeddings.LayerNorm.bias`.*more",
+        ),
+        (
+            lambda: stirred(adapted("bert", "ia3", ["yo"])),
+            "`peft_type` in en/adapter_config.json is 'LORA' there",
+        ),
+        (
+            lambda: stirred(adapted("xlm-r", "lora", ["yo"])),
+            "`base_class` is 'BertForMaskedLM' there and 'XLMRoberta",
+        ),
+        (
+            lambda: stirred(adapted("bert", "lora", ["yo"], share_adapter=True)),
+            "`share_adapter` is False there",
+        ),
     ],
 )
 def test_a_language_of_another_family_cannot_join(change, message: str, hub: HubServer) -> None:
     stirred(adapted("bert", "lora", ["en", "sw"])).push_to_hub(FAMILY)
     before = dict(hub.repositories[FAMILY].commits)
     with pytest.raises(
-        HubError, match=rf"same base, θ and kind of adapter. Found that 'anna/family' differs: .*{message}"
+        HubError,
+        match=rf"same base, θ and kind of adapter. Found that 'anna/family' differs: .*{message}",
     ):
         change().push_to_hub(FAMILY, languages=["yo"])
     assert hub.repositories[FAMILY].commits == before
@@ -158,14 +198,16 @@ def test_the_same_theta_in_other_shards_is_the_same_family(hub: HubServer) -> No
     assert "model.safetensors" in names
     assert not any("-of-" in name or "index" in name for name in names)
     assert same(
-        outputs(load(FAMILY), tiny("bert").batch(), language="sw"), outputs(model, tiny("bert").batch(), language="sw")
+        outputs(load(FAMILY), tiny("bert").batch(), language="sw"),
+        outputs(model, tiny("bert").batch(), language="sw"),
     )
 
 
 def test_no_language_is_ever_lost(hub: HubServer) -> None:
     stirred(adapted("bert", "lora", ["en", "sw"])).push_to_hub(FAMILY)
     with pytest.raises(
-        HubError, match=r"Found 'anna/family' with \['en'\], which this model lacks. Write `push_to_hub"
+        HubError,
+        match=r"Found 'anna/family' with \['en'\], which this model lacks. Write `push_to_hub",
     ):
         load(FAMILY, languages=["sw"]).push_to_hub(FAMILY)
     with pytest.raises(LanguageError, match="Found 'fr'"):
@@ -188,11 +230,15 @@ def test_further_files_of_a_repository_are_kept(hub: HubServer) -> None:
     assert "- mine" in text
 
 
-def test_a_private_repository_is_read_with_its_token_only(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_private_repository_is_read_with_its_token_only(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     adapted("bert", "lora").push_to_hub(FAMILY, private=True)
     assert hub.repositories[FAMILY].private
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(HubError, match=r"must exist and be readable with the token. Found.*`hf auth login`"):
+    with pytest.raises(
+        HubError, match=r"must exist and be readable with the token. Found.*`hf auth login`"
+    ):
         load(FAMILY)
     assert load(FAMILY, token=TOKEN).languages == ("en", "sw")
 
@@ -204,11 +250,14 @@ def test_a_cache_is_enough_without_a_connection(
     model.push_to_hub(FAMILY)
     load(FAMILY, languages=["sw"], cache_dir=tmp_path / "here")
     hub.requests.clear()
-    assert load(FAMILY, languages=["sw"], cache_dir=tmp_path / "here", local_files_only=True).languages == ("sw",)
+    assert load(
+        FAMILY, languages=["sw"], cache_dir=tmp_path / "here", local_files_only=True
+    ).languages == ("sw",)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert load(FAMILY, languages=["sw"], cache_dir=tmp_path / "here").languages == ("sw",)
     with pytest.raises(
-        HubError, match=r"in the cache where there is no connection.*without en/adapter_model.safetensors"
+        HubError,
+        match=r"in the cache where there is no connection.*without en/adapter_model.safetensors",
     ):
         load(FAMILY, cache_dir=tmp_path / "here")
     with pytest.raises(HubError, match=r"must be reachable or in the cache. Found"):
@@ -238,15 +287,21 @@ def test_the_manifest_declares_what_the_hub_has(hub: HubServer) -> None:
     adapted("bert", "lora").push_to_hub(FAMILY)
     files = hub.repositories[FAMILY].files()
     declared = json.loads(files[MANIFEST])["files"]
-    assert declared == {name: len(data) for name, data in files.items() if name.endswith(".safetensors")}
+    assert declared == {
+        name: len(data) for name, data in files.items() if name.endswith(".safetensors")
+    }
 
 
 def test_a_base_in_a_folder_is_not_published(hub: HubServer, tmp_path: Path) -> None:
     tiny("llama").make().save_pretrained(tmp_path / "base")
     base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     theta = LoraConfig(r=2, target_modules=["q_proj"])
-    model = get_language_model(base, LoraConfig(r=2, target_modules=["v_proj"]), ["en", "sw"], shared=theta)
-    with pytest.raises(HubError, match=r"over a frozen base must name a repository on the Hub. Found the folder"):
+    model = get_language_model(
+        base, LoraConfig(r=2, target_modules=["v_proj"]), ["en", "sw"], shared=theta
+    )
+    with pytest.raises(
+        HubError, match=r"over a frozen base must name a repository on the Hub. Found the folder"
+    ):
         model.push_to_hub(FAMILY)
     assert FAMILY not in hub.repositories
     before = snapshot(model)
@@ -254,10 +309,14 @@ def test_a_base_in_a_folder_is_not_published(hub: HubServer, tmp_path: Path) -> 
     model.push_to_hub(FAMILY)
     assert f"{SHARED_ADAPTER}/adapter_model.safetensors" in hub.repositories[FAMILY].files()
     loaded = load(FAMILY)
-    assert {name.split(".")[-1] for name in before} == {name.split(".")[-1] for name in snapshot(loaded)}
+    assert {name.split(".")[-1] for name in before} == {
+        name.split(".")[-1] for name in snapshot(loaded)
+    }
 
 
-def test_the_token_is_neither_shown_nor_written(hub: HubServer, tmp_path: Path, capsys, caplog) -> None:
+def test_the_token_is_neither_shown_nor_written(
+    hub: HubServer, tmp_path: Path, capsys, caplog
+) -> None:
     caplog.set_level("DEBUG")
     model = adapted("bert", "lora")
     model.push_to_hub(FAMILY, token=TOKEN, private=True)
@@ -275,5 +334,9 @@ def test_the_token_is_neither_shown_nor_written(hub: HubServer, tmp_path: Path, 
 
 def test_the_metadata_of_the_card_are_those_of_the_hub(hub: HubServer) -> None:
     adapted("bert", "lora", ["zh-Hant", "sw"]).push_to_hub(FAMILY)
-    assert any(request.path == "/api/validate-yaml" and request.status == 200 for request in hub.requests)
-    assert HfApi(endpoint=hub.endpoint).model_info(FAMILY).sha == hub.repositories[FAMILY].refs["main"]
+    assert any(
+        request.path == "/api/validate-yaml" and request.status == 200 for request in hub.requests
+    )
+    assert (
+        HfApi(endpoint=hub.endpoint).model_info(FAMILY).sha == hub.repositories[FAMILY].refs["main"]
+    )

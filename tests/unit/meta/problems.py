@@ -24,14 +24,18 @@ class Problem:
     data: dict[tuple[str, str], tuple[Tensor, Tensor]]
     dropout: float
 
-    def value(self, role: str, key: str, shared: Named, own: Named, part: int = 0, parts: int = 1) -> Tensor:
+    def value(
+        self, role: str, key: str, shared: Named, own: Named, part: int = 0, parts: int = 1
+    ) -> Tensor:
         x, y = (entry.chunk(parts)[part] for entry in self.data[role, key])
         torch.manual_seed(len(role) * 100 + len(key) * 10 + part)
         return self.function(shared, own, x, y, self.dropout) / parts
 
     def on(self, device: str) -> Problem:
         def moved(named: Named) -> Named:
-            return {name: entry.detach().to(device).requires_grad_() for name, entry in named.items()}
+            return {
+                name: entry.detach().to(device).requires_grad_() for name, entry in named.items()
+            }
 
         own = {key: moved(named) for key, named in self.language.items()}
         data = {key: (x.to(device), y.to(device)) for key, (x, y) in self.data.items()}
@@ -41,7 +45,10 @@ class Problem:
         def one(key: str, part: int) -> Callable[[], Tensor]:
             return lambda: self.value(role, key, self.shared, self.language[key], part, parts)
 
-        return {key: [one(key, part) for part in range(parts)] if parts > 1 else one(key, 0) for key in self.language}
+        return {
+            key: [one(key, part) for part in range(parts)] if parts > 1 else one(key, 0)
+            for key in self.language
+        }
 
 
 def _network(shared: Named, own: Named, x: Tensor, y: Tensor, dropout: float) -> Tensor:
@@ -58,16 +65,29 @@ def _attention(shared: Named, own: Named, x: Tensor, y: Tensor, dropout: float) 
     return (F.dropout(mixed, dropout).sum(1) - y).square().mean()
 
 
-def make(name: str = "network", *, dtype: torch.dtype = torch.float64, dropout: float = 0.3, seed: int = 0) -> Problem:
+def make(
+    name: str = "network",
+    *,
+    dtype: torch.dtype = torch.float64,
+    dropout: float = 0.3,
+    seed: int = 0,
+) -> Problem:
     """A problem with three languages; `"attention"` goes through the fused attention kernel."""
     draw = torch.Generator().manual_seed(seed)
 
     def parameter(*shape: int, scale: float = 0.5) -> Tensor:
-        return (scale * torch.randn(*shape, generator=draw, dtype=torch.float64)).to(dtype).requires_grad_()
+        return (
+            (scale * torch.randn(*shape, generator=draw, dtype=torch.float64))
+            .to(dtype)
+            .requires_grad_()
+        )
 
     if name == "network":
         shared = {"first": parameter(6, 8), "second": parameter(8, 4), "unused": parameter(3)}
-        language = {key: {"down": parameter(8, 3), "up": parameter(3, 8), "idle": parameter(2)} for key in LANGUAGES}
+        language = {
+            key: {"down": parameter(8, 3), "up": parameter(3, 8), "idle": parameter(2)}
+            for key in LANGUAGES
+        }
         function = _network
     else:
         shared = {"first": parameter(3, 4), "second": parameter(4, 4)}
@@ -102,8 +122,13 @@ def unrolled(
     count = len(problem.language)
 
     def train(key: str, theta: Named) -> Named:
-        value = sum(problem.value("train", key, theta, problem.language[key], part, parts) for part in range(parts))
-        slopes = torch.autograd.grad(value, list(theta.values()), create_graph=True, allow_unused=True)
+        value = sum(
+            problem.value("train", key, theta, problem.language[key], part, parts)
+            for part in range(parts)
+        )
+        slopes = torch.autograd.grad(
+            value, list(theta.values()), create_graph=True, allow_unused=True
+        )
         return {name: slope for name, slope in zip(theta, slopes, strict=True) if slope is not None}
 
     def stepped(theta: Named, slopes: Named) -> Named:
@@ -127,10 +152,17 @@ def unrolled(
                     continue
                 own = slopes[key][k]
                 at = (mean[k] if lookahead == "shared" else own).detach()
-                diagonal = torch.autograd.functional.jvp(lambda g, k=k: rule(g, k), at, torch.ones_like(at))[1]
+                diagonal = torch.autograd.functional.jvp(
+                    lambda g, k=k: rule(g, k), at, torch.ones_like(at)
+                )[1]
                 plain = lookahead == "none"
-                ahead[k] = (p - rate * (1.0 if plain else diagonal) * (own - own.detach())).requires_grad_()
-        weight = {j: (0.0 if j == key else 1 / (count - 1)) if others else 1 / count for j in problem.language}
+                ahead[k] = (
+                    p - rate * (1.0 if plain else diagonal) * (own - own.detach())
+                ).requires_grad_()
+        weight = {
+            j: (0.0 if j == key else 1 / (count - 1)) if others else 1 / count
+            for j in problem.language
+        }
         outer = sum(
             weight[j] * problem.value("meta", j, ahead, problem.language[j], part, parts)
             for j in problem.language

@@ -15,7 +15,9 @@ EXACT = ["exact", "forward_mode"]
 
 
 def flat(named: dict[str, dict[str, torch.Tensor]]) -> torch.Tensor:
-    return torch.cat([named[key][name].reshape(-1) for key in sorted(named) for name in sorted(named[key])])
+    return torch.cat(
+        [named[key][name].reshape(-1) for key in sorted(named) for name in sorted(named[key])]
+    )
 
 
 def step(problem: Problem, rate: float = 0.5, parts: int = 1, **options):
@@ -47,7 +49,9 @@ def adam_rule(problem: Problem):
     states = dict(zip(problem.shared, adam_states(problem), strict=True))
 
     def rule(g: torch.Tensor, name: str) -> torch.Tensor:
-        state = states[name] or AdamState(torch.zeros_like(g), torch.zeros_like(g), 0, (0.9, 0.999), 1e-8)
+        state = states[name] or AdamState(
+            torch.zeros_like(g), torch.zeros_like(g), 0, (0.9, 0.999), 1e-8
+        )
         (b1, b2), t = state.betas, state.steps + 1
         m = (b1 * state.first_moment + (1 - b1) * g) / (1 - b1**t)
         v = (b2 * state.second_moment + (1 - b2) * g * g) / (1 - b2**t)
@@ -65,14 +69,18 @@ def test_equals_full_unrolling(problem, estimator, lookahead, languages):
     found = step(case, meta_gradient=estimator, lookahead=lookahead, meta_languages=languages)
     expected = unrolled(case, rate=0.5, lookahead=lookahead, others=languages == "others")
     assert relative(flat(found.language), flat(expected)) < 1e-10
-    assert flat(found.indirect).norm() > 0.01 * flat(expected).norm()  # the second-order part is alive in this problem
+    assert (
+        flat(found.indirect).norm() > 0.01 * flat(expected).norm()
+    )  # the second-order part is alive in this problem
 
 
 @pytest.mark.parametrize("estimator", EXACT)
 @pytest.mark.parametrize("steps", [1, 2, 3])
 @pytest.mark.parametrize("adam", [False, True])
 @pytest.mark.parametrize("parts", [1, 3])
-def test_inner_steps_optimizers_and_micro_batches_equal_full_unrolling(estimator, steps, adam, parts):
+def test_inner_steps_optimizers_and_micro_batches_equal_full_unrolling(
+    estimator, steps, adam, parts
+):
     case = make()
     found = step(
         case,
@@ -90,7 +98,9 @@ def test_inner_steps_optimizers_and_micro_batches_equal_full_unrolling(estimator
 
 def test_shared_look_ahead_with_adam_equals_its_reference():
     case = make()
-    found = step(case, meta_gradient="exact", lookahead="shared", inner_optimizer=Adam(adam_states(case)))
+    found = step(
+        case, meta_gradient="exact", lookahead="shared", inner_optimizer=Adam(adam_states(case))
+    )
     expected = unrolled(case, rate=0.5, lookahead="shared", rule=adam_rule(case))
     assert relative(flat(found.language), flat(expected)) < 1e-10
 
@@ -109,7 +119,9 @@ def test_finite_differences_come_close_in_float32(scheme, lookahead, problem):
     )
     cosine = torch.cosine_similarity(flat(found.indirect).double(), flat(exact.indirect), dim=0)
     assert cosine > (0.99999 if scheme == "central" else 0.9995)
-    assert relative(flat(found.indirect).double(), flat(exact.indirect)) < (5e-3 if scheme == "central" else 5e-2)
+    assert relative(flat(found.indirect).double(), flat(exact.indirect)) < (
+        5e-3 if scheme == "central" else 5e-2
+    )
 
 
 @pytest.mark.parametrize("scheme", ["central", "one_sided"])
@@ -117,8 +129,12 @@ def test_finite_differences_through_several_inner_steps(scheme):
     case = make()
     options = {"lookahead": "per_language", "inner_steps": 3}
     exact = step(case, meta_gradient="exact", **options)
-    found = step(case, meta_gradient="finite_difference", finite_difference_scheme=scheme, **options)
-    assert relative(flat(found.language), flat(exact.language)) < (1e-6 if scheme == "central" else 1e-4)
+    found = step(
+        case, meta_gradient="finite_difference", finite_difference_scheme=scheme, **options
+    )
+    assert relative(flat(found.language), flat(exact.language)) < (
+        1e-6 if scheme == "central" else 1e-4
+    )
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -139,7 +155,9 @@ def test_equals_numerical_differentiation_of_the_outer_loss():
     def outer(key: str) -> float:
         theta = {}
         slopes = torch.autograd.grad(
-            case.value("train", key, case.shared, case.language[key]), list(case.shared.values()), allow_unused=True
+            case.value("train", key, case.shared, case.language[key]),
+            list(case.shared.values()),
+            allow_unused=True,
         )
         for (name, p), g in zip(case.shared.items(), slopes, strict=True):
             theta[name] = p if g is None else p - 0.5 * g
@@ -159,7 +177,9 @@ def test_equals_numerical_differentiation_of_the_outer_loss():
                 below = outer(key)
                 entry[position] = start
                 numeric = (above - below) / (2 * h)
-                assert found[key][name].reshape(-1)[position].item() == pytest.approx(numeric, rel=1e-5, abs=1e-9)
+                assert found[key][name].reshape(-1)[position].item() == pytest.approx(
+                    numeric, rel=1e-5, abs=1e-9
+                )
 
 
 @pytest.mark.parametrize("estimator", ["exact", "forward_mode", "finite_difference", "first_order"])
@@ -167,7 +187,11 @@ def test_equals_numerical_differentiation_of_the_outer_loss():
 def test_leaves_everything_bitwise_as_it_was(estimator, lookahead):
     case = make(dtype=torch.float32)
     before = {k: p.detach().clone() for k, p in case.shared.items()}
-    own = {(key, k): p.detach().clone() for key, named in case.language.items() for k, p in named.items()}
+    own = {
+        (key, k): p.detach().clone()
+        for key, named in case.language.items()
+        for k, p in named.items()
+    }
     step(case, meta_gradient=estimator, lookahead=lookahead)
     assert all(torch.equal(before[k], p) for k, p in case.shared.items())
     assert all(torch.equal(value, case.language[key][k]) for (key, k), value in own.items())
@@ -184,7 +208,9 @@ def test_an_error_in_a_loss_leaves_theta_restored():
 
     losses["da"] = broken
     with pytest.raises(RuntimeError, match="out of paper"):
-        meta_gradient(case.losses("train"), losses, case.shared, case.language, inner_learning_rate=0.5)
+        meta_gradient(
+            case.losses("train"), losses, case.shared, case.language, inner_learning_rate=0.5
+        )
     assert all(torch.equal(before[k], p) for k, p in case.shared.items())
 
 
@@ -199,7 +225,9 @@ def test_parts_sum_to_the_whole_and_train_gradients_are_those_of_joint_training(
     for key in LANGUAGES:
         (slope,) = torch.autograd.grad(joint, [case.language[key]["up"]], retain_graph=True)
         torch.testing.assert_close(found.train[key]["up"], slope)
-        torch.testing.assert_close(found.direct[key]["up"] + found.indirect[key]["up"], found.language[key]["up"])
+        torch.testing.assert_close(
+            found.direct[key]["up"] + found.indirect[key]["up"], found.language[key]["up"]
+        )
         value = case.value("train", key, case.shared, case.language[key])
         torch.testing.assert_close(found.train_loss[key], value.detach())
 
@@ -228,7 +256,8 @@ def test_indirect_part_is_capped():
 def test_first_order_takes_one_validation_pass_per_language():
     case, calls = make(), []
     losses = {
-        key: (lambda key=key, loss=loss: calls.append(key) or loss()) for key, loss in case.losses("meta").items()
+        key: (lambda key=key, loss=loss: calls.append(key) or loss())
+        for key, loss in case.losses("meta").items()
     }
     found = meta_gradient(
         case.losses("train"),
@@ -295,7 +324,9 @@ def test_sums_over_processes_give_the_gradient_of_the_global_batch():
 
         def share(role: str) -> dict:
             return {
-                key: (lambda key=key: case.value(role, key, case.shared, case.language[key], rank, 2))
+                key: (
+                    lambda key=key: case.value(role, key, case.shared, case.language[key], rank, 2)
+                )
                 for key in LANGUAGES
             }
 
@@ -358,7 +389,13 @@ def test_arguments_that_cannot_work():
     with pytest.raises(ConfigurationError, match=r'`cpu_offload` needs .* Found "exact" and 1'):
         call(train, meta, case.shared, case.language, meta_gradient="exact", cpu_offload=True)
     with pytest.raises(ConfigurationError, match="at least two languages"):
-        call({"te": train["te"]}, {"te": meta["te"]}, case.shared, case.language, meta_languages="others")
+        call(
+            {"te": train["te"]},
+            {"te": meta["te"]},
+            case.shared,
+            case.language,
+            meta_languages="others",
+        )
 
 
 class Once(torch.autograd.Function):
@@ -380,6 +417,11 @@ def test_an_operation_without_a_second_derivative_is_refused(micro_batches):
     theta, phi = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
     losses = {"en": [lambda: Once.apply(theta * phi).square().sum()] * micro_batches}
     problem = (losses, losses, {"w": theta}, {"en": {"a": phi}})
-    with pytest.raises(ConfigurationError, match=r'differentiate twice .* Write `meta_gradient="finite_difference"`'):
+    with pytest.raises(
+        ConfigurationError,
+        match=r'differentiate twice .* Write `meta_gradient="finite_difference"`',
+    ):
         meta_gradient(*problem, inner_learning_rate=0.1, meta_gradient="exact")
-    assert meta_gradient(*problem, inner_learning_rate=0.1, meta_gradient="finite_difference").indirect["en"]
+    assert meta_gradient(
+        *problem, inner_learning_rate=0.1, meta_gradient="finite_difference"
+    ).indirect["en"]

@@ -1,0 +1,1 @@
+"""AdapterHub's library `adapters`: one of its adapters for each language."""

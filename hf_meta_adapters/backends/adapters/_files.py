@@ -1,0 +1,147 @@
+"""An adapter of AdapterHub's `adapters` as a folder: `adapter_config.json` and `adapter.safetensors`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from adapters import AdapterConfig
+from adapters.configuration import build_full_config
+from adapters.loading import AdapterLoader
+from adapters.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_NAME
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hf_meta_adapters.backends.weights_file import check_fit, read_tensors
+from hf_meta_adapters.errors import HubError
+
+_NOT_COMPARED = {"dropout", "init_weights", "init_weights_seed"}
+
+
+def write_adapter(directory: Path, model: Any, name: str, state: Mapping[str, Tensor]) -> None:
+    """Write an adapter as `model.save_adapter(..., use_safetensors=True)` does, without a head.
+
+    Args:
+        directory: Where to; created if it is missing.
+        model: The transformers model, with adapters.
+        name: The name of the adapter in it.
+        state: Its tensors.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    config = build_full_config(
+        model.adapters_config.get(name),
+        model.config,
+        model_name=None,
+        name=name,
+        model_class=type(model).__name__,
+    )
+    tensors = {key: tensor.detach().contiguous().clone() for key, tensor in state.items()}
+    save_file(tensors, directory / SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
+    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
+    (directory / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def read_adapter(
+    directory: Path, model: Any, name: str, state: dict[str, Tensor], names: Mapping[str, str]
+) -> dict[str, Tensor]:
+    """Read an adapter, saved under any name, for the place of one in a model.
+
+    Args:
+        directory: The folder of the adapter.
+        model: The transformers model, with adapters.
+        name: The name of the adapter in it.
+        state: Its tensors.
+        names: Every name under which the library may have saved one of them → its name in `state`.
+
+    Returns:
+        name → tensor, for the names of `state`.
+
+    Raises:
+        HubError: If files are missing or damaged, or the adapter has another configuration or does not fit.
+    """
+    saved = _read_json(directory)
+    _check_same_config(model.adapters_config.get(name), directory, saved["config"])
+    renamed = AdapterLoader(model).rename_func(saved["name"], name)
+    # A body has its names with a prefix inside a model with a head, and adapters are in the body alone.
+    body = f"{model.base_model_prefix}."
+    known = {alias.removeprefix(body): own for alias, own in names.items()}
+    found = {}
+    for key, tensor in read_tensors(directory, SAFE_WEIGHTS_NAME, WEIGHTS_NAME).items():
+        # the library expects a dot before the name of a container, also where that is the first part
+        here = renamed(f".{key.removeprefix(body)}").removeprefix(".")
+        found[known.get(here, here)] = tensor
+    check_fit(directory / SAFE_WEIGHTS_NAME, state, found)
+    return found
+
+
+def read_config(directory: Path) -> AdapterConfig:
+    """Read the configuration of an adapter.
+
+    Args:
+        directory: The folder of the adapter.
+
+    Raises:
+        HubError: If `adapter_config.json` is missing or cannot be read.
+    """
+    return _loaded(directory, _read_json(directory)["config"])
+
+
+def _check_same_config(own: AdapterConfig, directory: Path, saved: Any) -> None:
+    """Refuse an adapter that has the right shapes but means something else by them, such as another activation."""
+    here, there = _settings(own), _settings(_loaded(directory, saved))
+    wrong = [
+        f"{key}={there.get(key)!r}, not {here.get(key)!r}"
+        for key in sorted(here.keys() | there.keys())
+        if here.get(key) != there.get(key)
+    ]
+    if wrong:
+        raise HubError(
+            f"All languages must have adapters of one configuration. Found in {directory / CONFIG_NAME}: "
+            f"{'; '.join(wrong)}. Give `get_language_model` the configuration of the adapter: "
+            f'`AdapterConfig.load(".../{CONFIG_NAME}")`.'
+        )
+
+
+def _settings(config: AdapterConfig) -> dict[str, Any]:
+    """What counts of a configuration, as JSON has it; the parts of a union are numbered."""
+    parts = config.to_dict().get("configs") or [config.to_dict()]
+    named = {
+        f"{number}.{key}" if len(parts) > 1 else key: value
+        for number, part in enumerate(parts)
+        for key, value in part.items()
+        if key not in _NOT_COMPARED
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(named))
+    return plain
+
+
+def _loaded(directory: Path, config: Any) -> AdapterConfig:
+    try:
+        return AdapterConfig.load(config)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise HubError(
+            f"An adapter must have a configuration that `adapters` knows. Found in {directory / CONFIG_NAME} "
+            f"{config!r}: {type(error).__name__}: {error}. Install the version of adapters that wrote it."
+        ) from error
+
+
+def _read_json(directory: Path) -> dict[str, Any]:
+    rule = f"An adapter must have a file `{CONFIG_NAME}` of the library `adapters`."
+    path = directory / CONFIG_NAME
+    if not path.is_file():
+        raise HubError(f"{rule} Found none in {directory}. Download or save it again.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise HubError(
+            f"{rule} Found in {directory} no JSON: {error}. Download or save it again."
+        ) from error
+    if not (
+        isinstance(content, dict) and isinstance(content.get("name"), str) and content.get("config")
+    ):
+        raise HubError(
+            f"{rule} Found in {directory} one without `name` and `config`. Download or save it again."
+        )
+    return content

@@ -1,0 +1,121 @@
+"""`BottleneckConfig`: what the bottleneck adapter is, as the configuration of a PEFT method."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from typing import Any
+
+from peft import PeftConfig
+from transformers.activations import ACT2FN
+
+from hf_meta_adapters.errors import ConfigurationError
+
+PEFT_TYPE: Any = (
+    "BOTTLENECK"  # PEFT's own enumeration of methods is closed; a string serves as well
+)
+MODEL_ACTIVATION = "model"
+
+
+@dataclass
+class BottleneckConfig(PeftConfig):
+    """Computes `h + up(act(down(h)))` behind every attention and every feed-forward sublayer.
+
+    The adapter of Houlsby et al. (2019, arXiv:1902.00751), as Wang, Lipton and Tsvetkov (EMNLP 2020) use it for each
+    language. `h` is the output of the sublayer's output projection, before the sublayer's dropout, its residual
+    connection and whatever norm follows; cross-attention has an adapter of its own. The residual inside, with an
+    up-projection that starts at zero, makes a fresh adapter the identity.
+
+    An encoder or a decoder of L layers gets 2L adapters, an encoder-decoder 2L + 3L. Each has 2dm + d + m parameters,
+    for the width d of the model and m of the bottleneck.
+
+    Where the output projections are is found from the structure of the model, and written into `target_modules`, so
+    that a saved adapter says where it belongs. Adapters that are active together are applied in the order given, as a
+    stack. They cannot be merged. `adapter_names` routes the rows of a batch to different adapters, in training too.
+
+    Args:
+        bottleneck_size: The width m.
+        non_linearity: `"model"` for the activation that the model's own config names ("gelu" where it names none), or a
+            name in `transformers.activations.ACT2FN` such as `"relu"`.
+        dropout: The probability of dropout on the input of `down`, in [0, 1).
+        after_attention: Whether there is an adapter after every attention.
+        after_feed_forward: Whether there is one after every feed-forward.
+        layers_to_transform: The number or numbers of the layers that get adapters; by default all.
+        target_modules: Ends of names of linear layers to put adapters behind, or a regular expression of whole names,
+            in place of what is found.
+        modules_to_save: Modules that every adapter gets a trained copy of, such as a classifier.
+        init_weights: `False` starts the up-projection at random, so that a fresh adapter does something.
+
+    Raises:
+        ConfigurationError: If a value is out of its range.
+
+    Example:
+        >>> from hf_meta_adapters import BottleneckConfig
+        >>> from peft import get_peft_model
+        >>> from transformers import BertConfig, BertModel
+        >>> sizes = dict(hidden_size=8, num_hidden_layers=3, num_attention_heads=2, intermediate_size=16, vocab_size=9)
+        >>> model = get_peft_model(BertModel(BertConfig(**sizes)), BottleneckConfig(bottleneck_size=4), "sw")
+        >>> model.get_nb_trainable_parameters()[0] == 3 * 2 * (2 * 8 * 4 + 8 + 4)
+        True
+        >>> model.peft_config["sw"].target_modules
+        ['attention.output.dense', 'output.dense']
+    """
+
+    bottleneck_size: int = field(default=128, metadata={"help": "Width of the bottleneck."})
+    non_linearity: str = field(
+        default=MODEL_ACTIVATION, metadata={"help": 'Name of an activation, or "model".'}
+    )
+    dropout: float = field(default=0.0, metadata={"help": "Dropout on the adapter's input."})
+    after_attention: bool = field(
+        default=True, metadata={"help": "Whether to adapt the output of attention."}
+    )
+    after_feed_forward: bool = field(
+        default=True, metadata={"help": "Whether to adapt the output of feed-forwards."}
+    )
+    layers_to_transform: list[int] | int | None = field(
+        default=None, metadata={"help": "Layers with adapters."}
+    )
+    target_modules: list[str] | str | None = field(
+        default=None, metadata={"help": "Linear layers to adapt."}
+    )
+    modules_to_save: list[str] | None = field(
+        default=None, metadata={"help": "Modules to train a copy of."}
+    )
+    init_weights: bool = field(
+        default=True, metadata={"help": "Whether a fresh adapter is the identity."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PEFT_TYPE
+        if isinstance(self.target_modules, (set, tuple)):
+            self.target_modules = sorted(self.target_modules)
+        if (
+            isinstance(self.bottleneck_size, bool)
+            or not isinstance(self.bottleneck_size, int)
+            or self.bottleneck_size < 1
+        ):
+            raise ConfigurationError(
+                f"`bottleneck_size` must be a positive integer. Found {self.bottleneck_size!r}. Write for example 128."
+            )
+        if not 0 <= self.dropout < 1:
+            raise ConfigurationError(
+                f"`dropout` must be in [0, 1). Found {self.dropout!r}. Write for example 0.1."
+            )
+        if self.non_linearity != MODEL_ACTIVATION and self.non_linearity not in ACT2FN:
+            close = difflib.get_close_matches(str(self.non_linearity), ACT2FN, n=1) or ["relu"]
+            raise ConfigurationError(
+                '`non_linearity` must be "model" or the name of an activation of transformers. Found '
+                f"{self.non_linearity!r}. Write for example {close[0]!r}."
+            )
+        if not (self.after_attention or self.after_feed_forward or self.target_modules):
+            raise ConfigurationError(
+                "`after_attention` or `after_feed_forward` must be true, or `target_modules` given. Found neither. "
+                "Leave them out for both."
+            )
+
+    @property
+    def layer_numbers(self) -> list[int] | None:
+        """`layers_to_transform` as a list, or `None` for all layers."""
+        numbers = self.layers_to_transform
+        return [numbers] if isinstance(numbers, int) else numbers

@@ -1,0 +1,97 @@
+"""A module with copies of it, one of them active."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from hf_meta_adapters.errors import ConfigurationError
+
+
+class ModuleCopyLayer(nn.Module, BaseTunerLayer):
+    """Calls the active copy in place of the module it wraps; the module itself if none is active.
+
+    Args:
+        base_layer: The module. It stays as it is.
+    """
+
+    active_adapters: list[str]  # inherited from PEFT, whose types are not read
+
+    adapter_layer_names = ("mc_copies",)
+
+    def __init__(self, base_layer: nn.Module) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.mc_copies = nn.ModuleDict()
+        self.merged_adapters: list[str] = []
+
+    def add_copy(self, name: str) -> None:
+        """Create a copy of the module.
+
+        Args:
+            name: The name of the adapter that it belongs to.
+        """
+        # a config belongs to the whole model: a copy of it would not see what is later set there
+        configs = [vars(part).get("config") for part in self.base_layer.modules()]
+        self.mc_copies[name] = copy.deepcopy(self.base_layer, {id(one): one for one in configs})
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the active copy with the arguments of the module."""
+        return self._active()(*args, **kwargs)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Put the active copy, or the one named, in the place of the module."""
+        wanted = self.active_adapters if adapter_names is None else adapter_names
+        names = [
+            name for name in wanted if name in self.mc_copies and name not in self.merged_adapters
+        ]
+        if len(names) > 1 or (names and self.merged_adapters):
+            raise ConfigurationError(
+                f"One copy of a module can be merged at a time. Found {[*self.merged_adapters, *names]}. Write "
+                "`unmerge_adapter()` first, or name one adapter."
+            )
+        for name in names:
+            self._swap(name)
+            self.merged_adapters.append(name)
+
+    def unmerge(self) -> None:
+        """Put the module back."""
+        while self.merged_adapters:
+            self._swap(self.merged_adapters.pop())
+
+    @property
+    def weight(self) -> Any:
+        """The weight of the active copy: some models read it without a call."""
+        return self._active().weight
+
+    @property
+    def bias(self) -> Any:
+        """The bias of the active copy."""
+        return self._active().bias
+
+    def __getattr__(self, name: str) -> Any:
+        """Look further in the active copy: some models read attributes of their modules."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name in ("base_layer", "mc_copies") or name.startswith("__"):
+                raise
+        return getattr(self._active(), name)
+
+    def _active(self) -> nn.Module:
+        names = [name for name in self.active_adapters if name in self.mc_copies]
+        if self.disable_adapters or self.merged_adapters or not names:
+            if self.disable_adapters:
+                self.unmerge()
+            return self.base_layer
+        if len(names) > 1:
+            raise ConfigurationError(
+                f"One copy of a module can be active at a time. Found {names}. Set one adapter."
+            )
+        return self.mc_copies[names[0]]
+
+    def _swap(self, name: str) -> None:
+        self.base_layer, self.mc_copies[name] = self.mc_copies[name], self.base_layer

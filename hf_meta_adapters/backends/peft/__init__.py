@@ -1,0 +1,1 @@
+"""PEFT: one PEFT adapter for each language, and θ as an adapter."""

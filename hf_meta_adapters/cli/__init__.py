@@ -1,0 +1,7 @@
+"""The command line: arguments of recipes."""
+
+from hf_meta_adapters.cli.recipe_arguments import parse_arguments
+
+__all__ = [
+    "parse_arguments",
+]

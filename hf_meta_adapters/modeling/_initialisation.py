@@ -1,0 +1,70 @@
+"""The parameters of a new language as a weighted mean of those of others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from hf_meta_adapters._typing import Language
+from hf_meta_adapters.errors import ConfigurationError, check_known_language
+
+_TOLERANCE = 1e-6
+
+
+def check_mixture(
+    copy_from: Language | Mapping[Language, float] | None, known: Sequence[Language]
+) -> dict[Language, float]:
+    """The weight of every language that a new one starts from; none for a fresh start.
+
+    Args:
+        copy_from: A language, or the weights of several.
+        known: The languages there are.
+
+    Returns:
+        language → weight.
+
+    Raises:
+        LanguageError: If a language is unknown.
+        ConfigurationError: If weights are not positive numbers whose sum is 1 within 1e-6.
+
+    Example:
+        >>> check_mixture({"sw": 0.6, "en": 0.4}, ["en", "sw"])
+        {'sw': 0.6, 'en': 0.4}
+    """
+    if copy_from is None:
+        return {}
+    if not isinstance(copy_from, Mapping):
+        return {check_known_language(copy_from, known): 1.0}
+    weights = {check_known_language(key, known): weight for key, weight in copy_from.items()}
+    numbers = all(
+        isinstance(w, (int, float)) and not isinstance(w, bool) and w > 0 for w in weights.values()
+    )
+    if not numbers or abs(sum(weights.values()) - 1) > _TOLERANCE:
+        raise ConfigurationError(
+            f"The weights of `copy_from` must be positive and sum to 1 within {_TOLERANCE}. Found {dict(copy_from)}. "
+            'Write for example {"sw": 0.6, "en": 0.4}.'
+        )
+    return weights
+
+
+@torch.no_grad()
+def mix_(
+    target: Sequence[Tensor], sources: Sequence[Sequence[Tensor]], weights: Sequence[float]
+) -> None:
+    """Set φ_new = Σ_l w_l φ_l in place, tensor by tensor; bitwise a copy where there is one source.
+
+    Args:
+        target: The tensors of the new language.
+        sources: Those of each language it starts from, of the same shapes in the same order.
+        weights: The weight of each language.
+    """
+    for new, *olds in zip(target, *sources, strict=True):
+        first = olds[0]
+        if len(olds) == 1 or not first.is_floating_point():
+            new.data = first.data.clone()
+            continue
+        exact = torch.promote_types(first.dtype, torch.float32)
+        terms = [weight * old.to(exact) for weight, old in zip(weights, olds, strict=True)]
+        new.data = torch.stack(terms).sum(0).to(first.dtype)

@@ -1,0 +1,1 @@
+"""What frozen results share: tables, pictures, labels of languages, reports."""

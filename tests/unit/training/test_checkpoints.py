@@ -1,0 +1,159 @@
+"""Checkpoint folders: whole or absent, sealed, rotated, and refused where they are not what was written."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+from transformers.trainer_utils import get_last_checkpoint
+
+from hf_meta_adapters.errors import CheckpointError
+from hf_meta_adapters.training import _checkpoints as files
+
+
+def written(run_dir, step, text="weights"):
+    """A checkpoint that is complete but for its place."""
+    folder = run_dir / files.UNFINISHED / f"checkpoint-{step}"
+    (folder / "sw").mkdir(parents=True)
+    (folder / "model.safetensors").write_text(text)
+    (folder / "sw" / "adapter_model.safetensors").write_text(f"adapter {text}")
+    files.seal(folder, {"step": step, "progress": {}})
+    return folder
+
+
+def saved(run_dir, step, text="weights"):
+    return files.commit(written(run_dir, step, text), run_dir)
+
+
+def test_a_checkpoint_is_in_its_place_only_when_it_is_whole(tmp_path):
+    folder = written(tmp_path, 3)
+    assert get_last_checkpoint(tmp_path) is None
+    assert files.checkpoints(tmp_path) == []
+    assert files.commit(folder, tmp_path) == tmp_path / "checkpoint-3"
+    assert get_last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-3")
+    assert files.read_seal(tmp_path / "checkpoint-3")["step"] == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-3"]
+
+
+def test_one_of_the_same_step_is_replaced(tmp_path):
+    saved(tmp_path, 3, "old")
+    place = saved(tmp_path, 3, "new")
+    assert (place / "model.safetensors").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-3"]
+
+
+def test_one_whose_replacement_never_came_is_put_back(tmp_path):
+    place = saved(tmp_path, 3, "old")
+    written(tmp_path, 3, "new")
+    os.rename(
+        place, tmp_path / files.UNFINISHED / "replaced-checkpoint-3"
+    )  # where a process was killed
+    files.discard(tmp_path)
+    assert (place / "model.safetensors").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-3"]
+
+
+def test_what_a_killed_save_left_is_deleted(tmp_path):
+    saved(tmp_path, 3)
+    written(tmp_path, 6)
+    files.discard(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-3"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "kept"),
+    [
+        (None, [1, 2, 10, 11]),
+        (0, [1, 2, 10, 11]),
+        (5, [1, 2, 10, 11]),
+        (3, [2, 10, 11]),
+        (2, [2, 11]),
+        (1, [2, 11]),
+    ],
+)
+def test_the_last_and_the_best_are_never_deleted(tmp_path, limit, kept):
+    for age, step in enumerate((1, 2, 10, 11)):
+        os.utime(saved(tmp_path, step), (1000 + age, 1000 + age))
+    files.rotate(tmp_path, limit, {tmp_path / "checkpoint-11", tmp_path / "checkpoint-2"})
+    assert [files._step(path) for path in files.checkpoints(tmp_path)] == kept
+    assert not (tmp_path / files.UNFINISHED).exists()
+
+
+def test_the_oldest_goes_first_whatever_its_step(tmp_path):
+    """Those of a run that was in this folder before are older than the one just written."""
+    for age, step in enumerate((100, 200, 5)):
+        os.utime(saved(tmp_path, step), (1000 + age, 1000 + age))
+    files.rotate(tmp_path, 2, {tmp_path / "checkpoint-5"})
+    assert [files._step(path) for path in files.checkpoints(tmp_path)] == [5, 200]
+
+
+def flipped(path):
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def resealed(change):
+    def damage(folder):
+        content = json.loads((folder / files.SEAL).read_text())
+        change(content)
+        (folder / files.SEAL).write_text(json.dumps(content))
+
+    return damage
+
+
+DAMAGE = {
+    "missing": (lambda f: (f / "model.safetensors").unlink(), "no `model.safetensors`"),
+    "missing folder": (lambda f: (f / "sw").rename(f / "te"), "no `sw/adapter_model.safetensors`"),
+    "truncated": (
+        lambda f: os.truncate(f / "model.safetensors", 3),
+        "`model.safetensors` with 3 bytes in place of 7",
+    ),
+    "altered": (
+        lambda f: flipped(f / "sw" / "adapter_model.safetensors"),
+        "other bytes than were written",
+    ),
+    "no seal": (lambda f: (f / files.SEAL).unlink(), "no `checkpoint.json`, which is written last"),
+    "no JSON": (lambda f: (f / files.SEAL).write_text("{"), "`checkpoint.json` that is no JSON"),
+    "no object": (
+        lambda f: (f / files.SEAL).write_text("[]"),
+        r"of format \[\], where this version reads 1",
+    ),
+    "later format": (
+        resealed(lambda c: c.update(format=2)),
+        "of format 2, where this version reads 1",
+    ),
+    "no list": (resealed(lambda c: c.pop("files")), "without a list of the files"),
+    "files elsewhere": (
+        resealed(lambda c: c["files"].update({"../x": [1, 2]})),
+        "without a list of the files",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_taken(tmp_path, what):
+    before, last = saved(tmp_path, 3), saved(tmp_path, 10)
+    damage, said = DAMAGE[what]
+    damage(last)
+    with pytest.raises(
+        CheckpointError, match=f"must be as it was written. Found in {last} .*{said}.*Take the"
+    ) as error:
+        files.read_seal(last)
+    assert "\n" not in str(error.value)
+    found, wrong = files.newest(tmp_path)
+    assert found == before
+    assert wrong == [str(error.value)]
+    damage(before)
+    with pytest.raises(
+        CheckpointError, match=r"can only go on from a checkpoint\. .*`resume_from_checkpoint=None`"
+    ):
+        files.newest(tmp_path)
+
+
+def test_without_a_checkpoint_there_is_nothing_to_resume(tmp_path):
+    with pytest.raises(CheckpointError, match=f"Found none in {tmp_path}"):
+        files.newest(tmp_path)
+    with pytest.raises(CheckpointError, match="Found no folder"):
+        files.read_seal(tmp_path / "checkpoint-7")

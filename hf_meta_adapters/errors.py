@@ -89,14 +89,15 @@ def check_language(language: object) -> str:
     """
     if not isinstance(language, str):
         raise LanguageError(
-            f"A language key must be a string. Found {reprlib.repr(language)} of type `{type(language).__name__}`. "
-            'Write for example "en"; the inputs of a model go by name, as in `model(language="en", input_ids=...)`.'
+            f"A language key must be a string. Found {reprlib.repr(language)} of type"
+            f' `{type(language).__name__}`. Write for example "en"; the inputs of a model go by'
+            ' name, as in `model(language="en", input_ids=...)`.'
         )
     if len(language) > _LONGEST or not _LANGUAGE.fullmatch(language):
         raise LanguageError(
-            "A language key must be made of ASCII letters and digits in parts joined by `-` or `_` (at most "
-            f"{_LONGEST} characters), because it names a module and a folder. Found {language!r}. Write for example "
-            '"en", "zh-Hant" or "pt-BR".'
+            "A language key must be made of ASCII letters and digits in parts joined by `-` or `_`"
+            f" (at most {_LONGEST} characters), because it names a module and a folder. Found"
+            f' {language!r}. Write for example "en", "zh-Hant" or "pt-BR".'
         )
     if language.lower() == _RESERVED:
         raise LanguageError(
@@ -126,24 +127,28 @@ def check_languages(languages: Iterable[object]) -> tuple[str, ...]:
     """
     if isinstance(languages, str):
         raise LanguageError(
-            f"`languages` must be a list of keys. Found the string {languages!r}. Write [{languages!r}]."
+            f"`languages` must be a list of keys. Found the string {languages!r}. Write"
+            f" [{languages!r}]."
         )
     if isinstance(languages, (set, frozenset)) or not isinstance(languages, Iterable):
         raise LanguageError(
             "`languages` must be a list of keys, whose order is the same in every process. Found "
-            f'{reprlib.repr(languages)} of type `{type(languages).__name__}`. Write for example ["en", "sw"].'
+            f"{reprlib.repr(languages)} of type `{type(languages).__name__}`. Write for example"
+            ' ["en", "sw"].'
         )
     keys = tuple(check_language(language) for language in languages)
     if not keys:
         raise LanguageError(
-            '`languages` must name at least one language. Found none. Write for example ["en", "sw"].'
+            '`languages` must name at least one language. Found none. Write for example ["en",'
+            ' "sw"].'
         )
     seen: dict[str, str] = {}
     for key in keys:
         if (twin := seen.get(key.lower())) is not None:
             raise LanguageError(
-                f"Every language must be named once, and languages must differ in more than upper and lower case. "
-                f"Found {twin!r} and {key!r} in {list(keys)}. Leave one of them out or rename it."
+                "Every language must be named once, and languages must differ in more than upper"
+                f" and lower case. Found {twin!r} and {key!r} in {list(keys)}. Leave one of them"
+                " out or rename it."
             )
         seen[key.lower()] = key
     return keys

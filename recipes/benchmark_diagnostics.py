@@ -168,7 +168,8 @@ def main() -> None:
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     Path(args.output).write_text(json.dumps(result, indent=1) + "\n")
     print(
-        f"{inside / count:.2f} s a measurement, every {every} steps of {step:.3f} s: {share:.1%}; same weights: {same}"
+        f"{inside / count:.2f} s a measurement, every {every} steps of {step:.3f} s: {share:.1%};"
+        f" same weights: {same}"
     )
     print("seconds without, with, with, without:", *(f"{seconds:.1f}" for seconds in times))
 

@@ -121,7 +121,8 @@ def main() -> None:
     (args,) = transformers.HfArgumentParser(Arguments).parse_args_into_dataclasses()
     if not Path(args.model).is_dir():
         sys.exit(
-            f"`--model` must be the folder of a saved family. Found no {args.model}. `make quickstart` makes one."
+            f"`--model` must be the folder of a saved family. Found no {args.model}. `make"
+            " quickstart` makes one."
         )
     tokenizer = transformers.AutoTokenizer.from_pretrained(args.model)
     model = hma.LanguageAdapterModel.from_pretrained(args.model).train()

@@ -29,12 +29,23 @@ from hf_meta_adapters.diagnostics import DiagnosticReport, ReportSection
 LARGE = 30_000_000  # parameters from which on gradients are projected
 ABOUT = {
     "scores": "How well the model predicts each language.",
-    "interference": "This model against one of each language alone. Whether both saw as much text is not known here.",
-    "conflict": "Cosines between the gradients of languages. Below 0: what helps one harms the other. Noise lowers "
-    "all, so compare an entry with the diagonal: independent texts of one language.",
-    "masks": "The weights that each language needs most, found by pruning. Masks of two seeds of one language (the "
-    "diagonal) differ, too: only what languages overlap less than seeds do is specific to a language.",
-    "plan": "Where languages differ most. Advice from a heuristic: only training shows that capacity there helps.",
+    "interference": (
+        "This model against one of each language alone. Whether both saw as much text is not known"
+        " here."
+    ),
+    "conflict": (
+        "Cosines between the gradients of languages. Below 0: what helps one harms the other. Noise"
+        " lowers all, so compare an entry with the diagonal: independent texts of one language."
+    ),
+    "masks": (
+        "The weights that each language needs most, found by pruning. Masks of two seeds of one"
+        " language (the diagonal) differ, too: only what languages overlap less than seeds do is"
+        " specific to a language."
+    ),
+    "plan": (
+        "Where languages differ most. Advice from a heuristic: only training shows that capacity"
+        " there helps."
+    ),
 }
 
 
@@ -71,8 +82,8 @@ def read_texts(args: argparse.Namespace) -> dict[str, list[str]]:
         with (
             gzip.open(path, "rt", encoding="utf-8")
             if path.suffix == ".gz"
-            else path.open(encoding="utf-8") as file
-        ):
+            else path.open(encoding="utf-8")
+        ) as file:
             lines = [line.strip() for line in file if line.strip()]
         random.Random(args.seed).shuffle(lines)
         found[path.name.partition(".txt")[0]] = lines[: args.batches * args.batch_size]
@@ -81,12 +92,13 @@ def read_texts(args: argparse.Namespace) -> dict[str, list[str]]:
 
 def load(name: str) -> tuple[torch.nn.Module, str]:
     """The model, and the task it was trained on."""
-    (architecture, *_) = AutoConfig.from_pretrained(name).architectures or ["no architecture"]
+    architecture, *_ = AutoConfig.from_pretrained(name).architectures or ["no architecture"]
     tasks = {"ForMaskedLM": "masked_lm", "ForCausalLM": "causal_lm", "LMHeadModel": "causal_lm"}
     task = next((task for end, task in tasks.items() if architecture.endswith(end)), None)
     if task is None:
         sys.exit(
-            f"MODEL must be a masked or causal language model, with its head. Found {architecture} in {name}."
+            f"MODEL must be a masked or causal language model, with its head. Found {architecture}"
+            f" in {name}."
         )
     family = (Path(name) / "language_adapters.json").is_file()
     model = (
@@ -140,7 +152,8 @@ def main() -> None:
     }
     if len(texts) < 2:
         sys.exit(
-            f"TEXTS must have files of two languages of the model, such as en.txt. Found {list(texts)}."
+            "TEXTS must have files of two languages of the model, such as en.txt. Found"
+            f" {list(texts)}."
         )
     batches = make_batches(texts, tokenizer, task, args)
 
@@ -173,10 +186,12 @@ def main() -> None:
         f"{found.between_languages:.2f} between languages, {found.within_languages:.2f} within one"
     )
     findings = [
-        f"The gradients of {' and '.join(pair.languages)} agree least: cosine {pair.cosine:.2f} (mean {means})."
+        f"The gradients of {' and '.join(pair.languages)} agree least: cosine {pair.cosine:.2f}"
+        f" (mean {means})."
     ]
     findings += [
-        f"Lowest cosine of a layer: {layer.cosine:.2f}, {' and '.join(layer.languages)} in {layer.layer}."
+        f"Lowest cosine of a layer: {layer.cosine:.2f}, {' and '.join(layer.languages)} in"
+        f" {layer.layer}."
     ]
     masks = None
     if args.mask_steps:
@@ -191,7 +206,8 @@ def main() -> None:
             overlap_by_layer="plot_layers",
         )
         findings += [
-            f"Masks overlap by {same.between_languages:.3f}, those of seeds by {same.between_seeds:.3f}."
+            f"Masks overlap by {same.between_languages:.3f}, those of seeds by"
+            f" {same.between_seeds:.3f}."
         ]
     layers = sum(name.rpartition(".")[2].isdigit() for name in found.per_layer)
     plan = hma.plan_language_capacity(found, masks, budget=max(1, layers // 3))

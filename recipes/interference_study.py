@@ -82,7 +82,8 @@ def main() -> None:
     done = read_grid(cells, output / "cells")
     if not done:
         sys.exit(
-            f"A report needs cells that are done. Found none in {output / 'cells'}. Leave out --report."
+            f"A report needs cells that are done. Found none in {output / 'cells'}. Leave out"
+            " --report."
         )
     about = {
         "command": shlex.join(["python", *sys.argv]),

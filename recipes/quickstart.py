@@ -167,15 +167,22 @@ def main() -> None:
     result |= {"machine": platform.machine(), "seconds": seconds}
     result |= {"interference": report.to_dict(), "gradient_cosine": conflict.to_dict()}
     tables = f"{report.to_markdown()}\n\n![Interference](interference.png)\n\n{conflict.to_markdown()}\n\n"
-    note = f"All models had the same text; the meta adapters saw some in their meta-gradient. One seed, {seconds} s."
-    page = f"# Joint training and adapters\n\n{tables}![Gradient cosines](gradient_cosine.png)\n\n{note}\n"
+    note = (
+        "All models had the same text; the meta adapters saw some in their meta-gradient. One"
+        f" seed, {seconds} s."
+    )
+    page = (
+        f"# Joint training and adapters\n\n{tables}![Gradient"
+        f" cosines](gradient_cosine.png)\n\n{note}\n"
+    )
     for name, content in {
         "report.md": page,
         "report.json": json.dumps(result, indent=2) + "\n",
     }.items():
         (output / name).write_text(content)
     print(
-        f"\n{report.to_markdown()}\n\n{note}\nSee {output / 'report.md'} and the pictures beside it."
+        f"\n{report.to_markdown()}\n\n{note}\nSee {output / 'report.md'} and the pictures"
+        " beside it."
     )
 
 

@@ -160,7 +160,8 @@ def main() -> None:
             )
             if found is None:
                 raise SystemExit(
-                    f"The run was over after {len(killed)} of {args.kills} kills. Give it more `--steps`."
+                    f"The run was over after {len(killed)} of {args.kills} kills. Give it more"
+                    " `--steps`."
                 )
             killed.append(found)
             print(
@@ -187,7 +188,8 @@ def main() -> None:
     )
     if not all(equal.values()):
         raise SystemExit(
-            f"Both runs must end alike. Found differences in {[key for key in equal if not equal[key]]}."
+            "Both runs must end alike. Found differences in"
+            f" {[key for key in equal if not equal[key]]}."
         )
 
 

@@ -39,7 +39,8 @@ def shared_data() -> Path:
     folder = Path(os.environ.get("HF_META_ADAPTERS_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(
-            f"NOT CHECKED ON REAL DATA: {folder} is absent; HF_META_ADAPTERS_DATA names another folder."
+            f"NOT CHECKED ON REAL DATA: {folder} is absent; HF_META_ADAPTERS_DATA names another"
+            " folder."
         )
     return folder
 

@@ -84,8 +84,8 @@ class HubServer:
         )
         self._server.daemon_threads = True
         self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self.elsewhere = (
-            f"http://localhost:{self._server.server_address[1]}"  # the host of large files
+        self.elsewhere = (  # the host of large files
+            f"http://localhost:{self._server.server_address[1]}"
         )
 
     def __enter__(self) -> HubServer:

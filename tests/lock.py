@@ -15,7 +15,10 @@ from packaging.specifiers import SpecifierSet
 # torch is pinned in the Makefile, whose user may want another build of it
 LEFT_OUT = {"hf-meta-adapters", "torch", "pip", "setuptools", "wheel"}
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
-HEADER = "# Made by `make lock` with Python {version}: the releases that `{target}` was run with. Do not edit by hand."
+HEADER = (
+    "# Made by `make lock` with Python {version}: the releases that `{target}` was run with. Do not"
+    " edit by hand."
+)
 
 
 def pin(distribution: Distribution) -> str:

@@ -63,9 +63,9 @@ def head_of_outputs(model: nn.Module, name: str, weight: Tensor) -> Tensor:
     heads = _number(model, attention, _HEADS)
     if heads is None:
         raise ConfigurationError(
-            f"A gate per head needs the number of heads. Found none of {list(_HEADS)} on `{attention}`, a "
-            f"`{type(model.get_submodule(attention)).__name__}`, or in the config of the model. Set one of them, or "
-            'write `granularity="neuron"`.'
+            f"A gate per head needs the number of heads. Found none of {list(_HEADS)} on"
+            f" `{attention}`, a `{type(model.get_submodule(attention)).__name__}`, or in the config"
+            ' of the model. Set one of them, or write `granularity="neuron"`.'
         )
     groups = _number(model, attention, _KEY_VALUE_HEADS) or heads
     transposed = is_transposed(model, name)
@@ -74,9 +74,9 @@ def head_of_outputs(model: nn.Module, name: str, weight: Tensor) -> Tensor:
     width = _number(model, attention, _WIDTH) or outputs // len(order)
     if len(order) * width != outputs or heads % groups:
         raise ConfigurationError(
-            f"A gate per head needs projections of heads × width outputs. Found {outputs} outputs of `{name}`, for "
-            f"{heads} heads with {groups} keys and values of width {width}. Name others with `parameters`, or write "
-            '`granularity="neuron"`.'
+            f"A gate per head needs projections of heads × width outputs. Found {outputs} outputs"
+            f" of `{name}`, for {heads} heads with {groups} keys and values of width {width}. Name"
+            ' others with `parameters`, or write `granularity="neuron"`.'
         )
     return order.repeat_interleave(width)
 

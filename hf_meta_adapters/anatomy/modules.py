@@ -60,7 +60,8 @@ def module_places(model: nn.Module, modules: str | Sequence[str]) -> list[str]:
             matched |= {name for name in names if re.fullmatch(pattern, name)}
         except re.error as error:
             raise ConfigurationError(
-                f"`modules` must hold names of modules or regular expressions. Found {pattern!r}: {error}. Write for "
+                f"`modules` must hold names of modules or regular expressions. Found {pattern!r}:"
+                f" {error}. Write for "
                 r'example ["LayerNorm"] or [r"encoder\.layer\.\d+\.output"].'
             ) from error
         found.update(_check(model, matched, repr(pattern)))
@@ -140,13 +141,19 @@ def _norms(model: nn.Module) -> list[str]:
 def _check(model: nn.Module, names: Iterable[str], wanted: str) -> list[str]:
     """Those that have parameters; refuse where there are none, or such as are never called or cannot be trained."""
     found = [name for name in names if any(True for _ in model.get_submodule(name).parameters())]
-    rule = "Modules to be copied must be called in the forward pass, hold parameters of a floating type, and none of θ."
+    rule = (
+        "Modules to be copied must be called in the forward pass, hold parameters of a floating"
+        " type, and none of θ."
+    )
     parts = {
         part.split(".")[-1]
         for part, _ in own_modules(model)
         if part and not part.split(".")[-1].isdigit()
     }
-    example = f"Write names of other modules of `{type(model).__name__}`, such as {sorted(parts)[:_SHOWN]}."
+    example = (
+        f"Write names of other modules of `{type(model).__name__}`, such as"
+        f" {sorted(parts)[:_SHOWN]}."
+    )
     if not found:
         raise UnsupportedModelError(f"{rule} Found none for {wanted}. {example}")
     for name in found:

@@ -172,7 +172,8 @@ def _pattern(name: str) -> str:
 
 def _missing(what: str, model: nn.Module) -> UnsupportedModelError:
     return UnsupportedModelError(
-        "A bottleneck adapter must find the output projections of attention and feed-forward to stand behind. Found no "
-        f"{what} in {describe(model)}. Write which of them to use, by the ends of their names: "
-        '`BottleneckConfig(target_modules=["attention.output.dense", "output.dense"])`.'
+        "A bottleneck adapter must find the output projections of attention and feed-forward to"
+        f" stand behind. Found no {what} in {describe(model)}. Write which of them to use, by the"
+        ' ends of their names: `BottleneckConfig(target_modules=["attention.output.dense",'
+        ' "output.dense"])`.'
     )

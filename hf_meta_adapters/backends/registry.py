@@ -32,8 +32,9 @@ def register_backend(name: str, backend: type[Backend], *, package: str) -> None
     """
     if name in _BACKENDS or package in _LIBRARIES:
         raise ConfigurationError(
-            f"A backend needs a name and a library of its own. Found {name!r} for {package!r}, beside the names "
-            f"{list(_BACKENDS)} and the libraries {list(_LIBRARIES)}. Choose another name."
+            f"A backend needs a name and a library of its own. Found {name!r} for {package!r},"
+            f" beside the names {list(_BACKENDS)} and the libraries {list(_LIBRARIES)}. Choose"
+            " another name."
         )
     _BACKENDS[name] = (backend.__module__, backend.__name__)
     _LIBRARIES[package] = name
@@ -57,16 +58,16 @@ def backend_named(name: str) -> type[Backend]:
     """
     if name not in _BACKENDS:
         raise ConfigurationError(
-            f"A backend must be one of {list(_BACKENDS)}. Found {name!r}. Install the version of hf-meta-adapters that "
-            "wrote the model, or a newer one."
+            f"A backend must be one of {list(_BACKENDS)}. Found {name!r}. Install the version of"
+            " hf-meta-adapters that wrote the model, or a newer one."
         )
     module, attribute = _BACKENDS[name]
     try:
         return getattr(import_module(module), attribute)
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            f'The library of a backend must be installed. Found no `{error.name}`, which the backend "{name}" needs. '
-            f'Write `pip install "hf-meta-adapters[{name}]"`.'
+            f"The library of a backend must be installed. Found no `{error.name}`, which the"
+            f' backend "{name}" needs. Write `pip install "hf-meta-adapters[{name}]"`.'
         ) from error
 
 
@@ -95,7 +96,7 @@ def backend_for(config: Any) -> type[Backend]:
         if package in _LIBRARIES:
             return backend_named(_LIBRARIES[package])
     raise ConfigurationError(
-        "`config` must say what the parameters of a language are: a PeftConfig such as BottleneckConfig() or "
-        "LoraConfig(), an AdapterConfig of the library adapters such as SeqBnConfig(), or None for none. Found "
-        f"{config!r} of type `{type(config).__name__}`."
+        "`config` must say what the parameters of a language are: a PeftConfig such as"
+        " BottleneckConfig() or LoraConfig(), an AdapterConfig of the library adapters such as"
+        f" SeqBnConfig(), or None for none. Found {config!r} of type `{type(config).__name__}`."
     )

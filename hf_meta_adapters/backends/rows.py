@@ -99,8 +99,8 @@ def put_together(
             lambda key, _: put_together([part[key] for part in parts], rows, f"{name}[{key!r}]"),
         )
     raise ConfigurationError(
-        f"{_RULE} Found {name}, a `{type(first).__name__}`. Ask for no such output (`use_cache=False` for a cache of "
-        "keys), or run one language at a time."
+        f"{_RULE} Found {name}, a `{type(first).__name__}`. Ask for no such output"
+        " (`use_cache=False` for a cache of keys), or run one language at a time."
     )
 
 
@@ -130,8 +130,9 @@ def _scattered(parts: Sequence[Tensor], rows: Sequence[Sequence[int]], name: str
     for part, own in zip(parts, rows, strict=True):
         if part.dim() == 0 or len(part) != len(own) or part.shape[1:] != parts[0].shape[1:]:
             raise ConfigurationError(
-                f"{_RULE} Found {name} of shape {tuple(part.shape)} for {len(own)} rows, beside "
-                f"{tuple(parts[0].shape)}. Leave out the labels if it is a loss, or run one language at a time."
+                f"{_RULE} Found {name} of shape {tuple(part.shape)} for {len(own)} rows, beside"
+                f" {tuple(parts[0].shape)}. Leave out the labels if it is a loss, or run one"
+                " language at a time."
             )
     order = torch.tensor([row for own in rows for row in own], device=parts[0].device)
     together = torch.cat(list(parts))

@@ -65,7 +65,8 @@ def read_tensors(
         return load_file(path)
     except SafetensorError as error:
         raise HubError(
-            f"An adapter file must be in safetensors format. Found {path} damaged: {error}. Download or save it again."
+            f"An adapter file must be in safetensors format. Found {path} damaged: {error}."
+            " Download or save it again."
         ) from error
 
 
@@ -73,8 +74,8 @@ def check_fit(path: Path, expected: dict[str, Tensor], found: dict[str, Tensor])
     """Refuse the tensors of a file that have other names or shapes than those in the model."""
     if lines := differences(expected, found):
         raise HubError(
-            f"The adapter must fit the model. Found in {path}: {lines} Load it into the model that it was trained "
-            "with, or create the adapter anew."
+            f"The adapter must fit the model. Found in {path}: {lines} Load it into the model that"
+            " it was trained with, or create the adapter anew."
         )
 
 
@@ -95,11 +96,16 @@ def _absent(directory: Path, weights: str, pickle: str) -> str:
     rule = f"An adapter must be in a file `{weights}`."
     if (directory / pickle).is_file():
         return (
-            f"{rule} Found `{pickle}` in {directory}, a pickle, which can run code when it is read. If you trust it, "
-            f'convert it: `safetensors.torch.save_file(torch.load("{pickle}", weights_only=True), "{weights}")`.'
+            f"{rule} Found `{pickle}` in {directory}, a pickle, which can run code when it is read."
+            " If you trust it, "
+            f'convert it: `safetensors.torch.save_file(torch.load("{pickle}", weights_only=True),'
+            f' "{weights}")`.'
         )
     what = "no such file" if directory.is_dir() else "no such folder"
-    return f"{rule} Found {what}: {directory}. Download or save the model again, or leave the language out."
+    return (
+        f"{rule} Found {what}: {directory}. Download or save the model again, or leave the language"
+        " out."
+    )
 
 
 def _for_body(

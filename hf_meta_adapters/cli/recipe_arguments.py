@@ -73,7 +73,8 @@ def parse_arguments(
     if found.config is not None:
         if not found.config.is_file():
             raise ConfigurationError(
-                f"`--config` must be a YAML file. Found no {found.config}. Look in recipes/configs for one to copy."
+                f"`--config` must be a YAML file. Found no {found.config}. Look in recipes/configs"
+                " for one to copy."
             )
         settings = _read(found.config)
         known = [field.name for one in kinds for field in fields(one)]
@@ -119,6 +120,6 @@ def _check_types(parser: argparse.ArgumentParser, settings: dict[str, Any], path
         except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
             kind = getattr(convert, "__name__", str(convert))
             raise ConfigurationError(
-                f"A setting must be of its own type. Found `{name}: {value!r}` in {path}, where `{kind}` is needed. "
-                f"`--help` lists all of them."
+                f"A setting must be of its own type. Found `{name}: {value!r}` in {path}, where"
+                f" `{kind}` is needed. `--help` lists all of them."
             ) from error

@@ -56,7 +56,8 @@ def _columns(row: Mapping[str, Any], columns: Sequence[str] | None) -> Sequence[
     missing = [name for name in columns if name not in row]
     if missing:
         raise DataError(
-            f"Every row must have the columns {list(columns)}. Found a row of {list(row)}. Add them or leave it out."
+            f"Every row must have the columns {list(columns)}. Found a row of {list(row)}. Add them"
+            " or leave it out."
         )
     return columns
 
@@ -72,6 +73,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return {"bytes": value.hex()}
     raise DataError(
-        f"Rows are compared by their texts and numbers. Found a value of type `{type(value).__name__}`. Name the "
-        'columns that count, for example `columns=["text"]`.'
+        "Rows are compared by their texts and numbers. Found a value of type"
+        f' `{type(value).__name__}`. Name the columns that count, for example `columns=["text"]`.'
     )

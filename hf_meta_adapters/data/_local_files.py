@@ -56,8 +56,8 @@ def load_local_datasets(
     root = Path(folder)
     if not root.is_dir():
         raise DataError(
-            f"`folder` must be a folder that holds one folder for each language. Found no {root}. Look for "
-            "a misspelling, and where the command was started."
+            f"`folder` must be a folder that holds one folder for each language. Found no {root}."
+            " Look for a misspelling, and where the command was started."
         )
     if Path(split).name != split:
         raise DataError(
@@ -71,8 +71,8 @@ def load_local_datasets(
         keys = [*check_languages(languages)]
     if not keys:
         raise DataError(
-            f"A folder of data must hold <language>/{split}.<kind>. Found none in {root}. Name the folder above "
-            "those of the languages."
+            f"A folder of data must hold <language>/{split}.<kind>. Found none in {root}. Name the"
+            " folder above those of the languages."
         )
     return {check_language(key): _read(root / key, split, limit) for key in keys}
 
@@ -90,7 +90,8 @@ def _read(folder: Path, split: str, limit: int | None) -> datasets.Dataset:
             sorted(file.name for file in folder.iterdir()) if folder.is_dir() else "no such folder"
         )
         raise DataError(
-            f"A language must have a file {split} with one of {list(_SUFFIXES)}. Found in {folder}: {there}."
+            f"A language must have a file {split} with one of {list(_SUFFIXES)}. Found in {folder}:"
+            f" {there}."
         )
     parse = _PARSERS[path.name[len(split) :].removesuffix(".gz")]
     rows: list[dict[str, Any]] = []
@@ -101,7 +102,8 @@ def _read(folder: Path, split: str, limit: int | None) -> datasets.Dataset:
             rows.append(_parsed(parse, line, f"line {number} of {path}"))
     if not rows:
         raise DataError(
-            f"A file of data must hold at least one example. Found none in {path}. Leave the language out, or fill it."
+            f"A file of data must hold at least one example. Found none in {path}. Leave the"
+            " language out, or fill it."
         )
     return datasets.Dataset.from_list(rows)
 
@@ -115,8 +117,9 @@ def _lines(path: Path) -> Iterator[str]:
                 done += 1
     except (UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
         raise DataError(
-            f"A file of data must be UTF-8, and what ends in .gz compressed by gzip. Found after line {done} of "
-            f"{path}: {error}. Convert it, for example by `iconv -t UTF-8`, or download it again."
+            "A file of data must be UTF-8, and what ends in .gz compressed by gzip. Found after"
+            f" line {done} of {path}: {error}. Convert it, for example by `iconv -t UTF-8`, or"
+            " download it again."
         ) from error
 
 
@@ -125,12 +128,13 @@ def _parsed(parse: Callable[[str], Any], line: str, where: str) -> dict[str, Any
         row = parse(line)
     except ValueError as error:
         raise DataError(
-            f"A line must have the format that the suffix of its file names. Found {error} in {where}. Correct "
-            "the line, or name the file by its format."
+            f"A line must have the format that the suffix of its file names. Found {error} in"
+            f" {where}. Correct the line, or name the file by its format."
         ) from None
     if not isinstance(row, dict):
         raise DataError(
-            f'A line must hold an object. Found `{type(row).__name__}` in {where}. Write for example {{"text": "..."}}.'
+            f"A line must hold an object. Found `{type(row).__name__}` in {where}. Write for"
+            ' example {"text": "..."}.'
         )
     return row
 

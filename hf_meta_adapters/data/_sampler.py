@@ -181,8 +181,9 @@ class LanguageBatchSampler(Sampler[list[Key]]):
         streaming = [key for key, size in sizes.items() if size is None]
         if streaming:
             raise ConfigurationError(
-                f"The length of an epoch must be known. Found streaming training data of {streaming}. Write for "
-                "example `steps_per_epoch=1000` here, or `max_steps=1000` in the training arguments."
+                "The length of an epoch must be known. Found streaming training data of"
+                f" {streaming}. Write for example `steps_per_epoch=1000` here, or `max_steps=1000`"
+                " in the training arguments."
             )
         return ceil(
             sum(size or 0 for size in sizes.values())
@@ -214,11 +215,13 @@ def _check_sizes(
     ):
         if set(other) != set(train):
             raise LanguageError(
-                f"Training text and {name} must be of the same languages. Found {list(train)} and {list(other)}."
+                f"Training text and {name} must be of the same languages. Found {list(train)} and"
+                f" {list(other)}."
             )
     for role, several in sizes.items():
         empty = [key for key, size in several.items() if size == 0]
         if empty:
             raise DataError(
-                f"The {role} data of {empty} must hold examples. Found none. Leave the language out."
+                f"The {role} data of {empty} must hold examples. Found none. Leave the language"
+                " out."
             )

@@ -69,8 +69,9 @@ def load_language_datasets(
             )
         if not len(rows):
             raise DataError(
-                f"A language must have examples. Found none of {key!r} in {source}, split {split!r}"
-                f"{f', with ids that begin with {prefix!r}' if prefix else ''}. Leave the language out."
+                f"A language must have examples. Found none of {key!r} in {source}, split"
+                f" {split!r}{f', with ids that begin with {prefix!r}' if prefix else ''}. Leave the"
+                " language out."
             )
         found[key] = rows if limit is None else rows.select(range(min(limit, len(rows))))
     return found

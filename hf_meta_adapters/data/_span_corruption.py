@@ -61,8 +61,9 @@ class SpanCorruptionCollator:
     def __post_init__(self) -> None:
         if (len(self.sentinels) > 1) == (self.mask_token_id is not None):
             raise ConfigurationError(
-                "Spans are replaced either by sentinels, at least two, or by a mask. Found "
-                f"{len(self.sentinels)} sentinels and `mask_token_id={self.mask_token_id}`. Give one of them."
+                "Spans are replaced either by sentinels, at least two, or by a mask. Found"
+                f" {len(self.sentinels)} sentinels and `mask_token_id={self.mask_token_id}`. Give"
+                " one of them."
             )
         if not 0 < self.noise_density < 1 or not self.mean_span_length >= 1:
             raise ConfigurationError(

@@ -83,8 +83,8 @@ class LanguageCollator:
                 else f"`{type(first).__name__}`"
             )
             raise DataError(
-                f"The data collator must be able to make a batch of the rows. Found {role} rows of {language!r} with "
-                f"{columns}, of which `{type(self.data_collator).__name__}` cannot: "
-                f"{' '.join(str(error).split()).rstrip('.')}. Tokenize the text, so that rows have `input_ids`, or "
-                "pass the `data_collator` that the rows need."
+                f"The data collator must be able to make a batch of the rows. Found {role} rows of"
+                f" {language!r} with {columns}, of which `{type(self.data_collator).__name__}`"
+                f" cannot: {' '.join(str(error).split()).rstrip('.')}. Tokenize the text, so that"
+                " rows have `input_ids`, or pass the `data_collator` that the rows need."
             ) from error

@@ -98,8 +98,9 @@ class _Reader:
     def __init__(self, source: Iterable[Any], place: tuple[Role, Language]) -> None:
         if isinstance(source, Iterator):
             raise DataError(
-                f"A streaming dataset must be iterable more than once. Found a `{type(source).__name__}` as the "
-                f"{place[0]} data of {place[1]!r}. Write for example `datasets.IterableDataset.from_generator(...)`."
+                "A streaming dataset must be iterable more than once. Found a"
+                f" `{type(source).__name__}` as the {place[0]} data of {place[1]!r}. Write for"
+                " example `datasets.IterableDataset.from_generator(...)`."
             )
         self._source = source
         self._place = place
@@ -119,8 +120,8 @@ class _Reader:
             if self._position == self._pass_start:
                 role, language = self._place
                 raise DataError(
-                    f"The {role} data of {language!r} must hold examples. Found an empty stream in pass {self._pass}. "
-                    "Leave the language out."
+                    f"The {role} data of {language!r} must hold examples. Found an empty stream in"
+                    f" pass {self._pass}. Leave the language out."
                 )
             self._iterator = self._begin(self._pass + 1)
 

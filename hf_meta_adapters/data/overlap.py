@@ -43,7 +43,8 @@ def check_roles(
         for language in check_languages(several) if several or role == "train" else ():
             if size_of(several[language]) == 0:
                 raise DataError(
-                    f"The {role} data of {language!r} must hold examples. Found none. Leave the language out."
+                    f"The {role} data of {language!r} must hold examples. Found none. Leave the"
+                    " language out."
                 )
     for language in train:
         own = {role: several[language] for role, several in roles.items() if language in several}
@@ -59,8 +60,9 @@ def _check_same_languages(train: Mapping[Language, Any], meta: Mapping[Language,
     ):
         if missing:
             raise DataError(
-                f"Train and meta data must be of the same languages. Found {missing} in {here} alone. Add the {there} "
-                f"data of {missing}, leave the language out, or give no meta data to have it split off."
+                f"Train and meta data must be of the same languages. Found {missing} in {here}"
+                f" alone. Add the {there} data of {missing}, leave the language out, or give no"
+                " meta data to have it split off."
             )
 
 
@@ -79,7 +81,8 @@ def _check_overlap(
         if twice:
             row, other, there = twice[0]
             raise DataError(
-                f"A text must have one role only. Found {len(twice)} rows of the {role} data of {language!r} in other "
-                f"roles too, the first in row {row} of {role} and row {there} of {other}. Remove them, or give one "
-                "dataset and let `split_roles` split it."
+                f"A text must have one role only. Found {len(twice)} rows of the {role} data of"
+                f" {language!r} in other roles too, the first in row {row} of {role} and row"
+                f" {there} of {other}. Remove them, or give one dataset and let `split_roles`"
+                " split it."
             )

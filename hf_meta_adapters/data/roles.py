@@ -67,8 +67,9 @@ def split_roles(
     shares = {"meta": meta, "selection": selection}
     if not all(0 <= share < 1 for share in shares.values()) or meta + selection >= 1:
         raise ConfigurationError(
-            f"The shares of meta and selection text must be at least 0 and leave some to train on. Found meta={meta}, "
-            f"selection={selection}. Write for example meta=0.1, selection=0.05."
+            "The shares of meta and selection text must be at least 0 and leave some to train on."
+            f" Found meta={meta}, selection={selection}. Write for example meta=0.1,"
+            " selection=0.05."
         )
     wanted = {role: share for role, share in shares.items() if share}
     parts: dict[str, dict[Language, Any]] = {"train": {}, "meta": {}, "selection": {}}
@@ -76,8 +77,8 @@ def split_roles(
         dataset = datasets[language]
         if size_of(dataset) is None:
             raise DataError(
-                f"Only data with a length can be split into roles. Found a streaming dataset for {language!r}. Give "
-                "the meta text yourself, as `meta_dataset`."
+                "Only data with a length can be split into roles. Found a streaming dataset for"
+                f" {language!r}. Give the meta text yourself, as `meta_dataset`."
             )
         marks = list(digests(dataset, language, columns))
         for role, rows in _rows(marks, language, wanted, seed).items():
@@ -95,8 +96,9 @@ def _rows(
     counts = {role: max(1, round(share * len(distinct))) for role, share in wanted.items()}
     if len(distinct) <= sum(counts.values()):
         raise DataError(
-            f"The data of {language!r} must be enough for {len(wanted) + 1} roles. Found {len(distinct)} distinct rows "
-            f"for the shares {dict(wanted)}. Add data, change the shares, or leave the language out."
+            f"The data of {language!r} must be enough for {len(wanted) + 1} roles. Found"
+            f" {len(distinct)} distinct rows for the shares {dict(wanted)}. Add data, change the"
+            " shares, or leave the language out."
         )
     roles = [role for role, count in counts.items() for _ in range(count)]
     role_of = dict(zip(distinct, roles + ["train"] * (len(distinct) - len(roles)), strict=True))

@@ -30,12 +30,14 @@ def temperature_distribution(sizes: Mapping[Language, int], alpha: float) -> dic
     """
     if not 0 <= alpha <= 1:
         raise ConfigurationError(
-            f"α must be in [0, 1]. Found {alpha!r}. Write a temperature T as α = 1/T, for example 0.2 for T = 5."
+            f"α must be in [0, 1]. Found {alpha!r}. Write a temperature T as α = 1/T, for example"
+            " 0.2 for T = 5."
         )
     empty = [key for key, size in sizes.items() if size < 1]
     if empty or not sizes:
         raise DataError(
-            f"Every language needs at least one example. Found none for {empty or 'any'}. Leave it out."
+            f"Every language needs at least one example. Found none for {empty or 'any'}. Leave it"
+            " out."
         )
     powers = {key: size**alpha for key, size in sizes.items()}
     total = sum(powers.values())
@@ -75,8 +77,8 @@ def apportion(
     highest = total if maximum is None else maximum
     if not minimum * len(weights) <= total <= highest * len(weights):
         raise ConfigurationError(
-            f"{len(weights)} shares between {minimum} and {highest} must be able to sum to {total}. "
-            "Found that they cannot. Change the bounds or the total."
+            f"{len(weights)} shares between {minimum} and {highest} must be able to sum to {total}."
+            " Found that they cannot. Change the bounds or the total."
         )
     # Fractions: with floats, ties and large totals would be decided by rounding errors.
     shares = _bounded(

@@ -51,9 +51,11 @@ def resampled_means(values: Tensor, resamples: int, generator: torch.Generator) 
         for start in range(0, resamples, step):
             count = min(step, resamples - start)
             rows, columns = (
-                torch.ones(count, 1, dtype=torch.float64)
-                if n == 1
-                else resampled_counts(n, count, generator)
+                (
+                    torch.ones(count, 1, dtype=torch.float64)
+                    if n == 1
+                    else resampled_counts(n, count, generator)
+                )
                 for n in (seeds, examples)
             )
             yield ((rows @ values) * columns).sum(1) / (rows.sum(1) * columns.sum(1))

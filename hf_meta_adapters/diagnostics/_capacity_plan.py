@@ -132,7 +132,10 @@ class CapacityPlan:
         ]
         groups = "; ".join(" + ".join(group) for group in self.groups)
         table = markdown_table(["layer", "rank", "conflict", "specificity"], rows)
-        return f"{table}\n\nBold layers are in the plan. Languages that may share an adapter: {groups}."
+        return (
+            f"{table}\n\nBold layers are in the plan. Languages that may share an adapter:"
+            f" {groups}."
+        )
 
     def plot(self, path: str | os.PathLike[str] | None = None, ax: Axes | None = None) -> Axes:
         """Draw conflict and specificity of the layers, the neediest first.

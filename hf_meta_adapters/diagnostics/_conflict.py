@@ -149,8 +149,8 @@ def _check(projection: int | None, blocks: int, resamples: int, confidence: floa
     check_bootstrap(resamples, confidence)
     if projection is not None and projection < 1:
         raise ConfigurationError(
-            f"`projection` must be a positive number of dimensions, or None for exact products. Found {projection}. "
-            "Write for example 4096."
+            "`projection` must be a positive number of dimensions, or None for exact products."
+            f" Found {projection}. Write for example 4096."
         )
     if blocks < 2:
         raise ConfigurationError(

@@ -83,8 +83,8 @@ class ConflictMatrix:
         """
         if len(self.languages) < 2:
             raise ConfigurationError(
-                f"A conflict needs at least two languages. Found {list(self.languages)}. Give `gradient_conflict` the "
-                "batches of another."
+                f"A conflict needs at least two languages. Found {list(self.languages)}. Give"
+                " `gradient_conflict` the batches of another."
             )
         matrices: dict[str | None, Tensor] = (
             dict(self._layers().items()) if per_layer else {None: self.matrix}
@@ -197,8 +197,8 @@ class ConflictMatrix:
     def _layers(self) -> dict[str, Tensor]:
         if not self.per_layer:
             raise ConfigurationError(
-                "The layers must be asked for before they can be shown. Found a result without them. Write "
-                "`gradient_conflict(model, batches, per_layer=True)`."
+                "The layers must be asked for before they can be shown. Found a result without"
+                " them. Write `gradient_conflict(model, batches, per_layer=True)`."
             )
         return self.per_layer
 
@@ -213,7 +213,10 @@ class ConflictMatrix:
         if self.baseline is None:
             return "One mean gradient per language; the diagonal is 1 by definition."
         batches = "1 batch" if self.sample_size == 1 else f"{self.sample_size} batches"
-        return f"Mean gradients over {batches} each; the diagonal compares independent batches of one language."
+        return (
+            f"Mean gradients over {batches} each; the diagonal compares independent batches of one"
+            " language."
+        )
 
 
 def _off_diagonal_mean(matrix: Tensor) -> float:

@@ -42,7 +42,8 @@ def plot_conflict_over_time(
     found = {conflicts[step].languages for step in steps}
     if len(found) != 1:
         raise ConfigurationError(
-            f"The conflict over time needs results of the same languages. Found {sorted(found)}. Draw them apart."
+            f"The conflict over time needs results of the same languages. Found {sorted(found)}."
+            " Draw them apart."
         )
     languages = found.pop()
     pairs = list(combinations(range(len(languages)), 2))

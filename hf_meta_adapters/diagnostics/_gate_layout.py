@@ -98,7 +98,8 @@ def _layout_of_heads(model: nn.Module, weights: Mapping[str, Tensor]) -> GateLay
         heads[name] = owner, numbers.reshape(_shape(model, name, weight, "neuron"))
     if not heads:
         raise ConfigurationError(
-            "A gate per head needs weights of queries, keys and values, with names such as `query`, `q_proj` or "
+            "A gate per head needs weights of queries, keys and values, with names such as `query`,"
+            " `q_proj` or "
             f'`c_attn`. Found none among {list(weights)[:3]} ... Write `granularity="neuron"`.'
         )
     return GateLayout(shapes, sizes, heads)

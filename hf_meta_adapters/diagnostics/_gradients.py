@@ -117,8 +117,9 @@ def _vectors(
     """Return the gradient as one vector per parameter or, projected, one per cell."""
     if not loss.requires_grad:
         raise ConfigurationError(
-            "`gradient_conflict` needs a loss with a graph. Found one without `requires_grad`: it was detached, or "
-            f"none of the {len(parameters)} selected parameters acts on it. Check `parameters` and `loss_function`."
+            "`gradient_conflict` needs a loss with a graph. Found one without `requires_grad`: it"
+            f" was detached, or none of the {len(parameters)} selected parameters acts on it. Check"
+            " `parameters` and `loss_function`."
         )
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
     if projection is None:

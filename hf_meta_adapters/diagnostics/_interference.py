@@ -82,8 +82,9 @@ def interference_report(
     languages = check_languages(monolingual)
     if set(languages) != set(joint):
         raise LanguageError(
-            "Interference compares the same languages on both sides. Found "
-            f"{sorted(set(languages) ^ set(joint))} on one side only. Leave them out, or score them on both."
+            "Interference compares the same languages on both sides. Found"
+            f" {sorted(set(languages) ^ set(joint))} on one side only. Leave them out, or score"
+            " them on both."
         )
     examples = _examples(languages, monolingual_examples_seen, joint_examples_seen, allow_unequal)
     generator = torch.Generator().manual_seed(seed)
@@ -92,8 +93,9 @@ def interference_report(
         alone, together = _by_task(monolingual[language]), _by_task(joint[language])
         if alone.keys() != together.keys():
             raise DataError(
-                f"Interference compares the same tasks on both sides. Found {sorted(map(str, alone))} and "
-                f"{sorted(map(str, together))} for {language!r}. Score both models on the same tasks."
+                "Interference compares the same tasks on both sides. Found"
+                f" {sorted(map(str, alone))} and {sorted(map(str, together))} for {language!r}."
+                " Score both models on the same tasks."
             )
         for task in alone:
             where = language if task is None else f"{language} {task}"
@@ -117,14 +119,15 @@ def _scores(scores: Scores, where: str) -> Tensor:
         tensor = torch.as_tensor(scores, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(
-            f"Scores must be numbers, with as many examples for each seed. Found {type(scores).__name__} for {where}: "
-            f"{error}. Write for example [71.2, 70.8], or a matrix of seeds × examples."
+            "Scores must be numbers, with as many examples for each seed. Found"
+            f" {type(scores).__name__} for {where}: {error}. Write for example [71.2, 70.8], or a"
+            " matrix of seeds × examples."
         ) from error
     if tensor.dim() > 2 or not tensor.numel() or not torch.isfinite(tensor).all():
         raise DataError(
-            "Scores must be finite: a number, a sequence, or a matrix of seeds × examples. Found shape "
-            f"{tuple(tensor.shape)} with {int((~torch.isfinite(tensor)).sum())} that are not finite, for {where}. "
-            "Leave out, on both sides, the seeds of runs that failed."
+            "Scores must be finite: a number, a sequence, or a matrix of seeds × examples. Found"
+            f" shape {tuple(tensor.shape)} with {int((~torch.isfinite(tensor)).sum())} that are not"
+            f" finite, for {where}. Leave out, on both sides, the seeds of runs that failed."
         )
     return tensor.reshape(1, -1) if tensor.dim() < 2 else tensor
 
@@ -132,9 +135,9 @@ def _scores(scores: Scores, where: str) -> Tensor:
 def _paired(a: Tensor, b: Tensor, where: str) -> Tensor:
     if a.shape != b.shape:
         raise DataError(
-            f"Scores are compared seed by seed and example by example. Found {tuple(a.shape)} monolingual and "
-            f"{tuple(b.shape)} joint scores (seeds, examples) for {where}. Use the same seeds and test examples, or "
-            "give the mean of each side."
+            f"Scores are compared seed by seed and example by example. Found {tuple(a.shape)}"
+            f" monolingual and {tuple(b.shape)} joint scores (seeds, examples) for {where}. Use the"
+            " same seeds and test examples, or give the mean of each side."
         )
     return a - b
 
@@ -155,7 +158,8 @@ def _is_higher_better(higher_is_better: bool | Mapping[str, bool], task: str | N
         return higher_is_better
     if task is None or task not in higher_is_better:
         raise ConfigurationError(
-            f"`higher_is_better` must be True, False, or name every task. Found {dict(higher_is_better)}, without "
+            "`higher_is_better` must be True, False, or name every task. Found"
+            f" {dict(higher_is_better)}, without "
             f'{task!r}. Write for example {{"ner": True, "loss": False}}.'
         )
     return higher_is_better[task]
@@ -183,15 +187,15 @@ def _examples(
         language for language in languages if any(language not in side for side in sides)
     ]:
         raise ConfigurationError(
-            f"The examples seen must be given for every language. Found none for {unknown}. Write a number for each, "
-            "or one number for all languages."
+            f"The examples seen must be given for every language. Found none for {unknown}. Write a"
+            " number for each, or one number for all languages."
         )
     seen = {language: (int(sides[0][language]), int(sides[1][language])) for language in languages}
     unequal = {language: pair for language, pair in seen.items() if pair[0] != pair[1]}
     if unequal and not allow_unequal:
         raise ConfigurationError(
-            "Monolingual and joint models must have seen as many examples of a language, or the difference is not "
-            f"one of sharing. Found (monolingual, joint) {unequal}. Train both equally long on it, or write "
-            "`allow_unequal=True` to have the difference reported."
+            "Monolingual and joint models must have seen as many examples of a language, or the"
+            f" difference is not one of sharing. Found (monolingual, joint) {unequal}. Train both"
+            " equally long on it, or write `allow_unequal=True` to have the difference reported."
         )
     return seen

@@ -90,9 +90,11 @@ class InterferenceReport:
                 for r in rows
             ],
             "mean": {task or "": self.mean(task) for task in self.tasks},
-            "examples_seen": None
-            if self.examples_seen is None
-            else {k: list(v) for k, v in self.examples_seen.items()},
+            "examples_seen": (
+                None
+                if self.examples_seen is None
+                else {k: list(v) for k, v in self.examples_seen.items()}
+            ),
         }
 
     def to_markdown(self) -> str:

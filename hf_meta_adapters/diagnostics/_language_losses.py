@@ -58,13 +58,14 @@ def evaluate_loss(
         )
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         raise DataError(
-            f"A diagnostic needs a scalar loss from `model(**batch)`. Found {_describe(loss)} for language "
-            f"{language!r}. Put `labels` into the batch, or pass `loss_function=lambda model, batch: ...`."
+            f"A diagnostic needs a scalar loss from `model(**batch)`. Found {_describe(loss)} for"
+            f" language {language!r}. Put `labels` into the batch, or pass `loss_function=lambda"
+            " model, batch: ...`."
         )
     if not torch.isfinite(loss):
         raise NonFiniteLossError(
-            f"The loss must be finite. Found {loss.item()} for language {language!r}. Look for empty label sets, "
-            "overflow in half precision, or a model that has diverged."
+            f"The loss must be finite. Found {loss.item()} for language {language!r}. Look for"
+            " empty label sets, overflow in half precision, or a model that has diverged."
         )
     return loss.reshape(())
 
@@ -86,15 +87,17 @@ def iterate_batches(batches: Batches, language: Language) -> Iterator[Batch]:
     for batch in (batches,) if isinstance(batches, Mapping) else batches:
         if not isinstance(batch, Mapping):
             raise DataError(
-                f"A batch must be a mapping from argument name to tensor. Found `{type(batch).__name__}` for language "
-                f'{language!r}. Write for example {{"{language}": {{"input_ids": ..., "labels": ...}}}}.'
+                "A batch must be a mapping from argument name to tensor. Found"
+                f" `{type(batch).__name__}` for language "
+                f'{language!r}. Write for example {{"{language}": {{"input_ids": ..., "labels":'
+                " ...}}."
             )
         found += 1
         yield batch
     if not found:
         raise DataError(
-            f"Every language must have at least one batch. Found none for {language!r}. Leave the language out, or "
-            "give it data (an iterator that was used before is empty)."
+            f"Every language must have at least one batch. Found none for {language!r}. Leave the"
+            " language out, or give it data (an iterator that was used before is empty)."
         )
 
 
@@ -128,14 +131,17 @@ def select_parameters(
         names = list(parameters)
         if unknown := [name for name in names if name not in named]:
             raise ConfigurationError(
-                f"`parameters` must name parameters of the model. Found {unknown[0]!r}, which is not one of its "
-                f"{len(named)} names, such as {list(named)[:3]}. Write names of `named_parameters()`."
+                f"`parameters` must name parameters of the model. Found {unknown[0]!r}, which is"
+                f" not one of its {len(named)} names, such as {list(named)[:3]}. Write names of"
+                " `named_parameters()`."
             )
         chosen = {name: named[name] for name in names}
     if not chosen:
         raise ConfigurationError(
-            f"`parameters` must select at least one parameter. Found none with {parameters!r} among {len(named)} "
-            f"names such as {list(named)[:3]}. Write a regular expression that matches some, for example "
+            f"`parameters` must select at least one parameter. Found none with {parameters!r} among"
+            f" {len(named)} "
+            f"names such as {list(named)[:3]}. Write a regular expression that matches some, for"
+            " example "
             r'"layer\.\d+\.".'
         )
     return chosen

@@ -61,8 +61,8 @@ class LanguageMasks:
         check_known_language(language, self.languages, what="these masks")
         if seed not in self.seeds:
             raise ConfigurationError(
-                f"The seed must be one of these masks, {list(self.seeds)}. Found {seed}. Write one of them, or learn "
-                f"masks with `seeds=[{seed}]`."
+                f"The seed must be one of these masks, {list(self.seeds)}. Found {seed}. Write one"
+                f" of them, or learn masks with `seeds=[{seed}]`."
             )
         return self.masks[language][seed]
 
@@ -100,8 +100,9 @@ class LanguageMasks:
         mask, found = self.mask(language, seed), self.confidence[language][seed]
         groups = {kind: [name for name in mask if parameter_kind(name) == kind] for kind in KINDS}
         return {
-            kind: sum(found[n] * mask[n].numel() for n in names)
-            / sum(mask[n].numel() for n in names)
+            kind: (
+                sum(found[n] * mask[n].numel() for n in names) / sum(mask[n].numel() for n in names)
+            )
             for kind, names in groups.items()
             if names
         }
@@ -141,7 +142,10 @@ class LanguageMasks:
             ]
             rows.append([language, f"{self._mean_sparsity(language):.1%}", *entries])
         table = markdown_table(["pruned", "all", *kinds], rows)
-        return f"{table}\n\nPruned share (and prune confidence), one gate per {self.granularity}, mean over seeds."
+        return (
+            f"{table}\n\nPruned share (and prune confidence), one gate per {self.granularity}, mean"
+            " over seeds."
+        )
 
     def plot(self, path: str | os.PathLike[str] | None = None, ax: Axes | None = None) -> Axes:
         """Draw the pruned share of each layer, one line per language.

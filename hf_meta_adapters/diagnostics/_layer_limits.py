@@ -42,9 +42,10 @@ def limits_to_layers(config: Any, layers: Sequence[str], numbers: Sequence[int])
         }
     kind = "" if modules is None else f" of the kind {modules!r}"
     raise ConfigurationError(
-        "A plan needs a configuration that can be limited to layers, by `exclude_modules`, `layers_to_transform` or a "
-        f"list of `modules`. Found `{type(config).__name__}`{kind}. Write for example "
-        '`plan.configure(BottleneckConfig())` or `plan.configure(ModuleCopyConfig(["LayerNorm"]))`.'
+        "A plan needs a configuration that can be limited to layers, by `exclude_modules`,"
+        f" `layers_to_transform` or a list of `modules`. Found `{type(config).__name__}`{kind}."
+        " Write for example `plan.configure(BottleneckConfig())` or"
+        ' `plan.configure(ModuleCopyConfig(["LayerNorm"]))`.'
     )
 
 

@@ -142,8 +142,8 @@ def _gated_weights(
     }
     if not matrices:
         raise ConfigurationError(
-            f"Masks need weight matrices other than embeddings. Found none among {list(chosen)[:3]} ... Name the "
-            'weights, for example `parameters="weight"`.'
+            f"Masks need weight matrices other than embeddings. Found none among {list(chosen)[:3]}"
+            ' ... Name the weights, for example `parameters="weight"`.'
         )
     return matrices
 
@@ -163,8 +163,8 @@ def _check(
             )
     if granularity not in get_args(Granularity):
         raise ConfigurationError(
-            f"`granularity` must be one of {list(get_args(Granularity))}. Found {granularity!r}. Write for example "
-            '"neuron".'
+            f"`granularity` must be one of {list(get_args(Granularity))}. Found {granularity!r}."
+            ' Write for example "neuron".'
         )
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigurationError(

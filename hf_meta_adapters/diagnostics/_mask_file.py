@@ -54,10 +54,11 @@ def read_masks(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[st
                 )  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise HubError(
-            f"Masks are read from a safetensors file. Found that {path} is none: {error}. Give the path that was "
-            "given to `LanguageMasks.save`."
+            f"Masks are read from a safetensors file. Found that {path} is none: {error}. Give the"
+            " path that was given to `LanguageMasks.save`."
         ) from error
     raise HubError(
-        f"Masks are read from a file that `LanguageMasks.save` wrote. Found the format {metadata.get('format')!r} in "
-        f"{path}, not {_FORMAT!r}. Save the masks again with this version."
+        "Masks are read from a file that `LanguageMasks.save` wrote. Found the format"
+        f" {metadata.get('format')!r} in {path}, not {_FORMAT!r}. Save the masks again with this"
+        " version."
     )

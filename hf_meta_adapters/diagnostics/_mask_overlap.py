@@ -45,7 +45,8 @@ def mask_overlap(masks: LanguageMasks, *, measure: Measure = "jaccard") -> Overl
     """
     if measure not in get_args(Measure):
         raise ConfigurationError(
-            f'`measure` must be one of {list(get_args(Measure))}. Found {measure!r}. Write for example "jaccard".'
+            f"`measure` must be one of {list(get_args(Measure))}. Found {measure!r}. Write for"
+            ' example "jaccard".'
         )
     rows = [masks.mask(language, seed) for language in masks.languages for seed in masks.seeds]
     products, gates = {}, {}

@@ -68,9 +68,11 @@ def train_gates(
     """
     generator = torch.Generator().manual_seed(seed)
     log_alpha = {
-        name: initial_log_alpha(shape, settings.initial_keep_rate, generator)
-        .to(device)
-        .requires_grad_()
+        name: (
+            initial_log_alpha(shape, settings.initial_keep_rate, generator)
+            .to(device)
+            .requires_grad_()
+        )
         for name, shape in layout.shapes.items()
     }
     gates = list(log_alpha.values())

@@ -130,7 +130,10 @@ class OverlapMatrix:
             if self.baseline is None
             else f"between seeds {self.between_seeds:.2f}"
         )
-        return f"Between languages {format_number(self.between_languages, 2)}, {seeds}, by chance {self.chance:.2f}."
+        return (
+            f"Between languages {format_number(self.between_languages, 2)}, {seeds}, by chance"
+            f" {self.chance:.2f}."
+        )
 
 
 def _off_diagonal_mean(matrix: Tensor) -> float:

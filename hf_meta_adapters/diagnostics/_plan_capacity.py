@@ -133,16 +133,16 @@ def _check(
         )
     if len(conflict.languages) < 2:
         raise ConfigurationError(
-            f"A plan needs at least two languages. Found {list(conflict.languages)}. Give `gradient_conflict` the "
-            "batches of another."
+            f"A plan needs at least two languages. Found {list(conflict.languages)}. Give"
+            " `gradient_conflict` the batches of another."
         )
     if not 1 <= budget <= len(layers):
         raise ConfigurationError(
-            f"`budget` must be a number of layers from 1 to {len(layers)}, as many as the model has. Found {budget}. "
-            "Write for example 1."
+            f"`budget` must be a number of layers from 1 to {len(layers)}, as many as the model"
+            f" has. Found {budget}. Write for example 1."
         )
     if masks is not None and set(masks.languages) != set(conflict.languages):
         raise ConfigurationError(
-            "Conflict and masks must be of the same languages. Found "
-            f"{list(conflict.languages)} and {list(masks.languages)}. Measure both on the same texts."
+            f"Conflict and masks must be of the same languages. Found {list(conflict.languages)}"
+            f" and {list(masks.languages)}. Measure both on the same texts."
         )

@@ -53,9 +53,12 @@ def label_column(
             return label
         if classes is None or not 0 <= label < len(classes):
             raise DataError(
-                f"Labels must be strings, or ids of a `datasets.ClassLabel` column. Found {label!r} in column {name!r}"
-                f"{_of(language)}{f', which has {len(classes)} classes' if classes else ''}. Cast the column, for "
-                f'example with `dataset.cast_column("{name}", ClassLabel(names=[...]))`, and leave out what has no '
+                f"Labels must be strings, or ids of a `datasets.ClassLabel` column. Found {label!r}"
+                f" in column {name!r}"
+                f"{_of(language)}{f', which has {len(classes)} classes' if classes else ''}. Cast"
+                " the column, for "
+                f'example with `dataset.cast_column("{name}", ClassLabel(names=[...]))`, and leave'
+                " out what has no "
                 "label."
             )
         return str(classes[label])
@@ -69,14 +72,17 @@ def label_column(
 def _named(dataset: Rows, names: Sequence[str], language: Language | None) -> tuple[str, list[Any]]:
     if not len(dataset):
         raise DataError(
-            f"A dataset must hold at least one example. Found an empty one{_of(language)}. Leave it out."
+            f"A dataset must hold at least one example. Found an empty one{_of(language)}. Leave it"
+            " out."
         )
     first: Mapping[str, Any] = dataset[0]
     name = next((name for name in names if name in first), None)
     if name is None:
         raise DataError(
-            f"The examples{_of(language)} must have a column {' or '.join(map(repr, names))}. Found {sorted(first)}. "
-            f'Rename one, for example with `dataset.rename_column("{sorted(first)[0]}", "{names[0]}")`.'
+            f"The examples{_of(language)} must have a column {' or '.join(map(repr, names))}. Found"
+            f" {sorted(first)}. "
+            f'Rename one, for example with `dataset.rename_column("{sorted(first)[0]}",'
+            f' "{names[0]}")`.'
         )
     return name, [row[name] for row in dataset]
 

@@ -60,7 +60,8 @@ def compare_methods(
     """
     if not scores or (unknown := sorted(set(treatments) - set(scores))):
         raise ConfigurationError(
-            f"`treatments` must be methods that have scores, {list(scores)}. Found {unknown if scores else treatments}."
+            f"`treatments` must be methods that have scores, {list(scores)}. Found"
+            f" {unknown if scores else treatments}."
         )
     if not 0 < confidence < 1:
         raise ConfigurationError(
@@ -72,7 +73,8 @@ def compare_methods(
     if len(seeds) > 1:
         counts = {name: matrix.shape[1] for name, matrix in matrices.items()}
         raise DataError(
-            f"Methods are compared seed by seed. Found numbers of seeds {counts}. Score all of them."
+            f"Methods are compared seed by seed. Found numbers of seeds {counts}. Score all of"
+            " them."
         )
     sign = 1.0 if higher_is_better else -1.0
     pairs = [(a, b) for a, b in product(treatments, matrices) if a != b]
@@ -94,18 +96,20 @@ def _matrix(
     """Return scores as (languages, seeds)."""
     if set(scores) != set(languages):
         raise LanguageError(
-            f"Methods are compared on the same languages. Found {sorted(scores)} for {name!r}, where another has "
-            f"{sorted(languages)}. Leave the others out."
+            f"Methods are compared on the same languages. Found {sorted(scores)} for {name!r},"
+            f" where another has {sorted(languages)}. Leave the others out."
         )
     rows = [np.asarray(scores[language], dtype=np.float64) for language in languages]
     if len({row.shape for row in rows}) > 1 or rows[0].ndim != 1 or not rows[0].size:
         raise DataError(
-            f"Each language must have one score a seed. Found {[row.shape for row in rows]} for {name!r}. Score all."
+            f"Each language must have one score a seed. Found {[row.shape for row in rows]} for"
+            f" {name!r}. Score all."
         )
     matrix = np.stack(rows)
     if not np.isfinite(matrix).all():
         raise DataError(
-            f"Scores must be finite. Found {matrix[~np.isfinite(matrix)][0]} for {name!r}. Leave out what has no score."
+            f"Scores must be finite. Found {matrix[~np.isfinite(matrix)][0]} for {name!r}. Leave"
+            " out what has no score."
         )
     return matrix
 

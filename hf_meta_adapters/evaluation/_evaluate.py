@@ -117,19 +117,21 @@ def evaluate_languages(
 def _check_data(datasets: Mapping[Language, Rows]) -> tuple[Language, ...]:
     if not isinstance(datasets, Mapping):
         raise DataError(
-            f"`datasets` must map each language to its examples. Found `{type(datasets).__name__}`. Write for example "
-            '{"en": dataset}.'
+            f"`datasets` must map each language to its examples. Found `{type(datasets).__name__}`."
+            ' Write for example {"en": dataset}.'
         )
     languages = check_languages(datasets)
     for language in languages:
         if not hasattr(datasets[language], "__len__"):
             raise DataError(
-                f"Scores need a dataset of known length. Found `{type(datasets[language]).__name__}` for {language!r}. "
-                "Write for example `Dataset.from_list(list(stream.take(1000)))`."
+                "Scores need a dataset of known length. Found"
+                f" `{type(datasets[language]).__name__}` for {language!r}. Write for example"
+                " `Dataset.from_list(list(stream.take(1000)))`."
             )
         if not len(datasets[language]):
             raise DataError(
-                f"A dataset must hold at least one example. Found none for {language!r}. Leave it out."
+                f"A dataset must hold at least one example. Found none for {language!r}. Leave it"
+                " out."
             )
     return languages
 
@@ -150,8 +152,8 @@ def _routes(
             check_known_language(language, known)
     elif adapters:
         raise ConfigurationError(
-            f"`adapters` needs a model with language adapters. Found `{type(model).__name__}`. Make one with "
-            "`get_language_model`."
+            f"`adapters` needs a model with language adapters. Found `{type(model).__name__}`. Make"
+            " one with `get_language_model`."
         )
     return routes
 
@@ -164,6 +166,6 @@ def _saved_tokenizer(model: nn.Module) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(path or "")
     except (OSError, ValueError) as error:
         raise ConfigurationError(
-            f"The text must be cut into tokens by the model's tokenizer. Found none saved in {path!r}. Write "
-            "`evaluate_languages(..., processing_class=tokenizer)`."
+            "The text must be cut into tokens by the model's tokenizer. Found none saved in"
+            f" {path!r}. Write `evaluate_languages(..., processing_class=tokenizer)`."
         ) from error

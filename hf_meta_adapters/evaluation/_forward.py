@@ -92,9 +92,9 @@ def logits_of(output: Any, name: str, dimensions: int) -> Tensor:
     if not isinstance(logits, Tensor) or logits.dim() != dimensions:
         found = "nothing of that name" if logits is None else f"shape {tuple(logits.shape)}"
         raise ConfigurationError(
-            f"The task reads `{name}` with {dimensions} dimensions from the model. Found {found} in "
-            f"`{type(output).__name__}`. Load the model with the head of the task, for example by "
-            "`AutoModelForTokenClassification`."
+            f"The task reads `{name}` with {dimensions} dimensions from the model. Found {found} in"
+            f" `{type(output).__name__}`. Load the model with the head of the task, for example by"
+            " `AutoModelForTokenClassification`."
         )
     return logits
 

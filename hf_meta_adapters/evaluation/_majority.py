@@ -60,7 +60,7 @@ def _most_frequent(task: Task, rows: Rows) -> str:
         labels = Counter(task.references(rows, "train"))
     else:
         raise ConfigurationError(
-            f"A majority baseline needs a task with labels: tagging or NLI. Found {task.name!r}. Compare with an "
-            "untrained head."
+            f"A majority baseline needs a task with labels: tagging or NLI. Found {task.name!r}."
+            " Compare with an untrained head."
         )
     return labels.most_common(1)[0][0]

@@ -113,7 +113,8 @@ class MethodComparison:
                 markdown_table(header, [_row(difference) for difference in self.differences])
             )
             found.append(
-                "Paired over seeds; wins: pairs of language and seed in which the treatment is better."
+                "Paired over seeds; wins: pairs of language and seed in which the treatment is"
+                " better."
             )
         return "\n\n".join(found)
 

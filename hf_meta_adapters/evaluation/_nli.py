@@ -87,7 +87,7 @@ class NLI(Task):
         labels = label_column(dataset, ["label"], language)
         if unknown := sorted(set(labels) - set(self.labels)):
             raise DataError(
-                f"A label must be one of {list(self.labels)}. Found {unknown[0]!r} in language {language!r}. Rename "
-                "the labels, and leave out pairs without one."
+                f"A label must be one of {list(self.labels)}. Found {unknown[0]!r} in language"
+                f" {language!r}. Rename the labels, and leave out pairs without one."
             )
         return labels

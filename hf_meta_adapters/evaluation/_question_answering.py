@@ -110,8 +110,9 @@ class QuestionAnswering(Task):
         """
         if not tokenizer.is_fast:
             raise ConfigurationError(
-                f"Answers can be found in a passage only by a fast tokenizer. Found `{type(tokenizer).__name__}`. Load "
-                "the tokenizer by `AutoTokenizer.from_pretrained`, with `tokenizers` installed."
+                "Answers can be found in a passage only by a fast tokenizer. Found"
+                f" `{type(tokenizer).__name__}`. Load the tokenizer by"
+                " `AutoTokenizer.from_pretrained`, with `tokenizers` installed."
             )
         limit = length_limit(tokenizer, max_length)
         questions, contexts = (
@@ -122,8 +123,8 @@ class QuestionAnswering(Task):
         for example, answers in enumerate(column(dataset, ["answers"], language)):
             if not answers["text"]:
                 raise DataError(
-                    f"Every question must have an answer. Found none for example {example} of language {language!r}. "
-                    "Leave such questions out."
+                    f"Every question must have an answer. Found none for example {example} of"
+                    f" language {language!r}. Leave such questions out."
                 )
             first = answers["answer_start"][0]
             answer = first, first + len(answers["text"][0])

@@ -36,10 +36,11 @@ def check_head(model: nn.Module, task: Task) -> None:
     found = {int(index): name for index, name in names.items()}
     if found != task.id2label:
         raise ConfigurationError(
-            f"The head of the model must have the classes of the task, in the same order: {task.id2label}. Found "
-            f"{found}. Where the model is made, write `id2label=task.id2label, label2id=task.label2id` with "
-            f"`task = get_task({task.name!r})`; where it was trained in this very order without the names, set "
-            "`model.config.id2label = task.id2label`."
+            "The head of the model must have the classes of the task, in the same order:"
+            f" {task.id2label}. Found {found}. Where the model is made, write"
+            " `id2label=task.id2label, label2id=task.label2id` with `task ="
+            f" get_task({task.name!r})`; where it was trained in this very order without the names,"
+            " set `model.config.id2label = task.id2label`."
         )
 
 
@@ -58,9 +59,9 @@ def warn_if_constant(prediction: Hashable | None, language: Language, task: Task
     """Warn that `prediction` was made everywhere in `language`, if it is not `None`."""
     if prediction is not None:
         warnings.warn(
-            f"The model predicts {prediction!r} everywhere in language {language!r} ({task.name}), though the "
-            "references hold more. Check that the head was trained and loaded, and that this language's adapter was "
-            "trained under it.",
+            f"The model predicts {prediction!r} everywhere in language {language!r} ({task.name}),"
+            " though the references hold more. Check that the head was trained and loaded, and"
+            " that this language's adapter was trained under it.",
             ConstantPredictionWarning,
             stacklevel=3,
         )

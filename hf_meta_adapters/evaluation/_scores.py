@@ -71,8 +71,10 @@ class LanguageScores:
         others = [language for language in self.languages if language != self.source_language]
         if self.source_language is None or not others:
             raise ConfigurationError(
-                f"A zero-shot mean needs a source language and another one. Found source {self.source_language!r} and "
-                f'languages {list(self.languages)}. Write `evaluate_languages(..., source_language="en")`.'
+                "A zero-shot mean needs a source language and another one. Found source"
+                f" {self.source_language!r} and "
+                f"languages {list(self.languages)}. Write `evaluate_languages(...,"
+                ' source_language="en")`.'
             )
         return self._mean(others)
 

@@ -116,8 +116,8 @@ def register_task(task: TaskClass) -> TaskClass:
     """
     if _TASKS.setdefault(task.name, task) is not task:
         raise ConfigurationError(
-            f"A task must have a name of its own. Found {task.name!r}, which is taken. Set another `name` in "
-            f"`{task.__name__}`."
+            f"A task must have a name of its own. Found {task.name!r}, which is taken. Set another"
+            f" `name` in `{task.__name__}`."
         )
     return task
 
@@ -140,7 +140,7 @@ def get_task(name: str) -> Task:
     """
     if name not in _TASKS:
         raise ConfigurationError(
-            f"`task` must be a `Task` or one of {sorted(_TASKS)}. Found {name!r}. Derive from `Task` and decorate the "
-            "class with `@register_task` to add one."
+            f"`task` must be a `Task` or one of {sorted(_TASKS)}. Found {name!r}. Derive from"
+            " `Task` and decorate the class with `@register_task` to add one."
         )
     return _TASKS[name]()

@@ -67,8 +67,9 @@ class TokenClassification(Task):
         ):
             if len(words) != len(own):
                 raise DataError(
-                    f"An example must have one tag for each word. Found {len(words)} words and {len(own)} tags in "
-                    f"example {index} of language {language!r}. Correct or leave out the example."
+                    f"An example must have one tag for each word. Found {len(words)} words and"
+                    f" {len(own)} tags in example {index} of language {language!r}. Correct or"
+                    " leave out the example."
                 )
         return [[self.label(tag) for tag in own] for own in tags]
 
@@ -83,8 +84,9 @@ class TokenClassification(Task):
         """Return windows with `labels` at first subwords (−100 elsewhere) and `words`: pairs (place, word)."""
         if not tokenizer.is_fast:
             raise ConfigurationError(
-                f"Words can be aligned with subwords only by a fast tokenizer. Found `{type(tokenizer).__name__}`. "
-                "Load the tokenizer by `AutoTokenizer.from_pretrained`, with `tokenizers` installed."
+                "Words can be aligned with subwords only by a fast tokenizer. Found"
+                f" `{type(tokenizer).__name__}`. Load the tokenizer by"
+                " `AutoTokenizer.from_pretrained`, with `tokenizers` installed."
             )
         references, ids = self.references(dataset, language), self.label2id
         rows = []
@@ -142,8 +144,8 @@ class NER(TokenClassification):
         """Return the tag itself if its type is counted, else `O`."""
         if tag != "O" and tag[:2] not in ("B-", "I-"):
             raise DataError(
-                f'A tag of an entity must be "O", "B-<type>" or "I-<type>". Found {tag!r}. Convert the data to the BIO '
-                "scheme."
+                f'A tag of an entity must be "O", "B-<type>" or "I-<type>". Found {tag!r}. Convert'
+                " the data to the BIO scheme."
             )
         return tag if tag[2:] in self.types else "O"
 
@@ -177,8 +179,8 @@ class NER(TokenClassification):
             other := sorted({tag[2:] for tag in tags if tag != "O"})
         ):
             raise DataError(
-                f"NER counts the types {list(self.types)}. Found only {other} in language {language!r}. Write "
-                f"`NER(types={other})`, or rename the types of the data."
+                f"NER counts the types {list(self.types)}. Found only {other} in language"
+                f" {language!r}. Write `NER(types={other})`, or rename the types of the data."
             )
 
 
@@ -204,8 +206,8 @@ class POS(TokenClassification):
             return None
         if tag not in self.labels:
             raise DataError(
-                f"A part of speech must be one of UPOS, {', '.join(self.labels)}. Found {tag!r}. Map the tags of the "
-                "data to it."
+                f"A part of speech must be one of UPOS, {', '.join(self.labels)}. Found {tag!r}."
+                " Map the tags of the data to it."
             )
         return tag
 

@@ -34,8 +34,8 @@ def length_limit(tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> 
     special = tokenizer.num_special_tokens_to_add()
     if limit <= special + 1:
         raise ConfigurationError(
-            f"`max_length` must leave room for at least two tokens of text beside the {special} special tokens. "
-            f"Found {limit}. Write for example 128."
+            f"`max_length` must leave room for at least two tokens of text beside the {special}"
+            f" special tokens. Found {limit}. Write for example 128."
         )
     return limit
 

@@ -55,8 +55,9 @@ class LanguageModelScore:
         values = np.asarray(sums, dtype=np.float64)
         if not np.isfinite(values).all():
             raise NonFiniteLossError(
-                f"The loss must be finite. Found {values[~np.isfinite(values)][0]} bits for language {language!r}. "
-                "Look for a model that has diverged, or for overflow in half precision."
+                f"The loss must be finite. Found {values[~np.isfinite(values)][0]} bits for"
+                f" language {language!r}. Look for a model that has diverged, or for overflow in"
+                " half precision."
             )
         return cls(values[:, 0], values[:, 1], values[:, 2].astype(np.int64))
 
@@ -132,9 +133,9 @@ def score_rows(rows: Sequence[Feature], output: Any) -> list[tuple[float, float,
         targets[index, : len(row["targets"])] = torch.tensor(row["targets"], device=logits.device)
     if targets.max() >= logits.shape[-1]:
         raise ConfigurationError(
-            f"A language model must predict every token of the tokenizer. Found logits over {logits.shape[-1]} "
-            f"classes and the token {int(targets.max())}. Load the model by `AutoModelForMaskedLM` or "
-            "`AutoModelForCausalLM`, with its own tokenizer."
+            "A language model must predict every token of the tokenizer. Found logits over"
+            f" {logits.shape[-1]} classes and the token {int(targets.max())}. Load the model by"
+            " `AutoModelForMaskedLM` or `AutoModelForCausalLM`, with its own tokenizer."
         )
     scored = targets != NOT_SCORED
     losses = torch.zeros(targets.shape, dtype=torch.float64, device=logits.device)

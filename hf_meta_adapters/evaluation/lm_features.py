@@ -67,13 +67,14 @@ def masked_lm_features(
     """
     if not 0 < mask_probability <= 1:
         raise ConfigurationError(
-            f"`mask_probability` must be in (0, 1]. Found {mask_probability}. Write for example 0.15."
+            f"`mask_probability` must be in (0, 1]. Found {mask_probability}. Write for example"
+            " 0.15."
         )
     mask = tokenizer.mask_token_id
     if mask is None:
         raise ConfigurationError(
-            "A masked language model is scored on masked tokens. Found a tokenizer without mask token. Use "
-            "`causal_lm_features` for a causal model, or set `tokenizer.mask_token`."
+            "A masked language model is scored on masked tokens. Found a tokenizer without mask"
+            " token. Use `causal_lm_features` for a causal model, or set `tokenizer.mask_token`."
         )
 
     def choose(row: int, tokens: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -153,8 +154,9 @@ def _features(
                 features.append({"example": example, **row})
     if not features:
         raise DataError(
-            f"A language model needs text to be scored on. Found no token to score in {len(texts)} texts"
-            f"{f' of language {language!r}' if language else ''}. Pass texts with letters that the tokenizer knows."
+            f"A language model needs text to be scored on. Found no token to score in {len(texts)}"
+            f" texts{f' of language {language!r}' if language else ''}. Pass texts with letters"
+            " that the tokenizer knows."
         )
     return features
 

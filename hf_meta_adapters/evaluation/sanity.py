@@ -58,8 +58,8 @@ def check_moved(before: Mapping[str, Tensor], model: nn.Module) -> None:
         if torch.equal(value, after[name].detach().to(value.device))
     ]:
         raise ConfigurationError(
-            f"Training must move every parameter of the head. Found {still} as before. Look at what is trained, "
-            "at the learning rate, and for labels that are all ignored (-100)."
+            f"Training must move every parameter of the head. Found {still} as before. Look at what"
+            " is trained, at the learning rate, and for labels that are all ignored (-100)."
         )
 
 
@@ -91,8 +91,8 @@ def warn_if_adapters_agree(
     ]
     if same:
         warnings.warn(
-            f"The adapters of {same} give the same output as that of {source!r}: they were never trained, or not "
-            "loaded. Zero-shot scores then say nothing about the adapters.",
+            f"The adapters of {same} give the same output as that of {source!r}: they were never"
+            " trained, or not loaded. Zero-shot scores then say nothing about the adapters.",
             MiswiringWarning,
             stacklevel=3,
         )
@@ -113,9 +113,10 @@ def warn_if_not_learned(scores: LanguageScores, task: Task, train: Rows) -> None
     )
     if scores[language][task.metric] <= floor:
         warnings.warn(
-            f"The model has a {task.metric} of {scores[language][task.metric]:.3f} on its own training examples in "
-            f"{language!r}, where the most frequent label gives {floor:.3f}: it has not learned the task. Train longer "
-            "or with a higher learning rate; if that changes nothing, look at the alignment of labels and words.",
+            f"The model has a {task.metric} of {scores[language][task.metric]:.3f} on its own"
+            f" training examples in {language!r}, where the most frequent label gives {floor:.3f}:"
+            " it has not learned the task. Train longer or with a higher learning rate; if that"
+            " changes nothing, look at the alignment of labels and words.",
             MiswiringWarning,
             stacklevel=3,
         )

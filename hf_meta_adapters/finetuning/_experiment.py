@@ -97,9 +97,9 @@ def run_finetuning(args: FinetuningArguments, task: Task, auto_class: Any) -> La
     """
     if args.protocol not in PROTOCOLS or not args.model or not args.data:
         raise ConfigurationError(
-            f"`model` and `data` must be given, and `protocol` be one of {list(PROTOCOLS)}. Found {args.model!r}, "
-            f"{args.data!r} and {args.protocol!r}. Write for example `--model outputs/quickstart/model --data DATA "
-            "--protocol zero-shot`."
+            f"`model` and `data` must be given, and `protocol` be one of {list(PROTOCOLS)}. Found"
+            f" {args.model!r}, {args.data!r} and {args.protocol!r}. Write for example `--model"
+            " outputs/quickstart/model --data DATA --protocol zero-shot`."
         )
     began = time.perf_counter()
     languages = args.languages or list(read_manifest(Path(args.model)).languages)

@@ -109,8 +109,8 @@ def _choice(train: Any, family: Family, path: str | Path, auto_class: Any) -> tu
     as_adapter = not isinstance(train, str)
     if not as_adapter and train not in _TRAINED:
         raise ConfigurationError(
-            f"`train` must be one of {[*_TRAINED, 'task_adapter']}, or a PeftConfig. Found {train!r}. Write for "
-            'example "shared".'
+            f"`train` must be one of {[*_TRAINED, 'task_adapter']}, or a PeftConfig. Found"
+            f' {train!r}. Write for example "shared".'
         )
     body_too, adapters_too = (False, False) if as_adapter else _TRAINED[train]
     if family.shared_adapter or not (family.body or body_too):
@@ -120,8 +120,8 @@ def _choice(train: Any, family: Family, path: str | Path, auto_class: Any) -> tu
             else f"`{family.base_class}` has no single body"
         )
         raise ConfigurationError(
-            f"Fine-tuning needs a family whose θ is the weights of a model with a body and a head. Found that {found}. "
-            'Pretrain with `shared="all"`, or write `train="all"`.'
+            "Fine-tuning needs a family whose θ is the weights of a model with a body and a head."
+            f' Found that {found}. Pretrain with `shared="all"`, or write `train="all"`.'
         )
     if as_adapter:
         return False, with_head(train, head_modules(path, auto_class, family.body))

@@ -52,7 +52,8 @@ def with_head(config: Any, head: Sequence[str]) -> Any:
     if not hasattr(config, "modules_to_save"):
         raise ConfigurationError(
             "A task adapter must be a PeftConfig with `modules_to_save`, for the head. Found "
-            f'`{type(config).__name__}`. Write for example `LoraConfig(target_modules="all-linear")`.'
+            f"`{type(config).__name__}`. Write for example"
+            ' `LoraConfig(target_modules="all-linear")`.'
         )
     config = copy.deepcopy(config)
     config.modules_to_save = sorted({*(config.modules_to_save or ()), *head})

@@ -74,8 +74,8 @@ def _card(text: str) -> ModelCard:
         return ModelCard(text, ignore_metadata_errors=True)
     except (ValueError, yaml.YAMLError) as error:
         raise HubError(
-            f"The metadata of a model card must be YAML. Found a `{CARD}` whose metadata cannot be read: {error} "
-            "Correct or remove it."
+            f"The metadata of a model card must be YAML. Found a `{CARD}` whose metadata cannot be"
+            f" read: {error} Correct or remove it."
         ) from error
 
 

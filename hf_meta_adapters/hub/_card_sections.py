@@ -44,7 +44,10 @@ def sections(family: Family, repo_id: str, name: Name) -> Iterator[str]:
     yield from _how_to_load(family, repo_id or "the/repository")
     yield from _scores(family, name)
     if family.details.get("gradient_cosine_picture") == COSINES:
-        yield f"## Gradient conflict\n\n![Cosines between the gradients of the languages, measured.]({COSINES})"
+        yield (
+            "## Gradient conflict\n\n![Cosines between the gradients of the languages,"
+            f" measured.]({COSINES})"
+        )
     yield from _training(family, name)
     yield f"## Citation\n\n{_CITATION}"
     yield f"Versions: {', '.join(_versions(family))}."
@@ -61,15 +64,16 @@ def _what(family: Family, name: Name) -> Iterator[str]:
     if family.base_model:
         commit = f" at commit `{_cell(family.base_revision)}`" if family.base_revision else ""
         yield (
-            f"The base is not in this repository: it is `{_cell(family.base_model)}`{commit}, frozen. What all "
-            f"languages share is the adapter in `{SHARED_ADAPTER}/`."
+            f"The base is not in this repository: it is `{_cell(family.base_model)}`{commit},"
+            f" frozen. What all languages share is the adapter in `{SHARED_ADAPTER}/`."
         )
 
 
 def _how_to_load(family: Family, repo_id: str) -> Iterator[str]:
     key = family.languages[0]
     yield (
-        "## Use\n\nOnly the files of the languages that are asked for are downloaded:\n\n```python\n"
+        "## Use\n\nOnly the files of the languages that are asked for are"
+        " downloaded:\n\n```python\n"
         "from hf_meta_adapters import LanguageAdapterModel\n\n"
         f'model = LanguageAdapterModel.from_pretrained("{repo_id}", languages=["{key}"])\n'
         f'outputs = model(language="{key}", **inputs)\n```'
@@ -79,16 +83,22 @@ def _how_to_load(family: Family, repo_id: str) -> Iterator[str]:
     base = f'base = {kind}.from_pretrained("{source}")\n'
     imported = f"from transformers import {kind}\n\n"
     if family.backend == "peft" and not family.shared_adapter:
-        note = "\nThe bottleneck and module-copy adapters of the package need `import hf_meta_adapters` beforehand."
+        note = (
+            "\nThe bottleneck and module-copy adapters of the package need `import"
+            " hf_meta_adapters` beforehand."
+        )
         yield (
             f"Without the package:\n\n```python\nfrom peft import PeftModel\n{imported}{base}"
-            f'model = PeftModel.from_pretrained(base, "{repo_id}", subfolder="{adapter}")\n```\n{note}'
+            f'model = PeftModel.from_pretrained(base, "{repo_id}",'
+            f' subfolder="{adapter}")\n```\n{note}'
         )
     elif family.backend == "adapters":
         yield (
-            "Without the package:\n\n```python\nimport adapters\nfrom huggingface_hub import snapshot_download\n"
+            "Without the package:\n\n```python\nimport adapters\nfrom huggingface_hub import"
+            " snapshot_download\n"
             f'{imported}{base}adapters.init(base)\nfolder = snapshot_download("{repo_id}", '
-            f'allow_patterns="{adapter}/*")\nname = base.load_adapter(f"{{folder}}/{adapter}", use_safetensors=True)\n'
+            f'allow_patterns="{adapter}/*")\nname = base.load_adapter(f"{{folder}}/{adapter}",'
+            " use_safetensors=True)\n"
             "base.set_active_adapters(name)\n```"
         )
     elif family.backend == "none":

@@ -80,9 +80,11 @@ def check_sizes(
             wrong.append(f"weights of {place or 'the shared model'}: {what}")
     if wrong:
         raise HubError(
-            "The weights of a family must be the safetensors files that its manifest declares, with their sizes. Found "
-            f"in {where}: {'; '.join(wrong)}. Write `push_to_hub` again from a model that you trust; a pickle is "
-            'converted by `safetensors.torch.save_file(torch.load("….bin", weights_only=True), "….safetensors")`.'
+            "The weights of a family must be the safetensors files that its manifest declares,"
+            f" with their sizes. Found in {where}: {'; '.join(wrong)}. Write `push_to_hub` again"
+            " from a model that you trust; a pickle is converted by"
+            ' `safetensors.torch.save_file(torch.load("….bin", weights_only=True),'
+            ' "….safetensors")`.'
         )
 
 
@@ -103,8 +105,8 @@ def check_folder(folder: Path, family: Family, languages: Sequence[str]) -> None
         paths |= {f"{directory}/{path.name}" for path in (folder / directory).glob("*")}
     if links := sorted(path for path in paths if _leads_elsewhere(folder, folder / path)):
         raise HubError(
-            f"The files of a saved model must lie in its folder. Found links in {folder}: {', '.join(links)}. Put the "
-            "files themselves there."
+            f"The files of a saved model must lie in its folder. Found links in {folder}:"
+            f" {', '.join(links)}. Put the files themselves there."
         )
     if isinstance(index := _read(folder / _INDEX), dict):
         shards = index.get("weight_map")
@@ -113,15 +115,15 @@ def check_folder(folder: Path, family: Family, languages: Sequence[str]) -> None
             name for name in names if Path(name).name != name or not name.endswith(".safetensors")
         ):
             raise HubError(
-                f"The index of the shared weights must name safetensors files beside it. Found in {folder / _INDEX}: "
-                f"{', '.join(map(repr, elsewhere[:3]))}. Save the model again."
+                "The index of the shared weights must name safetensors files beside it. Found in"
+                f" {folder / _INDEX}: {', '.join(map(repr, elsewhere[:3]))}. Save the model again."
             )
     config = _read(folder / _CONFIG)
     if isinstance(config, dict) and config.get("auto_map"):
         raise HubError(
-            "The shared weights must be of a model class of transformers. Found code of its own, `auto_map`, in "
-            f"{folder / _CONFIG}, which this package never runs. Load that model by itself if you trust it, and put "
-            "adapters into it with `get_language_model`."
+            "The shared weights must be of a model class of transformers. Found code of its own,"
+            f" `auto_map`, in {folder / _CONFIG}, which this package never runs. Load that model by"
+            " itself if you trust it, and put adapters into it with `get_language_model`."
         )
 
 
@@ -141,7 +143,8 @@ def _read(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise HubError(
-            f"A saved model must have readable JSON files. Found {path} damaged: {error}. Download or save it again."
+            f"A saved model must have readable JSON files. Found {path} damaged: {error}. Download"
+            " or save it again."
         ) from error
 
 

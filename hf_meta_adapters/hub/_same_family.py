@@ -86,10 +86,10 @@ def check_same_family(folder: Path, family: Family, remote: Remote) -> None:
     more = [f"and {len(wrong) - 5} more"] if len(wrong) > 5 else []
     if wrong:
         raise HubError(
-            "A language can join a family that has the same base, θ and kind of adapter. Found that "
-            f"{remote.repo_id!r} differs: {'; '.join([*wrong[:5], *more])}. Load that family with "
-            "`LanguageAdapterModel.from_pretrained(...)`, then `add_language` and `train_only`, or push to another "
-            "repository."
+            "A language can join a family that has the same base, θ and kind of adapter. Found"
+            f" that {remote.repo_id!r} differs: {'; '.join([*wrong[:5], *more])}. Load that family"
+            " with `LanguageAdapterModel.from_pretrained(...)`, then `add_language` and"
+            " `train_only`, or push to another repository."
         )
 
 
@@ -148,7 +148,8 @@ def _tensors(paths: Iterator[Path]) -> dict[str, Any]:
                 found |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
         except SafetensorError as error:
             raise HubError(
-                f"Weights must be in safetensors format. Found {path.name} damaged: {error}. Push it again."
+                f"Weights must be in safetensors format. Found {path.name} damaged: {error}. Push"
+                " it again."
             ) from error
     return found
 

@@ -113,8 +113,9 @@ def _fetch_manifest(repo_id: str, access: Access) -> tuple[Path, bool]:
                 found = access.api().get_paths_info(repo_id, [MANIFEST], revision=access.revision)
                 if not found:
                     raise HubError(
-                        f"A family must have a file `{MANIFEST}`. Found none in {repo_id!r}. Name a repository that "
-                        "`push_to_hub` wrote; an adapter by itself goes into a model with `load_language`."
+                        f"A family must have a file `{MANIFEST}`. Found none in {repo_id!r}. Name a"
+                        " repository that `push_to_hub` wrote; an adapter by itself goes into a"
+                        " model with `load_language`."
                     )
                 size = getattr(found[0], "size", 0)
             except (HfHubHTTPError, HFValidationError, HubError):
@@ -125,8 +126,8 @@ def _fetch_manifest(repo_id: str, access: Access) -> tuple[Path, bool]:
                 online, size = False, 0
             if size > LARGEST_TEXT:
                 raise HubError(
-                    f"A manifest must be a short text. Found {size:,} bytes of `{MANIFEST}` in {repo_id!r}. Name "
-                    "a repository that `push_to_hub` wrote."
+                    f"A manifest must be a short text. Found {size:,} bytes of `{MANIFEST}` in"
+                    f" {repo_id!r}. Name a repository that `push_to_hub` wrote."
                 )
         path = hf_hub_download(
             repo_id,
@@ -155,8 +156,9 @@ def _fetch_weights(
         if not online:
             if absent := [name for name in weights if not (folder / name).is_file()]:
                 raise HubError(
-                    f"Files must be in the cache where there is no connection. Found {repo_id!r} there without "
-                    f"{', '.join(absent)}. Load these languages once with a connection."
+                    f"Files must be in the cache where there is no connection. Found {repo_id!r}"
+                    f" there without {', '.join(absent)}. Load these languages once with a"
+                    " connection."
                 )
             return
         tree = access.api().list_repo_tree(repo_id, recursive=True, revision=commit)
@@ -177,6 +179,7 @@ def _check_base_name(repo_id: str, base: str) -> None:
         validate_repo_id(base)
     except HFValidationError as error:
         raise HubError(
-            f"A published family over a frozen base must name a repository. Found {base!r} in {repo_id!r}, which is "
-            "none. Publish the base, load it from there, and push the family again."
+            f"A published family over a frozen base must name a repository. Found {base!r} in"
+            f" {repo_id!r}, which is none. Publish the base, load it from there, and push the"
+            " family again."
         ) from error

@@ -132,14 +132,15 @@ def load_weights(
     if not wrong and not family.base_model:
         saved = load_base(folder, family, type(backend.base), {}).state_dict()
         wrong = [
-            f"{name} of shape {tuple(saved[name].shape) if name in saved else None}, not {tuple(tensor.shape)}"
+            f"{name} of shape {tuple(saved[name].shape) if name in saved else None}, not"
+            f" {tuple(tensor.shape)}"
             for name, tensor in state.items()
             if name not in saved or saved[name].shape != tensor.shape
         ]
     if wrong:
         raise HubError(
-            f"A checkpoint must be of this very model. Found in {folder}: {'; '.join(wrong)}. Write "
-            "`LanguageAdapterModel.from_pretrained(...)` to load it as the model that it is."
+            f"A checkpoint must be of this very model. Found in {folder}: {'; '.join(wrong)}. Write"
+            " `LanguageAdapterModel.from_pretrained(...)` to load it as the model that it is."
         )
     with torch.no_grad():
         for name in saved.keys() & state.keys():
@@ -197,8 +198,9 @@ def load_base(
     if (other := report["mismatched_keys"]) and not arguments.get("ignore_mismatched_sizes"):
         shapes = "; ".join(sorted(map(_mismatch, other)))
         raise HubError(
-            f"{rule} Found in {source} shapes that are not those of the configuration: {shapes}. Download or save the "
-            "model again, or write `ignore_mismatched_sizes=True` to begin these anew."
+            f"{rule} Found in {source} shapes that are not those of the configuration: {shapes}."
+            " Download or save the model again, or write `ignore_mismatched_sizes=True` to begin"
+            " these anew."
         )
     missing = sorted(report["missing_keys"])
     if missing and type(model).__name__ == family.base_class:
@@ -277,7 +279,8 @@ def _saved_class(name: str) -> type[transformers.PreTrainedModel]:
     found = getattr(transformers, name, None)
     if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
         raise HubError(
-            f"The saved class of the base model must be a model class of transformers. Found {name!r}. Write "
-            "`from_pretrained(..., auto_class=...)` with the class that should load it."
+            "The saved class of the base model must be a model class of transformers. Found"
+            f" {name!r}. Write `from_pretrained(..., auto_class=...)` with the class that should"
+            " load it."
         )
     return found

@@ -87,8 +87,8 @@ class Family:
             return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         except (TypeError, ValueError) as error:
             raise ConfigurationError(
-                f"What is recorded in `{MANIFEST}` must be JSON. Found {dict(self.details)!r}: {error}. Write numbers, "
-                "strings, lists and dictionaries."
+                f"What is recorded in `{MANIFEST}` must be JSON. Found {dict(self.details)!r}:"
+                f" {error}. Write numbers, strings, lists and dictionaries."
             ) from error
 
 
@@ -114,8 +114,8 @@ def read_manifest(folder: Path) -> Family:
     path = folder / MANIFEST
     if not path.is_file():
         raise HubError(
-            f"A saved model must have a file `{MANIFEST}`. Found none in {folder}. Name the folder that "
-            "`save_pretrained` wrote."
+            f"A saved model must have a file `{MANIFEST}`. Found none in {folder}. Name the folder"
+            " that `save_pretrained` wrote."
         )
     rule = f"`{MANIFEST}` must be what `save_pretrained` wrote."
     try:
@@ -130,8 +130,8 @@ def read_manifest(folder: Path) -> Family:
         )
     if content.get("format") != _FORMAT:
         raise HubError(
-            f"{rule} Found in {folder} format {content.get('format')!r}, where this version reads {_FORMAT}. Install "
-            "the version of hf-meta-adapters that wrote it, or a newer one."
+            f"{rule} Found in {folder} format {content.get('format')!r}, where this version reads"
+            f" {_FORMAT}. Install the version of hf-meta-adapters that wrote it, or a newer one."
         )
     content.setdefault("files", {})
     if wrong := [name for name, kind in _TYPES.items() if not isinstance(content.get(name), kind)]:
@@ -148,8 +148,9 @@ def read_manifest(folder: Path) -> Family:
         if not _is_declared(family, path, size)
     ]:
         raise HubError(
-            f"{rule} `files` holds the sizes of safetensors files, in the folder and in those of languages. Found in "
-            f"{folder}: {', '.join(unsafe[:3])}. Save the model again; a pickle has to be converted first."
+            f"{rule} `files` holds the sizes of safetensors files, in the folder and in those of"
+            f" languages. Found in {folder}: {', '.join(unsafe[:3])}. Save the model again; a"
+            " pickle has to be converted first."
         )
     return family
 

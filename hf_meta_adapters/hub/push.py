@@ -161,8 +161,8 @@ def _remote(
     for path in (MANIFEST, CARD):
         if path in files and files[path].size > LARGEST_TEXT:
             raise HubError(
-                f"`{path}` must be a short text. Found {files[path].size:,} bytes of it in {repo_id!r}. Remove it "
-                "there, or push to another repository."
+                f"`{path}` must be a short text. Found {files[path].size:,} bytes of it in"
+                f" {repo_id!r}. Remove it there, or push to another repository."
             )
     family = read_manifest(fetch(MANIFEST).parent) if MANIFEST in files else None
     return Remote(repo_id, str(commit), files, family, fetch)
@@ -175,7 +175,8 @@ def _joined(family: Family, remote: Family) -> Family:
         languages = check_languages(order)
     except LanguageError as error:
         raise HubError(
-            f"Languages of one family must have keys of their own. {error} Rename the new one before you push it."
+            f"Languages of one family must have keys of their own. {error} Rename the new one"
+            " before you push it."
         ) from error
     kept = {
         path: size
@@ -201,9 +202,10 @@ def _stale(family: Family, remote: Remote) -> list[str]:
         return []
     if lost := [key for key in before.languages if key not in family.languages]:
         raise HubError(
-            f"A whole family must hold the languages of the one that it replaces. Found {remote.repo_id!r} with "
-            f"{lost}, which this model lacks. Write `push_to_hub(..., languages={list(family.languages)})` to add or "
-            "replace only these, load the others, too, or push to another repository."
+            "A whole family must hold the languages of the one that it replaces. Found"
+            f" {remote.repo_id!r} with {lost}, which this model lacks. Write `push_to_hub(...,"
+            f" languages={list(family.languages)})` to add or replace only these, load the others,"
+            " too, or push to another repository."
         )
     gone = [path for path in before.files if path not in family.files]
     if "model.safetensors" in family.files:
@@ -214,8 +216,9 @@ def _stale(family: Family, remote: Remote) -> list[str]:
 def _check_base(family: Family) -> None:
     if family.base_model and Path(family.base_model).is_dir():
         raise HubError(
-            "A published family over a frozen base must name a repository on the Hub. Found the folder "
-            f"{family.base_model!r}, which others do not have. Publish the base, load it by its name there, and push."
+            "A published family over a frozen base must name a repository on the Hub. Found the"
+            f" folder {family.base_model!r}, which others do not have. Publish the base, load it by"
+            " its name there, and push."
         )
 
 

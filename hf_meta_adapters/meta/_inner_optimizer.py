@@ -102,8 +102,9 @@ class Adam(InnerOptimizer):
                 or (state and not {"exp_avg", "exp_avg_sq", "step"} <= set(state))
             ):
                 raise ConfigurationError(
-                    '`inner_optimizer="adam"` needs an optimizer of the Adam family that holds every shared parameter. '
-                    f'Found `{type(optimizer).__name__}`. Write `inner_optimizer="sgd"` or `optim="adamw_torch"`.'
+                    '`inner_optimizer="adam"` needs an optimizer of the Adam family that holds'
+                    f" every shared parameter. Found `{type(optimizer).__name__}`. Write"
+                    ' `inner_optimizer="sgd"` or `optim="adamw_torch"`.'
                 )
             moments = (
                 (state["exp_avg"], state["exp_avg_sq"], state["step"].to(parameter.device))

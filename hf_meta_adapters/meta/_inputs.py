@@ -37,15 +37,15 @@ def check_inputs(
     """
     if not train_losses:
         raise LanguageError(
-            "The outer step needs the training loss of at least one language. Found none. Write for example "
-            '`train_losses={"sw": lambda: ...}`.'
+            "The outer step needs the training loss of at least one language. Found none. Write for"
+            ' example `train_losses={"sw": lambda: ...}`.'
         )
     for name, found in (("meta_losses", meta_losses), ("language", language)):
         missing = [key for key in train_losses if key not in found]
         if missing:
             raise LanguageError(
-                f"`{name}` must have every language of `train_losses`. Found none of {missing}; it has {list(found)}. "
-                "Add them, or leave them out of `train_losses`."
+                f"`{name}` must have every language of `train_losses`. Found none of {missing}; it"
+                f" has {list(found)}. Add them, or leave them out of `train_losses`."
             )
     if options.meta_languages == "others" and len(meta_losses) < 2:
         raise ConfigurationError(
@@ -56,7 +56,8 @@ def check_inputs(
     every = [*shared.values(), *(value for own in language.values() for value in own.values())]
     if not every:
         raise ConfigurationError(
-            "The outer step needs parameters. Found neither shared nor language-specific ones. Look what was frozen."
+            "The outer step needs parameters. Found neither shared nor language-specific ones. Look"
+            " what was frozen."
         )
     return every[0].device
 
@@ -65,8 +66,9 @@ def _check_movable(shared: Parameters, options: MetaOptions) -> None:
     if options.meta_gradient == "first_order" and options.lookahead == "none":
         return
     advice = (
-        'Make part of the model trainable (`shared="all"`, a regular expression, or a PeftConfig such as LoraConfig() '
-        'over a frozen base), or write `meta_gradient="first_order", lookahead="none"`.'
+        'Make part of the model trainable (`shared="all"`, a regular expression, or a PeftConfig'
+        ' such as LoraConfig() over a frozen base), or write `meta_gradient="first_order",'
+        ' lookahead="none"`.'
     )
     if not shared:
         raise ConfigurationError(
@@ -76,18 +78,19 @@ def _check_movable(shared: Parameters, options: MetaOptions) -> None:
     for name, parameter in shared.items():
         if not parameter.is_floating_point():
             raise ConfigurationError(
-                f"The virtual step moves the shared weights θ. Found `{name}` of dtype {parameter.dtype}, a quantised "
-                f"weight that cannot be moved. {advice}"
+                f"The virtual step moves the shared weights θ. Found `{name}` of dtype"
+                f" {parameter.dtype}, a quantised weight that cannot be moved. {advice}"
             )
         if not parameter.requires_grad:
             raise ConfigurationError(
-                f"The virtual step moves the shared weights θ. Found `{name}`, which is frozen. {advice}"
+                f"The virtual step moves the shared weights θ. Found `{name}`, which is frozen."
+                f" {advice}"
             )
         if options.meta_gradient == "finite_difference" and torch.finfo(parameter.dtype).bits < 32:
             raise ConfigurationError(
-                "A finite difference needs shared weights in which θ + εv differs from θ: float32 or float64. Found "
-                f"`{name}` of dtype {parameter.dtype}. Load the model in float32 and train it with bf16 or fp16 "
-                'autocast, or write `meta_gradient="exact"`.'
+                "A finite difference needs shared weights in which θ + εv differs from θ: float32"
+                f" or float64. Found `{name}` of dtype {parameter.dtype}. Load the model in float32"
+                ' and train it with bf16 or fp16 autocast, or write `meta_gradient="exact"`.'
             )
 
 
@@ -98,12 +101,14 @@ def _check_whole(shared: Parameters, options: MetaOptions) -> None:
         return
     if options.meta_gradient in ("exact", "forward_mode"):
         raise ConfigurationError(
-            "Parameters that are sharded over processes (FSDP2) are gathered outside of autograd, which thus takes "
-            f'no gradient of their gradient. Found `meta_gradient="{options.meta_gradient}"` with the sharded '
+            "Parameters that are sharded over processes (FSDP2) are gathered outside of autograd,"
+            " which thus takes "
+            f'no gradient of their gradient. Found `meta_gradient="{options.meta_gradient}"` with'
+            " the sharded "
             f'`{sharded}`. Write `meta_gradient="finite_difference"`, or replicate the model (DDP).'
         )
     if options.cpu_offload:
         raise ConfigurationError(
-            "`cpu_offload` keeps whole parameters on the CPU; sharded ones are divided among the processes already. "
-            f"Found it with the sharded `{sharded}`. Leave it out."
+            "`cpu_offload` keeps whole parameters on the CPU; sharded ones are divided among the"
+            f" processes already. Found it with the sharded `{sharded}`. Leave it out."
         )

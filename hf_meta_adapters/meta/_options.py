@@ -62,12 +62,14 @@ class MetaOptions:
             _check_choice(name, getattr(self, name), values)
         if not isinstance(self.inner_steps, int) or self.inner_steps < 1:
             raise ConfigurationError(
-                f"`inner_steps` must be a whole number of at least 1. Found {self.inner_steps!r}. The paper's is 1."
+                f"`inner_steps` must be a whole number of at least 1. Found {self.inner_steps!r}."
+                " The paper's is 1."
             )
         least, several = (2 if self.meta_languages == "all" else 1), self.meta_languages_per_step
         if several is not None and (not isinstance(several, int) or several < least):
             raise ConfigurationError(
-                f"`meta_languages_per_step` must be a whole number of at least {least}, since language i is always one "
+                f"`meta_languages_per_step` must be a whole number of at least {least}, since"
+                " language i is always one "
                 f'of them with `meta_languages="all"`, or None for all. Found {several!r}.'
             )
         wants = {
@@ -77,13 +79,15 @@ class MetaOptions:
         for what, wanted in wants.items():
             if wanted and self.lookahead != "per_language":
                 raise ConfigurationError(
-                    f'{what} need a look-ahead of each language. Found `lookahead="{self.lookahead}"`. Write '
-                    '`lookahead="per_language"`, or leave it out.'
+                    f"{what} need a look-ahead of each language. Found"
+                    f' `lookahead="{self.lookahead}"`. Write `lookahead="per_language"`, or leave'
+                    " it out."
                 )
         if self.cpu_offload and (self.meta_gradient, self.inner_steps) != ("finite_difference", 1):
             raise ConfigurationError(
-                '`cpu_offload` needs `meta_gradient="finite_difference"` and one virtual step. Found '
-                f'"{self.meta_gradient}" and {self.inner_steps}. Leave `cpu_offload` out, or change these.'
+                '`cpu_offload` needs `meta_gradient="finite_difference"` and one virtual step.'
+                f' Found "{self.meta_gradient}" and {self.inner_steps}. Leave `cpu_offload` out, or'
+                " change these."
             )
         for name in ("finite_difference_radius", "max_indirect_ratio"):
             value = getattr(self, name)

@@ -46,8 +46,8 @@ class Replay:
         return self
 
     def _get(self) -> tuple[Tensor, Tensor | None]:
-        return torch.get_rng_state(), None if self._cuda is None else torch.cuda.get_rng_state(
-            self._cuda
+        return torch.get_rng_state(), (
+            None if self._cuda is None else torch.cuda.get_rng_state(self._cuda)
         )
 
     def _set(self, state: tuple[Tensor, Tensor | None]) -> None:

@@ -43,7 +43,8 @@ def check_graph(vector: Vector) -> None:
             continue
         if node.name() == "torch::autograd::Error":
             raise RuntimeError(
-                "trying to differentiate twice a function that was marked with @once_differentiable."
+                "trying to differentiate twice a function that was marked with"
+                " @once_differentiable."
             )
         seen.add(node)
         ahead.extend(following for following, _ in node.next_functions)
@@ -67,8 +68,10 @@ def second_order() -> Iterator[None]:
         if not any(part in text for part in _KNOWN):
             raise
         raise ConfigurationError(
-            'The estimators "exact" and "forward_mode" need operations with a second derivative. Found one without: '
-            f'{text.splitlines()[0]} Write `meta_gradient="finite_difference"`, which takes ordinary passes only; or '
-            'load the model with `attn_implementation="sdpa"` or `"eager"` and without torch.compile (some operations, '
-            'the SiLU of Llama among them, have one for "exact" but none for "forward_mode").'
+            'The estimators "exact" and "forward_mode" need operations with a second derivative.'
+            f' Found one without: {text.splitlines()[0]} Write `meta_gradient="finite_difference"`,'
+            " which takes ordinary passes only; or load the model with"
+            ' `attn_implementation="sdpa"` or `"eager"` and without torch.compile (some'
+            ' operations, the SiLU of Llama among them, have one for "exact" but none for'
+            ' "forward_mode").'
         ) from error

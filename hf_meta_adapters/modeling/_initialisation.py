@@ -43,8 +43,8 @@ def check_mixture(
     )
     if not numbers or abs(sum(weights.values()) - 1) > _TOLERANCE:
         raise ConfigurationError(
-            f"The weights of `copy_from` must be positive and sum to 1 within {_TOLERANCE}. Found {dict(copy_from)}. "
-            'Write for example {"sw": 0.6, "en": 0.4}.'
+            f"The weights of `copy_from` must be positive and sum to 1 within {_TOLERANCE}. Found"
+            f' {dict(copy_from)}. Write for example {{"sw": 0.6, "en": 0.4}}.'
         )
     return weights
 

@@ -56,8 +56,8 @@ class OwnedModel(RoutedModel):
         check_language(language)
         if twins := [key for key in self._languages if key.lower() == language.lower()]:
             raise LanguageError(
-                "A new language must differ from those there are in more than upper and lower case. Found "
-                f"{language!r} beside {twins[0]!r}. Write another key."
+                "A new language must differ from those there are in more than upper and lower"
+                f" case. Found {language!r} beside {twins[0]!r}. Write another key."
             )
         mixture = check_mixture(copy_from, self._languages)
         if len(mixture) > 1 and isinstance(self.backend, ChecksMeans):

@@ -88,7 +88,10 @@ class Ownership:
         each = ", ".join(f"{key} {size:,}" for key, size in own.items())
         total = sum(sizes.values())
         frozen = total - shared - sum(own.values())
-        return f"shared (θ): {shared:,} || per language (φ): {each} || frozen: {frozen:,} || all: {total:,}"
+        return (
+            f"shared (θ): {shared:,} || per language (φ): {each} || frozen: {frozen:,} || all:"
+            f" {total:,}"
+        )
 
 
 @dataclass
@@ -145,7 +148,10 @@ def chosen_names(base: nn.Module, shared: str) -> set[str] | None:
         return None
     if shared == "none":
         return set()
-    rule = '`shared` must be "all", "none" or a regular expression over the names of parameters that the base trains.'
+    rule = (
+        '`shared` must be "all", "none" or a regular expression over the names of parameters that'
+        " the base trains."
+    )
     example = 'Write for example "layer_norm|LayerNorm".'
     if not isinstance(shared, str):
         raise ConfigurationError(

@@ -28,7 +28,9 @@ _OTHERWISE = {
     "set_adapter": "`set_language`, which keeps every language trainable",
     "add_adapter": "`add_language`",
     "load_adapter": "`load_language`",
-    "delete_adapter": "`LanguageAdapterModel.from_pretrained(..., languages=[...])` with those to keep",
+    "delete_adapter": (
+        "`LanguageAdapterModel.from_pretrained(..., languages=[...])` with those to keep"
+    ),
     "disable_adapter": "the saved folder as a plain model, by `AutoModel….from_pretrained`",
     "set_active_adapters": "`set_language`",
     "train_adapter": "`train_only`, or nothing: all languages are trained from the start",
@@ -171,8 +173,9 @@ class RoutedModel(nn.Module):
         given = {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}
         if given["use_reentrant"]:
             raise ConfigurationError(
-                "Gradient checkpointing must not be reentrant, which would recompute in the language of the last "
-                f"forward pass. Found {given}. Write `gradient_checkpointing_kwargs={{'use_reentrant': False}}`."
+                "Gradient checkpointing must not be reentrant, which would recompute in the"
+                f" language of the last forward pass. Found {given}. Write"
+                " `gradient_checkpointing_kwargs={'use_reentrant': False}`."
             )
         base: Any = self.base_model
         enable = (
@@ -251,8 +254,9 @@ class RoutedModel(nn.Module):
                 )
             if not isinstance(part, Tensor):
                 raise ConfigurationError(
-                    "Texts in several languages are generated as one tensor. Found a "
-                    f"`{type(part).__name__}`. Leave `return_dict_in_generate` out, or generate one language at a time."
+                    "Texts in several languages are generated as one tensor. Found a"
+                    f" `{type(part).__name__}`. Leave `return_dict_in_generate` out, or generate"
+                    " one language at a time."
                 )
             parts.append(part)
         settings: Any = self.base_model.generation_config
@@ -265,7 +269,8 @@ class RoutedModel(nn.Module):
         if language is None and self._language is None:
             if len(self._languages) > 1 and self._has_own:
                 raise LanguageError(
-                    f"A forward pass must run in a language of this model: {list(self._languages)}. Found none. Write "
+                    f"A forward pass must run in a language of this model: {list(self._languages)}."
+                    " Found none. Write "
                     f'`model(language="{self._languages[0]}", ...)`, `model.set_language(...)` or '
                     "`with model.use_language(...):`."
                 )
@@ -277,24 +282,24 @@ class RoutedModel(nn.Module):
         language, rows = self._language, self._rows
         if rows is not None:
             return nullcontext(), Anew(lambda: self._routing(rows) or nullcontext())
-        return nullcontext(), nullcontext() if language is None else Anew(
-            lambda: self.use_language(language)
+        return nullcontext(), (
+            nullcontext() if language is None else Anew(lambda: self.use_language(language))
         )
 
 
 def _no_common_pass(languages: Iterable[Language], reason: str) -> ConfigurationError:
     return ConfigurationError(
-        "Rows of several languages can share a batch in training only where the method runs them in one pass: "
-        f"bottleneck adapters, LoRA. Found {list(languages)} in one batch{reason} Write `model.eval()`, or train with "
-        "batches of one language (`languages_per_pass=1`)."
+        "Rows of several languages can share a batch in training only where the method runs them"
+        f" in one pass: bottleneck adapters, LoRA. Found {list(languages)} in one batch{reason}"
+        " Write `model.eval()`, or train with batches of one language (`languages_per_pass=1`)."
     )
 
 
 def _check_count(keys: int, rows: int) -> None:
     if rows != keys:
         raise ConfigurationError(
-            f"`language` must be one key, or a list with one for each row of the batch. Found {keys} for {rows} rows. "
-            "Write as many keys as rows."
+            "`language` must be one key, or a list with one for each row of the batch. Found"
+            f" {keys} for {rows} rows. Write as many keys as rows."
         )
 
 

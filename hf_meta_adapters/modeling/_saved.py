@@ -127,9 +127,10 @@ class SavedModel(OwnedModel):
         """
         if self.share_adapter or self.backend.name == "none":
             raise ConfigurationError(
-                "An adapter can be loaded for one language where each has its own. Found "
-                f"`share_adapter={self.share_adapter}` and the backend {self.backend.name!r}. Write "
-                "`get_language_model(model, config, languages)` with a `config` and without `share_adapter`."
+                "An adapter can be loaded for one language where each has its own. Found"
+                f" `share_adapter={self.share_adapter}` and the backend {self.backend.name!r}."
+                " Write `get_language_model(model, config, languages)` with a `config` and without"
+                " `share_adapter`."
             )
         if language not in self._languages:
             self.add_language(language)

@@ -49,12 +49,14 @@ def claim_shared(backend: Backend, shared: Any, share_adapter: bool) -> Claim:
         return Claim(Ownership.of_base(base, chosen_names(base, shared)).held(base), shared)
     if share_adapter:
         raise ConfigurationError(
-            "θ must be an adapter by itself or hold the one adapter of all languages. Found `share_adapter=True` and "
-            f"`shared={type(shared).__name__}(...)`. Write `config=None` with that `shared` for one adapter."
+            "θ must be an adapter by itself or hold the one adapter of all languages. Found"
+            f" `share_adapter=True` and `shared={type(shared).__name__}(...)`. Write `config=None`"
+            " with that `shared` for one adapter."
         )
     if not isinstance(backend, TakesSharedPart):
         raise ConfigurationError(
-            "θ can be an adapter only beside language adapters of PEFT. Found language adapters of the backend "
+            "θ can be an adapter only beside language adapters of PEFT. Found language adapters of"
+            " the backend "
             f'"{backend.name}". Write `shared="all"`, `shared="none"` or a regular expression.'
         )
     name = base_reference(base)
@@ -79,7 +81,7 @@ def shared_config(folder: Path, family: Family, wanted: Any, body: str | None) -
         return family.shared if wanted is None else wanted
     if wanted not in (None, "none"):
         raise ConfigurationError(
-            '`shared` must be "none" where the saved θ is an adapter, which freezes it, or be left out. Found '
-            f'{wanted!r}. Write `shared="none"`.'
+            '`shared` must be "none" where the saved θ is an adapter, which freezes it, or be left'
+            f' out. Found {wanted!r}. Write `shared="none"`.'
         )
     return backend_named("peft").saved_config(folder / SHARED_ADAPTER, body)

@@ -75,7 +75,8 @@ def get_language_model(
             model.add_language(key)
         if shared not in ("all", "none") and not model.shared_parameters():
             raise ConfigurationError(
-                "`shared` must leave parameters to θ. Found that each language has its own copy of all that "
+                "`shared` must leave parameters to θ. Found that each language has its own copy of"
+                " all that "
                 f'{shared!r} matches. Match others too, or write `shared="none"`.'
             )
     except MetaAdapterError:
@@ -132,8 +133,8 @@ class LanguageAdapterModel(SavedModel):
         key = check_known_language(language, self._languages)
         if not isinstance(self.backend, MergesLanguages):
             raise ConfigurationError(
-                f'The language adapters must be of a backend that can merge them. Found "{self.backend.name}". Keep '
-                "the adapter beside the model."
+                "The language adapters must be of a backend that can merge them. Found"
+                f' "{self.backend.name}". Keep the adapter beside the model.'
             )
         return self.backend.merged(self._one_for_all or key).requires_grad_(True)
 

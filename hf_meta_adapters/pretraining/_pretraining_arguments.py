@@ -74,12 +74,14 @@ class PretrainingArguments:
         """
         if self.adapter not in ADAPTERS:
             raise ConfigurationError(
-                f'`adapter` must be one of {list(ADAPTERS)}. Found {self.adapter!r}. Write for example "bottleneck".'
+                f"`adapter` must be one of {list(ADAPTERS)}. Found {self.adapter!r}. Write for"
+                ' example "bottleneck".'
             )
         if bool(self.model) == bool(self.model_type):
             raise ConfigurationError(
-                f"Give either `model`, to go on from, or `model_type`, to start from scratch. Found {self.model!r} and "
-                f"{self.model_type!r}. Write for example `--model FacebookAI/xlm-roberta-base`."
+                "Give either `model`, to go on from, or `model_type`, to start from scratch. Found"
+                f" {self.model!r} and {self.model_type!r}. Write for example `--model"
+                " FacebookAI/xlm-roberta-base`."
             )
 
     def adapter_config(self) -> Any:

@@ -41,7 +41,8 @@ def tokenize(
     for key, own in texts.items():
         if "text" not in own.column_names:
             raise DataError(
-                f"Text must be in a column `text`. Found {own.column_names} for {key!r}. Rename one of them."
+                f"Text must be in a column `text`. Found {own.column_names} for {key!r}. Rename one"
+                " of them."
             )
         if pack:
             rows = list(pack_rows(tokenizer, own["text"], max_length))
@@ -49,8 +50,8 @@ def tokenize(
             rows = tokenizer(list(own["text"]), truncation=True, max_length=max_length)["input_ids"]
         if not rows:
             raise DataError(
-                f"A language must have text for a row of {max_length} tokens at least. Found less for {key!r}. Give it "
-                "more, lower `max_length`, or write `pack=False`."
+                f"A language must have text for a row of {max_length} tokens at least. Found less"
+                f" for {key!r}. Give it more, lower `max_length`, or write `pack=False`."
             )
         found[key] = Dataset.from_dict(
             {"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]}

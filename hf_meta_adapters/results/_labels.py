@@ -27,8 +27,8 @@ _NAMES = {
 }  # native, English if another
 _DEFAULT = "DejaVu Sans"
 _PLACEHOLDERS = "Last Resort"  # a font of boxes, one for every character there is
-_FIRST_UNSHAPED = (
-    "\u0590"  # from Hebrew on, letters have to be joined, reordered or set from right to left
+_FIRST_UNSHAPED = (  # from Hebrew on, letters have to be joined, reordered or set from right to left
+    "\u0590"
 )
 
 

@@ -196,7 +196,8 @@ def _axes(ax: Axes | None, path: object, size: tuple[float, float]) -> Axes:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ConfigurationError(
-            "`.plot()` needs matplotlib. Found no such package. Install it with `pip install hf-meta-adapters[plots]`."
+            "`.plot()` needs matplotlib. Found no such package. Install it with `pip install"
+            " hf-meta-adapters[plots]`."
         ) from error
     if path is not None:  # a figure for a file must not stay in the global list of pyplot
         return Figure(figsize=size, layout="constrained").subplots()

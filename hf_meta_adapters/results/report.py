@@ -128,7 +128,8 @@ class DiagnosticReport:
         names = [name for section in self.sections.values() for name in section.pictures]
         if len(set(names)) < len(names):
             raise ConfigurationError(
-                f"Pictures of a report must have different names. Found {sorted(names)}. Rename those of one section."
+                f"Pictures of a report must have different names. Found {sorted(names)}. Rename"
+                " those of one section."
             )
         for section in self.sections.values():
             for name, draw in section.pictures.items():
@@ -160,7 +161,10 @@ def _list(items: Any) -> str:
 
 
 def _figure(name: str, png: bytes) -> str:
-    return f'<figure><img alt="{escape(_caption(name))}" src="data:image/png;base64,{b64encode(png).decode()}"></figure>'
+    return (
+        f'<figure><img alt="{escape(_caption(name))}"'
+        f' src="data:image/png;base64,{b64encode(png).decode()}"></figure>'
+    )
 
 
 def _caption(name: str) -> str:

@@ -38,8 +38,10 @@ def check_groups(options: MetaOptions) -> None:
     """
     if options.lookahead == "per_language" or options.meta_languages == "others":
         raise ConfigurationError(
-            "`languages_per_pass` over 1 needs one look-ahead and one validation loss for all languages. Found "
-            f'`lookahead="{options.lookahead}"` and `meta_languages="{options.meta_languages}"`. Write '
+            "`languages_per_pass` over 1 needs one look-ahead and one validation loss for all"
+            " languages. Found "
+            f'`lookahead="{options.lookahead}"` and `meta_languages="{options.meta_languages}"`.'
+            " Write "
             '`lookahead="shared"` and `meta_languages="all"`, or `languages_per_pass=1`.'
         )
 
@@ -268,6 +270,7 @@ class Recorded:
 def _check_same_languages(train: Batches, meta: Batches) -> None:
     if set(train) != set(meta):
         raise LanguageError(
-            "With `languages_per_pass` over 1 the languages with meta batches must be those with training batches. "
-            f"Found {sorted(meta)} and {sorted(train)}. Give both roles the same ones, or write `languages_per_pass=1`."
+            "With `languages_per_pass` over 1 the languages with meta batches must be those with"
+            f" training batches. Found {sorted(meta)} and {sorted(train)}. Give both roles the same"
+            " ones, or write `languages_per_pass=1`."
         )

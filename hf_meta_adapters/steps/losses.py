@@ -83,8 +83,8 @@ def model_loss(model: Any, batch: Batch) -> Tensor:
     loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs[0]
     if loss is None:
         raise DataError(
-            f"The model must return a loss. Found none for a batch with {sorted(batch)}. Give the batches `labels` (a "
-            "data collator makes them), or pass a loss function."
+            f"The model must return a loss. Found none for a batch with {sorted(batch)}. Give the"
+            " batches `labels` (a data collator makes them), or pass a loss function."
         )
     return loss
 
@@ -98,8 +98,9 @@ def explained_loss(batch: Batch, label_names: Sequence[str]) -> Iterator[None]:
         if "did not return a loss" not in str(error):
             raise
         raise DataError(
-            f"Batches must have what the loss is computed from, {[*label_names]}. Found {sorted(batch)}. Give the rows "
-            "labels, or pass a `processing_class` or a `data_collator` that makes them."
+            f"Batches must have what the loss is computed from, {[*label_names]}. Found"
+            f" {sorted(batch)}. Give the rows labels, or pass a `processing_class` or a"
+            " `data_collator` that makes them."
         ) from error
 
 

@@ -275,7 +275,8 @@ def _check(model: LanguageAdapterModel, *roles: Mapping[Language, Batches]) -> N
             check_known_language(key, model.languages)
             if not given:
                 raise DataError(
-                    f"Every language of a step needs a batch. Found none for {key!r}. Leave the language out."
+                    f"Every language of a step needs a batch. Found none for {key!r}. Leave the"
+                    " language out."
                 )
 
 

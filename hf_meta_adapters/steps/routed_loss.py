@@ -81,9 +81,12 @@ class RoutedLoss:
     ) -> None:
         if not model.routes_rows:
             raise ConfigurationError(
-                f"{_RULE}, each through the adapter of its language, as bottleneck adapters and LoRA can. Found "
-                f'`{type(model.backend.config).__name__}` of the backend "{model.backend.name}", beside '
-                f"{'a shared adapter' if model.shared_part is not None else 'no other adapter'}. {_REMEDY}"
+                f"{_RULE}, each through the adapter of its language, as bottleneck adapters and"
+                " LoRA can. Found "
+                f'`{type(model.backend.config).__name__}` of the backend "{model.backend.name}",'
+                " beside "
+                f"{'a shared adapter' if model.shared_part is not None else 'no other adapter'}."
+                f" {_REMEDY}"
             )
         self._evaluate = loss_function or model_loss
         self._head = loss_function if isinstance(loss_function, SparseHead) else None
@@ -157,8 +160,8 @@ class RoutedLoss:
                 found = self.sums(model, several) / counts
             except (ValueError, RuntimeError, IndexError, KeyError, TypeError) as error:
                 raise ConfigurationError(
-                    f"{_RULE}. Found, in `{type(model.base_model).__name__}`, `{type(error).__name__}: "
-                    f"{error}` {_REMEDY}"
+                    f"{_RULE}. Found, in `{type(model.base_model).__name__}`,"
+                    f" `{type(error).__name__}: {error}` {_REMEDY}"
                 ) from error
         expected = torch.stack(own).to(found.dtype)
         rounded = torch.is_autocast_enabled(
@@ -171,9 +174,10 @@ class RoutedLoss:
         if not all(near):
             worst = near.index(False)
             raise ConfigurationError(
-                f"{_RULE}, and takes the loss of each as the mean cross-entropy over its labels. Found for "
-                f"{several.languages[worst]!r} {float(found[worst]):.6g} in this way and {float(expected[worst]):.6g} "
-                f"by the loss of `{type(model.base_model).__name__}` or the loss function that was given. {_REMEDY}"
+                f"{_RULE}, and takes the loss of each as the mean cross-entropy over its labels."
+                f" Found for {several.languages[worst]!r} {float(found[worst]):.6g} in this way and"
+                f" {float(expected[worst]):.6g} by the loss of `{type(model.base_model).__name__}`"
+                f" or the loss function that was given. {_REMEDY}"
             )
 
 
@@ -203,9 +207,9 @@ def _check_alike(batches: Mapping[Language, Batch]) -> None:
     for key, found in names.items():
         if "labels" not in found or found != names[first]:
             raise DataError(
-                f"{_RULE}, which must have the same entries, `labels` among them. Found {names[first]} for {first!r} "
-                f"and {found} for {key!r}. Let the collator give all languages the same, or write "
-                "`languages_per_pass=1`."
+                f"{_RULE}, which must have the same entries, `labels` among them. Found"
+                f" {names[first]} for {first!r} and {found} for {key!r}. Let the collator give all"
+                " languages the same, or write `languages_per_pass=1`."
             )
 
 
@@ -229,8 +233,8 @@ def _concatenated(batches: list[Batch], fillers: Mapping[str, int]) -> Batch:
         if not isinstance(value, Tensor) or value.dim() == 0:
             if any(part is not value and part != value for part in parts):
                 raise DataError(
-                    f"{_RULE}, which must share what is no tensor of rows. Found {parts} as `{name}`. Give all "
-                    f"languages the same, or write `languages_per_pass=1`."
+                    f"{_RULE}, which must share what is no tensor of rows. Found {parts} as"
+                    f" `{name}`. Give all languages the same, or write `languages_per_pass=1`."
                 )
             found[name] = value
             continue
@@ -239,8 +243,9 @@ def _concatenated(batches: list[Batch], fillers: Mapping[str, int]) -> Batch:
             parts = [pad(part, (0, longest - part.shape[1]), value=fillers[name]) for part in parts]
         if len({part.shape[1:] for part in parts}) > 1:
             raise DataError(
-                f"{_RULE}, whose rows must be equally long. Found `{name}` of {[tuple(part.shape) for part in parts]}. "
-                f"Let the collator pad to one length, or write `languages_per_pass=1`."
+                f"{_RULE}, whose rows must be equally long. Found `{name}` of"
+                f" {[tuple(part.shape) for part in parts]}. Let the collator pad to one length, or"
+                " write `languages_per_pass=1`."
             )
         found[name] = torch.cat(parts)
     return found

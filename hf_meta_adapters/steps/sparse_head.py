@@ -219,6 +219,7 @@ def _has_labels(batch: Mapping[str, Any]) -> bool:
 
 def _refused(base: nn.Module, reason: str) -> ConfigurationError:
     return ConfigurationError(
-        "`sparse_head=True` needs a language model whose head can be evaluated at some positions only. Found, in "
-        f"`{type(base).__name__}`, {reason}. Write `sparse_head=None`, which uses it where it can be."
+        "`sparse_head=True` needs a language model whose head can be evaluated at some positions"
+        f" only. Found, in `{type(base).__name__}`, {reason}. Write `sparse_head=None`, which uses"
+        " it where it can be."
     )

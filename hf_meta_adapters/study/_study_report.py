@@ -172,7 +172,10 @@ def _interference(scores: Scores, measure: str, name: str, where: str) -> dict[s
     report = interference_report(
         scores[MONO], scores["joint"], higher_is_better=measure != LOSS, metric=_metric(measure)
     )
-    text = f"What joint training costs, {where}: {_metric(measure)}. Intervals are of a bootstrap over seeds."
+    text = (
+        f"What joint training costs, {where}: {_metric(measure)}. Intervals are of a bootstrap over"
+        " seeds."
+    )
     title = f"Interference, {_metric(measure)}: {where}"
     return {
         f"interference_{name}": ReportSection(
@@ -188,10 +191,11 @@ def _findings(found: MethodComparison, where: str) -> list[str]:
     others = [name for name in found.means if name not in treatments and name != MONO]
     best = max(others, key=lambda name: sign * found.means[name][0], default="")
     return [
-        f"{found.metric}, {where}: {one.treatment} against {one.baseline}"
-        f"{', the best other' if one.baseline == best else ''}: "
-        f"{_verdict(one, found.confidence)} ({one.mean:+.3f} [{format_number(one.low, sign=True)}, "
-        f"{format_number(one.high, sign=True)}], adjusted p = {format_number(one.p_value)}, {found.seeds} seeds)."
+        f"{found.metric}, {where}: {one.treatment} against"
+        f" {one.baseline}{', the best other' if one.baseline == best else ''}:"
+        f" {_verdict(one, found.confidence)} ({one.mean:+.3f} [{format_number(one.low, sign=True)},"
+        f" {format_number(one.high, sign=True)}], adjusted p = {format_number(one.p_value)},"
+        f" {found.seeds} seeds)."
         for one in found.differences
         if one.baseline in {best, PLAIN}
     ]

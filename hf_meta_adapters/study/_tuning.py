@@ -46,7 +46,8 @@ def tune_methods(
     counts = {method: len(several) for method, several in trials.items()}
     if len(set(counts.values())) != 1 or 0 in counts.values():
         raise ConfigurationError(
-            f"Every method must have as many trials, at least one. Found {counts}. Correct `trials` in the settings."
+            f"Every method must have as many trials, at least one. Found {counts}. Correct `trials`"
+            " in the settings."
         )
     best: dict[str, Any] = {}
     record: dict[str, list[dict[str, Any]]] = {}

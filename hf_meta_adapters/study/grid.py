@@ -64,8 +64,8 @@ def run_grid(
     index, count = part
     if processes < 1 or not 1 <= index <= count:
         raise ConfigurationError(
-            f"`processes` must be at least 1, and `part` (i, n) with 1 ≤ i ≤ n. Found {processes} and {part}. Write "
-            "for example `processes=2, part=(1, 3)`."
+            f"`processes` must be at least 1, and `part` (i, n) with 1 ≤ i ≤ n. Found {processes}"
+            f" and {part}. Write for example `processes=2, part=(1, 3)`."
         )
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
@@ -123,9 +123,9 @@ def read_grid(cells: Mapping[str, Settings], folder: str | Path) -> dict[str, di
                 key for key in own.keys() | now.keys() if own.get(key) != now.get(key)
             ):
                 raise ConfigurationError(
-                    f"Cells of one folder must come from the same settings. Found {changed[0]} = "
-                    f"{own.get(changed[0])!r} in {path} where it is {now.get(changed[0])!r} now. Write to another "
-                    "folder, or delete the file."
+                    f"Cells of one folder must come from the same settings. Found {changed[0]} ="
+                    f" {own.get(changed[0])!r} in {path} where it is {now.get(changed[0])!r} now."
+                    " Write to another folder, or delete the file."
                 )
     return found
 
@@ -177,7 +177,9 @@ def _cell(
         "result": result,
         "seconds": round(time.perf_counter() - began, 2),
         "cpu_seconds": round(time.process_time() - cpu, 2),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "machine": (
+            f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+        ),
     }
     partial = folder / f"{name}.json.{os.getpid()}.partial"
     partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -198,9 +198,9 @@ def pretrain(
     return Pretrained(
         model=model.eval(),
         examples=examples,
-        meta_examples={key: count * meta_rows // rows for key, count in examples.items()}
-        if taken
-        else {},
+        meta_examples=(
+            {key: count * meta_rows // rows for key, count in examples.items()} if taken else {}
+        ),
         meter=_meter(trainer.state.log_history),
     )
 

@@ -100,9 +100,10 @@ def check_finite(gradients: Gradients, step: int, output_dir: str | Path) -> Non
     saved = sorted(Path(output_dir).glob("checkpoint-*"), key=lambda path: path.stat().st_mtime)
     kept = f"The last checkpoint is {saved[-1]}." if saved else "No checkpoint was saved yet."
     error = NonFiniteLossError(
-        f"Losses and gradients must be finite. Found NaN or infinity in the {', the '.join(bad)} after {step} steps; "
-        f"no weight was updated with it. {kept} Look for batches without labels, or lower `learning_rate`, "
-        "`adapter_learning_rate` or `inner_learning_rate`; `skip_nonfinite_steps=3` lets a few such steps pass."
+        f"Losses and gradients must be finite. Found NaN or infinity in the {', the '.join(bad)}"
+        f" after {step} steps; no weight was updated with it. {kept} Look for batches without"
+        " labels, or lower `learning_rate`, `adapter_learning_rate` or `inner_learning_rate`;"
+        " `skip_nonfinite_steps=3` lets a few such steps pass."
     )
     error.overflow = not any(name.startswith("training loss") for name in bad)
     raise error

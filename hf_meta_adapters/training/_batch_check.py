@@ -59,8 +59,8 @@ class BatchCheck:
         where = f"the {role} rows of {language!r}"
         if not {self._main_input, "inputs_embeds"} & set(batch):
             raise DataError(
-                f"A batch must have `{self._main_input}`. Found {sorted(batch)} in {where}. Tokenize the text first, "
-                "or pass a `data_collator` that does."
+                f"A batch must have `{self._main_input}`. Found {sorted(batch)} in {where}."
+                " Tokenize the text first, or pass a `data_collator` that does."
             )
         for name in _TOKENS:
             _within(batch.get(name), self._vocabulary, name, "the vocabulary of the model", where)
@@ -79,9 +79,9 @@ class BatchCheck:
             and tokens.shape[-1] > self._length
         ):
             raise DataError(
-                f"A row must have at most as many tokens as the model has positions, {self._length}. Found "
-                f"{tokens.shape[-1]} in `{name}` of {where}. Cut the text when it is tokenized: `truncation=True, "
-                f"max_length={self._length}`."
+                "A row must have at most as many tokens as the model has positions,"
+                f" {self._length}. Found {tokens.shape[-1]} in `{name}` of {where}. Cut the text"
+                f" when it is tokenized: `truncation=True, max_length={self._length}`."
             )
 
     def _check_shapes(self, batch: Batch, where: str) -> None:
@@ -96,8 +96,9 @@ class BatchCheck:
                 if other.shape == tokens.shape:
                     continue
                 raise DataError(
-                    f"`{name}` must be as long as `input_ids`. Found {tuple(other.shape)} and {tuple(tokens.shape)} in "
-                    f"{where}. Make both from the same tokens, and let a collator pad both."
+                    f"`{name}` must be as long as `input_ids`. Found {tuple(other.shape)} and"
+                    f" {tuple(tokens.shape)} in {where}. Make both from the same tokens, and let a"
+                    " collator pad both."
                 )
 
 
@@ -118,9 +119,9 @@ def check_weights(model: LanguageAdapterModel, source: str | Path | None = None)
     if bad:
         where = "in the model" if source is None else f"in {source}"
         raise HubError(
-            f"Weights must be finite before training. Found NaN or infinity {where} in {', '.join(bad[:3])}"
-            f"{f' and {len(bad) - 3} more' if len(bad) > 3 else ''}. Load an earlier checkpoint, or create the adapter "
-            "anew."
+            f"Weights must be finite before training. Found NaN or infinity {where} in"
+            f" {', '.join(bad[:3])}{f' and {len(bad) - 3} more' if len(bad) > 3 else ''}. Load an"
+            " earlier checkpoint, or create the adapter anew."
         )
 
 
@@ -129,14 +130,15 @@ def _within(values: Any, end: int | None, name: str, what: str, where: str) -> N
         return
     if values.is_floating_point():
         raise DataError(
-            f"`{name}` must be whole numbers. Found {values.dtype} in {where}. Give the numbers of tokens, not their "
-            "embeddings."
+            f"`{name}` must be whole numbers. Found {values.dtype} in {where}. Give the numbers of"
+            " tokens, not their embeddings."
         )
     low, high = (int(bound) for bound in values.aminmax())
     if low < 0 or high >= end:
         raise DataError(
-            f"`{name}` must be from 0 to {end - 1}, {what}. Found {low if low < 0 else high} in {where}. Tokenize with "
-            "the tokenizer of this model, and give it as many labels as the data have."
+            f"`{name}` must be from 0 to {end - 1}, {what}. Found {low if low < 0 else high} in"
+            f" {where}. Tokenize with the tokenizer of this model, and give it as many labels as"
+            " the data have."
         )
 
 

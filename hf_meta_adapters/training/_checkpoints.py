@@ -156,7 +156,8 @@ def newest(run_dir: Path) -> tuple[Path, list[str]]:
             return path, wrong
     found = " ".join(wrong) or f"none in {run_dir}."
     raise CheckpointError(
-        f"A run can only go on from a checkpoint. Found {found} Write `resume_from_checkpoint=None` to start it anew."
+        f"A run can only go on from a checkpoint. Found {found} Write `resume_from_checkpoint=None`"
+        " to start it anew."
     )
 
 
@@ -187,8 +188,8 @@ def read_seal(folder: Path) -> dict[str, Any]:
 def _content(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise CheckpointError(
-            f"`resume_from_checkpoint` must be the folder of a checkpoint, or True for the newest one. Found no folder "
-            f"{folder}. Write for example `resume_from_checkpoint=True`."
+            "`resume_from_checkpoint` must be the folder of a checkpoint, or True for the newest"
+            f" one. Found no folder {folder}. Write for example `resume_from_checkpoint=True`."
         )
     if not (folder / SEAL).is_file():
         raise _damaged(folder, f"no `{SEAL}`, which is written last")
@@ -209,8 +210,8 @@ def _content(folder: Path) -> dict[str, Any]:
 
 def _damaged(folder: Path, found: str) -> CheckpointError:
     return CheckpointError(
-        f"A checkpoint must be as it was written. Found in {folder} {found}. Take the checkpoint before it, or write "
-        "`resume_from_checkpoint=True` for the newest one that is complete."
+        f"A checkpoint must be as it was written. Found in {folder} {found}. Take the checkpoint"
+        " before it, or write `resume_from_checkpoint=True` for the newest one that is complete."
     )
 
 

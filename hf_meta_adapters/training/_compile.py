@@ -33,8 +33,8 @@ def compile_layers(
     ]
     if not layers:
         raise ConfigurationError(
-            "`torch_compile` needs a model made of layers as transformers builds them. Found none in "
-            f"`{type(model.base_model).__name__}`. Leave `torch_compile` out."
+            "`torch_compile` needs a model made of layers as transformers builds them. Found none"
+            f" in `{type(model.base_model).__name__}`. Leave `torch_compile` out."
         )
     # each language is another graph, and a second one without gradients of θ
     limit = torch._dynamo.config.recompile_limit

@@ -77,8 +77,9 @@ class OuterStep:
                 check_groups(self.check.options)
             if self._args.torch_compile:
                 raise ConfigurationError(
-                    "`torch_compile` would compile each layer anew for every division of the rows. Found "
-                    f"`languages_per_pass={self._args.languages_per_pass}`. Write one of the two."
+                    "`torch_compile` would compile each layer anew for every division of the rows."
+                    f" Found `languages_per_pass={self._args.languages_per_pass}`. Write one of the"
+                    " two."
                 )
             self._loss_function = RoutedLoss(model, self._loss_function)
 
@@ -208,9 +209,11 @@ class OuterStep:
             for_languages=keys,
             seed=(self._args.seed << 32) + step,
             train_gradients="train" in (self._args.adapter_update or ""),
-            languages_per_pass=1
-            if self.check.options.lookahead == "per_language"
-            else self._args.languages_per_pass,
+            languages_per_pass=(
+                1
+                if self.check.options.lookahead == "per_language"
+                else self._args.languages_per_pass
+            ),
             **self._virtual_step(optimizer),
             **self._context(accelerator),
             **vars(self.check.options),

@@ -52,8 +52,9 @@ def split_batches(
         if not isinstance(batch, Mapping) or column not in batch:
             names = sorted(batch) if isinstance(batch, Mapping) else type(batch).__name__
             raise DataError(
-                f"A batch must say the language of each row in an entry {column!r}. Found {names}. Name the entry with "
-                '`language_column`, or give the batches of each language: `batches={"en": [...], "sw": [...]}`.'
+                f"A batch must say the language of each row in an entry {column!r}. Found {names}."
+                " Name the entry with `language_column`, or give the batches of each language:"
+                ' `batches={"en": [...], "sw": [...]}`.'
             )
         values = batch[column]
         if isinstance(values, str):
@@ -131,9 +132,10 @@ def _rows(
     names = getattr(source, "column_names", None)
     if names is not None and column not in names:
         raise DataError(
-            f"The training data must say the language of each row in a column {column!r}. Found the columns {names}; "
-            "the Trainer drops those that the model does not take. Write `GradientConflictCallback(dataset=...)` with "
-            "the data as you gave it to the Trainer, or give `batches`."
+            f"The training data must say the language of each row in a column {column!r}. Found the"
+            f" columns {names}; the Trainer drops those that the model does not take. Write"
+            " `GradientConflictCallback(dataset=...)` with the data as you gave it to the Trainer,"
+            " or give `batches`."
         )
     order = _order(source, column)
     values = source.select(order)[column] if names is not None else _values(source, order, column)
@@ -151,9 +153,9 @@ def _order(source: Any, column: str) -> list[int]:
     size = size_of(source)
     if size is None:
         raise DataError(
-            f"Rows for `GradientConflictCallback` are drawn from data whose rows can be chosen. Found the streaming "
-            f"`{type(source).__name__}`. Give some of its batches: `batches=` with a list of batches that "
-            f"have an entry {column!r}, or language → batches."
+            "Rows for `GradientConflictCallback` are drawn from data whose rows can be chosen."
+            f" Found the streaming `{type(source).__name__}`. Give some of its batches: `batches=`"
+            f" with a list of batches that have an entry {column!r}, or language → batches."
         )
     order: list[int] = torch.randperm(size)[:_ROWS_LOOKED_AT].tolist()
     return order
@@ -165,8 +167,9 @@ def _values(source: Any, order: Sequence[int], column: str) -> Iterator[Any]:
         if not isinstance(row, Mapping) or column not in row:
             found = sorted(row) if isinstance(row, Mapping) else type(row).__name__
             raise DataError(
-                f"The training data must say the language of each row in a column {column!r}. Found {found} in row "
-                f"{index}. Name the column with `language_column`, or give `batches`."
+                f"The training data must say the language of each row in a column {column!r}. Found"
+                f" {found} in row {index}. Name the column with `language_column`, or give"
+                " `batches`."
             )
         yield row[column]
 
@@ -178,7 +181,8 @@ def _name(value: Any, languages: Sequence[Language] | None) -> Language:
     if languages is None or not 0 <= int(value) < len(languages):
         raise ConfigurationError(
             f"A language that is given as a number needs a name. Found the number {int(value)} and "
-            f'`languages={languages}`. Write for example `languages=["en", "sw"]`, in the order of the numbers.'
+            f'`languages={languages}`. Write for example `languages=["en", "sw"]`, in the order of'
+            " the numbers."
         )
     return check_language(languages[int(value)])
 

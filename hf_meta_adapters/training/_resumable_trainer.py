@@ -96,9 +96,10 @@ class ResumableTrainer(Trainer):
             else "No checkpoint was saved yet."
         )
         return (
-            f"All {self.args.world_size} processes must live until the end. Found one lost after "
-            f"{self.state.global_step} steps: {' '.join(str(error).split())} {kept} Look at what the lost process "
-            "said, and start all of them again with `resume_from_checkpoint=True`."
+            f"All {self.args.world_size} processes must live until the end. Found one lost after"
+            f" {self.state.global_step} steps: {' '.join(str(error).split())} {kept} Look at what"
+            " the lost process said, and start all of them again with"
+            " `resume_from_checkpoint=True`."
         )
 
     def _whole(self, run_dir: Path, wanted: str | bool) -> Path:
@@ -115,8 +116,9 @@ class ResumableTrainer(Trainer):
         self._resumed = files.read_seal(folder)
         if self._resumed.get("model_only"):
             raise CheckpointError(
-                f"A run can only go on from a checkpoint that holds its optimizer. Found in {folder} one of "
-                "`save_only_model=True`. Begin a new run from its weights: `model.load_weights(...)`."
+                "A run can only go on from a checkpoint that holds its optimizer. Found in"
+                f" {folder} one of `save_only_model=True`. Begin a new run from its weights:"
+                " `model.load_weights(...)`."
             )
         self._compare(folder, self._resumed["settings"], self.run_settings())
         return folder
@@ -131,8 +133,9 @@ class ResumableTrainer(Trainer):
         ]
         if wrong:
             raise CheckpointError(
-                f"A resumed run must be the run that was interrupted. Found, beside {folder}: {'; '.join(wrong)}. "
-                "Write what it was, or begin a new run from its weights: `model.load_weights(...)`."
+                f"A resumed run must be the run that was interrupted. Found, beside {folder}:"
+                f" {'; '.join(wrong)}. Write what it was, or begin a new run from its weights:"
+                " `model.load_weights(...)`."
             )
 
     def _inner_training_loop(self, batch_size: int | None = None, *args: Any, **kwargs: Any) -> Any:
@@ -150,8 +153,9 @@ class ResumableTrainer(Trainer):
             super()._load_optimizer_and_scheduler(checkpoint)
         except _READING as error:
             raise CheckpointError(
-                f"A checkpoint must hold the state of this optimizer and schedule. Found in {checkpoint} another one: "
-                f"{error}. Give the Trainer the optimizer that it was saved with."
+                "A checkpoint must hold the state of this optimizer and schedule. Found in"
+                f" {checkpoint} another one: {error}. Give the Trainer the optimizer that it was"
+                " saved with."
             ) from error
         self.progress.load_state_dict(self._resumed["progress"])
         if not self.args.ignore_data_skip:
@@ -267,9 +271,9 @@ class ResumableTrainer(Trainer):
                 else "There is no checkpoint yet."
             )
             raise CheckpointError(
-                f"A checkpoint must be written as a whole. Found, at {place}: {error or 'another process failed'}. "
-                f"{kept} Make room for it (`save_total_limit=2` keeps two), or write to another `output_dir`, and "
-                "resume."
+                f"A checkpoint must be written as a whole. Found, at {place}:"
+                f" {error or 'another process failed'}. {kept} Make room for it"
+                " (`save_total_limit=2` keeps two), or write to another `output_dir`, and resume."
             ) from error
 
 

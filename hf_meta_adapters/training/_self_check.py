@@ -97,8 +97,8 @@ class SelfCheck:
                 raise
             self._every = 0
             warnings.warn(
-                f"The outer step cannot compare itself with the exact gradient: {error} It goes on without; "
-                "`fidelity_check_steps=0` says so from the beginning.",
+                f"The outer step cannot compare itself with the exact gradient: {error} It goes on"
+                " without; `fidelity_check_steps=0` says so from the beginning.",
                 stacklevel=2,
             )
             return None
@@ -123,10 +123,13 @@ class SelfCheck:
             self.level += 1
         now = self.options
         warnings.warn(
-            f"The meta-gradient must point where the exact one points. Found a cosine of {cosine:.3f} after {step} "
-            f'steps with `meta_gradient="{before.meta_gradient}", lookahead="{before.lookahead}"`, under '
+            "The meta-gradient must point where the exact one points. Found a cosine of"
+            f" {cosine:.3f} after {step} "
+            f'steps with `meta_gradient="{before.meta_gradient}", lookahead="{before.lookahead}"`,'
+            " under "
             f"`min_fidelity={self._bound}`. From now on the run takes "
-            f'`meta_gradient="{now.meta_gradient}", lookahead="{now.lookahead}"`, which costs more: lower '
+            f'`meta_gradient="{now.meta_gradient}", lookahead="{now.lookahead}"`, which costs more:'
+            " lower "
             "`inner_learning_rate`, or choose the setting yourself.",
             stacklevel=2,
         )
@@ -137,8 +140,10 @@ def _rows(batch: Batch) -> Batch:
     tensors = [value for value in batch.values() if isinstance(value, Tensor) and value.dim()]
     count = len(tensors[0]) if tensors else 0
     return {
-        name: value[:_ROWS]
-        if isinstance(value, Tensor) and value.dim() and len(value) == count
-        else value
+        name: (
+            value[:_ROWS]
+            if isinstance(value, Tensor) and value.dim() and len(value) == count
+            else value
+        )
         for name, value in batch.items()
     }

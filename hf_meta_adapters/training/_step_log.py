@@ -78,9 +78,9 @@ class StepLog:
         if self._quiet >= _PATIENCE:
             self._warned = True
             warnings.warn(
-                f"The indirect part of the meta-gradient is {ratio:.2%} of the direct part: the second-order term "
-                "hardly acts, and the adapters are trained on held-out batches and no more. Raise "
-                '`inner_learning_rate`, write `inner_optimizer="adam"`, or save the cost with '
-                '`meta_gradient="first_order"`.',
+                f"The indirect part of the meta-gradient is {ratio:.2%} of the direct part: the"
+                " second-order term hardly acts, and the adapters are trained on held-out batches"
+                ' and no more. Raise `inner_learning_rate`, write `inner_optimizer="adam"`, or'
+                ' save the cost with `meta_gradient="first_order"`.',
                 stacklevel=2,
             )

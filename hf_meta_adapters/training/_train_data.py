@@ -36,24 +36,28 @@ def check_arguments(model: object, args: object, optimizer: object) -> None:
     """
     if not isinstance(model, LanguageAdapterModel):
         raise ConfigurationError(
-            f"`model` must be a LanguageAdapterModel. Found `{type(model).__name__}`. Write "
-            "`get_language_model(model, BottleneckConfig(), languages=[...])`, or with `config=None` for a baseline."
+            f"`model` must be a LanguageAdapterModel. Found `{type(model).__name__}`. Write"
+            " `get_language_model(model, BottleneckConfig(), languages=[...])`, or with"
+            " `config=None` for a baseline."
         )
     if not isinstance(args, MetaAdapterTrainingArguments):
         raise ConfigurationError(
-            f"`args` must be MetaAdapterTrainingArguments. Found `{type(args).__name__}`. It takes the same arguments."
+            f"`args` must be MetaAdapterTrainingArguments. Found `{type(args).__name__}`. It takes"
+            " the same arguments."
         )
     check_output_dir(Path(str(args.output_dir)))
     if optimizer is not None and args.adapter_learning_rate is not None:
         raise ConfigurationError(
-            "`adapter_learning_rate` is the rate of groups in the optimizer that the Trainer makes. Found it beside an "
-            f"optimizer of your own, `{type(optimizer).__name__}`. Give that optimizer two groups, with `.values()` of "
-            "`shared_parameters()` and `language_parameters(...)`, and leave `adapter_learning_rate` out."
+            "`adapter_learning_rate` is the rate of groups in the optimizer that the Trainer"
+            f" makes. Found it beside an optimizer of your own, `{type(optimizer).__name__}`. Give"
+            " that optimizer two groups, with `.values()` of `shared_parameters()` and"
+            " `language_parameters(...)`, and leave `adapter_learning_rate` out."
         )
     if args.label_smoothing_factor and predicts_the_next_token(model):
         raise ConfigurationError(
-            "`label_smoothing_factor` must be 0 for a model that predicts the next token: the Trainer would smooth "
-            f"labels that it does not shift. Found {args.label_smoothing_factor}. Pass a `compute_loss_func`."
+            "`label_smoothing_factor` must be 0 for a model that predicts the next token: the"
+            " Trainer would smooth labels that it does not shift. Found"
+            f" {args.label_smoothing_factor}. Pass a `compute_loss_func`."
         )
 
 
@@ -72,8 +76,8 @@ def check_output_dir(folder: Path) -> None:
             pass
     except OSError as error:
         raise ConfigurationError(
-            f"`output_dir` must be a folder that can be written to. Found {folder}: {error.strerror or error}. Write "
-            "the name of a new folder."
+            f"`output_dir` must be a folder that can be written to. Found {folder}:"
+            f" {error.strerror or error}. Write the name of a new folder."
         ) from error
 
 
@@ -90,7 +94,8 @@ def by_language(name: str, datasets: Any) -> Datasets:
     if not isinstance(datasets, Mapping):
         found = "none" if datasets is None else f"a `{type(datasets).__name__}`"
         raise DataError(
-            f'`{name}` must be a dict from language to data. Found {found}. Write `{name}={{"en": ..., "sw": ...}}`.'
+            f'`{name}` must be a dict from language to data. Found {found}. Write `{name}={{"en":'
+            ' ..., "sw": ...}`.'
         )
     return datasets
 

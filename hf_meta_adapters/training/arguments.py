@@ -234,7 +234,8 @@ class MetaAdapterTrainingArguments(TrainingArguments):
                 )
         if not (isinstance(self.min_fidelity, (int, float)) and -1 <= self.min_fidelity < 1):
             raise ConfigurationError(
-                f"`min_fidelity` is a cosine and must be at least -1 and under 1. Found {self.min_fidelity!r}."
+                "`min_fidelity` is a cosine and must be at least -1 and under 1. Found"
+                f" {self.min_fidelity!r}."
             )
         if not isinstance(self.max_steps, int):
             raise ConfigurationError(
@@ -252,13 +253,14 @@ class MetaAdapterTrainingArguments(TrainingArguments):
             and 0 <= self.sampling_temperature <= 1
         ):
             raise ConfigurationError(
-                f"`sampling_temperature` is the exponent α of q ∝ n^α and must be in [0, 1]. Found "
-                f"{self.sampling_temperature!r}. Write a temperature T as α = 1/T, for example 0.2 for T = 5."
+                "`sampling_temperature` is the exponent α of q ∝ n^α and must be in [0, 1]. Found"
+                f" {self.sampling_temperature!r}. Write a temperature T as α = 1/T, for example 0.2"
+                " for T = 5."
             )
         if self.fp16 and self.update_order == "alternating":
             raise ConfigurationError(
-                'fp16 scales one loss per optimizer step, and `update_order="alternating"` takes several. Write '
-                '`bf16=True` or `update_order="simultaneous"`.'
+                'fp16 scales one loss per optimizer step, and `update_order="alternating"` takes'
+                ' several. Write `bf16=True` or `update_order="simultaneous"`.'
             )
 
     def _check_checkpointing(self) -> None:
@@ -266,8 +268,9 @@ class MetaAdapterTrainingArguments(TrainingArguments):
         given = self.gradient_checkpointing_kwargs or {}
         if given.get("use_reentrant"):
             raise ConfigurationError(
-                "Gradient checkpointing must not be reentrant, since gradients are taken of chosen parameters. Found "
-                f"{given}. Write `gradient_checkpointing_kwargs={{'use_reentrant': False}}` or leave it out."
+                "Gradient checkpointing must not be reentrant, since gradients are taken of chosen"
+                f" parameters. Found {given}. Write"
+                " `gradient_checkpointing_kwargs={'use_reentrant': False}` or leave it out."
             )
         if self.gradient_checkpointing and not hasattr(self, "activation_checkpointing"):
             self.gradient_checkpointing_kwargs: dict[str, Any] | None = {

@@ -163,8 +163,8 @@ class GradientConflictCallback(TrainerCallback):
             )
         if len(found) < 2:
             raise DataError(
-                f"A conflict needs the batches of at least two languages. Found {sorted(found)}. Check the column "
-                f"{self._column!r}, or give `batches` of each language."
+                f"A conflict needs the batches of at least two languages. Found {sorted(found)}."
+                f" Check the column {self._column!r}, or give `batches` of each language."
             )
         return (
             found

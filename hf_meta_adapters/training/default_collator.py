@@ -79,8 +79,9 @@ class _TextCollator:
             return self.of_labels(rows)
         if self.of_text is None:
             raise DataError(
-                "Labels are made of text with a mask token, or with sentinels such as `<extra_id_0>`. Found neither in "
-                f"the tokenizer, for a `{self.model}`. Give rows with `labels`, or a `data_collator`."
+                "Labels are made of text with a mask token, or with sentinels such as"
+                f" `<extra_id_0>`. Found neither in the tokenizer, for a `{self.model}`. Give rows"
+                " with `labels`, or a `data_collator`."
             )
         return self.of_text(rows)
 

@@ -140,8 +140,8 @@ class MetaAdapterTrainer(ResumableTrainer):
         self._outer_step.make_routed(model)
         if args.torch_compile:
             compile_layers(model, backend=args.torch_compile_backend, mode=args.torch_compile_mode)
-            self.accelerator.state.dynamo_plugin.backend = (
-                "NO"  # it would compile a wrapper that no step goes through
+            self.accelerator.state.dynamo_plugin.backend = (  # it would compile a wrapper that no step goes through
+                "NO"
             )
         self.add_callback(KeepPosition(self))
 
@@ -238,9 +238,11 @@ class MetaAdapterTrainer(ResumableTrainer):
             with self._model.use_language(key), seeded(self.args.seed):
                 found = self.evaluation_loop(
                     # by key: under persistent workers it keeps one loader for all data sets that have none
-                    self.get_eval_dataloader(key)
-                    if eval_dataset is None
-                    else self.get_test_dataloader(dataset),
+                    (
+                        self.get_eval_dataloader(key)
+                        if eval_dataset is None
+                        else self.get_test_dataloader(dataset)
+                    ),
                     description=f"Evaluation ({key})",
                     prediction_loss_only=True if self.compute_metrics is None else None,
                     ignore_keys=ignore_keys,
@@ -298,9 +300,11 @@ class MetaAdapterTrainer(ResumableTrainer):
     def _columns_of(self, datasets: Mapping[Language, Any]) -> dict[Language, Any]:
         """The data without columns that the model does not take."""
         return {
-            key: self._remove_unused_columns(one, key)
-            if hasattr(one, "remove_columns") and one.column_names
-            else one
+            key: (
+                self._remove_unused_columns(one, key)
+                if hasattr(one, "remove_columns") and one.column_names
+                else one
+            )
             for key, one in datasets.items()
         }
 

@@ -106,7 +106,8 @@ def build(source: Path, output: Path) -> dict[str, dict[str, list[str]]]:
             taken = {"train": size, "meta": META_VERSES}.get(role, len(ids))
             if taken > len(ids):
                 raise SystemExit(
-                    f"{role} of {language} must have {taken} verses. Found {len(ids)}. Ask for fewer."
+                    f"{role} of {language} must have {taken} verses. Found {len(ids)}. Ask for"
+                    " fewer."
                 )
             lines[language][role] = [verses[verse][language] for verse in ids[:taken]]
         lines["ids"][role] = ids[: max(len(lines[language][role]) for language in TRAIN_VERSES)]

@@ -148,7 +148,8 @@ def pictures(site: Path, folder: Path, wanted: list[str]) -> None:
                 address = f"http://127.0.0.1:{server.server_port}{page}"
                 # a window cannot be as narrow as a phone, a frame can
                 frame.write_text(
-                    f'<body style="margin:0"><iframe src="{address}" width={width} height=1600></iframe>'
+                    f'<body style="margin:0"><iframe src="{address}" width={width}'
+                    " height=1600></iframe>"
                 )
                 size, output = (
                     f"--window-size={max(width, 500)},1620",

@@ -37,9 +37,11 @@ def test_every_page_is_built(site: Path) -> None:
         if path.suffix in (".md", ".ipynb")
     ]
     expected = {
-        f"/{path.parent.as_posix()}/index.html".replace("/./", "/")
-        if path.stem == "index"
-        else f"/{path.with_suffix('').as_posix()}/index.html"
+        (
+            f"/{path.parent.as_posix()}/index.html".replace("/./", "/")
+            if path.stem == "index"
+            else f"/{path.with_suffix('').as_posix()}/index.html"
+        )
         for path in sources
     }
     assert set(html(site)) == expected

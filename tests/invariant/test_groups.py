@@ -146,9 +146,11 @@ def test_the_head_may_be_sparse(sparse: bool) -> None:
     labelled = sum(int((batch["labels"] >= 0).sum()) for batch in unequal(1).values())
     rows = sum(len(batch["labels"]) for batch in unequal(1).values())
     assert seen == [
-        labelled
-        if sparse
-        else rows * max(batch["labels"].shape[1] for batch in unequal(1).values())
+        (
+            labelled
+            if sparse
+            else rows * max(batch["labels"].shape[1] for batch in unequal(1).values())
+        )
     ]
 
 
@@ -282,7 +284,10 @@ def without(key: str, *names: str) -> dict[str, Any]:
                 make_model(KEYS), unequal(1), languages_per_pass=5, loss_function=label_smoothed
             ),
             ConfigurationError,
-            r"mean cross-entropy over its labels. Found for 'en' .* by the loss of `XLMRobertaForMaskedLM`",
+            (
+                r"mean cross-entropy over its labels. Found for 'en' .* by the loss of"
+                r" `XLMRobertaForMaskedLM`"
+            ),
         ),
         (
             lambda: joint_step(adapted("bert", "ia3", KEYS), unequal(1), languages_per_pass=2),
@@ -292,7 +297,8 @@ def without(key: str, *names: str) -> dict[str, Any]:
         (
             lambda: joint_step(make_model(KEYS), without("sw", "labels"), languages_per_pass=2),
             DataError,
-            r"`labels` among them. Found \['attention_mask', 'input_ids', 'labels'\] for 'en' and \['attention_mask', "
+            r"`labels` among them. Found \['attention_mask', 'input_ids', 'labels'\] for 'en' and"
+            r" \['attention_mask', "
             r"'input_ids'\] for 'sw'",
         ),
         (

@@ -190,9 +190,9 @@ def test_trials_have_the_seeds_that_are_asked_for():
     assert [cell["seed"] for cell in cells.values()] == [7, 8]
     assert {cell["training"]["sampling_temperature"] for cell in cells.values()} == {0.3}
     args.training["sampling_temperature"] = 0.1
-    (cell, _) = trial_cells(args, "joint", 0, {}, {}).values()
+    cell, _ = trial_cells(args, "joint", 0, {}, {}).values()
     assert cell["training"]["sampling_temperature"] == 0.1
-    (cell, _) = trial_cells(
+    cell, _ = trial_cells(
         args, "meta_fast", 0, {}, {"joint": {"sampling_temperature": 0.2}}
     ).values()
     assert cell["training"]["sampling_temperature"] == 0.2  # what was tuned for joint wins

@@ -19,7 +19,10 @@ PACKAGING = ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md")
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
-    command = "from importlinter.cli import lint_imports_command as run; run(['--config', '.importlinter', '--no-cache'])"
+    command = (
+        "from importlinter.cli import lint_imports_command as run; run(['--config',"
+        " '.importlinter', '--no-cache'])"
+    )
     return subprocess.run(
         [sys.executable, "-c", command], cwd=folder, capture_output=True, text=True, check=False
     )

@@ -73,8 +73,9 @@ class AdaptersBackend(Backend, ChecksMeans, KeepsContext, RoutesRows):
             self._model.add_adapter(name, config=self.config)
         except ValueError as error:
             raise UnsupportedModelError(
-                f"The adapter must be one that the library `adapters` has for the model. Found "
-                f"`{type(self.config).__name__}` for `{type(self.base).__name__}`: {error} {OTHERWISE}"
+                "The adapter must be one that the library `adapters` has for the model. Found"
+                f" `{type(self.config).__name__}` for `{type(self.base).__name__}`: {error}"
+                f" {OTHERWISE}"
             ) from error
         state = self._state(language)
         if not state:

@@ -98,7 +98,8 @@ def _check_same_config(own: AdapterConfig, directory: Path, saved: Any) -> None:
     ]
     if wrong:
         raise HubError(
-            f"All languages must have adapters of one configuration. Found in {directory / CONFIG_NAME}: "
+            "All languages must have adapters of one configuration. Found in"
+            f" {directory / CONFIG_NAME}: "
             f"{'; '.join(wrong)}. Give `get_language_model` the configuration of the adapter: "
             f'`AdapterConfig.load(".../{CONFIG_NAME}")`.'
         )
@@ -122,8 +123,9 @@ def _loaded(directory: Path, config: Any) -> AdapterConfig:
         return AdapterConfig.load(config)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise HubError(
-            f"An adapter must have a configuration that `adapters` knows. Found in {directory / CONFIG_NAME} "
-            f"{config!r}: {type(error).__name__}: {error}. Install the version of adapters that wrote it."
+            "An adapter must have a configuration that `adapters` knows. Found in"
+            f" {directory / CONFIG_NAME} {config!r}: {type(error).__name__}: {error}. Install the"
+            " version of adapters that wrote it."
         ) from error
 
 
@@ -142,6 +144,7 @@ def _read_json(directory: Path) -> dict[str, Any]:
         isinstance(content, dict) and isinstance(content.get("name"), str) and content.get("config")
     ):
         raise HubError(
-            f"{rule} Found in {directory} one without `name` and `config`. Download or save it again."
+            f"{rule} Found in {directory} one without `name` and `config`. Download or save it"
+            " again."
         )
     return content

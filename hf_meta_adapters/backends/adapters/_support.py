@@ -36,13 +36,14 @@ def check_config(config: Any) -> None:
     """
     if any(isinstance(part, PromptTuningConfig) for part in _parts(config)):
         raise ConfigurationError(
-            "The adapter of a language must leave the length of the text as it is, which the labels have, too. Found "
-            "a `PromptTuningConfig`. Write for example `PrefixTuningConfig()`."
+            "The adapter of a language must leave the length of the text as it is, which the labels"
+            " have, too. Found a `PromptTuningConfig`. Write for example `PrefixTuningConfig()`."
         )
     if any(isinstance(part, DiReftConfig) for part in _parts(config)):
         raise ConfigurationError(
-            "The adapter of a language must be one that can be saved. Found a `DiReftConfig`, which the library "
-            "`adapters` reads back as another method. Write for example `NoReftConfig()`."
+            "The adapter of a language must be one that can be saved. Found a `DiReftConfig`, which"
+            " the library `adapters` reads back as another method. Write for example"
+            " `NoReftConfig()`."
         )
 
 
@@ -58,14 +59,15 @@ def check_bare(model: Any) -> None:
     kind = type(model)
     if not isinstance(model, PreTrainedModel) or kind.__module__.startswith("adapters.models"):
         raise UnsupportedModelError(
-            f"The base model must be of a model class of transformers. Found `{kind.__name__}`. Load it by such a "
-            "class, for example by `AutoModelForMaskedLM.from_pretrained(...)`."
+            f"The base model must be of a model class of transformers. Found `{kind.__name__}`."
+            " Load it by such a class, for example by `AutoModelForMaskedLM.from_pretrained(...)`."
         )
     if (known := getattr(model, "adapters_config", None)) is not None:
         raise UnsupportedModelError(
-            "The base model must be as transformers has loaded it. Found one on which `adapters.init` was called, with "
-            f"the adapters {list(known)}. Load it anew, without that call. To start from an adapter, save it by "
-            "`save_adapter(..., use_safetensors=True)` and write `load_language(language, folder)`."
+            "The base model must be as transformers has loaded it. Found one on which"
+            f" `adapters.init` was called, with the adapters {list(known)}. Load it anew, without"
+            " that call. To start from an adapter, save it by `save_adapter(...,"
+            " use_safetensors=True)` and write `load_language(language, folder)`."
         )
 
 
@@ -85,15 +87,17 @@ def initialise(model: Any, config: Any) -> None:
         adapters.init(model)
     except (AttributeError, ValueError) as error:
         raise UnsupportedModelError(
-            f"The library `adapters` must know the architecture. Found `{kind}`: {error} {OTHERWISE}"
+            f"The library `adapters` must know the architecture. Found `{kind}`: {error}"
+            f" {OTHERWISE}"
         ) from error
     after = dict(model.named_parameters())
     wrong = [name for name, tensor in before.items() if after.get(name) is not tensor]
     wrong += [name for name in after if name not in before]
     if wrong:
         raise UnsupportedModelError(
-            "`adapters.init` must leave the parameters of a model as they are. Found that it takes away or invents "
-            f"{wrong[:4]} and {len(wrong)} in all in `{kind}`. Load the model again. {OTHERWISE}"
+            "`adapters.init` must leave the parameters of a model as they are. Found that it takes"
+            f" away or invents {wrong[:4]} and {len(wrong)} in all in `{kind}`. Load the model"
+            f" again. {OTHERWISE}"
         )
     _check_prefix(model, config)
     _check_reft(model, config)
@@ -125,8 +129,9 @@ def check_added(model: Any, name: str, config: Any) -> None:
         sizes = sorted({(part.in_features, part.out_features) for part in places})
         if len(sizes) > 1:
             raise ConfigurationError(
-                f"VeRA must be put into layers of one size, between which its matrices are shared. Found {sizes} in "
-                f"`{type(model).__name__}`. Write other `attn_matrices`, or `LoRAConfig()`."
+                "VeRA must be put into layers of one size, between which its matrices are shared."
+                f" Found {sizes} in `{type(model).__name__}`. Write other `attn_matrices`, or"
+                " `LoRAConfig()`."
             )
 
 
@@ -143,8 +148,10 @@ def _check_prefix(model: Any, config: Any) -> None:
         and any(isinstance(part, PrefixTuningConfig) for part in _parts(config))
     ):
         raise ConfigurationError(
-            f"Prefix tuning by the library `adapters` has an effect in `{type(model).__name__}` only with the "
-            f'attention "eager". Found "{attention}". Write `from_pretrained(..., attn_implementation="eager")`.'
+            f"Prefix tuning by the library `adapters` has an effect in `{type(model).__name__}`"
+            " only with the "
+            f'attention "eager". Found "{attention}". Write `from_pretrained(...,'
+            ' attn_implementation="eager")`.'
         )
 
 
@@ -161,8 +168,9 @@ def check_mean(config: Any) -> None:
     """
     if any(_is_orthogonal(part) for part in _parts(config)):
         raise ConfigurationError(
-            "A language can start from the mean of several where their adapters have one. Found orthogonal ReFT, "
-            'whose mean is not orthogonal. Write `copy_from="sw"` with one language, or use `NoReftConfig()`.'
+            "A language can start from the mean of several where their adapters have one. Found"
+            ' orthogonal ReFT, whose mean is not orthogonal. Write `copy_from="sw"` with one'
+            " language, or use `NoReftConfig()`."
         )
 
 
@@ -171,8 +179,9 @@ def _check_reft(model: Any, config: Any) -> None:
     half = model.dtype in (torch.float16, torch.bfloat16)
     if half and any(_is_orthogonal(part) for part in _parts(config)):
         raise ConfigurationError(
-            "Orthogonal ReFT must be in float32 or float64, in which torch makes matrices orthogonal. Found "
-            f"{model.dtype}. Load the model in float32 and train with `bf16=True`, or write `NoReftConfig()`."
+            "Orthogonal ReFT must be in float32 or float64, in which torch makes matrices"
+            f" orthogonal. Found {model.dtype}. Load the model in float32 and train with"
+            " `bf16=True`, or write `NoReftConfig()`."
         )
     for part in _parts(config):
         one_sided = isinstance(part, ReftConfig) and 0 in (
@@ -181,9 +190,10 @@ def _check_reft(model: Any, config: Any) -> None:
         )
         if one_sided and model.dtype != torch.float32:
             raise ConfigurationError(
-                "ReFT must be at both ends of a text where the model is not in float32. Found prefix_positions="
-                f"{part.prefix_positions} and suffix_positions={part.suffix_positions} in {model.dtype}. Write for "
-                "example `suffix_positions=3`, or load the model in float32 and train with `bf16=True`."
+                "ReFT must be at both ends of a text where the model is not in float32. Found"
+                f" prefix_positions={part.prefix_positions} and"
+                f" suffix_positions={part.suffix_positions} in {model.dtype}. Write for example"
+                " `suffix_positions=3`, or load the model in float32 and train with `bf16=True`."
             )
 
 

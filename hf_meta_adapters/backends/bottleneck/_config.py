@@ -96,7 +96,8 @@ class BottleneckConfig(PeftConfig):
             or self.bottleneck_size < 1
         ):
             raise ConfigurationError(
-                f"`bottleneck_size` must be a positive integer. Found {self.bottleneck_size!r}. Write for example 128."
+                f"`bottleneck_size` must be a positive integer. Found {self.bottleneck_size!r}."
+                " Write for example 128."
             )
         if not 0 <= self.dropout < 1:
             raise ConfigurationError(
@@ -105,13 +106,13 @@ class BottleneckConfig(PeftConfig):
         if self.non_linearity != MODEL_ACTIVATION and self.non_linearity not in ACT2FN:
             close = difflib.get_close_matches(str(self.non_linearity), ACT2FN, n=1) or ["relu"]
             raise ConfigurationError(
-                '`non_linearity` must be "model" or the name of an activation of transformers. Found '
-                f"{self.non_linearity!r}. Write for example {close[0]!r}."
+                '`non_linearity` must be "model" or the name of an activation of transformers.'
+                f" Found {self.non_linearity!r}. Write for example {close[0]!r}."
             )
         if not (self.after_attention or self.after_feed_forward or self.target_modules):
             raise ConfigurationError(
-                "`after_attention` or `after_feed_forward` must be true, or `target_modules` given. Found neither. "
-                "Leave them out for both."
+                "`after_attention` or `after_feed_forward` must be true, or `target_modules` given."
+                " Found neither. Leave them out for both."
             )
 
     @property

@@ -39,8 +39,9 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         features = features_of(base_layer)
         if features is None:
             raise UnsupportedModelError(
-                "A bottleneck adapter must stand behind a linear layer, whose width it has. Found "
-                f"`{type(base_layer).__name__}`. Write in `target_modules` the names of linear layers."
+                "A bottleneck adapter must stand behind a linear layer, whose width it has. Found"
+                f" `{type(base_layer).__name__}`. Write in `target_modules` the names of linear"
+                " layers."
             )
         self.base_layer = base_layer
         self.in_features, self.out_features = features
@@ -95,8 +96,9 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
     def merge(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse: the adapter is not linear."""
         raise ConfigurationError(
-            "Only a linear adapter can be merged. Found a bottleneck adapter, which has an activation inside. Keep it "
-            "beside the model, or write `model.unload()` for the model without it."
+            "Only a linear adapter can be merged. Found a bottleneck adapter, which has an"
+            " activation inside. Keep it beside the model, or write `model.unload()` for the model"
+            " without it."
         )
 
     unmerge = merge

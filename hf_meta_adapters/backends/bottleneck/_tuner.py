@@ -36,7 +36,9 @@ _ACTIVATION_SETTINGS = (
 class BottleneckModel(BaseTuner):
     """Puts the adapters of `BottleneckConfig` into a model, in place. Made by `peft.get_peft_model`."""
 
-    prefix = "bk_"  # PEFT warns of an adapter whose name is a part of the prefix: no language code is a part of this one
+    prefix = (  # PEFT warns of an adapter whose name is a part of the prefix: no language code is a part of this one
+        "bk_"
+    )
     tuner_layer_cls = BottleneckLayer
 
     def inject_adapter(
@@ -100,7 +102,8 @@ def _find_targets(model: nn.Module, config: BottleneckConfig) -> list[str] | str
     if absent := sorted(set(numbers or ()) - {layer_number(name) for name in names}):
         present = sorted({layer_number(name) for name in output_projections(model)})
         raise ConfigurationError(
-            f"`layers_to_transform` must hold numbers of layers that can have adapters: {present}. Found {absent}."
+            f"`layers_to_transform` must hold numbers of layers that can have adapters: {present}."
+            f" Found {absent}."
         )
     ends = sorted({re.split(r"(?:^|\.)\d+\.", name)[-1] for name in names})
     reached = [
@@ -121,8 +124,9 @@ def _check_targets(model: nn.Module, config: BottleneckConfig) -> None:
         [] if matched else ["nothing"]
     ):
         raise UnsupportedModelError(
-            f"`target_modules` must match linear layers only. Found that {config.target_modules!r} matches "
-            f"{', '.join(wrong[:5])} in {describe(model)}. Write ends of such names, or leave `target_modules` out."
+            f"`target_modules` must match linear layers only. Found that {config.target_modules!r}"
+            f" matches {', '.join(wrong[:5])} in {describe(model)}. Write ends of such names, or"
+            " leave `target_modules` out."
         )
 
 
@@ -136,8 +140,10 @@ def _check_name(name: str, model: nn.Module) -> None:
             else "an attribute of ModuleDict"
         )
         raise ConfigurationError(
-            "An adapter must not be named like a part of the model or an attribute of `torch.nn.ModuleDict`: PEFT "
-            f'cannot tell them apart. Found {name!r}, which is {owner}. Write for example "language_{name}".'
+            "An adapter must not be named like a part of the model or an attribute of"
+            " `torch.nn.ModuleDict`: PEFT "
+            f"cannot tell them apart. Found {name!r}, which is {owner}. Write for example"
+            f' "language_{name}".'
         )
 
 
@@ -148,13 +154,15 @@ def _check_routing(
     if isinstance(names, str) or (unknown := sorted(set(names) - known - {BASE})):
         found = names if isinstance(names, str) else unknown
         raise ConfigurationError(
-            f'`adapter_names` must be a list of adapters that there are, {sorted(known)}, or "{BASE}". Found {found!r}.'
+            f"`adapter_names` must be a list of adapters that there are, {sorted(known)}, or"
+            f' "{BASE}". Found {found!r}.'
         )
     recomputes = any(getattr(module, "gradient_checkpointing", False) for module in tuner.modules())
     if recomputes and tuner.training and torch.is_grad_enabled():
         raise ConfigurationError(
-            "`adapter_names` must come without gradient checkpointing in training, whose recomputation would not know "
-            "them. Found both. Switch the checkpointing off, or set one adapter for the whole batch."
+            "`adapter_names` must come without gradient checkpointing in training, whose"
+            " recomputation would not know them. Found both. Switch the checkpointing off, or set"
+            " one adapter for the whole batch."
         )
 
 

@@ -68,8 +68,8 @@ class ModuleCopyConfig(PeftConfig):
         self.peft_type = PEFT_TYPE
         if isinstance(modules, str) and modules not in KINDS:
             raise ConfigurationError(
-                f"`modules` must be one of {list(KINDS)} or a list of names of modules. Found {modules!r}. Write "
-                f"[{modules!r}] if it is a name."
+                f"`modules` must be one of {list(KINDS)} or a list of names of modules. Found"
+                f" {modules!r}. Write [{modules!r}] if it is a name."
             )
 
 
@@ -77,6 +77,7 @@ def _names(modules: Any) -> list[str]:
     names = sorted(modules) if isinstance(modules, (set, frozenset)) else list(modules)
     if not names or not all(isinstance(name, str) and name for name in names):
         raise ConfigurationError(
-            f'`modules` must hold names of modules, as strings. Found {names!r}. Write for example ["LayerNorm"].'
+            f"`modules` must hold names of modules, as strings. Found {names!r}. Write for example"
+            ' ["LayerNorm"].'
         )
     return names

@@ -50,8 +50,9 @@ class ModuleCopyLayer(nn.Module, BaseTunerLayer):
         ]
         if len(names) > 1 or (names and self.merged_adapters):
             raise ConfigurationError(
-                f"One copy of a module can be merged at a time. Found {[*self.merged_adapters, *names]}. Write "
-                "`unmerge_adapter()` first, or name one adapter."
+                "One copy of a module can be merged at a time. Found"
+                f" {[*self.merged_adapters, *names]}. Write `unmerge_adapter()` first, or name one"
+                " adapter."
             )
         for name in names:
             self._swap(name)

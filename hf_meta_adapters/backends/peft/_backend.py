@@ -98,8 +98,10 @@ class PeftBackend(Backend, TakesSharedPart, ReplacesModules, RoutesRows, MergesL
                 raise UnsupportedModelError(self._no_target(str(error))) from error
             if "only 1" in str(error):
                 raise ConfigurationError(
-                    f"A method must allow several trained adapters in one model. Found `{type(self.config).__name__}`, "
-                    f'of which PEFT says: "{error}" Write for example `LoraConfig(target_modules="all-linear")`.'
+                    "A method must allow several trained adapters in one model. Found"
+                    f" `{type(self.config).__name__}`, "
+                    f'of which PEFT says: "{error}" Write for example'
+                    ' `LoraConfig(target_modules="all-linear")`.'
                 ) from error
             raise
         self._peft().set_adapter(self.adapter(language))  # marks what the method trains of it
@@ -180,9 +182,11 @@ class PeftBackend(Backend, TakesSharedPart, ReplacesModules, RoutesRows, MergesL
                 )
         except (AttributeError, NotImplementedError, ValueError) as error:
             raise ConfigurationError(
-                "Only an adapter that PEFT can add to the weights of the base can be merged, such as LoRA, (IA)³, LN "
-                f"tuning and module copies. Found `{type(self.config).__name__}`: {error} Keep the adapter beside the "
-                "model: `save_pretrained`, then `PeftModel.from_pretrained(base, folder, subfolder=language)`."
+                "Only an adapter that PEFT can add to the weights of the base can be merged, such"
+                " as LoRA, (IA)³, LN tuning and module copies. Found"
+                f" `{type(self.config).__name__}`: {error} Keep the adapter beside the model:"
+                " `save_pretrained`, then `PeftModel.from_pretrained(base, folder,"
+                " subfolder=language)`."
             ) from error
         return model
 
@@ -229,9 +233,10 @@ class PeftBackend(Backend, TakesSharedPart, ReplacesModules, RoutesRows, MergesL
                 continue
             if isinstance(part, _ONE_AT_A_TIME):
                 raise ConfigurationError(
-                    "θ and φ must not both be copies of one module, of which one can be active. Found a "
-                    f"`{type(part).__name__}` with copies for `shared` and for `{type(self.config).__name__}`. Write "
-                    "other `target_modules` or `modules_to_save` in one of them."
+                    "θ and φ must not both be copies of one module, of which one can be active."
+                    f" Found a `{type(part).__name__}` with copies for `shared` and for"
+                    f" `{type(self.config).__name__}`. Write other `target_modules` or"
+                    " `modules_to_save` in one of them."
                 )
             self._switches.append((part, [ADAPTER]))
 
@@ -255,20 +260,22 @@ class PeftBackend(Backend, TakesSharedPart, ReplacesModules, RoutesRows, MergesL
             if not list(part.children()) and name
         }
         return (
-            f"The adapter must find modules of the model to attach to. Found, with `target_modules="
-            f"{getattr(self.config, 'target_modules', None)!r}` in `{type(self.base).__name__}`: {found} Write "
-            f"`target_modules=[...]` with some of the model's own modules: {sorted(leaves)}."
+            "The adapter must find modules of the model to attach to. Found, with"
+            f" `target_modules={getattr(self.config, 'target_modules', None)!r}` in"
+            f" `{type(self.base).__name__}`: {found} Write `target_modules=[...]` with some of the"
+            f" model's own modules: {sorted(leaves)}."
         )
 
 
 def _check_bare(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise UnsupportedModelError(
-            f"The base model must be a module. Found {model!r} of type `{type(model).__name__}`. Load it first, for "
-            "example by `AutoModelForMaskedLM.from_pretrained(...)`."
+            f"The base model must be a module. Found {model!r} of type `{type(model).__name__}`."
+            " Load it first, for example by `AutoModelForMaskedLM.from_pretrained(...)`."
         )
     if any(isinstance(part, (BaseTunerLayer, PeftModel)) for part in model.modules()):
         raise UnsupportedModelError(
-            f"The base model must have no adapters of PEFT yet. Found some in `{type(model).__name__}`. Write "
-            "`model.merge_and_unload()` for a PeftModel, or `add_language` for a model with languages."
+            "The base model must have no adapters of PEFT yet. Found some in"
+            f" `{type(model).__name__}`. Write `model.merge_and_unload()` for a PeftModel, or"
+            " `add_language` for a model with languages."
         )

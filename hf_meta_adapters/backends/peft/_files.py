@@ -66,8 +66,8 @@ def read_config(directory: Path, body: str | None = None) -> PeftConfig:
         config = PeftConfig.from_pretrained(str(directory))
     except (KeyError, TypeError, ValueError) as error:
         raise HubError(
-            f"{rule} Found in {directory} one that cannot be read: {type(error).__name__}: {error}. Download or "
-            "save the model again, or install the version of peft that wrote it."
+            f"{rule} Found in {directory} one that cannot be read: {type(error).__name__}: {error}."
+            " Download or save the model again, or install the version of peft that wrote it."
         ) from error
     config.base_model_name_or_path = None
     for setting in _NAMES_OF_MODULES if body else ():
@@ -96,8 +96,8 @@ def check_same_config(own: PeftConfig, directory: Path, body: str | None) -> Non
     ]
     if wrong:
         raise HubError(
-            f"All languages must have adapters of one configuration. Found in {directory / CONFIG}: "
-            f"{'; '.join(wrong)}. Train the adapter anew with the configuration of the others."
+            f"All languages must have adapters of one configuration. Found in {directory / CONFIG}:"
+            f" {'; '.join(wrong)}. Train the adapter anew with the configuration of the others."
         )
 
 
@@ -106,8 +106,9 @@ def check_initialisation(config: PeftConfig) -> None:
     how = getattr(config, "init_lora_weights", True)
     if isinstance(how, str) and how.lower().startswith(_CHANGES_THE_BASE):
         raise ConfigurationError(
-            "A new adapter must leave the base model as it is, since all languages share it. Found "
-            f"`init_lora_weights={how!r}`, which changes it. Write for example `init_lora_weights=True`."
+            "A new adapter must leave the base model as it is, since all languages share it. Found"
+            f" `init_lora_weights={how!r}`, which changes it. Write for example"
+            " `init_lora_weights=True`."
         )
 
 

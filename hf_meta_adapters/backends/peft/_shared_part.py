@@ -131,11 +131,12 @@ def _check(config: object) -> None:
     check_initialisation(config)
     if config.is_prompt_learning:
         raise ConfigurationError(
-            f"{rule} of a method that puts layers into the model. Found `{type(config).__name__}`, whose prompt lies "
-            'outside of it. Write for example `shared=LoraConfig(target_modules="all-linear")`.'
+            f"{rule} of a method that puts layers into the model. Found `{type(config).__name__}`,"
+            " whose prompt lies outside of it. Write for example"
+            ' `shared=LoraConfig(target_modules="all-linear")`.'
         )
     if (bias := getattr(config, "bias", "none")) != "none":
         raise ConfigurationError(
-            f"{rule} under which the base stays frozen. Found `bias={bias!r}`, which trains biases of the base. Write "
-            '`bias="none"`.'
+            f"{rule} under which the base stays frozen. Found `bias={bias!r}`, which trains biases"
+            ' of the base. Write `bias="none"`.'
         )

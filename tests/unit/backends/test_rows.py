@@ -134,11 +134,17 @@ def test_modules_to_save_are_routed_too() -> None:
         ),
         (
             lambda model, batch: model(**batch, labels=batch["input_ids"], language=KEYS),
-            r"one entry for each row. Found the output\['loss'\] of shape \(\) for 2 rows.*Leave out the labels",
+            (
+                r"one entry for each row. Found the output\['loss'\] of shape \(\) for 2"
+                r" rows.*Leave out the labels"
+            ),
         ),
         (
             lambda model, batch: model(**batch, use_cache=True, language=KEYS),
-            r"Found the output\['(past_key_values|cache)'\], a `DynamicCache`. Ask .* \(`use_cache=False`",
+            (
+                r"Found the output\['(past_key_values|cache)'\], a `DynamicCache`. Ask .*"
+                r" \(`use_cache=False`"
+            ),
         ),
     ],
 )

@@ -41,9 +41,9 @@ def masks(**same):
     found = {
         key: {
             s: {
-                f"{layer.replace('_', '.')}.weight": shared
-                if equal
-                else torch.rand(400, generator=generator) < 0.5
+                f"{layer.replace('_', '.')}.weight": (
+                    shared if equal else torch.rand(400, generator=generator) < 0.5
+                )
                 for layer, equal in same.items()
             }
             for s in (0, 1)

@@ -256,7 +256,7 @@ def test_indirect_part_is_capped():
 def test_first_order_takes_one_validation_pass_per_language():
     case, calls = make(), []
     losses = {
-        key: (lambda key=key, loss=loss: calls.append(key) or loss())
+        key: lambda key=key, loss=loss: calls.append(key) or loss()
         for key, loss in case.losses("meta").items()
     }
     found = meta_gradient(
@@ -324,9 +324,7 @@ def test_sums_over_processes_give_the_gradient_of_the_global_batch():
 
         def share(role: str) -> dict:
             return {
-                key: (
-                    lambda key=key: case.value(role, key, case.shared, case.language[key], rank, 2)
-                )
+                key: lambda key=key: case.value(role, key, case.shared, case.language[key], rank, 2)
                 for key in LANGUAGES
             }
 

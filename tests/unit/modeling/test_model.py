@@ -401,9 +401,10 @@ def test_the_sizes_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == ""
     model.print_trainable_parameters()
     each = 2 * 2 * (2 * 3 * 16 + 16 + 3)
-    assert capsys.readouterr().out == (
-        f"shared (θ): {size - words:,} || per language (φ): en {each:,}, sw {each:,} || frozen: {words:,} || "
-        f"all: {size + 2 * each:,}\n"
+    assert (
+        capsys.readouterr().out
+        == f"shared (θ): {size - words:,} || per language (φ): en {each:,}, sw {each:,} || frozen:"
+        f" {words:,} || all: {size + 2 * each:,}\n"
     )
 
 

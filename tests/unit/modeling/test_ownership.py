@@ -170,7 +170,10 @@ def test_shared_names_are_chosen_by_a_regular_expression() -> None:
         ("[", r"Found '\[': unterminated character set"),
         (
             "fixed",
-            r"Found 'fixed', which matches none of \['adapter.weight', .* and 4 in all. Write a part of such",
+            (
+                r"Found 'fixed', which matches none of \['adapter.weight', .* and 4 in all. Write a"
+                r" part of such"
+            ),
         ),
         (None, "Found None of type `NoneType`"),
         (["norm"], r"Found \['norm'\] of type `list`. Write for example"),

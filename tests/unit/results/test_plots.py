@@ -37,22 +37,29 @@ def layered():
 
 PICTURES = {
     "conflict": lambda path: conflict().plot(path),
-    "conflict of single batches": lambda path: gradient_conflict(
-        Linear(2), {"en": {"gradient": torch.ones(2)}, "te": {"gradient": torch.zeros(2)}}
-    ).plot(path),
+    "conflict of single batches": (
+        lambda path: gradient_conflict(
+            Linear(2), {"en": {"gradient": torch.ones(2)}, "te": {"gradient": torch.zeros(2)}}
+        ).plot(path)
+    ),
     "conflict of 20 languages": lambda path: conflict([f"l{i}" for i in range(20)]).plot(path),
     "layers": lambda path: layered().plot_layers(path),
     "over time": lambda path: plot_conflict_over_time(
         {0: conflict(("en", "sw")), 50: conflict(("en", "sw"))}, path
     ),
     "over time, many": lambda path: plot_conflict_over_time({0: conflict(), 50: conflict()}, path),
-    "interference": lambda path: interference_report(
-        {key: [80.0, 81.0, 79.5] for key in SCRIPTS}, {key: [79.0, 81.0, 78.0] for key in SCRIPTS}
-    ).plot(path),
-    "interference of tasks": lambda path: interference_report(
-        {"en": {"ner": 1.0, "pos": 2.0}, "sw": {"ner": 1.0}},
-        {"en": {"ner": 0.5, "pos": 2.5}, "sw": {"ner": 2.0}},
-    ).plot(path),
+    "interference": (
+        lambda path: interference_report(
+            {key: [80.0, 81.0, 79.5] for key in SCRIPTS},
+            {key: [79.0, 81.0, 78.0] for key in SCRIPTS},
+        ).plot(path)
+    ),
+    "interference of tasks": (
+        lambda path: interference_report(
+            {"en": {"ner": 1.0, "pos": 2.0}, "sw": {"ner": 1.0}},
+            {"en": {"ner": 0.5, "pos": 2.5}, "sw": {"ner": 2.0}},
+        ).plot(path)
+    ),
     "masks": lambda path: trained().plot(path),
     "overlap": lambda path: mask_overlap(trained()).plot(path),
     "overlap of layers": lambda path: mask_overlap(trained()).plot_layers(path),

@@ -386,9 +386,11 @@ def test_the_radius_of_finite_differences_fits_the_precision_of_the_passes(dtype
     exact = indirect(meta_gradient="exact")
     low = {"autocast": lambda: torch.autocast("cpu", dtype=dtype)}
     cosines = {
-        radius: torch.cosine_similarity(
-            indirect(finite_difference_radius=radius, **low), exact, dim=0
-        ).item()
+        radius: (
+            torch.cosine_similarity(
+                indirect(finite_difference_radius=radius, **low), exact, dim=0
+            ).item()
+        )
         for radius in (None, 2.5e-3)
     }
     assert cosines[None] > max(0.97, cosines[2.5e-3])  # the second is right for float32

@@ -150,7 +150,10 @@ def test_a_model_without_the_kind_is_refused() -> None:
     [
         (
             "norm",
-            r"must be one of \['layer_norm', 'feed_forward', 'attention'\] or a list.*Found 'norm'. Write \['norm'\]",
+            (
+                r"must be one of \['layer_norm', 'feed_forward', 'attention'\] or a list.*Found"
+                r" 'norm'. Write \['norm'\]"
+            ),
         ),
         ([], r"must hold names of modules, as strings. Found \[\]"),
         ([3], r"as strings. Found \[3\]. Write"),

@@ -292,8 +292,10 @@ def test_all_differences_of_an_adapter_are_listed_at_once(saved: Path) -> None:
     save_file(state, saved / "sw" / WEIGHTS)
     refuse(
         saved,
-        rf"must fit the model. Found in .*sw.*: missing: {names[1]}; not part of the adapter: base_model.model.extra"
-        rf".lora_A.weight; {names[0]}: shape \(3, 16\) in the file, \(2, 16\) in the model. Load it into the model",
+        rf"must fit the model. Found in .*sw.*: missing: {names[1]}; not part of the adapter:"
+        r" base_model.model.extra"
+        rf".lora_A.weight; {names[0]}: shape \(3, 16\) in the file, \(2, 16\) in the model. Load it"
+        r" into the model",
     )
 
 

@@ -70,9 +70,10 @@ class NonFiniteLossError(MetaAdapterError, ArithmeticError):
 def check_language(language: object) -> str:
     """Return `language` if it is a valid language key.
 
-    A key is made of ASCII letters and digits, in parts joined by `-` or `_`, at most 64 characters: it is used as
-    the name of a module and of a folder. BCP-47 tags such as `"en"`, `"zh-Hant"` and `"pt-BR"` are valid keys. The key
-    `"shared"` is not: it names the folder of what all languages share.
+    A key is made of ASCII letters and digits, in parts joined by `-` or `_`, at most 64 characters:
+    it is used as the name of a module and of a folder. BCP-47 tags such as `"en"`, `"zh-Hant"` and
+    `"pt-BR"` are valid keys. The key `"shared"` is not: it names the folder of what all languages
+    share.
 
     Args:
         language: The key.
@@ -117,9 +118,9 @@ def check_languages(languages: Iterable[object]) -> tuple[str, ...]:
         The keys.
 
     Raises:
-        LanguageError: If there is none, if one is malformed or comes twice, if two differ only in upper and lower
-            case (they would share a folder on some file systems), or if they have no order (a set: processes that
-            train together would each take another).
+        LanguageError: If there is none, if one is malformed or comes twice, if two differ only in
+            upper and lower case (they would share a folder on some file systems), or if they have
+            no order (a set: processes that train together would each take another).
 
     Example:
         >>> check_languages(["en", "sw"])
@@ -168,7 +169,8 @@ def check_known_language(
         The same key.
 
     Raises:
-        LanguageError: If it is not among them; the message names those there are and the nearest one.
+        LanguageError: If it is not among them; the message names those there are and the nearest
+            one.
 
     Example:
         >>> check_known_language("sw", ["en", "sw"])

@@ -1,8 +1,8 @@
 """What does `GradientConflictCallback` cost at its default interval? The same training run with it and without it.
 
-A plain `transformers.Trainer` on bundled verses of four languages in mixed batches, from one seed: processor time
-of one thread, that spent inside the callback, and whether all ended with bitwise the same weights. A run is as long as
-`--intervals` intervals, and has one measurement more.
+A plain `transformers.Trainer` on bundled verses of four languages in mixed batches, from one seed:
+processor time of one thread, that spent inside the callback, and whether all ended with bitwise the
+same weights. A run is as long as `--intervals` intervals, and has one measurement more.
 
     python recipes/benchmark_diagnostics.py --output recipes/results/diagnostics_cost.json    # see --help
 """

@@ -1,8 +1,9 @@
 """How close is each setting of the outer step to the exact gradient of the paper, in a learned state, on real text?
 
-Takes a saved family (of the quickstart: `make quickstart` first), draws batches of the bundled verses, and compares
-every setting on the same batches and dropout masks with `exact` and a look-ahead per language. The noise of the text,
-the cosine between exact gradients of two draws of batches, is given beside it.
+Takes a saved family (of the quickstart: `make quickstart` first), draws batches of the bundled
+verses, and compares every setting on the same batches and dropout masks with `exact` and a
+look-ahead per language. The noise of the text, the cosine between exact gradients of two draws of
+batches, is given beside it.
 
     python recipes/benchmark_fidelity.py --output recipes/results/benchmark_fidelity_cpu.json    # see --help
 """

@@ -1,7 +1,8 @@
 """What does an outer step cost beside a step of joint training, in time and in memory?
 
 Settings run on one model and the same batches, interleaved; median times are ratios to the step of
-`transformers.Trainer` on that model. Each peak of memory above start is that of an own process. Tokens are random.
+`transformers.Trainer` on that model. Each peak of memory above start is that of an own process.
+Tokens are random.
     python recipes/benchmark_meta_step.py --output recipes/results/benchmark_meta_step_cpu.json    # see --help
 """
 
@@ -30,7 +31,9 @@ FAST, PAPER, OURS = (
     {"inner_learning_rate": 0.01, "train_gradients": False},
 )
 DRAWN = {**FAST, "lookahead": "per_language", "meta_languages_per_step": 2}
-SETTINGS = {  # name → whether the head sees labelled positions only, share of the meta rows, options of `meta_step`
+# name → whether the head sees labelled positions only, share of the meta rows, options of
+# `meta_step`
+SETTINGS = {
     "fast, dense head": (False, 1.0, FAST),
     "fast": (True, 1.0, FAST),
     "fast, half the meta rows": (True, 0.5, FAST),

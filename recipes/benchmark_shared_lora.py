@@ -1,8 +1,9 @@
 """What memory does the meta Trainer need beside ordinary LoRA training, over a frozen decoder?
 
-θ is a LoRA that all languages share, φ_l a small one for each language; the base is frozen. Ordinary LoRA training is
-`transformers.Trainer` on the same base with one LoRA, on as many rows per forward pass. Each run has a process of its
-own; peaks are above what was there before training began, medians over repeats. Tokens are random.
+θ is a LoRA that all languages share, φ_l a small one for each language; the base is frozen.
+Ordinary LoRA training is `transformers.Trainer` on the same base with one LoRA, on as many rows per
+forward pass. Each run has a process of its own; peaks are above what was there before training
+began, medians over repeats. Tokens are random.
 
     python recipes/benchmark_shared_lora.py --output recipes/results/benchmark_shared_lora_cpu.json    # see --help
 """

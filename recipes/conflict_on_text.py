@@ -1,8 +1,9 @@
 """Do languages conflict more than texts of one language do, and do they need other weights? A joint model of real text.
 
-Trains a small masked language model on all languages with `GradientConflictCallback`. Then, on text that it did not
-learn from, compares gradients of pairs of languages with those of independent texts of one language, and masks learned
-for languages with masks of two seeds of one language. Whatever comes out is what is written.
+Trains a small masked language model on all languages with `GradientConflictCallback`. Then, on text
+that it did not learn from, compares gradients of pairs of languages with those of independent texts
+of one language, and masks learned for languages with masks of two seeds of one language. Whatever
+comes out is what is written.
 
     python recipes/conflict_on_text.py --output recipes/results/conflict_on_text.json    # see --help
 """

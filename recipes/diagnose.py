@@ -1,9 +1,10 @@
 """Look for interference in a model: whose gradients conflict, where, which weights are whose, and what to do about it.
 
-MODEL is a folder that `save_pretrained` of this package wrote, or any masked or causal language model of transformers
-(a folder, or a name on the Hub). TEXTS is a folder with a file per language, a text a line: en.txt, sw.txt.gz, …; best
-of the domain that the model learns from, but not what it learned from. `--monolingual` names a folder with a model of
-each language alone (.../sw): what joint training costs is then reported, too.
+MODEL is a folder that `save_pretrained` of this package wrote, or any masked or causal language
+model of transformers (a folder, or a name on the Hub). TEXTS is a folder with a file per language,
+a text a line: en.txt, sw.txt.gz, …; best of the domain that the model learns from, but not what it
+learned from. `--monolingual` names a folder with a model of each language alone (.../sw): what
+joint training costs is then reported, too.
 
     python recipes/diagnose.py MODEL TEXTS    # writes outputs/diagnose/report.html, .md, .json and pictures; see --help
 """

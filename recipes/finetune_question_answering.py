@@ -1,13 +1,16 @@
 """Fine-tune a saved family to answer questions by a span of a passage and score it language by language.
 
 Needs   a family that `save_pretrained` wrote, and data: a folder with <language>/{train,test}.jsonl, a line
-        {"question", "context", "answers": {"text": [...], "answer_start": [...]}}, or a name on the Hub.
+        {"question", "context", "answers": {"text": [...], "answer_start": [...]}}, or a name on the
+        Hub.
 Writes  scores.json, scores.md and scores.png to --output_dir.
 
-    python recipes/finetune_question_answering.py --config recipes/configs/tydiqa.yaml --model MODEL --train shared
+    python recipes/finetune_question_answering.py --config recipes/configs/tydiqa.yaml --model MODEL
+    --train shared
 
-Protocols: within-language (trained and tested in l, with φ_l), zero-shot (trained in --source_language with its φ,
-tested in l with φ_l), few-shot (zero-shot, then a few examples of l). A warning tells what looks put together wrongly.
+Protocols: within-language (trained and tested in l, with φ_l), zero-shot (trained in
+--source_language with its φ, tested in l with φ_l), few-shot (zero-shot, then a few examples of l).
+A warning tells what looks put together wrongly.
 """
 
 from __future__ import annotations

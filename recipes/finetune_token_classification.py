@@ -1,13 +1,16 @@
 """Fine-tune a saved family to tag words (named entities, parts of speech) and score it language by language.
 
 Needs   a family that `save_pretrained` wrote (`make quickstart` leaves one in outputs/quickstart/model), and labelled
-        data: a folder with <language>/{train,test}.jsonl, a line {"tokens": [...], "tags": [...]}, or a Hub name.
+        data: a folder with <language>/{train,test}.jsonl, a line {"tokens": [...], "tags": [...]},
+        or a Hub name.
 Writes  scores.json, scores.md and scores.png to --output_dir.
 
-    python recipes/finetune_token_classification.py --config recipes/configs/wikiann.yaml --model MODEL --train shared
+    python recipes/finetune_token_classification.py --config recipes/configs/wikiann.yaml --model
+    MODEL --train shared
 
-Protocols: within-language (trained and tested in l, with φ_l), zero-shot (trained in --source_language with its φ,
-tested in l with φ_l), few-shot (zero-shot, then a few examples of l). A warning tells what looks put together wrongly.
+Protocols: within-language (trained and tested in l, with φ_l), zero-shot (trained in
+--source_language with its φ, tested in l with φ_l), few-shot (zero-shot, then a few examples of l).
+A warning tells what looks put together wrongly.
 """
 
 from __future__ import annotations

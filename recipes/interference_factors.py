@@ -4,8 +4,9 @@ corpus size   A language learns jointly with the others, from 1/8, 1/4, ... or a
 similarity    A language learns jointly with one other, related or not.
 capacity      All languages learn jointly, in models of several widths.
 
-Each joint model is compared with a model of the language alone, of the same width and with the same verses, that saw as
-many examples of it (`interference_report` refuses anything else), on the same test verses, in bits per character.
+Each joint model is compared with a model of the language alone, of the same width and with the same
+verses, that saw as many examples of it (`interference_report` refuses anything else), on the same
+test verses, in bits per character.
 
     python recipes/interference_factors.py --output recipes/results/interference_factors.json    # see --help
 """

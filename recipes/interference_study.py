@@ -1,15 +1,18 @@
 """Do meta-learned adapters beat joint training, adapters and other language-specific layers, on your languages?
 
-Pretrains small masked language models by every method of `hf_meta_adapters.study.METHODS`: one model per language
-(mono), of all languages, and of pairs with the pivot, for several seeds and at equal numbers of examples. Scores them
-on test text (bits per character) and, fine-tuned, on POS and NER within each language and zero-shot from the pivot.
+Pretrains small masked language models by every method of `hf_meta_adapters.study.METHODS`: one
+model per language (mono), of all languages, and of pairs with the pivot, for several seeds and at
+equal numbers of examples. Scores them on test text (bits per character) and, fine-tuned, on POS and
+NER within each language and zero-shot from the pivot.
 
-    python recipes/interference_study.py --config recipes/configs/study_small.yaml --processes 2 --tune true
     python recipes/interference_study.py --config recipes/configs/study_small.yaml --processes 2
+    --tune true python recipes/interference_study.py --config recipes/configs/study_small.yaml
+    --processes 2
 
-Every cell (method, languages, seed) is a file in OUTPUT_DIR/cells, so a run that was killed goes on, `--cells 1/4`
-computes a quarter, and `--report true` writes the report of what there is. Needs: DATA/text/<language>/{train,valid,
-test}.txt(.gz), or the same without text/, and for the tasks DATA/{pos,ner}/<language>/{train,test}.jsonl(.gz).
+Every cell (method, languages, seed) is a file in OUTPUT_DIR/cells, so a run that was killed goes
+on, `--cells 1/4` computes a quarter, and `--report true` writes the report of what there is. Needs:
+DATA/text/<language>/{train,valid, test}.txt(.gz), or the same without text/, and for the tasks
+DATA/{pos,ner}/<language>/{train,test}.jsonl(.gz).
 """
 
 from __future__ import annotations

@@ -1,14 +1,17 @@
 """Train a causal language model (Llama, Qwen, GPT-2, BLOOM, …) on your text, with an adapter for each language.
 
 Needs   text: a folder with <language>/train.txt (or .txt.gz, .jsonl, …; a text a line), or a name on the Hub.
-Writes  the family to --output_dir: θ as a plain checkpoint, a folder for each language, the tokenizer; with
+Writes the family to --output_dir: θ as a plain checkpoint, a folder for each language, the
+tokenizer; with
         --eval_split the bits per character of each language in scores.json and scores.md.
 
     python recipes/pretrain_clm.py --model Qwen/Qwen3-0.6B --data TEXTS --output_dir outputs/family
-    python recipes/pretrain_clm.py --config recipes/configs/pretrain_clm.yaml    # from scratch, on bundled verses
+    python recipes/pretrain_clm.py --config recipes/configs/pretrain_clm.yaml # from scratch, on
+    bundled verses
 
-Further arguments are those of MetaAdapterTrainingArguments: --preset fast, --adapter_update train (joint training of
-adapters, a baseline), --bf16 true, --gradient_checkpointing true, … With --resume true a run that was killed goes on.
+Further arguments are those of MetaAdapterTrainingArguments: --preset fast, --adapter_update train
+(joint training of adapters, a baseline), --bf16 true, --gradient_checkpointing true, … With
+--resume true a run that was killed goes on.
 """
 
 from __future__ import annotations

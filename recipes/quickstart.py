@@ -1,8 +1,9 @@
 """What does joint training cost each language, and what do meta-learned adapters give back?
 
-Trains small masked language models on bundled verses in English, French, Russian and (low-resource) Swahili: one per
-language, one for all, one for all with an adapter per language, and one whose adapters are meta-learned. Scores them on
-the same test verses, in bits per masked character. θ learns from the same number of verses of a language in all.
+Trains small masked language models on bundled verses in English, French, Russian and (low-resource)
+Swahili: one per language, one for all, one for all with an adapter per language, and one whose
+adapters are meta-learned. Scores them on the same test verses, in bits per masked character. θ
+learns from the same number of verses of a language in all.
 
     python recipes/quickstart.py    # minutes on a CPU; report and pictures in outputs/quickstart; see --help
 """
@@ -66,8 +67,9 @@ def train(
         "num_attention_heads": 4,
         "intermediate_size": 256,
     }
-    # weights of a variance near 1 / width, no dropout: with the defaults, for large models and much text, a model this
-    # small learns in so few steps how frequent words are, and nothing of their neighbours
+    # weights of a variance near 1 / width, no dropout: with the defaults, for large models and much
+    # text, a model this small learns in so few steps how frequent words are, and nothing of their
+    # neighbours
     sizes |= {
         "initializer_range": 0.1,
         "hidden_dropout_prob": 0.0,

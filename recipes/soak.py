@@ -1,8 +1,9 @@
 """Does a run that is killed again and again end bitwise where the uninterrupted run ends?
 
-A small causal model with an adapter for each of four languages trains on bundled verses in a process of its own. It is
-killed by SIGKILL at random points, some of them while it writes a checkpoint, and resumed each time. In the end θ,
-every φ, optimizer, schedule, random numbers, rows seen and logs are compared with those of an undisturbed run.
+A small causal model with an adapter for each of four languages trains on bundled verses in a
+process of its own. It is killed by SIGKILL at random points, some of them while it writes a
+checkpoint, and resumed each time. In the end θ, every φ, optimizer, schedule, random numbers, rows
+seen and logs are compared with those of an undisturbed run.
 
     python recipes/soak.py --output recipes/results/soak_cpu.json    # see --help
 """

@@ -29,7 +29,9 @@ sys.meta_path.insert(0, Absent())
 def connect(
     hub: HubServer, folder: Path, patch: pytest.MonkeyPatch, token: str | None = TOKEN
 ) -> None:
-    """Let the client of this process speak to `hub`, with a cache and a token file of its own in `folder`."""
+    """Let the client of this process speak to `hub`, with a cache and a token file of its own in
+    `folder`.
+    """
     constants = huggingface_hub.constants
     values = {
         "ENDPOINT": hub.endpoint,
@@ -72,7 +74,9 @@ def disconnect() -> None:
 def run(
     hub: HubServer, code: str, folder: Path, *, installed: bool = True, token: str | None = None
 ) -> str:
-    """What `code` prints in a fresh process, with an empty cache in `folder` and a real `HF_ENDPOINT`."""
+    """What `code` prints in a fresh process, with an empty cache in `folder` and a real
+    `HF_ENDPOINT`.
+    """
     settings = {
         "HF_ENDPOINT": hub.endpoint,
         "HF_HOME": str(folder / "home"),

@@ -1,7 +1,9 @@
-"""A Hub in memory that speaks the wire protocol of the real one, for the unmodified `huggingface_hub` client.
+"""A Hub in memory that speaks the wire protocol of the real one, for the unmodified
+`huggingface_hub` client.
 
-Commits are atomic and have a parent; large files take the LFS way and are downloaded through a redirect, as there. It
-counts what crosses the wire, and fails on demand: `hub.fail("PUT", "/lfs/", 503)`, `hub.fail("GET", "/cdn/", CUT)`.
+Commits are atomic and have a parent; large files take the LFS way and are downloaded through a
+redirect, as there. It counts what crosses the wire, and fails on demand: `hub.fail("PUT", "/lfs/",
+503)`, `hub.fail("GET", "/cdn/", CUT)`.
 """
 
 from __future__ import annotations
@@ -69,7 +71,9 @@ class Refused(Exception):
 
 
 class HubServer:
-    """The server; `with HubServer() as hub:` runs it. `anna` may write to `anna/…`, everybody may read what is open."""
+    """The server; `with HubServer() as hub:` runs it. `anna` may write to `anna/…`, everybody may
+    read what is open.
+    """
 
     def __init__(self) -> None:
         self.users = {"hf_annas_token": "anna", "hf_bens_token": "ben"}

@@ -1,6 +1,8 @@
-"""Print what is installed as pins for pip, to be kept as `tests/locked.txt` or `tests/locked-adapters.txt`.
+"""Print what is installed as pins for pip, to be kept as `tests/locked.txt` or
+`tests/locked-adapters.txt`.
 
-`make lock` runs it in an environment of the newest releases that `pyproject.toml` allows, after the tests have passed.
+`make lock` runs it in an environment of the newest releases that `pyproject.toml` allows, after the
+tests have passed.
 """
 
 from __future__ import annotations

@@ -54,7 +54,8 @@ def _one(
 def outcome(
     folder: Path, work: Callable[..., None], given: Sequence[tuple[Any, ...]], limit: float = LIMIT
 ) -> tuple[list[int | None], list[str]]:
-    """The exit codes and errors of processes that do `work(rank, *given[rank])` together; none of them hangs.
+    """The exit codes and errors of processes that do `work(rank, *given[rank])` together; none of
+    them hangs.
 
     Args:
         folder: Where errors are written.

@@ -1,7 +1,7 @@
 """The bank of tiny models, made in memory from configs: every family, with every head that it has.
 
-`MODELS` is the matrix for `@pytest.mark.parametrize("tiny", MODELS, ids=str)`; `tiny("bert")` is one of them. A family
-is added by one line of `FAMILIES`.
+`MODELS` is the matrix for `@pytest.mark.parametrize("tiny", MODELS, ids=str)`; `tiny("bert")` is
+one of them. A family is added by one line of `FAMILIES`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ _ENCODER, _DECODER = ("masked_lm", _TAGS, _CLS, _QA), ("causal_lm", _TAGS, _CLS,
 
 @dataclass(frozen=True)
 class Family:
-    """An architecture: its config class, its sizes, the heads it has (the first is the one it is pretrained with)."""
+    """An architecture: its config class, its sizes, the heads it has (the first is the one it is
+    pretrained with).
+    """
 
     name: str
     kind: str
@@ -134,7 +136,9 @@ FAMILIES = (
 
 @dataclass(frozen=True)
 class TinyModel:
-    """One cell of the bank: a family with a head. `make()` gives a model, `batch(seed)` what it is called with."""
+    """One cell of the bank: a family with a head. `make()` gives a model, `batch(seed)` what it is
+    called with.
+    """
 
     family: Family
     head: str
@@ -164,9 +168,11 @@ class TinyModel:
         return config
 
     def make(self, dtype: torch.dtype = torch.float32, dropout: float = 0.1, seed: int = 0) -> Any:
-        """A model in evaluation mode, as `from_pretrained` returns it; `.train()` switches the dropout on.
+        """A model in evaluation mode, as `from_pretrained` returns it; `.train()` switches the
+        dropout on.
 
-        No weight keeps a special value (a zero bias, a unit scale), so that a mistake on any path shows.
+        No weight keeps a special value (a zero bias, a unit scale), so that a mistake on any path
+        shows.
         """
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.filterwarnings(
@@ -183,7 +189,8 @@ class TinyModel:
     def batch(
         self, seed: int = 0, rows: int = 2, length: int = 8, dtype: torch.dtype = torch.float32
     ) -> dict[str, Any]:
-        """Inputs and labels of a loss that reaches every parameter of the body; the last of several rows is padded.
+        """Inputs and labels of a loss that reaches every parameter of the body; the last of several
+        rows is padded.
 
         `dtype` is that of the model, for the speech features.
         """
@@ -233,8 +240,8 @@ def tiny(name: str, head: str | None = None) -> TinyModel:
 def in_double() -> Iterator[None]:
     """Make `.float()`, `.to(torch.float32)` and `dtype=torch.float32` mean float64.
 
-    Norms and softmaxes of many models compute in float32 whatever the type of the model, so that a float64 model is
-    exact to seven digits only: too few for a numerical derivative.
+    Norms and softmaxes of many models compute in float32 whatever the type of the model, so that a
+    float64 model is exact to seven digits only: too few for a numerical derivative.
     """
     with _InDouble():
         yield

@@ -22,7 +22,8 @@ from hf_meta_adapters import (
 )
 from tests.tiny import FIRST_WORD, VOCABULARY, tiny
 
-gc.freeze()  # accelerate collects garbage in every run: not among all that the libraries have made on import
+# accelerate collects garbage in every run: not among all that the libraries have made on import
+gc.freeze()
 LANGUAGES = ("te", "da", "zh-Hant")
 CONFUSABLE = ("te", "da", "in", "pt", "li", "zh-Hant")
 """Languages whose names are parts of other words: `te` of `adapter`, `li` of `linear`, …"""
@@ -30,7 +31,9 @@ Rows = list[dict[str, list[int]]]
 
 
 def rows(seed: int, count: int = 8, labels: int | None = None, length: int = 6) -> Rows:
-    """Sentences for a masked language model: `labels` words are to be predicted in each, `None` for 1 to 4 of them."""
+    """Sentences for a masked language model: `labels` words are to be predicted in each, `None` for
+    1 to 4 of them.
+    """
     draw = torch.Generator().manual_seed(seed)
 
     def integers(low: int, high: int, size: int) -> Tensor:
@@ -90,7 +93,9 @@ def make_model(
     seed: int = 0,
     **options: Any,
 ) -> LanguageAdapterModel:
-    """A model whose adapters do something: no parameter has a special value, such as the zeros of a fresh adapter."""
+    """A model whose adapters do something: no parameter has a special value, such as the zeros of a
+    fresh adapter.
+    """
     if config == "bottleneck":
         config = BottleneckConfig(bottleneck_size=3)
     cell = tiny(name, head)
@@ -122,7 +127,9 @@ class Recorder(MetaAdapterTrainer):
 def make_trainer(
     output_dir: Any, model: LanguageAdapterModel, *, kind: Any = Recorder, **given: Any
 ) -> Any:
-    """A quiet Trainer for a few steps; what `transformers.Trainer` takes goes there, the rest to the arguments."""
+    """A quiet Trainer for a few steps; what `transformers.Trainer` takes goes there, the rest to
+    the arguments.
+    """
     names = (
         "train_dataset",
         "meta_dataset",

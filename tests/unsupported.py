@@ -1,4 +1,6 @@
-"""What cannot be, in one table: the documentation lists it, and the tests see it refused before any training."""
+"""What cannot be, in one table: the documentation lists it, and the tests see it refused before any
+training.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ LANGUAGES = ["en", "sw"]
 
 @dataclass(frozen=True)
 class Unsupported:
-    """One row: what is asked for, why it cannot be, a call that asks for it, and the error that it meets."""
+    """One row: what is asked for, why it cannot be, a call that asks for it, and the error that it
+    meets.
+    """
 
     what: str
     why: str

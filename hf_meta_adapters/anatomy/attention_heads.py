@@ -44,13 +44,14 @@ def attention_of(name: str) -> str | None:
 def head_of_outputs(model: nn.Module, name: str, weight: Tensor) -> Tensor:
     """Return, for each output of a projection, the number of the head whose query, key or value it is a part of.
 
-    Query heads that share a key and a value (grouped queries) are one head here: a head that lost nothing but its
-    query still attends, to all positions alike.
+    Query heads that share a key and a value (grouped queries) are one head here: a head that lost
+    nothing but its query still attends, to all positions alike.
 
     Args:
-        model: The model. The attributes of the attention module say how many heads there are, or else its `config`,
-            or that of a module around it.
-        name: Name of the weight or bias of the query, the key, the value, or of one projection to all three.
+        model: The model. The attributes of the attention module say how many heads there are, or
+            else its `config`, or that of a module around it.
+        name: Name of the weight or bias of the query, the key, the value, or of one projection to
+            all three.
         weight: The weight or bias.
 
     Returns:

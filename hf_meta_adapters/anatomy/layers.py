@@ -11,7 +11,8 @@ KINDS = ("attention", "feed_forward", "layer_norm", "embeddings", "other")
 
 _LAYER = re.compile(r"(?:^|\.)((?:(?:encoder|decoder)\.)?[A-Za-z_]\w*\.\d+)\.|^(\d+)\.")
 
-# The order matters: "attention.output.LayerNorm" is a norm, "attention.output.dense" attention, "output.dense" neither.
+# The order matters: "attention.output.LayerNorm" is a norm, "attention.output.dense" attention,
+# "output.dense" neither.
 _RULES = (
     ("layer_norm", re.compile(r"norm|(?:^|\.)ln(?:_|\d|\.)", re.IGNORECASE)),
     ("attention", re.compile(r"attention|attn", re.IGNORECASE)),
@@ -32,11 +33,12 @@ def layer_of(name: str) -> str:
     """Return the layer of a parameter: the first numbered part of its name, with the word before it.
 
     Args:
-        name: A name in `named_parameters()`, of BERT, XLM-R, Llama, GPT-2, T5, BART and models like them.
+        name: A name in `named_parameters()`, of BERT, XLM-R, Llama, GPT-2, T5, BART and models like
+            them.
 
     Returns:
-        Such as `"encoder.layer.3"`, `"layers.3"`, `"h.3"` or `"decoder.block.3"`; `"embeddings"` or `"other"` for
-        what is in no numbered layer.
+        Such as `"encoder.layer.3"`, `"layers.3"`, `"h.3"` or `"decoder.block.3"`; `"embeddings"` or
+        `"other"` for what is in no numbered layer.
 
     Example:
         >>> layer_of("bert.encoder.layer.3.attention.self.query.weight")

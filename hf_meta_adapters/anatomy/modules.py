@@ -26,10 +26,12 @@ _SHOWN = 12
 def module_places(model: nn.Module, modules: str | Sequence[str]) -> list[str]:
     """The modules of one kind in the body of a model, or those that names or regular expressions match.
 
-    - `"attention"`: the innermost modules of numbered layers whose name holds `attn` or `attention`. What lies inside
-      comes along: in BERT the norm behind, in T5 the table of relative positions.
-    - `"feed_forward"`: in each numbered layer the module that holds all linear layers outside of attention (`mlp`), or
-      the several that do (`fc1` and `fc2`). Experts of a mixture are not feed-forwards.
+    - `"attention"`: the innermost modules of numbered layers whose name holds `attn` or
+      `attention`. What lies inside comes along: in BERT the norm behind, in T5 the table of
+      relative positions.
+    - `"feed_forward"`: in each numbered layer the module that holds all linear layers outside of
+      attention (`mlp`), or the several that do (`fc1` and `fc2`). Experts of a mixture are not
+      feed-forwards.
     - `"layer_norm"`: every module without children that is a norm by its class, outside of heads.
 
     Args:
@@ -105,7 +107,8 @@ def _feed_forwards(model: nn.Module) -> list[str]:
         layer: [] for layer in feed_forward_outputs(linears, attentions)
     }
     if any(not any(layer in layers for layer in numbered(group)) for group in attentions):
-        return []  # a layer without one: copies of the others would not be the feed-forwards of the model
+        # a layer without one: copies of the others would not be the feed-forwards of the model
+        return []
     for name in linears:
         layer = next((part for part in numbered(name) if part in layers), None)
         if layer is not None and attention_of(name) is None and not EXPERT.search(name):

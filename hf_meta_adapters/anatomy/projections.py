@@ -23,7 +23,8 @@ def own_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in model.named_modules():
         if name.startswith(closed):
             continue
-        # `nn.MultiheadAttention` reads the weight of its projection and never calls it: nothing may stand behind it.
+        # `nn.MultiheadAttention` reads the weight of its projection and never calls it: nothing may
+        # stand behind it.
         if (
             hasattr(module, "base_layer")
             or hasattr(module, "original_module")
@@ -61,23 +62,27 @@ def output_projections(
 ) -> list[str]:
     """The last linear layer of every attention and of every feed-forward sublayer in the numbered layers of a model.
 
-    - *Attention*: within a numbered layer, a module whose name holds `attn` or `attention`; its output projection is
-      its last linear layer that is not named as a query, key, value or gate. Cross-attention counts like
-      self-attention, so a layer of an encoder-decoder's decoder has two.
-    - *Feed-forward*: of the linear layers of the same numbered layer outside of attention, the last one that maps to
-      the width of the attention's output and from no narrower an input. Experts of a mixture are not feed-forwards.
+    - *Attention*: within a numbered layer, a module whose name holds `attn` or `attention`; its
+      output projection is its last linear layer that is not named as a query, key, value or gate.
+      Cross-attention counts like self-attention, so a layer of an encoder-decoder's decoder has
+      two.
+    - *Feed-forward*: of the linear layers of the same numbered layer outside of attention, the last
+      one that maps to the width of the attention's output and from no narrower an input. Experts of
+      a mixture are not feed-forwards.
 
     Args:
         model: The model, with or without adapters in it.
         attention: Whether to look for those of attention.
         feed_forward: Whether to look for those of the feed-forward sublayers.
-        layers: Take only layers of these numbers, in the encoder and in the decoder alike; by default all.
+        layers: Take only layers of these numbers, in the encoder and in the decoder alike; by
+            default all.
 
     Returns:
         Names of modules, in the order of registration.
 
     Raises:
-        UnsupportedModelError: If no attention is found, or a layer that has attention but no feed-forward.
+        UnsupportedModelError: If no attention is found, or a layer that has attention but no
+            feed-forward.
 
     Example:
         >>> from transformers import BertConfig, BertModel

@@ -14,8 +14,9 @@ from hf_meta_adapters._typing import Language
 class Backend(ABC):
     """How language-specific parameters φ enter a model, are switched, saved and loaded.
 
-    A backend changes the model in place. It neither decides what is trained nor keeps track of which parameter is
-    whose: `LanguageAdapterModel` finds the parameters of a language as those that `add` made.
+    A backend changes the model in place. It neither decides what is trained nor keeps track of
+    which parameter is whose: `LanguageAdapterModel` finds the parameters of a language as those
+    that `add` made.
 
     Args:
         model: The transformers model.
@@ -53,8 +54,8 @@ class Backend(ABC):
         Args:
             language: The language.
             directory: Where from.
-            body: The prefix of the body's names, if the model is of another class over the same body than the one that
-                was saved; what is in the head is then left as it is.
+            body: The prefix of the body's names, if the model is of another class over the same
+                body than the one that was saved; what is in the head is then left as it is.
         """
 
     @classmethod

@@ -75,8 +75,8 @@ def backend_for(config: Any) -> type[Backend]:
     """The backend that serves a configuration, by the type of the configuration.
 
     Args:
-        config: A `peft.PeftConfig` (`BottleneckConfig` is one), an `adapters.AdapterConfig`, or `None` for no
-            language-specific parameters.
+        config: A `peft.PeftConfig` (`BottleneckConfig` is one), an `adapters.AdapterConfig`, or
+            `None` for no language-specific parameters.
 
     Returns:
         The class of the backend.

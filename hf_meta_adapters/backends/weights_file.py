@@ -25,15 +25,15 @@ def read_weights(
     Args:
         directory: The folder of the adapter.
         expected: The adapter in the model, under the names of a file.
-        body: The prefix of the body's names in a model with a head, if the model is of another class over the same
-            body; `None` if it is of the class that was saved.
+        body: The prefix of the body's names in a model with a head, if the model is of another
+            class over the same body; `None` if it is of the class that was saved.
 
     Returns:
         name → tensor, for the names of `expected`.
 
     Raises:
-        HubError: If there is no safetensors file, or a damaged one, or one that does not fit; the message lists all
-            differences at once.
+        HubError: If there is no safetensors file, or a damaged one, or one that does not fit; the
+            message lists all differences at once.
     """
     found = read_tensors(directory)
     if body is not None:
@@ -113,8 +113,9 @@ def _for_body(
 ) -> dict[str, Tensor]:
     """The adapter of a body under the names that it has in another model class.
 
-    A body has its names with a prefix inside a model with a head (`roberta.encoder…`) and without one by itself
-    (`encoder…`). What a method has put into the old head is left out, and what it has put into the new one is kept.
+    A body has its names with a prefix inside a model with a head (`roberta.encoder…`) and without
+    one by itself (`encoder…`). What a method has put into the old head is left out, and what it has
+    put into the new one is kept.
     """
     start = f"{_START}{body}."
 

@@ -36,7 +36,8 @@ def parse_arguments(
     r"""Fill a dataclass, or several, from `--config FILE` (YAML) and, over it, from the other command-line arguments.
 
     Args:
-        kind: The dataclass, or several; every field has a default, as `transformers.HfArgumentParser` takes them.
+        kind: The dataclass, or several; every field has a default, as
+            `transformers.HfArgumentParser` takes them.
         arguments: The command line; default `sys.argv[1:]`.
         **options: Of `argparse.ArgumentParser`, such as `description`.
 
@@ -44,7 +45,8 @@ def parse_arguments(
         The filled dataclass, or a tuple of them.
 
     Raises:
-        ConfigurationError: If the file is missing or malformed, names what is no field, or has a value of another type.
+        ConfigurationError: If the file is missing or malformed, names what is no field, or has a
+            value of another type.
 
     Example:
         >>> from dataclasses import dataclass

@@ -17,8 +17,8 @@ _LONG = 100_000  # rows above which hashing takes long enough to show a progress
 def digest(row: Any, columns: Sequence[str] | None = None) -> bytes:
     """16 bytes that depend on the content of a row alone: BLAKE2b of the row as JSON.
 
-    A tensor, an array, a tuple and a list of the same numbers are equal, and so is a column that is `None` to one that
-    is not there.
+    A tensor, an array, a tuple and a list of the same numbers are equal, and so is a column that is
+    `None` to one that is not there.
 
     Args:
         row: A mapping of columns, a text, a list of token ids.

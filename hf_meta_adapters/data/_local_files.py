@@ -28,9 +28,9 @@ def load_local_datasets(
 ) -> dict[Language, datasets.Dataset]:
     """Read `<folder>/<language>/<split>.<kind>` for each language.
 
-    A line of a `.jsonl` file is one example, an object; of a `.tsv` file `id<TAB>text`; of a `.txt` file a text. All
-    are UTF-8, and may be compressed by gzip (`.jsonl.gz`, …). Data on the Hub need no such function:
-    `datasets.load_dataset` gives what the tasks take.
+    A line of a `.jsonl` file is one example, an object; of a `.tsv` file `id<TAB>text`; of a `.txt`
+    file a text. All are UTF-8, and may be compressed by gzip (`.jsonl.gz`, …). Data on the Hub need
+    no such function: `datasets.load_dataset` gives what the tasks take.
 
     Args:
         folder: The folder that holds one folder for each language.

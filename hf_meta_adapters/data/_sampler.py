@@ -24,30 +24,36 @@ from hf_meta_adapters.errors import (
 class LanguageBatchSampler(Sampler[list[Key]]):
     """Lists of keys, one list for each (micro-)step: a batch of training rows, and one of meta rows, per language.
 
-    Everything is a function of the seed and the position in the run. To continue a run, set the epoch and skip the
-    steps that were taken; nothing else has to be stored. Over an epoch of T steps with k of the L languages each,
-    language l is in exactly c_l steps, where the c_l are T · k · q_l rounded so that they sum to T · k, between 1 and T
-    each (`temperature_distribution`, `apportion`, `language_schedule`). If T · k < L, no epoch has room for every
-    language, and the counts hold over ⌈L / (T · k)⌉ epochs. With all languages in every step q plays no part.
+    Everything is a function of the seed and the position in the run. To continue a run, set the
+    epoch and skip the steps that were taken; nothing else has to be stored. Over an epoch of T
+    steps with k of the L languages each, language l is in exactly c_l steps, where the c_l are T ·
+    k · q_l rounded so that they sum to T · k, between 1 and T each (`temperature_distribution`,
+    `apportion`, `language_schedule`). If T · k < L, no epoch has room for every language, and the
+    counts hold over ⌈L / (T · k)⌉ epochs. With all languages in every step q plays no part.
 
-    Every role of every language has its own endless stream of rows, one permutation of all rows after the other
-    (`RowStream`). The rows of an optimizer step depend neither on the number of processes nor on accumulation, as long
-    as the product of batch size, processes and micro-steps is the same.
+    Every role of every language has its own endless stream of rows, one permutation of all rows
+    after the other (`RowStream`). The rows of an optimizer step depend neither on the number of
+    processes nor on accumulation, as long as the product of batch size, processes and micro-steps
+    is the same.
 
     Args:
-        train_sizes: n_l, the number of training rows of each language; `None` for a streaming dataset.
+        train_sizes: n_l, the number of training rows of each language; `None` for a streaming
+            dataset.
         meta_sizes: Likewise of meta rows; `None` if there is no meta text.
         batch_size: Training rows per language, micro-step and process.
         meta_batch_size: Meta rows likewise; `None` for `batch_size`.
         languages_per_step: k; `None` for all.
         alpha: The exponent α of the temperature: q_l ∝ n_l^α.
-        sampling_weights: q_l up to a factor, in place of n_l^α. Where it is `None` and a size is unknown, all languages
-            are taken equally often.
+        sampling_weights: q_l up to a factor, in place of n_l^α. Where it is `None` and a size is
+            unknown, all languages are taken equally often.
         seed: The seed.
-        steps_per_epoch: T, in optimizer steps; `None` for as many as show Σ n_l rows. Needed if training data stream.
-        accumulation_steps: Micro-steps of one optimizer step: that many lists in a row hold the same languages.
+        steps_per_epoch: T, in optimizer steps; `None` for as many as show Σ n_l rows. Needed if
+            training data stream.
+        accumulation_steps: Micro-steps of one optimizer step: that many lists in a row hold the
+            same languages.
         rank: The number of this process.
-        world_size: The number of processes; process r gets every world_size-th row of the global batch from r on.
+        world_size: The number of processes; process r gets every world_size-th row of the global
+            batch from r on.
         shuffle: Whether rows are shuffled; a streaming dataset is read as it comes.
 
     Raises:
@@ -137,7 +143,8 @@ class LanguageBatchSampler(Sampler[list[Key]]):
 
         Args:
             epoch: The epoch.
-            step: The number of optimizer steps taken in it, at most T. The schedule is replayed up to there.
+            step: The number of optimizer steps taken in it, at most T. The schedule is replayed up
+                to there.
 
         Returns:
             role → language → rows, passes over the same row counted each.

@@ -14,11 +14,12 @@ def language_schedule(
 ) -> Iterator[list[Language]]:
     """Draw k languages for each of T steps, such that language l is in exactly c_l steps and in none of them twice.
 
-    With R steps left, of which r_l must hold language l, the step draws k languages with inclusion probabilities
-    r_l / R by systematic sampling (Madow, 1949): the languages, in random order, cover intervals of lengths r_l on a
-    line of length k · R, and those that hold one of the points u, u + R, u + 2R, … are taken, u uniform in 0, …, R − 1.
-    As r_l ≤ R, no interval holds two points. One with r_l = R holds exactly one, so r_l ≤ R − 1 afterwards in every
-    case, and the counts come out exactly. Every step is in expectation the same mixture, Pr(l in step) = c_l / T.
+    With R steps left, of which r_l must hold language l, the step draws k languages with inclusion
+    probabilities r_l / R by systematic sampling (Madow, 1949): the languages, in random order,
+    cover intervals of lengths r_l on a line of length k · R, and those that hold one of the points
+    u, u + R, u + 2R, … are taken, u uniform in 0, …, R − 1. As r_l ≤ R, no interval holds two
+    points. One with r_l = R holds exactly one, so r_l ≤ R − 1 afterwards in every case, and the
+    counts come out exactly. Every step is in expectation the same mixture, Pr(l in step) = c_l / T.
 
     Args:
         counts: c_l ≤ T, which sum to T · k.

@@ -27,11 +27,14 @@ def load_language_datasets(
     """Read one split of each language: by `load_local_datasets` from a folder, by `datasets.load_dataset` from the Hub.
 
     Args:
-        source: A folder that holds one folder for each language, or the name of a dataset on the Hub.
+        source: A folder that holds one folder for each language, or the name of a dataset on the
+            Hub.
         split: Name of the split, or of the files without their suffix.
         languages: The languages.
-        names: Language → name of its part of the Hub's dataset (its "subset"); by default the language itself.
-        id_prefixes: Language → beginning of the column `id`, where one part holds all languages, as in TyDi QA.
+        names: Language → name of its part of the Hub's dataset (its "subset"); by default the
+            language itself.
+        id_prefixes: Language → beginning of the column `id`, where one part holds all languages, as
+            in TyDi QA.
         revision: The branch or commit on the Hub.
         limit: Examples of each language at most, from the beginning.
 

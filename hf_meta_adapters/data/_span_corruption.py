@@ -21,11 +21,13 @@ _IGNORED = -100
 class SpanCorruptionCollator:
     """Cut random spans out of each row of tokens, and make labels of what is missing.
 
-    With `sentinels`, span corruption (Raffel et al. 2020, section 3.1.4), the objective of T5 and mT5: the k-th span is
-    replaced by the k-th sentinel, and the labels are each sentinel with its span, one more sentinel, and the end.
-    With `mask_token_id`, text infilling (Lewis et al. 2020), as for BART and mBART: each span is replaced by one mask,
-    and the labels are the whole row. Of n tokens, round(`noise_density` · n) are cut out, at least one, in
-    round(that / `mean_span_length`) spans; all ways to divide them have the same probability. Special tokens stay.
+    With `sentinels`, span corruption (Raffel et al. 2020, section 3.1.4), the objective of T5 and
+    mT5: the k-th span is replaced by the k-th sentinel, and the labels are each sentinel with its
+    span, one more sentinel, and the end. With `mask_token_id`, text infilling (Lewis et al. 2020),
+    as for BART and mBART: each span is replaced by one mask, and the labels are the whole row. Of n
+    tokens, round(`noise_density` · n) are cut out, at least one, in round(that /
+    `mean_span_length`) spans; all ways to divide them have the same probability. Special tokens
+    stay.
 
     Args:
         pad_token_id: What short rows are filled up with, where attention is 0 and labels are -100.
@@ -37,7 +39,8 @@ class SpanCorruptionCollator:
         mean_span_length: Tokens in a span.
 
     Raises:
-        ConfigurationError: If not one of `sentinels` and `mask_token_id` is given, or a number is out of range.
+        ConfigurationError: If not one of `sentinels` and `mask_token_id` is given, or a number is
+            out of range.
 
     Example:
         >>> collator = SpanCorruptionCollator(pad_token_id=0, sentinels=(99, 98), eos_token_id=1, special_ids={1})

@@ -17,7 +17,8 @@ class Key(NamedTuple):
         role: What it is for.
         language: Its language.
         index: Its row, or its running position in a streaming dataset.
-        visit: How often the row was drawn before. A collator that draws masks draws new ones at every visit.
+        visit: How often the row was drawn before. A collator that draws masks draws new ones at
+            every visit.
     """
 
     role: Role

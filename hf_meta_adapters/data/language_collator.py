@@ -18,15 +18,18 @@ StepBatch: TypeAlias = dict[Role, dict[Language, Batch]]
 class LanguageCollator:
     """Calls a collator once for each role and language of a step.
 
-    Random numbers that the collator draws (the masks of masked language modelling) are seeded by the keys of the batch
-    and put back afterwards: a batch is the same whichever worker, process or resumed run makes it, it is masked anew at
-    every visit, and making it leaves the random state of training alone. A collator with a generator of its own (the
-    `seed` of `DataCollatorForLanguageModeling`) does without all that: leave its seed unset.
+    Random numbers that the collator draws (the masks of masked language modelling) are seeded by
+    the keys of the batch and put back afterwards: a batch is the same whichever worker, process or
+    resumed run makes it, it is masked anew at every visit, and making it leaves the random state of
+    training alone. A collator with a generator of its own (the `seed` of
+    `DataCollatorForLanguageModeling`) does without all that: leave its seed unset.
 
     Args:
-        data_collator: A function from a list of examples to a batch, such as `DataCollatorForLanguageModeling`.
+        data_collator: A function from a list of examples to a batch, such as
+            `DataCollatorForLanguageModeling`.
         seed: The seed.
-        check: Called with role, language and batch before a batch is handed on; it raises where that cannot work.
+        check: Called with role, language and batch before a batch is handed on; it raises where
+            that cannot work.
 
     Raises:
         DataError: Of the call: where the collator cannot make a batch of the rows.
@@ -55,7 +58,8 @@ class LanguageCollator:
             keyed: Examples with their keys.
 
         Returns:
-            role → language → batch, in the order in which they come; roles that do not come are absent.
+            role → language → batch, in the order in which they come; roles that do not come are
+            absent.
         """
         groups: dict[tuple[Role, Language], list[Keyed]] = {}
         for key, example in keyed:

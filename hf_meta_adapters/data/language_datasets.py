@@ -39,14 +39,15 @@ def size_of(dataset: Any) -> int | None:
 class LanguageDatasets(Dataset[Keyed]):
     """The examples of all roles and languages.
 
-    A streaming dataset is read in order, from any position on: the rows before it are read and dropped. At its end
-    it is read again, after `set_epoch(pass)` where it has that (`datasets.IterableDataset` then takes its shards and
-    its shuffle buffer in another order). Every process reads all of it and keeps its own rows, so it must not be split
-    by process before. A worker that is not persistent begins a new reader, and drops all earlier rows, in every epoch.
+    A streaming dataset is read in order, from any position on: the rows before it are read and
+    dropped. At its end it is read again, after `set_epoch(pass)` where it has that
+    (`datasets.IterableDataset` then takes its shards and its shuffle buffer in another order).
+    Every process reads all of it and keeps its own rows, so it must not be split by process before.
+    A worker that is not persistent begins a new reader, and drops all earlier rows, in every epoch.
 
     Args:
-        datasets: role → language → a map-style dataset (`len` and `[row]`) or a streaming one, which must be iterable
-            more than once and allows one DataLoader worker at most.
+        datasets: role → language → a map-style dataset (`len` and `[row]`) or a streaming one,
+            which must be iterable more than once and allows one DataLoader worker at most.
 
     Raises:
         DataError: If a streaming dataset is an iterator, which ends for good.

@@ -20,17 +20,19 @@ def check_roles(
 ) -> None:
     """Check that train and meta have the same languages, none of them empty, and that no row has two roles.
 
-    Rows are equal if their digests are: near-duplicates pass, and so do equal rows of different languages. Streaming
-    data cannot be compared without reading it, and is not.
+    Rows are equal if their digests are: near-duplicates pass, and so do equal rows of different
+    languages. Streaming data cannot be compared without reading it, and is not.
 
     Args:
         train: Training data of each language.
         meta: Meta data of each language; `None` if there is none.
         selection: Selection data; of other languages, too (zero-shot), or of some only.
-        columns: The columns in which rows are compared; `None` for `input_ids` if there are such, else all.
+        columns: The columns in which rows are compared; `None` for `input_ids` if there are such,
+            else all.
 
     Raises:
-        DataError: If a language is missing or empty, or rows overlap; the message counts them and names a pair.
+        DataError: If a language is missing or empty, or rows overlap; the message counts them and
+            names a pair.
         LanguageError: If a language key is malformed.
 
     Example:

@@ -40,17 +40,20 @@ def split_roles(
 ) -> LanguageRoles:
     """Split the data of each language into train, meta and selection, by a keyed hash of the content of each row.
 
-    Equal rows get the same role, so that no text is trained and validated on. Among the distinct rows of a language
-    the shares are exact up to rounding, and at least one row. Rows of different languages are not compared: text that
-    is aligned over languages (a verse and its translation) has to be split by its ids.
+    Equal rows get the same role, so that no text is trained and validated on. Among the distinct
+    rows of a language the shares are exact up to rounding, and at least one row. Rows of different
+    languages are not compared: text that is aligned over languages (a verse and its translation)
+    has to be split by its ids.
 
     Args:
-        datasets: A map-style dataset of each language: `datasets.Dataset`, a torch dataset, or a list.
+        datasets: A map-style dataset of each language: `datasets.Dataset`, a torch dataset, or a
+            list.
         meta: The share of meta rows; 0 for none.
         selection: The share of selection rows; 0 for none.
         seed: Another seed splits otherwise.
-        columns: The columns in which rows must be equal to be kept together, such as `["context"]` for questions about
-            the same passage; `None` for `input_ids` if there are such, else all.
+        columns: The columns in which rows must be equal to be kept together, such as `["context"]`
+            for questions about the same passage; `None` for `input_ids` if there are such, else
+            all.
 
     Returns:
         The parts, each in the order of the rows.

@@ -21,7 +21,8 @@ def stable_seed(*parts: object) -> int:
 def seeded(seed: int) -> Iterator[None]:
     """A context whose random numbers (torch on the CPU, numpy, Python) start from `seed` and leave no trace.
 
-    Random numbers of accelerators are left alone: the dropout masks of training go on as if nothing had happened.
+    Random numbers of accelerators are left alone: the dropout masks of training go on as if nothing
+    had happened.
 
     Args:
         seed: The seed.

@@ -49,7 +49,8 @@ def apportion(
 ) -> dict[Language, int]:
     """Round total · w_l / Σ w to whole numbers that sum to `total`, by the method of the largest remainder.
 
-    Shares that a bound would cut are set to the bound, and what is left is shared out among the others.
+    Shares that a bound would cut are set to the bound, and what is left is shared out among the
+    others.
 
     Args:
         total: What is shared out.
@@ -61,7 +62,8 @@ def apportion(
         Whole numbers that sum to `total` exactly; ties go to the language that comes first.
 
     Raises:
-        ConfigurationError: If a weight is negative or not finite, or the bounds do not admit the total.
+        ConfigurationError: If a weight is negative or not finite, or the bounds do not admit the
+            total.
 
     Example:
         >>> apportion(10, {"en": 0.75, "sw": 0.25})
@@ -96,8 +98,8 @@ def _bounded(
 ) -> dict[Language, Fraction]:
     """Real shares of `total` in proportion to the weights, within the bounds.
 
-    Shares under the lower and over the upper bound pull the rest in opposite directions, so those on the side that
-    is off by more are fixed first, and the rest is shared out anew.
+    Shares under the lower and over the upper bound pull the rest in opposite directions, so those
+    on the side that is off by more are fixed first, and the rest is shared out anew.
     """
     fixed: dict[Language, Fraction] = {}
     while free := [key for key in weights if key not in fixed]:

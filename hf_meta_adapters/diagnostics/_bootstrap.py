@@ -17,8 +17,8 @@ _COUNTS_AT_ONCE = 1 << 22
 def resampled_counts(size: int, resamples: int, generator: torch.Generator) -> Tensor:
     """Return how often each of n units is drawn by n − 1 draws with replacement (Efron 1979).
 
-    One draw less than usual makes the variance of a resampled mean s²/n with the unbiased s², where n draws would
-    make it (n − 1)/n of that.
+    One draw less than usual makes the variance of a resampled mean s²/n with the unbiased s², where
+    n draws would make it (n − 1)/n of that.
 
     Args:
         size: n, at least 2.

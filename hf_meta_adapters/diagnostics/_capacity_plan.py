@@ -31,7 +31,8 @@ class LayerNeed:
     Attributes:
         layer: The layer.
         conflict: By how much the cosine between languages falls short of that within them.
-        specificity: By how much masks of two languages overlap less than those of two seeds; `None` without masks.
+        specificity: By how much masks of two languages overlap less than those of two seeds; `None`
+            without masks.
         rank: Mean rank among the layers; 1 is the greatest need.
     """
 
@@ -75,10 +76,11 @@ class CapacityPlan:
         """Return a copy of an adapter's configuration that puts it into the target layers only.
 
         Args:
-            config: A dataclass that can be limited in one of three ways: with `exclude_modules` (`peft.LoraConfig`,
-                `peft.IA3Config`, `peft.LNTuningConfig`, …), which keeps all but the target layers out; with
-                `layers_to_transform` (`BottleneckConfig`), whose numbers mean both stacks of an encoder-decoder; or
-                with a list of `modules` (`ModuleCopyConfig(["LayerNorm"])`), of which those outside are left out.
+            config: A dataclass that can be limited in one of three ways: with `exclude_modules`
+                (`peft.LoraConfig`, `peft.IA3Config`, `peft.LNTuningConfig`, …), which keeps all but
+                the target layers out; with `layers_to_transform` (`BottleneckConfig`), whose
+                numbers mean both stacks of an encoder-decoder; or with a list of `modules`
+                (`ModuleCopyConfig(["LayerNorm"])`), of which those outside are left out.
 
         Returns:
             The configuration for `get_language_model`.

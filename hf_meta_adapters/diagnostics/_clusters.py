@@ -15,7 +15,8 @@ def average_linkage(similarity: Tensor, threshold: float) -> list[list[int]]:
 
     Args:
         similarity: Symmetric, shape (L, L); NaN counts as no similarity at all.
-        threshold: Two groups are merged, the most similar first, while the mean over their pairs is at least this.
+        threshold: Two groups are merged, the most similar first, while the mean over their pairs is
+            at least this.
 
     Returns:
         Indices of each group, in ascending order.

@@ -35,31 +35,34 @@ def gradient_conflict(
 ) -> ConflictMatrix:
     """Return the cosines `⟨∇L_i, ∇L_j⟩ / (‖∇L_i‖ ‖∇L_j‖)` between the gradients of languages.
 
-    The first diagnostic of Wang, Lipton and Tsvetkov (2020). A cosine between noisy gradients is smaller than that
-    between the expected ones, so by itself it means nothing: what it has to be compared with is the cosine between
-    two *independent* samples of one language, the baseline on the diagonal. Both are estimated at one sample size,
-    m = half the batches of the language that has fewest: entry (i, j) is the cosine between a mean gradient over m
-    batches of i and one over m batches of j that are not the same batches, averaged over all ways to choose them.
-    `disattenuated` removes the noise altogether. With one batch per language the entry is their plain cosine, the
-    diagonal is 1 by definition, and there is no baseline.
+    The first diagnostic of Wang, Lipton and Tsvetkov (2020). A cosine between noisy gradients is
+    smaller than that between the expected ones, so by itself it means nothing: what it has to be
+    compared with is the cosine between two *independent* samples of one language, the baseline on
+    the diagonal. Both are estimated at one sample size, m = half the batches of the language that
+    has fewest: entry (i, j) is the cosine between a mean gradient over m batches of i and one over
+    m batches of j that are not the same batches, averaged over all ways to choose them.
+    `disattenuated` removes the noise altogether. With one batch per language the entry is their
+    plain cosine, the diagonal is 1 by definition, and there is no baseline.
 
-    The model is left as it was: parameters, `.grad`, training modes, `requires_grad` and random states. Gradients
-    are taken in evaluation mode, without dropout.
+    The model is left as it was: parameters, `.grad`, training modes, `requires_grad` and random
+    states. Gradients are taken in evaluation mode, without dropout.
 
     Args:
-        model: Called as `model(**batch)`, returning the loss as `.loss`, `["loss"]` or first element. Where it has
-            `use_language(language)`, the passes of a language run inside it.
-        batches: For each language one batch, or an iterable of batches of about equal size. A handful is enough for
-            a cosine, eight or more for an interval.
+        model: Called as `model(**batch)`, returning the loss as `.loss`, `["loss"]` or first
+            element. Where it has `use_language(language)`, the passes of a language run inside it.
+        batches: For each language one batch, or an iterable of batches of about equal size. A
+            handful is enough for a cosine, eight or more for an interval.
         per_layer: Also return the cosines of each layer and each kind of parameter.
-        parameters: A regular expression searched for in the parameter names, or names. By default the model's
-            `shared_parameters()` if it has them, else all with `requires_grad`.
+        parameters: A regular expression searched for in the parameter names, or names. By default
+            the model's `shared_parameters()` if it has them, else all with `requires_grad`.
         loss_function: Called as `loss_function(model, batch)` in place of `model(**batch)`.
-        projection: Keep a random projection to this many dimensions of each gradient, not the gradient: memory
-            falls from `blocks` gradients per language to one in all and `blocks` projections per language (of each
-            layer and kind, with `per_layer`). Inner products then have a root mean square error of at most
-            `√(2/projection)` times the norms (0.022 for 4096).
-        blocks: Batches are gathered in up to this many sums per language, the units of the bootstrap.
+        projection: Keep a random projection to this many dimensions of each gradient, not the
+            gradient: memory falls from `blocks` gradients per language to one in all and `blocks`
+            projections per language (of each layer and kind, with `per_layer`). Inner products then
+            have a root mean square error of at most `√(2/projection)` times the norms (0.022 for
+            4096).
+        blocks: Batches are gathered in up to this many sums per language, the units of the
+            bootstrap.
         resamples: Number of bootstrap resamples; 0 for no intervals.
         confidence: Coverage of the intervals.
         seed: Seed of projection and bootstrap.

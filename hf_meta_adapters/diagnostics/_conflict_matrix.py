@@ -42,13 +42,15 @@ class ConflictMatrix:
 
     Attributes:
         languages: The languages, in the order of rows and columns.
-        matrix: Cosine between mean gradients over `sample_size` batches, shape (L, L). The diagonal holds
-            `baseline`, or 1 where there is none.
-        baseline: Cosine between two independent means of one language, shape (L,): what noise alone leaves of a
-            perfect agreement. `None` where a language has a single batch.
-        disattenuated: `matrix` without the effect of noise, shape (L, L): an estimate of the cosine between expected
-            gradients. It may leave [−1, 1] and is NaN where a baseline is not positive; `None` without baseline.
-        interval: Ends of the bootstrap interval of each entry, shape (L, L, 2), or `None` (fewer than four blocks).
+        matrix: Cosine between mean gradients over `sample_size` batches, shape (L, L). The diagonal
+            holds `baseline`, or 1 where there is none.
+        baseline: Cosine between two independent means of one language, shape (L,): what noise alone
+            leaves of a perfect agreement. `None` where a language has a single batch.
+        disattenuated: `matrix` without the effect of noise, shape (L, L): an estimate of the cosine
+            between expected gradients. It may leave [−1, 1] and is NaN where a baseline is not
+            positive; `None` without baseline.
+        interval: Ends of the bootstrap interval of each entry, shape (L, L, 2), or `None` (fewer
+            than four blocks).
         confidence: Coverage of `interval`.
         sample_size: Batches in each mean gradient that is compared.
         number_of_batches: Batches seen of each language.

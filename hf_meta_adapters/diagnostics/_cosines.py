@@ -21,9 +21,10 @@ class Cosines:
     """Cosines between languages.
 
     Attributes:
-        matrix: Cosine of mean gradients over `sample_size` batches, shape (..., L, L); the diagonal is that of two
-            independent means of one language, NaN where it has a single block.
-        disattenuated: Cosine of the expected gradients, shape (..., L, L); NaN where the noise hides one of them.
+        matrix: Cosine of mean gradients over `sample_size` batches, shape (..., L, L); the diagonal
+            is that of two independent means of one language, NaN where it has a single block.
+        disattenuated: Cosine of the expected gradients, shape (..., L, L); NaN where the noise
+            hides one of them.
     """
 
     matrix: Tensor
@@ -35,11 +36,12 @@ def estimate_cosines(
 ) -> Cosines:
     """Return `E⟨ḡ_i, ḡ'_j⟩ / √(E‖ḡ_i‖² E‖ḡ_j‖²)` for independent means ḡ over m batches of languages i and j.
 
-    With batch gradients of mean μ_i and total variance σ_i², the numerator is `⟨μ_i, μ_j⟩`, estimated by the products
-    of *different* blocks only, and `E‖ḡ_i‖² = ‖μ_i‖² + σ_i²/m`. This is the cosine of half-samples averaged over all
-    splits, numerator and denominator apart (U-statistics; Hoeffding 1948), so that the diagonal and the rest are
-    cosines between equally noisy vectors. Without the noise term it becomes `⟨μ_i, μ_j⟩ / (‖μ_i‖ ‖μ_j‖)`, the
-    correction for attenuation of Spearman (1904).
+    With batch gradients of mean μ_i and total variance σ_i², the numerator is `⟨μ_i, μ_j⟩`,
+    estimated by the products of *different* blocks only, and `E‖ḡ_i‖² = ‖μ_i‖² + σ_i²/m`. This is
+    the cosine of half-samples averaged over all splits, numerator and denominator apart
+    (U-statistics; Hoeffding 1948), so that the diagonal and the rest are cosines between equally
+    noisy vectors. Without the noise term it becomes `⟨μ_i, μ_j⟩ / (‖μ_i‖ ‖μ_j‖)`, the correction
+    for attenuation of Spearman (1904).
 
     Args:
         gram: Inner products of the sums over blocks, shape (U, U).
@@ -81,8 +83,9 @@ def bootstrap_interval(
 ) -> Tensor | None:
     """Return percentile intervals of the cosines over resampled blocks (Efron 1979).
 
-    Products of a block with its own copy are left out, as in the estimate. What remains is conservative where the
-    noise dominates, since resampling adds noise to gradients that carry noise already.
+    Products of a block with its own copy are left out, as in the estimate. What remains is
+    conservative where the noise dominates, since resampling adds noise to gradients that carry
+    noise already.
 
     Args:
         gram: Inner products of the sums over blocks, shape (U, U).
@@ -93,7 +96,8 @@ def bootstrap_interval(
         seed: Seed of the resampling.
 
     Returns:
-        Lower and upper ends, shape (L, L, 2), or `None` where a language has fewer than four blocks.
+        Lower and upper ends, shape (L, L, 2), or `None` where a language has fewer than four
+        blocks.
     """
     blocks = functional.one_hot(products.language).sum(0)
     if resamples == 0 or int(blocks.min()) < _FEWEST_BLOCKS:

@@ -23,8 +23,9 @@ class GateLayout:
     Attributes:
         shapes: Name of a tensor of gates → its shape.
         sizes: Name of a tensor of gates → number of weights that one of its gates stands for.
-        heads: Name of a weight → name of the gates of its heads, and numbers of the heads, broadcast to the weight;
-            empty where each weight has gates of its own under its own name.
+        heads: Name of a weight → name of the gates of its heads, and numbers of the heads,
+            broadcast to the weight; empty where each weight has gates of its own under its own
+            name.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -53,7 +54,8 @@ def gate_layout(
     Args:
         model: The model.
         weights: Name → weight.
-        granularity: What a gate stands for. With `"head"`, weights outside of query, key and value have no gate.
+        granularity: What a gate stands for. With `"head"`, weights outside of query, key and value
+            have no gate.
 
     Returns:
         The layout.

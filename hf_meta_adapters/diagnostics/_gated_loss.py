@@ -50,7 +50,8 @@ class GatedLoss:
         for name, weight in self._weights.items():
             product = weight.detach() * gates[name].to(weight)
             gated |= dict.fromkeys(self._aliases[id(weight)], product)
-        # Every name of a tied weight is replaced above: `tie_weights` would do it, but leave `adapters` models broken.
+        # Every name of a tied weight is replaced above: `tie_weights` would do it, but leave
+        # `adapters` models broken.
         return torch.func.functional_call(self._loss, gated, (batch,), tie_weights=False)
 
 

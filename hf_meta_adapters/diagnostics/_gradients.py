@@ -33,8 +33,8 @@ class BlockProducts:
     """Inner products `⟨s_a, s_b⟩` of gradient sums over blocks of batches, per cell of parameters.
 
     Attributes:
-        grams: Cell → inner products, float64, shape (U, U) for U blocks over all languages. Cells are disjoint, so
-            the products over several cells are the sums of theirs.
+        grams: Cell → inner products, float64, shape (U, U) for U blocks over all languages. Cells
+            are disjoint, so the products over several cells are the sums of theirs.
         language: Index of the language of each block, shape (U,).
         counts: Number of batches in each block, shape (U,).
     """
@@ -57,8 +57,8 @@ def block_products(
 ) -> BlockProducts:
     """Return the inner products between gradient sums over blocks of batches.
 
-    Batch t of a language goes to its block t mod `blocks`, so nothing has to be known of the length beforehand and
-    memory is at most `blocks` gradients (or projections) per language.
+    Batch t of a language goes to its block t mod `blocks`, so nothing has to be known of the length
+    beforehand and memory is at most `blocks` gradients (or projections) per language.
 
     Args:
         model: Called as `model(**batch)`.

@@ -93,9 +93,9 @@ def deterministic_gates(log_alpha: Tensor) -> Tensor:
 def shift_to_density(log_alphas: list[Tensor], sizes: list[int], density: float) -> None:
     """Shift all log α by one number, in place, until the expected share of kept weights is `density`.
 
-    This takes the place of a penalty λ E‖z‖₀: what λ would have to be for a wanted sparsity depends on the loss and has
-    to be found by trial, while a shift, a step along the constraint, meets it exactly. Solved by Newton's method,
-    warm-started by the solution of the step before.
+    This takes the place of a penalty λ E‖z‖₀: what λ would have to be for a wanted sparsity depends
+    on the loss and has to be found by trial, while a shift, a step along the constraint, meets it
+    exactly. Solved by Newton's method, warm-started by the solution of the step before.
 
     Args:
         log_alphas: Gates of each parameter.

@@ -45,21 +45,25 @@ def interference_report(
 ) -> InterferenceReport:
     """Return `monolingual − joint` per language and task, so that positive means: joint training is worse.
 
-    Negative interference as Wang, Lipton and Tsvetkov (2020) measure it. For losses and bits per character, where
-    less is better, the sign is turned. Intervals come from the bootstrap of the *paired* differences, over seeds,
-    examples, or both at once (Owen 2007), so that what both models find hard does not widen them. A handful of seeds
-    gives a rough interval only.
+    Negative interference as Wang, Lipton and Tsvetkov (2020) measure it. For losses and bits per
+    character, where less is better, the sign is turned. Intervals come from the bootstrap of the
+    *paired* differences, over seeds, examples, or both at once (Owen 2007), so that what both
+    models find hard does not widen them. A handful of seeds gives a rough interval only.
 
     Args:
-        monolingual: Language → scores, or language → task → scores, of models trained on that language alone. Scores
-            are a number; a sequence over seeds or over examples; or a matrix of seeds × examples.
-        joint: The same of the model trained on all languages, in the same order of seeds and examples.
+        monolingual: Language → scores, or language → task → scores, of models trained on that
+            language alone. Scores are a number; a sequence over seeds or over examples; or a matrix
+            of seeds × examples.
+        joint: The same of the model trained on all languages, in the same order of seeds and
+            examples.
         higher_is_better: Whether a higher score is a better one, for all tasks or each.
-        metric: What the scores are, such as `"F1"` or `"bits per character"`, for tables and pictures.
-        monolingual_examples_seen: Training examples of the language that its monolingual model saw, for all
-            languages or each.
+        metric: What the scores are, such as `"F1"` or `"bits per character"`, for tables and
+            pictures.
+        monolingual_examples_seen: Training examples of the language that its monolingual model saw,
+            for all languages or each.
         joint_examples_seen: Training examples of the language that the joint model saw.
-        allow_unequal: Accept different numbers of examples; the difference is then written under the table.
+        allow_unequal: Accept different numbers of examples; the difference is then written under
+            the table.
         resamples: Number of bootstrap resamples; 0 for no intervals.
         confidence: Coverage of the intervals.
         seed: Seed of the bootstrap.

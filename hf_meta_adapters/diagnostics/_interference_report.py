@@ -49,7 +49,8 @@ class InterferenceReport:
         rows: One for each language and task.
         metric: What the scores are.
         confidence: Coverage of the intervals.
-        examples_seen: Language → training examples seen by the (monolingual, joint) model, or `None` if not told.
+        examples_seen: Language → training examples seen by the (monolingual, joint) model, or
+            `None` if not told.
     """
 
     rows: tuple[Interference, ...]

@@ -35,8 +35,10 @@ def evaluate_loss(
     """Return the loss `L_l` of one batch, with the model routed to the language `l`.
 
     Args:
-        model: Called as `model(**batch)`, inside `model.use_language(language)` where the model has that method.
-        batch: Keyword arguments of the forward pass; its tensors are moved to the device of the model.
+        model: Called as `model(**batch)`, inside `model.use_language(language)` where the model has
+            that method.
+        batch: Keyword arguments of the forward pass; its tensors are moved to the device of the
+            model.
         language: The language of the batch.
         loss_function: Called as `loss_function(model, batch)` instead.
 
@@ -108,8 +110,9 @@ def select_parameters(
 
     Args:
         model: Any module.
-        parameters: A regular expression searched for in the names, or the names. By default the model's
-            `shared_parameters()` where it has that method, else everything with `requires_grad`.
+        parameters: A regular expression searched for in the names, or the names. By default the
+            model's `shared_parameters()` where it has that method, else everything with
+            `requires_grad`.
 
     Returns:
         The parameters, by their name in `named_parameters()`.

@@ -34,7 +34,8 @@ class LanguageMasks:
         granularity: What a gate stands for: `"weight"`, `"neuron"`, `"head"` or `"module"`.
         shapes: Name → shape of the weight.
         masks: Language → seed → name → bool tensor that broadcasts to the weight; true is kept.
-        confidence: Language → seed → name → mean of `|2 ẑ − 1|` over the test-time gates ẑ of the weight.
+        confidence: Language → seed → name → mean of `|2 ẑ − 1|` over the test-time gates ẑ of the
+            weight.
     """
 
     languages: tuple[Language, ...]

@@ -28,7 +28,8 @@ def limits_to_layers(config: Any, layers: Sequence[str], numbers: Sequence[int])
     inside = rf"(?:.*\.)?(?:{'|'.join(re.escape(layer) for layer in layers)})(?:\..*)?"
     modules = getattr(config, "modules", None)
     if hasattr(config, "exclude_modules"):
-        # Names, unlike `layers_to_transform`, tell the stacks of an encoder-decoder apart, and serve "all-linear" too.
+        # Names, unlike `layers_to_transform`, tell the stacks of an encoder-decoder apart, and
+        # serve "all-linear" too.
         outside = rf"(?!{inside}$).*"
         limits: dict[str, Any] = {"exclude_modules": _either(config.exclude_modules, outside)}
         return limits | (

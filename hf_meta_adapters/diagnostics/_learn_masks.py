@@ -43,31 +43,36 @@ def learn_language_masks(
 ) -> LanguageMasks:
     """Return, per language and seed, the mask m that minimises `L_l(θ ⊙ m)` with a share `sparsity` of m zero.
 
-    Hard concrete L0 gates (Louizos, Welling and Kingma 2018) over frozen θ, one per weight, output neuron, attention
-    head or module, as Wang, Lipton and Tsvetkov (2020) use them to find language-specific parameters. In place of a
-    penalty, all gates are shifted by a common number after every update so that the *expected* sparsity follows a line
-    from its initial value to `sparsity`, reached half way; in the end the gates with the largest log α are kept, as
-    many as give `sparsity`. That is exact to one weight for weights, and to half the largest gate otherwise.
+    Hard concrete L0 gates (Louizos, Welling and Kingma 2018) over frozen θ, one per weight, output
+    neuron, attention head or module, as Wang, Lipton and Tsvetkov (2020) use them to find
+    language-specific parameters. In place of a penalty, all gates are shifted by a common number
+    after every update so that the *expected* sparsity follows a line from its initial value to
+    `sparsity`, reached half way; in the end the gates with the largest log α are kept, as many as
+    give `sparsity`. That is exact to one weight for weights, and to half the largest gate
+    otherwise.
 
-    Two seeds at least are needed to say anything: masks of two languages differ anyway, and only differ *because* of
-    the language as far as they differ more than masks of two seeds do. A mask is a local optimum, at which the search
-    stops once the gates have closed: with half of the weights of two layers to prune at once it misses planted masks
-    that are better, and would stay at them had it started there. At the sparsity of 0.2 it finds them. Everything is
-    computed in evaluation mode, and the weights are never written to.
+    Two seeds at least are needed to say anything: masks of two languages differ anyway, and only
+    differ *because* of the language as far as they differ more than masks of two seeds do. A mask
+    is a local optimum, at which the search stops once the gates have closed: with half of the
+    weights of two layers to prune at once it misses planted masks that are better, and would stay
+    at them had it started there. At the sparsity of 0.2 it finds them. Everything is computed in
+    evaluation mode, and the weights are never written to.
 
     Args:
         model: Called as `model(**batch)`; see `gradient_conflict`.
         batches: For each language one batch, or an iterable of batches; they are kept in memory.
         sparsity: Share of the gated weights to prune, in (0, 1).
-        granularity: `"weight"`, `"neuron"` (an output of a weight matrix), `"head"` (the query, key and value of an
-            attention head, of those heads together that share a key and a value) or `"module"` (a weight matrix).
-            With `"head"` no other weights are gated.
+        granularity: `"weight"`, `"neuron"` (an output of a weight matrix), `"head"` (the query, key
+            and value of an attention head, of those heads together that share a key and a value) or
+            `"module"` (a weight matrix). With `"head"` no other weights are gated.
         seeds: Seeds of initial values, gates and the order of batches; one mask each.
         steps: Updates per mask. Too few leave masks undecided; look at `prune_confidence`.
         learning_rate: Rate of Adam on log α.
-        initial_keep_rate: Initial median of the gates, in (0, 1); near 1 the search starts at the intact model.
-        parameters: A regular expression searched for in the names, or names. By default those of the model's
-            `shared_parameters()` (or all with `requires_grad`) that are matrices but not embeddings.
+        initial_keep_rate: Initial median of the gates, in (0, 1); near 1 the search starts at the
+            intact model.
+        parameters: A regular expression searched for in the names, or names. By default those of
+            the model's `shared_parameters()` (or all with `requires_grad`) that are matrices but
+            not embeddings.
         loss_function: Called as `loss_function(model, batch)` in place of `model(**batch)`.
         progress: Show a progress bar.
 
@@ -76,7 +81,8 @@ def learn_language_masks(
 
     Raises:
         LanguageError: If a language key is malformed.
-        ConfigurationError: If a setting is out of range, nothing is left to gate, or heads cannot be found.
+        ConfigurationError: If a setting is out of range, nothing is left to gate, or heads cannot
+            be found.
         DataError: If a language has no batch, or the model returns no loss.
         NonFiniteLossError: If a loss is NaN or infinite.
 

@@ -21,14 +21,16 @@ Measure = Literal["jaccard", "agreement"]
 def mask_overlap(masks: LanguageMasks, *, measure: Measure = "jaccard") -> OverlapMatrix:
     """Return the overlap of masks, `|A ∩ B| / |A ∪ B|` of the kept gates, between languages and between seeds.
 
-    Entry (i, j) is the mean over all pairs of *different* seeds of a mask of language i and one of language j, on the
-    diagonal too: that is the overlap which remains if nothing but the seed differs, and language-specific weights
-    are what the other entries fall short of it. Masks of one seed share their random numbers, so they would overlap
-    for no good reason. With one seed there is no choice, the diagonal is 1 by definition, and no baseline is given.
+    Entry (i, j) is the mean over all pairs of *different* seeds of a mask of language i and one of
+    language j, on the diagonal too: that is the overlap which remains if nothing but the seed
+    differs, and language-specific weights are what the other entries fall short of it. Masks of one
+    seed share their random numbers, so they would overlap for no good reason. With one seed there
+    is no choice, the diagonal is 1 by definition, and no baseline is given.
 
     Args:
         masks: The masks.
-        measure: `"jaccard"`, or `"agreement"` for the share of gates on which both masks say the same.
+        measure: `"jaccard"`, or `"agreement"` for the share of gates on which both masks say the
+            same.
 
     Returns:
         The overlaps.

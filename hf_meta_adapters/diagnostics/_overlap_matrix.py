@@ -26,7 +26,8 @@ class OverlapMatrix:
 
     Attributes:
         languages: The languages, in the order of rows and columns.
-        matrix: Mean overlap over pairs of different seeds, shape (L, L); the diagonal is `baseline`.
+        matrix: Mean overlap over pairs of different seeds, shape (L, L); the diagonal is
+            `baseline`.
         baseline: Overlap between seeds of one language, shape (L,), or `None` with a single seed.
         per_layer: Layer → matrix of that layer.
         chance: Overlap of independent masks of the same mean density.

@@ -24,26 +24,30 @@ def plan_language_capacity(
 ) -> CapacityPlan:
     """Return the `budget` layers in which languages differ most, and groups of languages that do not differ much.
 
-    A layer is ranked by how far languages fall short of agreeing as well as a language agrees with itself:
+    A layer is ranked by how far languages fall short of agreeing as well as a language agrees with
+    itself:
 
         conflict      mean over pairs of √(c_ii c_jj) − c_ij      (cosines of that layer; √… = 1 without baseline)
         specificity   mean over pairs of (o_ii + o_jj)/2 − o_ij   (overlaps of masks; needs two seeds)
 
-    and, where both are there, by the mean of its two ranks, which need no common scale. Languages are grouped by
-    average linkage on the disattenuated cosine of the whole model. This is advice from a heuristic: that a layer has
-    conflict does not prove that capacity there helps, only a training run does.
+    and, where both are there, by the mean of its two ranks, which need no common scale. Languages
+    are grouped by average linkage on the disattenuated cosine of the whole model. This is advice
+    from a heuristic: that a layer has conflict does not prove that capacity there helps, only a
+    training run does.
 
     Args:
         conflict: Result of `gradient_conflict(..., per_layer=True)`.
         masks: Result of `learn_language_masks` on the same model and languages, or `None`.
         budget: Number of layers that may get language-specific capacity.
-        share_above: Languages may share an adapter where the mean cosine between them is at least this.
+        share_above: Languages may share an adapter where the mean cosine between them is at least
+            this.
 
     Returns:
         The plan.
 
     Raises:
-        ConfigurationError: If there are no layers, the budget is out of range, or the masks are of other languages.
+        ConfigurationError: If there are no layers, the budget is out of range, or the masks are of
+            other languages.
 
     Example:
         >>> from hf_meta_adapters.diagnostics import gradient_conflict

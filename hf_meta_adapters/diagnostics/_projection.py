@@ -14,14 +14,16 @@ _CHUNK = 1 << 16  # coordinates whose signs and places exist at a time: 30 bytes
 def project(vector: Tensor, dimension: int, *, seed: int) -> Tensor:
     """Return `S x`, a projection to k dimensions with `E⟨Sx, Sy⟩ = ⟨x, y⟩`: a count sketch with random shifts.
 
-    x is cut into rows of k coordinates; every coordinate gets a random sign, every row is rotated by a random shift,
-    and the rows are summed. Two coordinates of different rows meet with probability 1/k and two of one row never, so
-    as for the count sketch (Charikar, Chen and Farach-Colton 2002; Weinberger et al. 2009), for any x and y,
+    x is cut into rows of k coordinates; every coordinate gets a random sign, every row is rotated
+    by a random shift, and the rows are summed. Two coordinates of different rows meet with
+    probability 1/k and two of one row never, so as for the count sketch (Charikar, Chen and
+    Farach-Colton 2002; Weinberger et al. 2009), for any x and y,
 
         E (⟨Sx, Sy⟩ − ⟨x, y⟩)² ≤ 2/k · ‖x‖² ‖y‖²
 
-    The sum of projections of several vectors, each with its own seed, is a projection of their concatenation, for
-    which the same holds. The same seed gives the same S for vectors of one length on one kind of device.
+    The sum of projections of several vectors, each with its own seed, is a projection of their
+    concatenation, for which the same holds. The same seed gives the same S for vectors of one
+    length on one kind of device.
 
     Args:
         vector: x, shape (P,), float32 or float64.

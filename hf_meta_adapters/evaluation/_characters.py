@@ -13,9 +13,10 @@ __all__ = ["characters_by_decoding", "characters_by_offsets"]
 def characters_by_offsets(length: int, offsets: Sequence[tuple[int, int]]) -> NDArray[np.float64]:
     """Share the characters of a text out among its n tokens, by the offsets of a fast tokenizer.
 
-    A character that k tokens cover (the bytes of one letter) counts 1/k for each. A character that none covers (a
-    space, a stripped mark) counts for the token after it, or for the last one. So the shares sum to `length`, whatever
-    the tokenizer, and a score per character can be compared between tokenizers.
+    A character that k tokens cover (the bytes of one letter) counts 1/k for each. A character that
+    none covers (a space, a stripped mark) counts for the token after it, or for the last one. So
+    the shares sum to `length`, whatever the tokenizer, and a score per character can be compared
+    between tokenizers.
 
     Args:
         length: Characters (code points) of the text.
@@ -45,8 +46,8 @@ def characters_by_offsets(length: int, offsets: Sequence[tuple[int, int]]) -> ND
 def characters_by_decoding(length: int, tokens: Sequence[str]) -> NDArray[np.float64]:
     """Share the characters of a text out among its n tokens, in proportion to the length of each decoded token.
 
-    The fallback for tokenizers without offsets. The shares sum to `length` here too, but a token that stands for more
-    or fewer characters than it is decoded to gets a wrong share.
+    The fallback for tokenizers without offsets. The shares sum to `length` here too, but a token
+    that stands for more or fewer characters than it is decoded to gets a wrong share.
 
     Args:
         length: Characters of the text.

@@ -33,9 +33,10 @@ def compare_methods(
 ) -> MethodComparison:
     r"""Compute d̄ ± t_{n−1} s_d / √n of the paired differences of each treatment to each other method, over n seeds.
 
-    The unit is a seed: d is the difference of the means over languages of two models of one seed, since languages of
-    one model are not independent. P-values are those of the paired t test, adjusted for the number of comparisons by
-    Holm (1979). With a handful of seeds only large and steady differences are significant.
+    The unit is a seed: d is the difference of the means over languages of two models of one seed,
+    since languages of one model are not independent. P-values are those of the paired t test,
+    adjusted for the number of comparisons by Holm (1979). With a handful of seeds only large and
+    steady differences are significant.
 
     Args:
         scores: Method → language → one score a seed, in the same order of seeds.

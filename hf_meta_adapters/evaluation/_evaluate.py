@@ -41,19 +41,22 @@ def evaluate_languages(
 ) -> LanguageScores:
     """Compute the scores of f(x; θ, φ_l) on the data of each language l.
 
-    A model with `use_language` runs in the language of the data: with the adapter φ_l and the shared θ, which holds
-    the head. So within-language and zero-shot evaluation are the same call; `source_language` records which languages
-    were trained on. Before any pass, the languages, the data and the classes of the head are checked; a language in
-    which one class is predicted everywhere gives a `ConstantPredictionWarning`.
+    A model with `use_language` runs in the language of the data: with the adapter φ_l and the
+    shared θ, which holds the head. So within-language and zero-shot evaluation are the same call;
+    `source_language` records which languages were trained on. Before any pass, the languages, the
+    data and the classes of the head are checked; a language in which one class is predicted
+    everywhere gives a `ConstantPredictionWarning`.
 
     Args:
-        model: A transformers model with the head of the task, or a `LanguageAdapterModel` around one.
+        model: A transformers model with the head of the task, or a `LanguageAdapterModel` around
+            one.
         task: "ner", "pos", "qa", "nli", "masked_lm", "causal_lm", or any `Task`.
-        datasets: Language → examples (a `datasets.Dataset`, or a list of dicts) with the columns that the task names.
+        datasets: Language → examples (a `datasets.Dataset`, or a list of dicts) with the columns
+            that the task names.
         source_language: The language whose labels the head was trained on, if it was one.
         processing_class: The tokenizer; by default the one that was saved with the model.
-        adapters: Language → language, to run a language with the adapter of another one: for a language without an
-            adapter, or to see what the right adapter is worth.
+        adapters: Language → language, to run a language with the adapter of another one: for a
+            language without an adapter, or to see what the right adapter is worth.
         batch_size: Rows a pass.
         max_length: Tokens in a row; by default what the tokenizer allows, at most 512.
         device: Where to move the model first; by default it stays where it is.

@@ -34,8 +34,9 @@ def run(
 ) -> list[Decoded]:
     """Return what `decode` makes of the model's output for each feature, in the order of the features.
 
-    Rows of similar length share a batch, padded on the right. The model runs in evaluation mode, without gradients,
-    inside `model.use_language(language)` where it has that method; its modes are restored afterwards.
+    Rows of similar length share a batch, padded on the right. The model runs in evaluation mode,
+    without gradients, inside `model.use_language(language)` where it has that method; its modes are
+    restored afterwards.
 
     Args:
         model: A transformers model, or one wrapped around it.

@@ -26,10 +26,12 @@ class PairedDifference:
     Attributes:
         treatment: The one.
         baseline: The other.
-        mean: Mean over seeds of the difference of the means over languages; above 0: the treatment is better.
+        mean: Mean over seeds of the difference of the means over languages; above 0: the treatment
+            is better.
         low: Lower end of its interval; NaN with one seed.
         high: Upper end.
-        p_value: Of the paired t test over seeds, adjusted for the number of comparisons; NaN with one seed.
+        p_value: Of the paired t test over seeds, adjusted for the number of comparisons; NaN with
+            one seed.
         wins: In how many pairs of language and seed the treatment is better.
         pairs: How many pairs there are.
     """

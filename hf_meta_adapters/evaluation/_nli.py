@@ -26,8 +26,9 @@ __all__ = ["NLI"]
 class NLI(Task):
     """Natural language inference: accuracy and macro F1 over entailment, neutral and contradiction.
 
-    The examples have the columns `premise`, `hypothesis` and `label`. A pair that is too long loses tokens at the end
-    of the longer side: one pair has one prediction, so it cannot be cut into windows.
+    The examples have the columns `premise`, `hypothesis` and `label`. A pair that is too long loses
+    tokens at the end of the longer side: one pair has one prediction, so it cannot be cut into
+    windows.
     """
 
     name = "nli"

@@ -59,17 +59,19 @@ def best_spans(
 class QuestionAnswering(Task):
     """Extractive question answering as in SQuAD v1.1: exact match and F1, averaged over the questions.
 
-    A passage that is too long is read in windows that overlap by `stride` tokens, and the best span of all windows is
-    the answer, spans of white space apart. The examples have the columns `question`, `context` and `answers` (`text`
-    and `answer_start`, which counts characters); every question has an answer.
+    A passage that is too long is read in windows that overlap by `stride` tokens, and the best span
+    of all windows is the answer, spans of white space apart. The examples have the columns
+    `question`, `context` and `answers` (`text` and `answer_start`, which counts characters); every
+    question has an answer.
 
     Args:
-        normalization: `"language"` for the rules of the language (MLQA's), `"squad"` for those of SQuAD v1.1 in every
-            language, by which XQuAD and TyDi QA are usually scored. See `normalize_answer`.
+        normalization: `"language"` for the rules of the language (MLQA's), `"squad"` for those of
+            SQuAD v1.1 in every language, by which XQuAD and TyDi QA are usually scored. See
+            `normalize_answer`.
         stride: Tokens that neighbouring windows share, at most half of a window.
         longest_question: Tokens of a question that are read.
-        longest_answer: Tokens of an answer. The usual 30 is short for languages that a multilingual vocabulary cuts
-            into many pieces.
+        longest_answer: Tokens of an answer. The usual 30 is short for languages that a multilingual
+            vocabulary cuts into many pieces.
         n_best: Spans of each window that compete.
     """
 
@@ -105,8 +107,8 @@ class QuestionAnswering(Task):
     ) -> list[Feature]:
         """Return windows with `start_positions` and `end_positions` of the first answer, and `places` of the passage.
 
-        A window without the whole answer points at its classification token, or at its first one. `places` holds the
-        place, start and end (in characters) of each token of the passage.
+        A window without the whole answer points at its classification token, or at its first one.
+        `places` holds the place, start and end (in characters) of each token of the passage.
         """
         if not tokenizer.is_fast:
             raise ConfigurationError(

@@ -32,12 +32,12 @@ class LanguageScores:
         higher_is_better: The direction of that metric.
         scores: Language → metric → value.
         examples: Language → how many examples it was scored on.
-        source_language: The language whose labels the model was trained on; the other languages are zero-shot. `None`
-            where each language was trained on its own labels.
+        source_language: The language whose labels the model was trained on; the other languages are
+            zero-shot. `None` where each language was trained on its own labels.
         adapters: Language → the language whose adapter it was run with, where that is another one.
-        per_example: Language → name → what each example adds to the metrics, shape (n,). Sums of numerators over sums
-            of denominators (or means) give the metrics back: `bits` / `characters`, `correct` / `words`,
-            2 `correct` / (`predicted` + `expected`).
+        per_example: Language → name → what each example adds to the metrics, shape (n,). Sums of
+            numerators over sums of denominators (or means) give the metrics back: `bits` /
+            `characters`, `correct` / `words`, 2 `correct` / (`predicted` + `expected`).
     """
 
     task: str

@@ -24,8 +24,10 @@ class TaskScore:
 
     Attributes:
         metrics: Metric → value.
-        per_example: Name → what each example adds to the metrics, shape (n,): the material of a bootstrap.
-        constant_prediction: The only class that was ever predicted although the references hold several, else `None`.
+        per_example: Name → what each example adds to the metrics, shape (n,): the material of a
+            bootstrap.
+        constant_prediction: The only class that was ever predicted although the references hold
+            several, else `None`.
     """
 
     metrics: Mapping[str, float]
@@ -36,14 +38,15 @@ class TaskScore:
 class Task(ABC):
     """How data becomes features, how the output of a model becomes predictions, and how these are scored.
 
-    Write a task of your own by deriving from this class; pass an instance to `evaluate_languages`, or register the
-    class under a name.
+    Write a task of your own by deriving from this class; pass an instance to `evaluate_languages`,
+    or register the class under a name.
 
     Attributes:
         name: The name of the task.
         metric: The metric that stands for the task in tables.
         higher_is_better: The direction of that metric.
-        labels: The classes of the model's head in the order of their ids; empty for a head without classes.
+        labels: The classes of the model's head in the order of their ids; empty for a head without
+            classes.
     """
 
     name: ClassVar[str]

@@ -28,9 +28,9 @@ _IGNORED = -100
 class TokenClassification(Task):
     """One tag for each word, read from the logits of its first subword.
 
-    No word is lost: a sentence that is too long is cut between words into windows that overlap, and each word is
-    labelled and scored in the window that shows most around it; a word of which the tokenizer leaves nothing is
-    predicted as `unseen`.
+    No word is lost: a sentence that is too long is cut between words into windows that overlap, and
+    each word is labelled and scored in the window that shows most around it; a word of which the
+    tokenizer leaves nothing is predicted as `unseen`.
 
     The examples have a column `tokens` and one of `tag_columns`.
 
@@ -124,8 +124,8 @@ class TokenClassification(Task):
 class NER(TokenClassification):
     """Named entities: F1 of spans (`SpanF1`, strict IOB2, the BIO scheme repaired in scoring only).
 
-    Types that are not counted become `O`, in `B-` and in `I-`, so that languages annotated with different types share
-    one set of labels.
+    Types that are not counted become `O`, in `B-` and in `I-`, so that languages annotated with
+    different types share one set of labels.
 
     Args:
         types: The types that are counted.
@@ -188,7 +188,8 @@ class NER(TokenClassification):
 class POS(TokenClassification):
     """Universal parts of speech (UPOS): accuracy over words.
 
-    Words tagged `_` (the surface forms of contractions in Universal Dependencies) are neither trained on nor scored.
+    Words tagged `_` (the surface forms of contractions in Universal Dependencies) are neither
+    trained on nor scored.
     """
 
     name = "pos"

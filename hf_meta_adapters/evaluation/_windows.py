@@ -67,7 +67,8 @@ def windows(sizes: Sequence[int], room: int, overlap: int = 0) -> list[tuple[ran
         overlap: Tokens at most that a window shares with the one before.
 
     Returns:
-        For each window the items in it and, among them, those that belong to it. Every item belongs to one window.
+        For each window the items in it and, among them, those that belong to it. Every item belongs
+        to one window.
 
     Example:
         >>> windows([1] * 5, room=3)

@@ -35,10 +35,11 @@ _UNSPACED_LETTER = re.compile(  # Han (as MLQA has it), kana, Thai and Lao, Myan
 def normalize_answer(text: str, language: Language | None = None) -> str:
     """Lower-case an answer and drop its punctuation, its articles and its surplus spaces, in this order.
 
-    With a language, the rules are those of MLQA (Lewis et al., 2020): all punctuation of Unicode, the articles of the
-    language (en, es, de, vi; every ال in ar; none elsewhere), and in languages written without spaces each letter
-    is a word of its own (zh; here ja, th, lo, km and my, too). French is ours: un, une, le, la, les, du, des and l'.
-    Without a language they are those of SQuAD v1.1 (Rajpurkar et al., 2016): ASCII punctuation and English articles.
+    With a language, the rules are those of MLQA (Lewis et al., 2020): all punctuation of Unicode,
+    the articles of the language (en, es, de, vi; every ال in ar; none elsewhere), and in languages
+    written without spaces each letter is a word of its own (zh; here ja, th, lo, km and my, too).
+    French is ours: un, une, le, la, les, du, des and l'. Without a language they are those of SQuAD
+    v1.1 (Rajpurkar et al., 2016): ASCII punctuation and English articles.
 
     Args:
         text: The answer.

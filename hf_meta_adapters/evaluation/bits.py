@@ -81,9 +81,9 @@ def bits_per_character(
 ) -> LanguageModelScore:
     """Compute Σ −log₂ p(target) / Σ characters(target) over the scored tokens of `features`.
 
-    Unlike a loss per token, it does not fall when a tokenizer cuts words into more pieces. For a masked language model
-    it is a pseudo-likelihood over the masked tokens, so it compares masked models with one another, not with causal
-    ones.
+    Unlike a loss per token, it does not fall when a tokenizer cuts words into more pieces. For a
+    masked language model it is a pseudo-likelihood over the masked tokens, so it compares masked
+    models with one another, not with causal ones.
 
     Args:
         model: A masked or causal language model; its logits have shape (B, T, V).

@@ -34,9 +34,10 @@ def masked_lm_features(
 ) -> list[Feature]:
     """Mask a fixed choice of the tokens of each text: max(1, round(p·n)) of n, all replaced by the mask token.
 
-    The choice depends on `seed`, `language` and the number of the row only, so that every model with this tokenizer is
-    scored on the same masks. Unknown tokens are never chosen: how probable they are says nothing about the text they
-    stand for. A text that is too long is cut into windows; a window without a mask is left out.
+    The choice depends on `seed`, `language` and the number of the row only, so that every model
+    with this tokenizer is scored on the same masks. Unknown tokens are never chosen: how probable
+    they are says nothing about the text they stand for. A text that is too long is cut into
+    windows; a window without a mask is left out.
 
     Args:
         tokenizer: With a mask token. One without offsets (not a fast one) gives characters by
@@ -45,11 +46,13 @@ def masked_lm_features(
         language: Their language.
         seed: Seed of the masks.
         mask_probability: The share p of tokens that is masked, in (0, 1].
-        max_length: Tokens in a row, special tokens included; by default what the tokenizer allows, at most 512.
+        max_length: Tokens in a row, special tokens included; by default what the tokenizer allows,
+            at most 512.
 
     Returns:
-        Rows with `input_ids` and `attention_mask` and, for each place t, `targets` (the token that the logits at t are
-        scored on, or −100) and `characters` (how many that token stands for); `example` is the number of the text.
+        Rows with `input_ids` and `attention_mask` and, for each place t, `targets` (the token that
+        the logits at t are scored on, or −100) and `characters` (how many that token stands for);
+        `example` is the number of the text.
 
     Raises:
         ConfigurationError: If there is no mask token, or an argument is out of its range.
@@ -96,15 +99,17 @@ def causal_lm_features(
 ) -> list[Feature]:
     """Prepare each text for the score of a causal language model: every token after those before it.
 
-    A row begins with what the tokenizer puts before a text, or else with its beginning-of-sequence token; where it has
-    neither, the first token has no prediction, so neither its bits nor its characters count. The end of the text is
-    not scored, nor are unknown tokens. A text that is too long is cut into windows, and the context begins anew.
+    A row begins with what the tokenizer puts before a text, or else with its beginning-of-sequence
+    token; where it has neither, the first token has no prediction, so neither its bits nor its
+    characters count. The end of the text is not scored, nor are unknown tokens. A text that is too
+    long is cut into windows, and the context begins anew.
 
     Args:
         tokenizer: The tokenizer. One without offsets gives characters by `characters_by_decoding`.
         texts: The texts.
         language: Their language, for the messages.
-        max_length: Tokens in a row, special tokens included; by default what the tokenizer allows, at most 512.
+        max_length: Tokens in a row, special tokens included; by default what the tokenizer allows,
+            at most 512.
 
     Returns:
         Rows as those of `masked_lm_features`.

@@ -56,8 +56,9 @@ def spans(tags: Sequence[str]) -> set[tuple[str, int, int]]:
 class SpanF1(evaluate.Metric):
     """Precision, recall and F1 of entity spans over all sentences: a span is right if both ends and its type are.
 
-    Strict IOB2, micro average, by seqeval. Tags are repaired first (`repair_bio`), references too; `repaired` says
-    which share of the predicted tags needed it. 0 where there is nothing to divide by.
+    Strict IOB2, micro average, by seqeval. Tags are repaired first (`repair_bio`), references too;
+    `repaired` says which share of the predicted tags needed it. 0 where there is nothing to divide
+    by.
 
     Example:
         >>> tags = [["B-PER", "I-PER", "O", "B-LOC"]]
@@ -134,7 +135,8 @@ class ClassF1(evaluate.Metric):
 class AnswerMatch(evaluate.Metric):
     """Mean exact match and mean F1 of answers, each against the best of the references of its question.
 
-    `language` picks the rules, see `normalize_answer`; without it the values are those of SQuAD v1.1 over 100.
+    `language` picks the rules, see `normalize_answer`; without it the values are those of SQuAD
+    v1.1 over 100.
 
     Example:
         >>> compute(AnswerMatch, predictions=["the Nile river"], references=[["Nile"]])

@@ -76,10 +76,11 @@ def load_for_task(
         path: The folder that `save_pretrained` wrote.
         auto_class: The class with the head, such as `transformers.AutoModelForTokenClassification`.
         task: The task, which names the classes.
-        train: `"head"` (everything else is frozen), `"adapters"` (head and φ), `"shared"` (head and θ; φ stays as
-            pretrained, so that a φ_l put in its place meets the θ it knows), `"all"`, or a task adapter, stacked on
-            every φ_l while θ and φ are frozen, as in MAD-X (Pfeiffer et al. 2020): a `peft.PeftConfig` such as
-            `LoraConfig(target_modules="all-linear")`, or `"task_adapter"` for just that.
+        train: `"head"` (everything else is frozen), `"adapters"` (head and φ), `"shared"` (head and
+            θ; φ stays as pretrained, so that a φ_l put in its place meets the θ it knows), `"all"`,
+            or a task adapter, stacked on every φ_l while θ and φ are frozen, as in MAD-X (Pfeiffer
+            et al. 2020): a `peft.PeftConfig` such as `LoraConfig(target_modules="all-linear")`, or
+            `"task_adapter"` for just that.
         languages: The languages to load; default all.
         **model_arguments: Further arguments of the class's `from_pretrained`.
 
@@ -87,7 +88,8 @@ def load_for_task(
         The model.
 
     Raises:
-        ConfigurationError: If `train` is unknown, or what is to be frozen cannot be told from the head.
+        ConfigurationError: If `train` is unknown, or what is to be frozen cannot be told from the
+            head.
         HubError: If the files are missing or damaged.
     """
     family = read_manifest(Path(path))

@@ -105,7 +105,8 @@ def few_shot(
     Args:
         make_model: As for `within_language`.
         task: The task.
-        train: Language → labelled training examples; all of the source are used, the first `shots` of each other.
+        train: Language → labelled training examples; all of the source are used, the first `shots`
+            of each other.
         test: Language → test examples.
         tokenizer: The tokenizer.
         settings: How to fine-tune, both times.

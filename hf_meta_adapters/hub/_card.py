@@ -39,7 +39,8 @@ def card_text(family: Family, existing: str | None = None, *, repo_id: str = "")
 
     Args:
         family: What there is, and what was recorded of it.
-        existing: The card there is. Its own text, and metadata that are not ours (a licence, say), are kept.
+        existing: The card there is. Its own text, and metadata that are not ours (a licence, say),
+            are kept.
         repo_id: The name of the repository, where it is known.
 
     Raises:

@@ -1,6 +1,7 @@
 """What was recorded of a run, as the manifest and the model card have it: only what was measured, and nothing else.
 
-The details of a manifest may come from somebody else's repository, so that each is looked at before it is believed.
+The details of a manifest may come from somebody else's repository, so that each is looked at before
+it is believed.
 """
 
 from __future__ import annotations

@@ -50,8 +50,8 @@ def check_sizes(
         sizes: The path of every file in the repository → its bytes.
 
     Raises:
-        HubError: If weights are missing, pickled, not declared or larger than declared, or a text is unreasonably
-            large; with all files of which that is so.
+        HubError: If weights are missing, pickled, not declared or larger than declared, or a text
+            is unreasonably large; with all files of which that is so.
     """
     weights, texts = needed_files(family, languages)
     wrong = [f"{path} has {sizes[path]:,} bytes, where the manifest declares {family.files[path]:,}"
@@ -92,12 +92,14 @@ def check_folder(folder: Path, family: Family, languages: Sequence[str]) -> None
     """Refuse what lies outside of a folder, and what would run code.
 
     Args:
-        folder: Of a saved model; in a cache of the Hub its files may be links into `blobs/` beside it.
+        folder: Of a saved model; in a cache of the Hub its files may be links into `blobs/` beside
+            it.
         family: Its manifest.
         languages: Those that are to be loaded.
 
     Raises:
-        HubError: If a file or a folder is a link, an index leads elsewhere, or the model wants code of its own.
+        HubError: If a file or a folder is a link, an index leads elsewhere, or the model wants code
+            of its own.
     """
     weights, texts = needed_files(family, languages)
     paths = {*weights, *texts, *_shards(folder), *_adapter_folders(family, languages)}

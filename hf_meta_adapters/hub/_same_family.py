@@ -57,8 +57,8 @@ class Remote:
 def check_same_family(folder: Path, family: Family, remote: Remote) -> None:
     """Refuse to add a language to a family of another base, another θ or another kind of adapter.
 
-    θ is compared by the hashes that the Hub has of its files; only where they differ (by another way of sharding, say)
-    it is downloaded and compared number by number.
+    θ is compared by the hashes that the Hub has of its files; only where they differ (by another
+    way of sharding, say) it is downloaded and compared number by number.
 
     Args:
         folder: Where the family with the new language was saved.

@@ -71,7 +71,8 @@ _MEANINGS: tuple[tuple[type[Exception] | int, str, str], ...] = (
 def speaking_of(repo_id: str, token: str | bool | None = None) -> Iterator[None]:
     """Make what the client raises one paragraph: the rule, what was found, what to do.
 
-    The client's own errors depend on the HTTP library that it uses, which differs between its versions.
+    The client's own errors depend on the HTTP library that it uses, which differs between its
+    versions.
     """
     try:
         yield

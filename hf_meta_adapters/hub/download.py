@@ -28,7 +28,8 @@ def list_languages(
     """Return the languages of a saved or published family; of a repository only the manifest is downloaded.
 
     Args:
-        repo_or_path: A folder that `save_pretrained` wrote, or a repository on the Hub such as `"me/family"`.
+        repo_or_path: A folder that `save_pretrained` wrote, or a repository on the Hub such as
+            `"me/family"`.
         revision: A branch, a tag or a commit of the repository.
         token: The token for a private or gated repository; default that of `hf auth login`.
         cache_dir: Where downloads are kept; default the cache of the Hub.

@@ -82,7 +82,8 @@ def save_family(
     if family.base_model:
         backend.base.config.save_pretrained(str(folder))
     else:
-        # the base's own method may be one that `adapters` has put there, which writes adapters into config.json
+        # the base's own method may be one that `adapters` has put there, which writes adapters into
+        # config.json
         transformers.PreTrainedModel.save_pretrained(
             backend.base, str(folder), state_dict=dict(state), **options
         )
@@ -164,15 +165,16 @@ def load_base(
         folder: Where from.
         family: The manifest.
         auto_class: The class that loads them; `None` for the one that was saved.
-        arguments: Further arguments of its `from_pretrained`; files other than safetensors are never read, and code of
-            a repository is never run.
+        arguments: Further arguments of its `from_pretrained`; files other than safetensors are
+            never read, and code of a repository is never run.
         access: How the repository of a base that is only named is reached.
 
     Returns:
         The transformers model.
 
     Raises:
-        HubError: If the class is unknown, or files are missing, damaged, or of other shapes than configured.
+        HubError: If the class is unknown, or files are missing, damaged, or of other shapes than
+            configured.
     """
     kind: Any = auto_class or _saved_class(family.base_class)
     source = family.base_model or str(folder)
@@ -241,7 +243,8 @@ def _as_it_was(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
 def base_reference(base: Any) -> tuple[str, str]:
     """The name and the commit by which a base model can be loaded again; "" and "" if its weights must be kept.
 
-    A model made in memory has no name. One of another class than its checkpoint has a head that the checkpoint lacks.
+    A model made in memory has no name. One of another class than its checkpoint has a head that the
+    checkpoint lacks.
     """
     config = getattr(base, "config", None)
     name = getattr(config, "_name_or_path", "") or ""

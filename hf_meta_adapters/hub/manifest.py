@@ -50,10 +50,12 @@ class Family:
         shared: What θ is: "all", "none" or a regular expression.
         share_adapter: Whether one adapter, in the folder `shared/`, serves all languages.
         shared_adapter: Whether θ is an adapter, in the folder `shared/`.
-        base_model: The name of the base model, a folder or a repository; "" if its weights are in the folder.
+        base_model: The name of the base model, a folder or a repository; "" if its weights are in
+            the folder.
         base_revision: The commit of that repository; "" if it is not known.
         base_class: The class of the transformers model.
-        body: The name of the body, such as "roberta", inside a model with a head; "" for a model without one.
+        body: The name of the body, such as "roberta", inside a model with a head; "" for a model
+            without one.
         details: What else was recorded, such as the training set-up.
         files: The weights, by their path in the folder → bytes: what is larger is not downloaded.
     """

@@ -14,13 +14,13 @@ from hf_meta_adapters.meta.vectors import Vector, local
 class Anchor:
     """A copy of θ to move away from and to return to.
 
-    It writes through `.data`, past autograd's version counter. A graph recorded at θ therefore stays usable while θ
-    is elsewhere, and it is right to use it again once θ is back: back means copied back, bit for bit, since
-    (θ + δ) − δ is not θ in floating point.
+    It writes through `.data`, past autograd's version counter. A graph recorded at θ therefore
+    stays usable while θ is elsewhere, and it is right to use it again once θ is back: back means
+    copied back, bit for bit, since (θ + δ) − δ is not θ in floating point.
 
     Args:
-        parameters: θ. The copy is the only one that an outer step with a single virtual step keeps, whatever the number
-            of languages.
+        parameters: θ. The copy is the only one that an outer step with a single virtual step keeps,
+            whatever the number of languages.
         cpu_offload: Keep the copy in the memory of the CPU, and bring one parameter at a time.
     """
 
@@ -35,7 +35,8 @@ class Anchor:
     def move(self, direction: Vector, step: Tensor | float) -> None:
         """θ ← base + step · direction."""
         away, self._away = self._away, True
-        torch.clear_autocast_cache()  # it knows weights by their version, which writing through `.data` leaves alone
+        # it knows weights by their version, which writing through `.data` leaves alone
+        torch.clear_autocast_cache()
         for live, base, entry in zip(self._live, self._base, direction, strict=True):
             if entry is not None:  # one pass over memory, and no copy of the direction
                 size = torch.as_tensor(step, dtype=live.dtype, device=live.device)

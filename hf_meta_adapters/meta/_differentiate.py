@@ -1,8 +1,9 @@
 """Who differentiates a loss: autograd on the parameters, or, where these are sharded, a backward pass.
 
-FSDP2 (`torch.distributed.fsdp.fully_shard`) keeps a part of each parameter on every process, and gathers the whole of
-a layer for its passes. Autograd sees what was gathered, so that it knows no gradient of the parameters themselves.
-What a backward pass leaves in their `.grad` is the mean over processes of their gradients, sharded like them.
+FSDP2 (`torch.distributed.fsdp.fully_shard`) keeps a part of each parameter on every process, and
+gathers the whole of a layer for its passes. Autograd sees what was gathered, so that it knows no
+gradient of the parameters themselves. What a backward pass leaves in their `.grad` is the mean over
+processes of their gradients, sharded like them.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ class Differentiate(ABC):
     """Evaluates losses and their gradients.
 
     Args:
-        scale: s > 0, 0-d: passes go backward through s·loss, and what they give is divided by s. Gradients of
-            activations that half precision would round to zero are then kept (Micikevicius et al., ICLR 2018).
+        scale: s > 0, 0-d: passes go backward through s·loss, and what they give is divided by s.
+            Gradients of activations that half precision would round to zero are then kept
+            (Micikevicius et al., ICLR 2018).
     """
 
     def __init__(self, scale: Tensor | None = None) -> None:

@@ -25,9 +25,9 @@ def fidelity(
 
         cos(d, e) = ⟨d, e⟩ / (‖d‖ ‖e‖),    d, e: the meta-gradients of all φ_l, one after the other
 
-    Both are taken of the same losses with the same random numbers, and where the setting draws validation languages,
-    of the same draw. Where θ is sharded over processes, central finite differences stand for the exact one: there is no
-    second derivative then.
+    Both are taken of the same losses with the same random numbers, and where the setting draws
+    validation languages, of the same draw. Where θ is sharded over processes, central finite
+    differences stand for the exact one: there is no second derivative then.
 
     Args:
         train_losses: As for `meta_gradient`.

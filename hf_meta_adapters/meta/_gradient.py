@@ -50,40 +50,50 @@ def meta_gradient(
 ) -> MetaGradients:
     """Compute the gradient of the validation loss of all languages after a virtual step of the shared weights.
 
-    With g_i = ∇θ L_i^train(θ, φ_i), θ'_i = θ − β Δ(g_i) and D_i = ∂Δ/∂g at g_i (Δ(g) = g and D = 1 for plain SGD),
+    With g_i = ∇θ L_i^train(θ, φ_i), θ'_i = θ − β Δ(g_i) and D_i = ∂Δ/∂g at g_i (Δ(g) = g and D = 1
+    for plain SGD),
 
         v_i       = Σ_j w_ij ∇θ L_j^val(θ'_i, φ_j)
         direct_i  = w_ii ∇φ_i L_i^val(θ'_i, φ_i)
         indirect_i = −β ∇φ_i ⟨∇θ L_i^train(θ, φ_i), D_i v_i⟩     (v_i held constant)
 
-    which is the gradient for φ_i of Σ_j w_ij L_j^val(θ'_i, φ_j): Algorithm 1 of Wang, Lipton and Tsvetkov (EMNLP 2020)
-    with w_ij = 1/L. No graph outlives one language. θ is moved in place and put back bit for bit; no parameter,
-    gradient buffer or optimizer is touched. Passes of one loss replay the same random numbers (dropout).
+    which is the gradient for φ_i of Σ_j w_ij L_j^val(θ'_i, φ_j): Algorithm 1 of Wang, Lipton and
+    Tsvetkov (EMNLP 2020) with w_ij = 1/L. No graph outlives one language. θ is moved in place and
+    put back bit for bit; no parameter, gradient buffer or optimizer is touched. Passes of one loss
+    replay the same random numbers (dropout).
 
     Args:
-        train_losses: L_i^train of each language: a function without arguments that evaluates it at the present values
-            of the parameters, or several of them (micro-batches) whose sum it is.
-        meta_losses: L_j^val of each language, likewise. It must have the languages of `train_losses`.
+        train_losses: L_i^train of each language: a function without arguments that evaluates it at
+            the present values of the parameters, or several of them (micro-batches) whose sum it
+            is.
+        meta_losses: L_j^val of each language, likewise. It must have the languages of
+            `train_losses`.
         shared: θ, by name.
-        language: φ_l of each language, by name; may be empty for a language without parameters of its own.
+        language: φ_l of each language, by name; may be empty for a language without parameters of
+            its own.
         inner_learning_rate: β.
         inner_optimizer: Δ; default `SGD()`, the paper's.
-        for_languages: The languages whose meta-gradients are wanted; default all. The others still count in the
-            validation loss, and in `.shared` unless the look-ahead is per language.
-        all_reduce: Sums a flat tensor over processes in place, as `torch.distributed.all_reduce` does. The losses must
-            then be the shares of each process in the loss of the global batch.
-        loss_scale: A factor, 0-d, of what goes backward, divided out of all that is returned; as fp16 needs it.
+        for_languages: The languages whose meta-gradients are wanted; default all. The others still
+            count in the validation loss, and in `.shared` unless the look-ahead is per language.
+        all_reduce: Sums a flat tensor over processes in place, as `torch.distributed.all_reduce`
+            does. The losses must then be the shares of each process in the loss of the global
+            batch.
+        loss_scale: A factor, 0-d, of what goes backward, divided out of all that is returned; as
+            fp16 needs it.
         train_gradients: Whether ∇φ_l L_l^train are wanted (`.train`), which are the size of all φ.
-        precision: In what the losses are evaluated, if that is less than what θ is stored in, as under autocast; the
-            radius of finite differences depends on it.
-        seed: Of the draw of languages under `meta_languages_per_step`; the same on every process, another in each step.
+        precision: In what the losses are evaluated, if that is less than what θ is stored in, as
+            under autocast; the radius of finite differences depends on it.
+        seed: Of the draw of languages under `meta_languages_per_step`; the same on every process,
+            another in each step.
         preset: `"paper"` or `"fast"`; options given beside it win.
-        **options: See `MetaOptions`: `meta_gradient`, `lookahead`, `meta_languages`, `meta_languages_per_step`,
-            `inner_steps`, `finite_difference_scheme`, `finite_difference_radius`, `max_indirect_ratio`, `cpu_offload`.
+        **options: See `MetaOptions`: `meta_gradient`, `lookahead`, `meta_languages`,
+            `meta_languages_per_step`, `inner_steps`, `finite_difference_scheme`,
+            `finite_difference_radius`, `max_indirect_ratio`, `cpu_offload`.
 
     Returns:
-        The gradients, their parts, the losses and the meter. With `for_languages` and `lookahead="per_language"` the
-        entry `.shared` sums over these languages alone, still with the weight 1/L.
+        The gradients, their parts, the losses and the meter. With `for_languages` and
+        `lookahead="per_language"` the entry `.shared` sums over these languages alone, still with
+        the weight 1/L.
 
     Raises:
         ConfigurationError: If options or parameters cannot work.
@@ -262,7 +272,9 @@ def _shared_ahead(problem: _Problem, targets: list[Language], anchor: Anchor) ->
         parts.add_ahead(ahead)
     point = anchor.here() if others else []
     for key in targets:
-        if others:  # each language has its own v: one at a time, so that memory does not grow with the languages
+        # each language has its own v: one at a time, so that memory does not grow with the
+        # languages
+        if others:
             anchor.rebase(point)
             ahead = problem.validate(key, [key])
             parts.add_ahead(ahead)

@@ -24,7 +24,8 @@ class InnerOptimizer(ABC):
             gradient: g, one entry per parameter of θ.
 
         Returns:
-            Δ(g) and the diagonal, both shaped like g; `None` in place of the diagonal means the identity.
+            Δ(g) and the diagonal, both shaped like g; `None` in place of the diagonal means the
+            identity.
         """
 
 
@@ -64,9 +65,9 @@ class Adam(InnerOptimizer):
         m̂ = (β₁ m + (1 − β₁) g) / (1 − β₁ᵗ),     v̂ = (β₂ v + (1 − β₂) g²) / (1 − β₂ᵗ),
         ∂Δ/∂g = (1 − β₁) / ((1 − β₁ᵗ) (√v̂ + ε)) − m̂ (1 − β₂) g / ((1 − β₂ᵗ) √v̂ (√v̂ + ε)²).
 
-    The state itself is not changed. Before the optimizer has one (the first step), Δ is nearly sign(g), which hardly
-    depends on g: the indirect part is then close to zero, as it is for the true step. Weight decay is left out, as it
-    does not depend on g.
+    The state itself is not changed. Before the optimizer has one (the first step), Δ is nearly
+    sign(g), which hardly depends on g: the indirect part is then close to zero, as it is for the
+    true step. Weight decay is left out, as it does not depend on g.
 
     Args:
         states: One state per parameter of θ; `None` where the optimizer has none yet.
@@ -83,7 +84,8 @@ class Adam(InnerOptimizer):
         """The step that an Adam-like optimizer would take, from the state it has of `parameters`.
 
         Args:
-            optimizer: One whose state holds `exp_avg`, `exp_avg_sq` and `step` (Adam, AdamW and their fused forms).
+            optimizer: One whose state holds `exp_avg`, `exp_avg_sq` and `step` (Adam, AdamW and
+                their fused forms).
             parameters: θ.
 
         Returns:
@@ -134,7 +136,7 @@ class Adam(InnerOptimizer):
         denominator = root + eps
         slope = (1 - b1) / ((1 - b1**t) * denominator)
         correction = m * (1 - b2) * g / ((1 - b2**t) * root * denominator * denominator)
-        # An entry without any gradient, now or before, stays where it is: 0/0 above, and (1 − β₁)/ε would be a slope
-        # that no later step has.
+        # An entry without any gradient, now or before, stays where it is: 0/0 above, and (1 − β₁)/ε
+        # would be a slope that no later step has.
         still = root == 0
         return m / denominator, torch.where(still, torch.zeros_like(g), slope - correction)

@@ -30,7 +30,8 @@ def joint_gradient(
         shared: θ, by name.
         language: φ_i of each language, by name.
         all_reduce: Sums a flat tensor over processes in place.
-        loss_scale: A factor, 0-d, of what goes backward, divided out of all that is returned; as fp16 needs it.
+        loss_scale: A factor, 0-d, of what goes backward, divided out of all that is returned; as
+            fp16 needs it.
 
     Returns:
         The gradients and losses.

@@ -4,8 +4,9 @@
     "shared"         θ' = θ − β Δ(1/L Σ g_i), one step on all languages. L passes. Close to the former while β is small.
     "none"           θ' = θ. L passes; the virtual step is not taken.
 
-The step may be repeated (`inner_steps`): θ_{k+1} = θ_k − β Δ(g(θ_k)). The validation gradient v at the end is then
-carried back through the steps by v ← v − β H(θ_k) D_k v, with H the Hessian of the training loss and D = ∂Δ/∂g.
+The step may be repeated (`inner_steps`): θ_{k+1} = θ_k − β Δ(g(θ_k)). The validation gradient v at
+the end is then carried back through the steps by v ← v − β H(θ_k) D_k v, with H the Hessian of the
+training loss and D = ∂Δ/∂g.
 """
 
 from __future__ import annotations

@@ -27,20 +27,25 @@ class MetaOptions:
     """How the meta-gradient is taken.
 
     Args:
-        meta_gradient: The estimator of the mixed product: `"exact"`, `"finite_difference"`, `"forward_mode"` or
-            `"first_order"` (which drops the indirect part).
-        lookahead: Where the validation losses are differentiated: `"per_language"` (the paper), `"shared"`, `"none"`.
-        meta_languages: Whose validation losses count for language i: `"all"`, or `"others"` (all but i).
-        meta_languages_per_step: How many of these languages are drawn for each language i in a step, i itself among
-            them if it counts, with weights that keep the meta-gradient unbiased: the cost of `lookahead="per_language"`
-            then does not grow with the number of languages. `None` takes all.
+        meta_gradient: The estimator of the mixed product: `"exact"`, `"finite_difference"`,
+            `"forward_mode"` or `"first_order"` (which drops the indirect part).
+        lookahead: Where the validation losses are differentiated: `"per_language"` (the paper),
+            `"shared"`, `"none"`.
+        meta_languages: Whose validation losses count for language i: `"all"`, or `"others"` (all
+            but i).
+        meta_languages_per_step: How many of these languages are drawn for each language i in a
+            step, i itself among them if it counts, with weights that keep the meta-gradient
+            unbiased: the cost of `lookahead="per_language"` then does not grow with the number of
+            languages. `None` takes all.
         inner_steps: K, the number of virtual steps; more than one needs `lookahead="per_language"`.
         finite_difference_scheme: `"central"` or `"one_sided"`.
-        finite_difference_radius: ‖εw‖ of the finite difference; `None` derives it from the precision.
-        max_indirect_ratio: Upper bound on ‖indirect‖ / ‖direct‖ of each language; the indirect part is scaled down to
-            it. `None` leaves it alone.
-        cpu_offload: Keep v and the copy of θ in the memory of the CPU: two tensors of the size of θ less on a GPU, for
-            the time that it takes to bring them parameter by parameter. It needs finite differences and one step.
+        finite_difference_radius: ‖εw‖ of the finite difference; `None` derives it from the
+            precision.
+        max_indirect_ratio: Upper bound on ‖indirect‖ / ‖direct‖ of each language; the indirect part
+            is scaled down to it. `None` leaves it alone.
+        cpu_offload: Keep v and the copy of θ in the memory of the CPU: two tensors of the size of θ
+            less on a GPU, for the time that it takes to bring them parameter by parameter. It needs
+            finite differences and one step.
 
     Raises:
         ConfigurationError: If a value, or two together, cannot work.

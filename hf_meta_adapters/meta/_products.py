@@ -1,7 +1,8 @@
 """Mixed products: d/dε ∇L(θ + ε w, φ) at ε = 0, for the rows of φ and, on request, of θ.
 
-The rows of φ are ∇φ⟨∇θ L, w⟩, the second-order part of the meta-gradient; those of θ are the Hessian-vector product
-that carries v through several virtual steps. Everything second-order in the package is in this file.
+The rows of φ are ∇φ⟨∇θ L, w⟩, the second-order part of the meta-gradient; those of θ are the
+Hessian-vector product that carries v through several virtual steps. Everything second-order in the
+package is in this file.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ class MixedProduct(ABC):
 class Exact(MixedProduct):
     """Double backward of the training loss alone: ∇⟨∇θ L, w⟩ by reverse mode over reverse mode.
 
-    Equal to backpropagation through the unrolled step up to rounding. It costs about 1.3 ordinary passes where the
-    training pass kept its graph, and one more where it did not.
+    Equal to backpropagation through the unrolled step up to rounding. It costs about 1.3 ordinary
+    passes where the training pass kept its graph, and one more where it did not.
     """
 
     needs_graph: ClassVar[bool] = True
@@ -80,14 +81,16 @@ class Exact(MixedProduct):
 class FiniteDifference(MixedProduct):
     """A difference of ordinary gradients: (∇L(θ + εw) − ∇L(θ − εw)) / 2ε, or (∇L(θ + εw) − ∇L(θ)) / ε.
 
-    Ordinary passes only, and in them only the gradients that are wanted, so it works with fused attention, gradient
-    checkpointing, compiled models and sharded parameters. The radius is a distance in the space of θ: ε = radius / ‖w‖.
+    Ordinary passes only, and in them only the gradients that are wanted, so it works with fused
+    attention, gradient checkpointing, compiled models and sharded parameters. The radius is a
+    distance in the space of θ: ε = radius / ‖w‖.
 
     Args:
-        scheme: `"central"` (error of order ε², two passes) or `"one_sided"` (order ε, one pass: the gradient at θ is
-            that of the training pass).
+        scheme: `"central"` (error of order ε², two passes) or `"one_sided"` (order ε, one pass: the
+            gradient at θ is that of the training pass).
         radius: ‖εw‖; `None` derives it from the precision.
-        precision: In what the passes are evaluated, if that is less than what θ is stored in, as under autocast.
+        precision: In what the passes are evaluated, if that is less than what θ is stored in, as
+            under autocast.
     """
 
     scheme: str = "central"
@@ -105,7 +108,8 @@ class FiniteDifference(MixedProduct):
         """Take the difference."""
         wanted = [*at.language, *(at.shared if with_shared else [])]
         length = norm(vector)
-        # w = 0 has the product 0; a unit length then keeps 0/0 away without asking the device for its value
+        # w = 0 has the product 0; a unit length then keeps 0/0 away without asking the device for
+        # its value
         length = torch.where(length > 0, length, torch.ones_like(length))
         epsilon = self._radius(at) / length
         try:
@@ -126,8 +130,9 @@ class FiniteDifference(MixedProduct):
     def _radius(self, at: TrainPass) -> Tensor | float:
         """The radius that balances rounding against curvature: ½ ε^(1/3), one-sided ε^(1/2), ε that of the passes.
 
-        It is a distance in the space of θ and does not grow with ‖θ‖: what counts is how far the function moves, and a
-        model of another size moves as far by a step of the same length along its gradient.
+        It is a distance in the space of θ and does not grow with ‖θ‖: what counts is how far the
+        function moves, and a model of another size moves as far by a step of the same length along
+        its gradient.
         """
         if self.radius is not None:
             return self.radius
@@ -143,7 +148,8 @@ class FiniteDifference(MixedProduct):
 class ForwardMode(MixedProduct):
     """Forward mode over reverse mode: the derivative of ∇L along w, carried beside one ordinary pass.
 
-    As exact as the double backward, without a radius, where every operation of the model has a forward derivative.
+    As exact as the double backward, without a radius, where every operation of the model has a
+    forward derivative.
     """
 
     def __call__(
@@ -153,10 +159,11 @@ class ForwardMode(MixedProduct):
         wanted = [*at.language, *(at.shared if with_shared else [])]
         total: Vector = [None] * len(wanted)
         with warnings.catch_warnings(), second_order(), forward_ad.dual_level():
-            # PyTorch compiles some of its forward derivatives with torch.jit.script, which it has deprecated itself.
+            # PyTorch compiles some of its forward derivatives with torch.jit.script, which it has
+            # deprecated itself.
             warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*torch.jit")
-            # In place, so that the model needs no functional copy and tied weights stay tied. Values do not change, and
-            # the tangents vanish with the level.
+            # In place, so that the model needs no functional copy and tied weights stay tied.
+            # Values do not change, and the tangents vanish with the level.
             with torch.no_grad():
                 for parameter, tangent in zip(at.shared, vector, strict=True):
                     if tangent is not None:

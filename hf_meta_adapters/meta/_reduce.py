@@ -14,8 +14,8 @@ from hf_meta_adapters.meta.vectors import Vector, is_sharded
 class Reduce:
     """In-place sums over processes, fused into one message per dtype.
 
-    A parameter may have no gradient on one process and one on another (an expert that no token was routed to). It
-    counts as zero there, and has a gradient everywhere if it has one anywhere.
+    A parameter may have no gradient on one process and one on another (an expert that no token was
+    routed to). It counts as zero there, and has a gradient everywhere if it has one anywhere.
 
     Args:
         all_reduce: Sums one flat tensor over all processes in place; `None` on a single process.
@@ -28,7 +28,8 @@ class Reduce:
         """Replace every entry of vectors by its sum over processes.
 
         Args:
-            *groups: Vectors, each with the tensors that its entries have the shapes of; the same on all processes.
+            *groups: Vectors, each with the tensors that its entries have the shapes of; the same on
+                all processes.
         """
         if self._all_reduce is None:
             return

@@ -1,7 +1,8 @@
 """Losses that can be evaluated several times with the same random numbers.
 
-Every estimator evaluates the training loss of a language more than once, and all of these passes have to be values
-of *one* function of the parameters: with new dropout masks in each pass a finite difference measures the masks.
+Every estimator evaluates the training loss of a language more than once, and all of these passes
+have to be values of *one* function of the parameters: with new dropout masks in each pass a finite
+difference measures the masks.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from hf_meta_adapters._typing import Loss, MicroBatches
 class Replay:
     """A loss whose every evaluation draws the random numbers of its first one.
 
-    The first call takes the global random state as it is and moves it on. Later calls start from the state that the
-    first one found and put the global state back afterwards, so that they leave no trace in it.
+    The first call takes the global random state as it is and moves it on. Later calls start from
+    the state that the first one found and put the global state back afterwards, so that they leave
+    no trace in it.
 
     Args:
         loss: The loss.

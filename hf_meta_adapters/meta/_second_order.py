@@ -27,7 +27,8 @@ _KNOWN = (
 def check_graph(vector: Vector) -> None:
     """Raise if the graph of a gradient holds an operation that says of itself that it has no second derivative.
 
-    Autograd would leave out what passes through it, without a word, since only an error is recorded there.
+    Autograd would leave out what passes through it, without a word, since only an error is recorded
+    there.
 
     Args:
         vector: A gradient with its graph.
@@ -54,8 +55,8 @@ def check_graph(vector: Vector) -> None:
 def second_order() -> Iterator[None]:
     """Attention that can be differentiated twice, and an error that says what to do where it cannot.
 
-    The fused kernels of scaled dot-product attention have neither a second derivative nor a forward one; PyTorch's
-    plain kernel for the same function has both.
+    The fused kernels of scaled dot-product attention have neither a second derivative nor a forward
+    one; PyTorch's plain kernel for the same function has both.
     """
     try:
         with (

@@ -68,8 +68,8 @@ def train_pass(
         shared: θ.
         language: φ of this language.
         differentiate: Evaluates and differentiates a loss.
-        keep_graph: Keep the graph of ∇θ for a double backward. With several micro-batches none is kept: the
-            double backward then evaluates them one by one again.
+        keep_graph: Keep the graph of ∇θ for a double backward. With several micro-batches none is
+            kept: the double backward then evaluates them one by one again.
 
     Returns:
         The pass.

@@ -15,10 +15,10 @@ def validation_weights(
 ) -> dict[Language, dict[Language, float]]:
     """w_ij of Σ_j w_ij L_j^val for each language i; a language that does not count is left out.
 
-    With `meta_languages="all"` w_ij = 1/L, with `"others"` w_ij = 1/(L−1) for j ≠ i. Of the other languages,
-    `meta_languages_per_step` draws some without replacement, and their weights are raised by the inverse of the
-    probability of being drawn, so that the mean over draws is the full sum. Language i itself, on which the direct part
-    depends, is always there if it counts.
+    With `meta_languages="all"` w_ij = 1/L, with `"others"` w_ij = 1/(L−1) for j ≠ i. Of the other
+    languages, `meta_languages_per_step` draws some without replacement, and their weights are
+    raised by the inverse of the probability of being drawn, so that the mean over draws is the full
+    sum. Language i itself, on which the direct part depends, is always there if it counts.
 
     Args:
         languages: The languages with validation losses.

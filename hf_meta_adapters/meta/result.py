@@ -34,7 +34,8 @@ class MetaSignal:
         """Measure the two parts."""
         first, second = norm(direct), norm(indirect)
         product = first * second
-        # 0/0 reads 0: where a part is absent there is no angle, and the ratio of nothing to nothing is nothing
+        # 0/0 reads 0: where a part is absent there is no angle, and the ratio of nothing to nothing
+        # is nothing
         cosine = torch.where(
             product > 0, dot(direct, indirect).to(product) / product.clamp_min(1e-38), product
         )
@@ -54,7 +55,8 @@ class JointGradients:
     """The gradients of joint training. Nothing has been updated with them.
 
     Args:
-        shared: 1/L Σ_i ∇θ L_i^train(θ, φ_i), by parameter name; parameters that no loss depends on are absent.
+        shared: 1/L Σ_i ∇θ L_i^train(θ, φ_i), by parameter name; parameters that no loss depends on
+            are absent.
         train: 1/L ∇φ_l L_l^train(θ, φ_l), by parameter name.
         train_loss: L_l^train(θ, φ_l), 0-d.
     """
@@ -72,7 +74,8 @@ class MetaGradients(JointGradients):
         shared: As in `JointGradients`.
         train: As in `JointGradients`.
         train_loss: As in `JointGradients`.
-        direct: The direct part of the meta-gradient of each φ_l, by parameter name: w_ll ∇φ_l L_l^val(θ', φ_l).
+        direct: The direct part of the meta-gradient of each φ_l, by parameter name: w_ll ∇φ_l
+            L_l^val(θ', φ_l).
         indirect: The indirect part: −β ∇φ_l ⟨Δ(∇θ L_l^train(θ, φ_l)), v⟩.
         meta_loss: L_l^val(θ', φ_l), 0-d; with a look-ahead per language the mean over the θ'_i.
         meter: The meta-signal of all languages together.

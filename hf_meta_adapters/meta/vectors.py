@@ -1,7 +1,7 @@
 """Vectors in parameter space: lists of tensors, one entry per parameter, `None` where there is no gradient.
 
-`None` is kept apart from zero: an optimizer leaves a parameter without a gradient alone, but decays one whose gradient
-is zero.
+`None` is kept apart from zero: an optimizer leaves a parameter without a gradient alone, but decays
+one whose gradient is zero.
 """
 
 from __future__ import annotations

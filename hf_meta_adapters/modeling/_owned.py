@@ -45,9 +45,10 @@ class OwnedModel(RoutedModel):
 
         Args:
             language: Its key.
-            copy_from: A language whose parameters the new one starts from, or the weights of several, of which it gets
-                the mean parameter by parameter, φ_new = Σ_l w_l φ_l, such as `{"sw": 0.6, "en": 0.4}` (they must sum to
-                1 within 1e-6). Default a fresh adapter.
+            copy_from: A language whose parameters the new one starts from, or the weights of
+                several, of which it gets the mean parameter by parameter, φ_new = Σ_l w_l φ_l, such
+                as `{"sw": 0.6, "en": 0.4}` (they must sum to 1 within 1e-6). Default a fresh
+                adapter.
 
         Raises:
             LanguageError: If the key is malformed or taken, or a language to copy from is unknown.
@@ -79,8 +80,9 @@ class OwnedModel(RoutedModel):
     def train_only(self, *languages: Language, shared: bool = False) -> None:
         """Train φ_l of these languages and nothing else: all other parameters are frozen, θ too.
 
-        `model.train_only("yo")` is what a language needs that is added to a trained model. Languages that are added
-        afterwards are trained as well. `model.train_only(*model.languages, shared=True)` trains everything again.
+        `model.train_only("yo")` is what a language needs that is added to a trained model.
+        Languages that are added afterwards are trained as well. `model.train_only(*model.languages,
+        shared=True)` trains everything again.
 
         Args:
             *languages: Their keys.

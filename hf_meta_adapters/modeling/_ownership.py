@@ -16,8 +16,9 @@ from hf_meta_adapters.errors import ConfigurationError
 class Ownership:
     """The names of the tensors of a model with languages, by owner.
 
-    A trained parameter that appears while a language is added belongs to that language. Owners are found by the
-    identity of tensors, never by looking at names: a language called `te` is not part of `adapter`.
+    A trained parameter that appears while a language is added belongs to that language. Owners are
+    found by the identity of tensors, never by looking at names: a language called `te` is not part
+    of `adapter`.
 
     Args:
         shared: The names of θ.

@@ -82,13 +82,14 @@ class RoutedModel(nn.Module):
     ) -> Any:
         """Run the model in a language, or each row of the batch in one of its own.
 
-        Rows in several languages go through one pass where the method can (bottleneck adapters and LoRA, see
-        `routes_rows`). Otherwise the rows of each language make a pass of their own, in evaluation only and for outputs
-        that have one entry for each row: logits and hidden states, but no loss and no cache of keys and values.
+        Rows in several languages go through one pass where the method can (bottleneck adapters and
+        LoRA, see `routes_rows`). Otherwise the rows of each language make a pass of their own, in
+        evaluation only and for outputs that have one entry for each row: logits and hidden states,
+        but no loss and no cache of keys and values.
 
         Args:
-            language: The key, or a list with one key for each row; default the language of `set_language` or
-                `use_language`.
+            language: The key, or a list with one key for each row; default the language of
+                `set_language` or `use_language`.
             **inputs: The inputs of the base model.
 
         Returns:
@@ -96,7 +97,8 @@ class RoutedModel(nn.Module):
 
         Raises:
             LanguageError: If a language is unknown, or none was given or set.
-            ConfigurationError: If rows in several languages cannot run, or are not as many as the keys.
+            ConfigurationError: If rows in several languages cannot run, or are not as many as the
+                keys.
         """
         if isinstance(language, (list, tuple)):
             return self._forward_rows(
@@ -115,8 +117,8 @@ class RoutedModel(nn.Module):
 
         Args:
             *args: As for the base model's `generate`.
-            language: As for `forward`. With a list, the rows of each language are generated together, and shorter
-                texts are filled up with the padding token.
+            language: As for `forward`. With a list, the rows of each language are generated
+                together, and shorter texts are filled up with the padding token.
             **inputs: As for the base model's `generate`.
 
         Returns:
@@ -124,7 +126,8 @@ class RoutedModel(nn.Module):
 
         Raises:
             LanguageError: If a language is unknown, or none was given or set.
-            ConfigurationError: If rows are not as many as the keys, or more than texts is asked for.
+            ConfigurationError: If rows are not as many as the keys, or more than texts is asked
+                for.
         """
         if isinstance(language, (list, tuple)):
             keys = [check_known_language(key, self._languages) for key in language]
@@ -167,7 +170,8 @@ class RoutedModel(nn.Module):
         """Recompute activations in the backward pass, each in the language in which it was computed.
 
         Args:
-            gradient_checkpointing_kwargs: Arguments of `torch.utils.checkpoint.checkpoint`, which cannot be reentrant.
+            gradient_checkpointing_kwargs: Arguments of `torch.utils.checkpoint.checkpoint`, which
+                cannot be reentrant.
             **options: Further arguments of the base model's method.
         """
         given = {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}

@@ -24,13 +24,15 @@ class SavedModel(OwnedModel):
     ) -> None:
         """Write the shared weights as a transformers checkpoint and each language as an adapter of its own library.
 
-        Where θ is an adapter, it is written to `<save_directory>/shared/`, and a base that was loaded from a folder or
-        the Hub is named, not copied: it must still be as it was loaded.
+        Where θ is an adapter, it is written to `<save_directory>/shared/`, and a base that was
+        loaded from a folder or the Hub is named, not copied: it must still be as it was loaded.
 
         Args:
             save_directory: The folder; `<save_directory>/<language>/` holds the adapters.
-            max_shard_size: The largest file of shared weights, such as "2GB"; default that of transformers.
-            **details: What should be recorded in `language_adapters.json` and on the model card, see `push_to_hub`.
+            max_shard_size: The largest file of shared weights, such as "2GB"; default that of
+                transformers.
+            **details: What should be recorded in `language_adapters.json` and on the model card,
+                see `push_to_hub`.
         """
         self._save(Path(save_directory), self.languages, details, max_shard_size)
 
@@ -52,8 +54,9 @@ class SavedModel(OwnedModel):
 
         Args:
             repo_id: The repository, such as `"me/family"`; made if it is missing.
-            languages: Publish only these. Where the repository holds a family, they are added to it and nothing else of
-                it is touched; it must have the same base, θ and kind of adapter. Default the whole family.
+            languages: Publish only these. Where the repository holds a family, they are added to it
+                and nothing else of it is touched; it must have the same base, θ and kind of
+                adapter. Default the whole family.
             private: Whether a new repository is private; default as the account has it.
             revision: The branch; made if it is missing.
             commit_message: The message of the commit.
@@ -61,17 +64,19 @@ class SavedModel(OwnedModel):
             token: The token; default that of `hf auth login`.
             processing_class: A tokenizer to publish with the whole family.
             max_shard_size: As for `save_pretrained`.
-            **details: What was measured, for the manifest and the model card, as JSON or results of this package:
-                `scores` (`LanguageScores`, or several), `baselines` (name → `LanguageScores`), `gradient_conflict` (a
-                `ConflictMatrix`), `data` (language → `{"train": rows, "meta": rows}`), `training` (settings),
-                `train_runtime` (seconds), `co2_eq_emissions` (grams), `base_model` (a name), or anything else.
+            **details: What was measured, for the manifest and the model card, as JSON or results of
+                this package: `scores` (`LanguageScores`, or several), `baselines` (name →
+                `LanguageScores`), `gradient_conflict` (a `ConflictMatrix`), `data` (language →
+                `{"train": rows, "meta": rows}`), `training` (settings), `train_runtime` (seconds),
+                `co2_eq_emissions` (grams), `base_model` (a name), or anything else.
 
         Returns:
             The `CommitInfo` of huggingface_hub.
 
         Raises:
             LanguageError: If the model does not have a language.
-            HubError: If the repository cannot be written, has moved in the meantime, or holds another family.
+            HubError: If the repository cannot be written, has moved in the meantime, or holds
+                another family.
         """
         chosen = None if languages is None else check_languages(languages)
         for key in chosen or ():
@@ -118,11 +123,12 @@ class SavedModel(OwnedModel):
 
         Args:
             language: The key; the model gets the language if it does not have it.
-            path: The folder of one adapter, in safetensors format: `<language>/` of a saved model, or what PEFT, or
-                `adapters` with `use_safetensors=True`, wrote under any name.
+            path: The folder of one adapter, in safetensors format: `<language>/` of a saved model,
+                or what PEFT, or `adapters` with `use_safetensors=True`, wrote under any name.
 
         Raises:
-            HubError: If files are missing, pickled or damaged, or the adapter is of another configuration or model.
+            HubError: If files are missing, pickled or damaged, or the adapter is of another
+                configuration or model.
             ConfigurationError: If the languages have no adapters of their own.
         """
         if self.share_adapter or self.backend.name == "none":

@@ -41,7 +41,8 @@ def claim_shared(backend: Backend, shared: Any, share_adapter: bool) -> Claim:
         share_adapter: Whether all languages have one adapter, which is then part of θ.
 
     Raises:
-        ConfigurationError: If it is nothing of that kind, or does not go with the languages' adapters.
+        ConfigurationError: If it is nothing of that kind, or does not go with the languages'
+            adapters.
         UnsupportedModelError: If an adapter finds nothing to attach to.
     """
     base = backend.base

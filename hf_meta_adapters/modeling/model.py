@@ -36,27 +36,32 @@ def get_language_model(
 ) -> LanguageAdapterModel:
     """Put parameters of their own for each language, φ_l, into a model; the rest of it is shared, θ.
 
-    The model is changed in place, as by `peft.get_peft_model`. Fresh adapters are the identity where the method
-    allows it (bottleneck, LoRA, (IA)³, LN tuning, module copies).
+    The model is changed in place, as by `peft.get_peft_model`. Fresh adapters are the identity
+    where the method allows it (bottleneck, LoRA, (IA)³, LN tuning, module copies).
 
     Args:
         base_model: Any transformers model, with or without a head.
-        config: What the parameters of a language are: a `peft.PeftConfig` (`BottleneckConfig`, `ModuleCopyConfig`,
-            `LoraConfig`, …), an `adapters.AdapterConfig` (`SeqBnConfig`, …; extra `adapters`), or `None` for none,
-            which is the joint baseline (or, with one language, the monolingual one).
+        config: What the parameters of a language are: a `peft.PeftConfig` (`BottleneckConfig`,
+            `ModuleCopyConfig`, `LoraConfig`, …), an `adapters.AdapterConfig` (`SeqBnConfig`, …;
+            extra `adapters`), or `None` for none, which is the joint baseline (or, with one
+            language, the monolingual one).
         languages: The keys of the languages, such as `["en", "sw"]`.
-        shared: What θ is: `"all"` (every parameter that `base_model` trains, the default), `"none"` (the base is
-            frozen), a regular expression that is searched in the parameter names of `base_model`, or a
-            `peft.PeftConfig`: θ is then an adapter itself, over a base that is frozen and may be quantised.
-        share_adapter: One adapter for all languages instead of one each, a baseline of the paper. It is part of θ.
+        shared: What θ is: `"all"` (every parameter that `base_model` trains, the default), `"none"`
+            (the base is frozen), a regular expression that is searched in the parameter names of
+            `base_model`, or a `peft.PeftConfig`: θ is then an adapter itself, over a base that is
+            frozen and may be quantised.
+        share_adapter: One adapter for all languages instead of one each, a baseline of the paper.
+            It is part of θ.
 
     Returns:
         The model.
 
     Raises:
         LanguageError: If a key is malformed or comes twice.
-        ConfigurationError: If the configuration is of no known type, or `shared` matches no parameter.
-        UnsupportedModelError: If the model has adapters already, or the adapter finds nothing in it to attach to.
+        ConfigurationError: If the configuration is of no known type, or `shared` matches no
+            parameter.
+        UnsupportedModelError: If the model has adapters already, or the adapter finds nothing in it
+            to attach to.
 
     Example:
         >>> from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
@@ -89,9 +94,10 @@ def get_language_model(
 class LanguageAdapterModel(SavedModel):
     """A model whose forward pass runs in a language: f(x; θ, φ_l).
 
-    Made by `get_language_model` or `LanguageAdapterModel.from_pretrained`. The wrapper owns `requires_grad`: θ and
-    every φ_l are trainable from the start, and switching languages never changes that. Everything else that the base
-    model and PEFT offer (`config`, `device`, `get_base_model()`, …) is reached through the wrapper.
+    Made by `get_language_model` or `LanguageAdapterModel.from_pretrained`. The wrapper owns
+    `requires_grad`: θ and every φ_l are trainable from the start, and switching languages never
+    changes that. Everything else that the base model and PEFT offer (`config`, `device`,
+    `get_base_model()`, …) is reached through the wrapper.
 
     Args:
         backend: What puts the parameters of a language into the model.
@@ -156,16 +162,19 @@ class LanguageAdapterModel(SavedModel):
 
         Args:
             repo_or_path: The folder, or a repository on the Hub such as `"me/family"`.
-            auto_class: The class that loads the shared weights, such as `AutoModelForTokenClassification` to put a
-                new head on the same body; default the class that was saved.
+            auto_class: The class that loads the shared weights, such as
+                `AutoModelForTokenClassification` to put a new head on the same body; default the
+                class that was saved.
             languages: The languages to load; default all.
-            shared: What θ is from now on, see `get_language_model`; default as saved. A `peft.PeftConfig` puts a fresh
-                adapter beside those of the languages. Where θ was saved as an adapter, `"none"` keeps and freezes it.
+            shared: What θ is from now on, see `get_language_model`; default as saved. A
+                `peft.PeftConfig` puts a fresh adapter beside those of the languages. Where θ was
+                saved as an adapter, `"none"` keeps and freezes it.
             revision: A branch, a tag or a commit of the repository.
             token: The token for a private or gated repository; default that of `hf auth login`.
             cache_dir: Where downloads are kept; default the cache of the Hub.
             local_files_only: Whether to ask nothing but that cache.
-            **model_arguments: Further arguments of the class's `from_pretrained`: `num_labels`, `dtype`, `device_map`…
+            **model_arguments: Further arguments of the class's `from_pretrained`: `num_labels`,
+                `dtype`, `device_map`…
 
         Returns:
             The model, in evaluation mode, as transformers models are after loading.

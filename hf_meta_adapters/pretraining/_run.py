@@ -28,8 +28,8 @@ def run_pretraining(
 ) -> MetaAdapterTrainer:
     """Load model and text, train θ and every φ_l, and save the family, tokenizer included, to `output_dir`.
 
-    With `eval_split` the bits per character of every language go to `scores.json` and `scores.md` there, and to the
-    model card.
+    With `eval_split` the bits per character of every language go to `scores.json` and `scores.md`
+    there, and to the model card.
 
     Args:
         args: The model, the adapters and the text.

@@ -22,7 +22,8 @@ def tokenize(
         texts: Language → data with a column `text`.
         tokenizer: The tokenizer.
         max_length: Tokens in a row at most, with its special tokens.
-        pack: Fill each row with several texts (`pack_rows`); else each text is a row of its own, cut at `max_length`.
+        pack: Fill each row with several texts (`pack_rows`); else each text is a row of its own,
+            cut at `max_length`.
 
     Returns:
         Language → rows with `input_ids` and `attention_mask`.

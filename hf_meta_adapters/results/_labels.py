@@ -27,9 +27,8 @@ _NAMES = {
 }  # native, English if another
 _DEFAULT = "DejaVu Sans"
 _PLACEHOLDERS = "Last Resort"  # a font of boxes, one for every character there is
-_FIRST_UNSHAPED = (  # from Hebrew on, letters have to be joined, reordered or set from right to left
-    "\u0590"
-)
+# from Hebrew on, letters have to be joined, reordered or set from right to left
+_FIRST_UNSHAPED = "\u0590"
 
 
 def language_label(language: Language) -> str:
@@ -57,9 +56,9 @@ def _names(language: Language) -> list[str]:
 def families_for(text: str) -> tuple[str, ...] | None:
     """Return one or two font families that together can draw every character of `text`, or `None`.
 
-    DejaVu Sans, which comes with matplotlib, is the first; what it lacks is looked for in Noto, then everywhere else.
-    Scripts that need shaping (Arabic, Devanagari, Telugu, ...) are only drawn by a matplotlib that shapes text (3.11
-    and later).
+    DejaVu Sans, which comes with matplotlib, is the first; what it lacks is looked for in Noto,
+    then everywhere else. Scripts that need shaping (Arabic, Devanagari, Telugu, ...) are only drawn
+    by a matplotlib that shapes text (3.11 and later).
 
     Args:
         text: What is to be drawn.

@@ -109,7 +109,8 @@ def plot_intervals(
         languages: The languages.
         title: Title of the picture.
         ylabel: Label of the value axis.
-        points: Draw points instead, on an axis that need not begin at 0, for values that differ by little.
+        points: Draw points instead, on an axis that need not begin at 0, for values that differ by
+            little.
         path: Where to write the picture.
         ax: Axes to draw into.
 

@@ -56,7 +56,8 @@ class ReportSection:
         title: Its heading.
         text: What it shows and what it has to be compared with, a paragraph.
         result: The result.
-        pictures: Name of a picture → a function that draws it into the file it is given, such as `result.plot`.
+        pictures: Name of a picture → a function that draws it into the file it is given, such as
+            `result.plot`.
     """
 
     title: str
@@ -118,7 +119,8 @@ class DiagnosticReport:
         """Write `report.html` (everything in one file, for any browser, without a network), `.md`, `.json` and PNGs.
 
         Args:
-            folder: Where to; made if it is not there. Files of these names are replaced, others left alone.
+            folder: Where to; made if it is not there. Files of these names are replaced, others
+                left alone.
 
         Raises:
             ConfigurationError: If two sections have a picture of one name.

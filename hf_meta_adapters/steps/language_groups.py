@@ -49,8 +49,9 @@ def check_groups(options: MetaOptions) -> None:
 class Groups:
     """The languages of a step in groups of some that share a forward pass; to the mathematics each is one language.
 
-    With G groups of L languages and T_g = G/L Σ_{i∈g} L_i, the mean of the T_g is that of the L_i, and so is every
-    gradient of it. Only the indirect part, ∇φ_i ⟨∇θ T_g, v⟩, has the factor G/L that the one of a language has not.
+    With G groups of L languages and T_g = G/L Σ_{i∈g} L_i, the mean of the T_g is that of the L_i,
+    and so is every gradient of it. Only the indirect part, ∇φ_i ⟨∇θ T_g, v⟩, has the factor G/L
+    that the one of a language has not.
 
     Args:
         model: The model.
@@ -218,7 +219,9 @@ class Groups:
             with self._autocast():
                 sums = self._loss.sums(self._model, together)
             shares = sums / labels
-            if not noted:  # at θ, or where validation losses are wanted; later evaluations are of finite differences
+            # at θ, or where validation losses are wanted; later evaluations are of finite
+            # differences
+            if not noted:
                 noted = True
                 for key, share in zip(together.languages, shares.detach(), strict=True):
                     seen[key].append(share)

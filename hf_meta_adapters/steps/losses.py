@@ -27,8 +27,8 @@ def batch_losses(
 ) -> dict[Language, list[Loss]]:
     """A function per language and micro-batch; those of one language sum to the mean loss over all its labels.
 
-    A model's loss is the mean over the labels of its batch. A micro-batch with n of the N labels that all micro-batches
-    of all processes have is therefore weighted by n/N.
+    A model's loss is the mean over the labels of its batch. A micro-batch with n of the N labels
+    that all micro-batches of all processes have is therefore weighted by n/N.
 
     Args:
         model: The model.
@@ -54,7 +54,8 @@ def batch_losses(
             if counts is None:
                 return found
             share = counts[0].to(torch.promote_types(found.dtype, torch.float32)) / counts[1]
-            # the mean over no labels is NaN; beside micro-batches that have some it counts for nothing
+            # the mean over no labels is NaN; beside micro-batches that have some it counts for
+            # nothing
             return torch.where(share == 0, torch.zeros_like(found), found * share.to(found.dtype))
 
         return value

@@ -56,30 +56,35 @@ def meta_step(
 ) -> MetaGradients:
     """Compute the meta-gradients of every φ_l and the training gradient of θ from one batch per language and role.
 
-    The outer step of Algorithm 1 (Wang, Lipton and Tsvetkov, EMNLP 2020); `meta.meta_gradient` has the equations. Use
-    it in a loop of your own, for example with Accelerate; `MetaAdapterTrainer` uses it too. θ, φ, `.grad`, and the
-    language that was set are afterwards as they were.
+    The outer step of Algorithm 1 (Wang, Lipton and Tsvetkov, EMNLP 2020); `meta.meta_gradient` has
+    the equations. Use it in a loop of your own, for example with Accelerate; `MetaAdapterTrainer`
+    uses it too. θ, φ, `.grad`, and the language that was set are afterwards as they were.
 
     Args:
         model: The model; its training mode (dropout) is left as it is.
-        train_batches: For each language of the step a batch of its training text, or several (gradient accumulation);
-            several count by their labels, so that k batches give the gradient of one that is k times as large.
+        train_batches: For each language of the step a batch of its training text, or several
+            (gradient accumulation); several count by their labels, so that k batches give the
+            gradient of one that is k times as large.
         meta_batches: Likewise of its held-out text.
         inner_learning_rate: β, the size of the virtual step.
-        inner_optimizer: `"sgd"` (the paper's), `"adam"` (the step that `optimizer` would take) or an `InnerOptimizer`.
+        inner_optimizer: `"sgd"` (the paper's), `"adam"` (the step that `optimizer` would take) or
+            an `InnerOptimizer`.
         optimizer: The optimizer of θ; needed by `inner_optimizer="adam"`, and only read.
-        for_languages: The languages whose meta-gradients are wanted; default all of `train_batches`.
-        loss_function: `(model, batch) -> loss`, a mean over the labels of the batch; default the loss that the model
-            returns.
+        for_languages: The languages whose meta-gradients are wanted; default all of
+            `train_batches`.
+        loss_function: `(model, batch) -> loss`, a mean over the labels of the batch; default the
+            loss that the model returns.
         autocast: Makes the context in which losses are evaluated, such as `accelerator.autocast`.
-        all_reduce: Sums a flat tensor over processes in place, on several processes; each then passes its own part of
-            every batch.
-        loss_scale: A factor, 0-d, of what goes backward, divided out of all that is returned; fp16 needs it: the
-            scale of a `torch.amp.GradScaler`.
-        train_gradients: Whether the training gradients of φ are wanted too (`.train`), which are the size of all φ.
-        languages_per_pass: How many languages share a forward pass, each row through the φ of its language, where
-            method and loss allow it (see `RoutedLoss`; pass one as `loss_function`, else it is made and checked in each
-            step). The gradients are the same without dropout; memory grows with the number of rows in a pass.
+        all_reduce: Sums a flat tensor over processes in place, on several processes; each then
+            passes its own part of every batch.
+        loss_scale: A factor, 0-d, of what goes backward, divided out of all that is returned; fp16
+            needs it: the scale of a `torch.amp.GradScaler`.
+        train_gradients: Whether the training gradients of φ are wanted too (`.train`), which are
+            the size of all φ.
+        languages_per_pass: How many languages share a forward pass, each row through the φ of its
+            language, where method and loss allow it (see `RoutedLoss`; pass one as `loss_function`,
+            else it is made and checked in each step). The gradients are the same without dropout;
+            memory grows with the number of rows in a pass.
         seed: Of the draw of languages under `meta_languages_per_step`; give another in each step.
         preset: `"paper"` or `"fast"`; options given beside it win.
         **options: See `meta.MetaOptions`.
@@ -149,8 +154,9 @@ def meta_fidelity(
 ) -> Tensor:
     """Compute the cosine between the meta-gradient that `meta_step` would give and the exact one of the paper.
 
-    The exact one is that of `meta_gradient="exact", lookahead="per_language"` on the same batches, with the same random
-    numbers. It costs about L² + 3L passes for L languages; a few rows of a few languages say enough.
+    The exact one is that of `meta_gradient="exact", lookahead="per_language"` on the same batches,
+    with the same random numbers. It costs about L² + 3L passes for L languages; a few rows of a few
+    languages say enough.
 
     Args:
         model: As for `meta_step`.
@@ -166,8 +172,8 @@ def meta_fidelity(
         **options: The setting to be checked: `preset`, `seed`, and those of `meta.MetaOptions`.
 
     Returns:
-        The cosine, 0-d. Parameters, gradients and the random state are afterwards as they were, up to the random
-        numbers of one evaluation.
+        The cosine, 0-d. Parameters, gradients and the random state are afterwards as they were, up
+        to the random numbers of one evaluation.
 
     Raises:
         RuntimeError: If an operation of the model has no second derivative.

@@ -48,18 +48,20 @@ class RoutedBatch:
 class RoutedLoss:
     """Computes the losses of several languages in one forward pass, where the method can route rows.
 
-    One large pass keeps an accelerator busier than many small ones. The activations of all its languages are alive at
-    once: memory grows with the number of languages in a pass, which `languages_per_pass` of `meta_step` says.
+    One large pass keeps an accelerator busier than many small ones. The activations of all its
+    languages are alive at once: memory grows with the number of languages in a pass, which
+    `languages_per_pass` of `meta_step` says.
 
-    It is a `loss_function` of `meta_step` and `joint_step`. A model's own loss is a mean over all labels of a batch,
-    and that of each language is wanted: so it is taken from the logits, as the mean cross-entropy over the labels of
-    each language. The first batches are evaluated both ways, in evaluation mode and without gradients, and a model or a
-    loss function that gives something else is refused.
+    It is a `loss_function` of `meta_step` and `joint_step`. A model's own loss is a mean over all
+    labels of a batch, and that of each language is wanted: so it is taken from the logits, as the
+    mean cross-entropy over the labels of each language. The first batches are evaluated both ways,
+    in evaluation mode and without gradients, and a model or a loss function that gives something
+    else is refused.
 
     Args:
         model: The model.
-        loss_function: What evaluates a batch of one language; default the loss that the model returns. With a
-            `SparseHead`, this pass has a sparse head, too.
+        loss_function: What evaluates a batch of one language; default the loss that the model
+            returns. With a `SparseHead`, this pass has a sparse head, too.
 
     Raises:
         ConfigurationError: If the method cannot route rows, in training, too.

@@ -65,8 +65,9 @@ def gathered(model: nn.Module, *, here: bool = True, write: bool = False) -> Ite
 def without_head(model: Any) -> Iterator[None]:
     """A context in which a model says nothing of an output embedding with a bias, so that nobody shards it by itself.
 
-    Accelerate puts the output embedding into a group of its own. The bias that such a head shares with the layer
-    around it, as in BERT and XLM-R, would then be in two groups, which FSDP2 refuses.
+    Accelerate puts the output embedding into a group of its own. The bias that such a head shares
+    with the layer around it, as in BERT and XLM-R, would then be in two groups, which FSDP2
+    refuses.
     """
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if getattr(head, "bias", None) is None:

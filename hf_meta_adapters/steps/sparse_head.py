@@ -31,19 +31,22 @@ class _Rows:
 class SparseHead:
     """The loss of a language model whose head is evaluated at labelled positions only.
 
-    A head maps every position to the whole vocabulary, although the loss reads the labelled positions alone: 15 % of
-    them in masked language modelling. The hidden states of those are picked before the head, and the labels with them;
-    the model's own forward pass and its own loss do the rest, so that value and gradients are the same up to rounding.
-    Where the head sits is the model's own word (`get_output_embeddings`).
+    A head maps every position to the whole vocabulary, although the loss reads the labelled
+    positions alone: 15 % of them in masked language modelling. The hidden states of those are
+    picked before the head, and the labels with them; the model's own forward pass and its own loss
+    do the rest, so that value and gradients are the same up to rounding. Where the head sits is the
+    model's own word (`get_output_embeddings`).
 
-    It is a `loss_function` of `meta_step` and `joint_step`. The first batch is evaluated both ways, without gradients
-    and with the same random numbers, and a model that gives another loss with the sparse head is not trained with it.
+    It is a `loss_function` of `meta_step` and `joint_step`. The first batch is evaluated both ways,
+    without gradients and with the same random numbers, and a model that gives another loss with the
+    sparse head is not trained with it.
 
     Args:
         model: The model.
-        loss_function: What evaluates a batch; default the loss that the model returns. It must not depend on the shape
-            of the labels.
-        required: Whether a model that cannot do it is an error; by default its head then sees all positions.
+        loss_function: What evaluates a batch; default the loss that the model returns. It must not
+            depend on the shape of the labels.
+        required: Whether a model that cannot do it is an error; by default its head then sees all
+            positions.
 
     Raises:
         ConfigurationError: If it is required, and the model has no head that serves.
@@ -157,7 +160,8 @@ class SparseHead:
             if getattr(base.config, "is_encoder_decoder", False):
                 inputs = decoder_inputs(base, labels)
             return _Rows(index, labels.flatten()[index].unsqueeze(1), inputs)
-        # A model that shifts drops the last position and the first label: one of each is put there to be dropped.
+        # A model that shifts drops the last position and the first label: one of each is put there
+        # to be dropped.
         targets = torch.cat(
             [labels[:, 1:], labels.new_full((len(labels), 1), IGNORED)], 1
         ).flatten()

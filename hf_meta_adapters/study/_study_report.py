@@ -28,8 +28,9 @@ class ComputeTable:
     """What each method took, on average over its cells.
 
     Attributes:
-        rows: Method → `seconds` and `cpu_seconds` of pretraining, `examples`, `meta_examples`, `bytes` of parameters,
-            and `indirect_ratio` (the mean of ‖indirect‖ / ‖direct‖ over training; NaN where there is no meta-gradient).
+        rows: Method → `seconds` and `cpu_seconds` of pretraining, `examples`, `meta_examples`,
+            `bytes` of parameters, and `indirect_ratio` (the mean of ‖indirect‖ / ‖direct‖ over
+            training; NaN where there is no meta-gradient).
     """
 
     rows: Mapping[str, Mapping[str, float]]
@@ -74,8 +75,9 @@ def scores_by_method(
 ) -> Scores:
     """Collect the scores of one measure, seed by seed, of the methods that have all languages and seeds.
 
-    A monolingual method has one cell for each language; the most frequent label is a method, too, `majority`. With a
-    pivot, the score of language l is that of the bilingual model of the pivot and l.
+    A monolingual method has one cell for each language; the most frequent label is a method, too,
+    `majority`. With a pivot, the score of language l is that of the bilingual model of the pivot
+    and l.
 
     Args:
         cells: The cells.

@@ -24,11 +24,13 @@ def tune_methods(
 
     Args:
         trials: Method → settings to try.
-        make_cells: From a method, the number of a trial, its settings and the best settings so far to cells.
+        make_cells: From a method, the number of a trial, its settings and the best settings so far
+            to cells.
         compute: From cells to what `run_grid` returns.
 
     Returns:
-        `best` (method → settings) and `trials` (method → a list of `trial`, `bits_per_character` and `cpu_seconds`).
+        `best` (method → settings) and `trials` (method → a list of `trial`, `bits_per_character`
+        and `cpu_seconds`).
 
     Raises:
         ConfigurationError: If methods have different numbers of trials.

@@ -73,16 +73,19 @@ def compute_cell(
     """Compute the scores of a method on some languages with a seed, and what they took.
 
     Args:
-        cell: `method`, `languages`, `seed`, `steps`, `model_type`, `sizes`, `mlm_probability`, `bottleneck_size` and
-            `training` for `pretrain`; `split`, `text_limit` and `test_limit` of the text; `tasks` ("pos", "ner"),
-            `labelled_limit`, `pivot`, `train`, `zero_shot_train` and `finetuning` (of `FinetuningSettings`).
-        data: The folder of texts, and of labelled data in `<task>/<language>/{train,test}.jsonl(.gz)`.
+        cell: `method`, `languages`, `seed`, `steps`, `model_type`, `sizes`, `mlm_probability`,
+            `bottleneck_size` and `training` for `pretrain`; `split`, `text_limit` and `test_limit`
+            of the text; `tasks` ("pos", "ner"), `labelled_limit`, `pivot`, `train`,
+            `zero_shot_train` and `finetuning` (of `FinetuningSettings`).
+        data: The folder of texts, and of labelled data in
+            `<task>/<language>/{train,test}.jsonl(.gz)`.
         tokenizer: The folder of the tokenizer.
 
     Returns:
-        `scores` (measure → language → score: `mlm` in bits per character, `<task>_within`, `<task>_zero_shot`),
-        `majority` (the same of the most frequent label), `seconds` and `cpu_seconds` of pretraining, `bytes` of the
-        parameters, `examples`, `meta_examples`, `meter`, `versions`, and `warnings` of scores not to be believed.
+        `scores` (measure → language → score: `mlm` in bits per character, `<task>_within`,
+        `<task>_zero_shot`), `majority` (the same of the most frequent label), `seconds` and
+        `cpu_seconds` of pretraining, `bytes` of the parameters, `examples`, `meta_examples`,
+        `meter`, `versions`, and `warnings` of scores not to be believed.
 
     Raises:
         DataError: If data is missing or malformed.

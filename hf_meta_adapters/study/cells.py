@@ -65,7 +65,8 @@ def trial_cells(
         best: Method → the best training arguments so far.
 
     Returns:
-        Name → settings for `compute_cell`: one cell a seed, or one for each language of the monolingual method.
+        Name → settings for `compute_cell`: one cell a seed, or one for each language of the
+        monolingual method.
     """
     several = [[key] for key in args.languages] if method == "mono" else [args.languages]
     tuned = {**best, method: trial}

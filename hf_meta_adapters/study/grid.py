@@ -35,24 +35,27 @@ def run_grid(
 ) -> dict[str, dict[str, Any]]:
     """Compute result(settings) for every cell that has no file yet; cell c is `<folder>/<c>.json`, whole or not there.
 
-    A run that was killed goes on where it was: at most the cells that were being computed are lost. Several runs may
-    share a folder, each with a `part` of its own.
+    A run that was killed goes on where it was: at most the cells that were being computed are lost.
+    Several runs may share a folder, each with a `part` of its own.
 
     Args:
-        compute: Makes the result of a cell (JSON) from its settings. With several processes it must be a function of a
-            module or script, not one made inside another.
+        compute: Makes the result of a cell (JSON) from its settings. With several processes it must
+            be a function of a module or script, not one made inside another.
         cells: Name → settings.
         folder: Where the files are.
-        processes: How many cells are computed at the same time, in processes of their own if more than one.
+        processes: How many cells are computed at the same time, in processes of their own if more
+            than one.
         part: (i, n): only every n-th cell, from the i-th on, 1 ≤ i ≤ n.
         costs: Name → how long it takes compared with others, for the time left.
         progress: Show a progress bar.
 
     Returns:
-        Name → what its file holds, of all cells of the part: `settings`, `result`, `seconds`, `cpu_seconds`, `machine`.
+        Name → what its file holds, of all cells of the part: `settings`, `result`, `seconds`,
+        `cpu_seconds`, `machine`.
 
     Raises:
-        ConfigurationError: If a file has other settings than its cell now, or an argument cannot work.
+        ConfigurationError: If a file has other settings than its cell now, or an argument cannot
+            work.
 
     Example:
         >>> from tempfile import TemporaryDirectory

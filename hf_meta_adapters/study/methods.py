@@ -30,12 +30,14 @@ class Method:
     """What each language has of its own, and how that is trained.
 
     Attributes:
-        own: Nothing (`None`), `"bottleneck"`, or what each language has a copy of (see `ModuleCopyConfig`).
+        own: Nothing (`None`), `"bottleneck"`, or what each language has a copy of (see
+            `ModuleCopyConfig`).
         training: Arguments of `MetaAdapterTrainingArguments`.
         share_adapter: Whether all languages have one adapter.
         steps: Optimizer steps as a multiple of those of the others.
         like: The method whose tuned settings it takes, if it was not tuned itself.
-        cost: CPU time relative to `joint`, of a model of 64 units; only the time left is reckoned from it.
+        cost: CPU time relative to `joint`, of a model of 64 units; only the time left is reckoned
+            from it.
     """
 
     own: str | None = None
@@ -73,7 +75,8 @@ class Pretrained:
         model: The model, in evaluation mode.
         examples: Language → training rows seen by θ.
         meta_examples: Language → held-out rows seen by the meta-gradient.
-        meter: Name → values over training: norms, ratio and cosine of the parts of the meta-gradient.
+        meter: Name → values over training: norms, ratio and cosine of the parts of the
+            meta-gradient.
     """
 
     model: LanguageAdapterModel
@@ -92,8 +95,9 @@ class Pretrained:
 def small_sizes(width: int = 64, layers: int = 2) -> dict[str, Any]:
     """Return sizes of a ModernBERT that learns from little text: its weights begin with a variance of 0.64 / width.
 
-    The usual standard deviation of 0.02 is for large models. With it, models of this size learn in a few hundred steps
-    how frequent words are, and nothing of their neighbours; interference then says nothing either.
+    The usual standard deviation of 0.02 is for large models. With it, models of this size learn in
+    a few hundred steps how frequent words are, and nothing of their neighbours; interference then
+    says nothing either.
 
     Args:
         width: Hidden size, a multiple of 8.
@@ -129,7 +133,8 @@ def pretrain(
 
     Args:
         method: Its name.
-        texts: Language → lines. Meta-gradients take a tenth of them for held-out text; the other methods train on all.
+        texts: Language → lines. Meta-gradients take a tenth of them for held-out text; the other
+            methods train on all.
         tokenizer: The tokenizer.
         model_type: The architecture, a name of `transformers.AutoConfig` such as "xlm-roberta".
         sizes: Arguments of its config, such as `hidden_size`.

@@ -52,8 +52,8 @@ def apply_gradients(
     Args:
         model: The model.
         gradients: The gradients.
-        update: What φ is updated by: the names "meta" and "train" in it say which gradients are added up, of those that
-            there are.
+        update: What φ is updated by: the names "meta" and "train" in it say which gradients are
+            added up, of those that there are.
         scale: A factor (the loss scale of fp16).
         shared: Whether θ is updated too.
     """
@@ -114,7 +114,8 @@ def skip_step(model: LanguageAdapterModel, scaler: Any = None) -> None:
 
     Args:
         model: The model.
-        scaler: The loss scaler of fp16, which accepts no step without gradients, but leaves out one that is infinite.
+        scaler: The loss scaler of fp16, which accepts no step without gradients, but leaves out one
+            that is infinite.
     """
     for parameter in model.parameters():
         parameter.grad = None

@@ -54,7 +54,8 @@ class BatchCheck:
             batch: The tensors.
 
         Raises:
-            DataError: If a token or a label has no place in the model, or rows are too long or have unequal columns.
+            DataError: If a token or a label has no place in the model, or rows are too long or have
+                unequal columns.
         """
         where = f"the {role} rows of {language!r}"
         if not {self._main_input, "inputs_embeds"} & set(batch):

@@ -1,7 +1,8 @@
 """Checkpoint folders: there as a whole or not at all, and known to be what was written.
 
-A checkpoint is written to `<run>/_unfinished/checkpoint-<step>`, sealed with the sizes and checksums of its files, and
-then renamed to `<run>/checkpoint-<step>`. What is killed before that leaves the earlier checkpoints as they were.
+A checkpoint is written to `<run>/_unfinished/checkpoint-<step>`, sealed with the sizes and
+checksums of its files, and then renamed to `<run>/checkpoint-<step>`. What is killed before that
+leaves the earlier checkpoints as they were.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ def compile_layers(
 ) -> int:
     """Compile every layer of a model in place, once for each language and kind of pass.
 
-    Layers, not the model: which adapter is active is decided outside of them, and so is at which positions the head is
-    evaluated. Double backwards run without compilation, which has none.
+    Layers, not the model: which adapter is active is decided outside of them, and so is at which
+    positions the head is evaluated. Double backwards run without compilation, which has none.
 
     Args:
         model: The model.

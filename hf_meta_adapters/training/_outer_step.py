@@ -95,18 +95,20 @@ class OuterStep:
         """Compute the gradients and assign them; with alternating updates, φ has then been updated already.
 
         Args:
-            model: The model, without wrappers for data parallelism, which know nothing of gradients of gradients.
+            model: The model, without wrappers for data parallelism, which know nothing of gradients
+                of gradients.
             batches: role → language → micro-batches.
             optimizer: The optimizer of θ and φ.
             accelerator: That of the Trainer.
             step: The number of optimizer steps taken.
 
         Returns:
-            The gradients; `None` where something was not finite and the step is skipped: θ, φ and what the optimizer
-            knows of them are as they were, and no parameter has a gradient.
+            The gradients; `None` where something was not finite and the step is skipped: θ, φ and
+            what the optimizer knows of them are as they were, and no parameter has a gradient.
 
         Raises:
-            NonFiniteLossError: Before an update with anything that is not finite, if no such step may be skipped.
+            NonFiniteLossError: Before an update with anything that is not finite, if no such step
+                may be skipped.
         """
         left = self._args.skip_nonfinite_steps - self._progress.nonfinite_steps
         undo = None
@@ -179,7 +181,8 @@ class OuterStep:
     ) -> None:
         """The first half of Algorithm 1: update φ by the meta-gradient; the training gradient is taken with the new φ.
 
-        With a look-ahead per language each φ_i is updated before the next one's gradient is taken, as in the paper.
+        With a look-ahead per language each φ_i is updated before the next one's gradient is taken,
+        as in the paper.
         """
         each = self.check.options.lookahead == "per_language"
         for keys in [[key] for key in batches["train"]] if each else [list(batches["train"])]:

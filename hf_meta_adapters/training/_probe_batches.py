@@ -31,7 +31,8 @@ def split_batches(
     """Return batches of one language each, made from batches whose rows carry a language.
 
     Args:
-        batches: Batches with an entry `column`: a language per row, as strings or numbers, or one for all rows.
+        batches: Batches with an entry `column`: a language per row, as strings or numbers, or one
+            for all rows.
         column: The name of that entry; it is kept.
         languages: The names of the languages that numbers stand for, from 0.
 
@@ -82,13 +83,13 @@ def draw_batches(
 ) -> dict[Language, list[Batch]]:
     """Return batches of each language from rows drawn at random, without a trace in the training run.
 
-    Neither the loader nor its sampler is iterated. Random numbers that rows and collator draw are put back, and a
-    collator with a generator of its own is copied first.
+    Neither the loader nor its sampler is iterated. Random numbers that rows and collator draw are
+    put back, and a collator with a generator of its own is copied first.
 
     Args:
         loader: The training loader, which has the collator.
-        dataset: language → map-style data, or map-style data with a column that names the language; default the
-            data of the loader.
+        dataset: language → map-style data, or map-style data with a column that names the language;
+            default the data of the loader.
         column: Name of that column.
         languages: Names of the languages that numbers stand for, from 0.
         count: Batches per language; fewer where a language has fewer rows.

@@ -35,8 +35,9 @@ _READING = (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, Un
 class ResumableTrainer(Trainer):
     """Writes checkpoints beside their place and renames them; resumes from what is whole and of the same run.
 
-    What a checkpoint holds is that of `transformers.Trainer`, and in `checkpoint.json` the sizes and checksums of its
-    files, the settings that a resumed run must have too, and how far the run had come.
+    What a checkpoint holds is that of `transformers.Trainer`, and in `checkpoint.json` the sizes
+    and checksums of its files, the settings that a resumed run must have too, and how far the run
+    had come.
     """
 
     _saving = False
@@ -62,8 +63,8 @@ class ResumableTrainer(Trainer):
         """Train, from the beginning or from a checkpoint.
 
         Args:
-            resume_from_checkpoint: The folder of a checkpoint, or `True` for the newest in `output_dir` that is
-                complete and undamaged; a warning names those that are not.
+            resume_from_checkpoint: The folder of a checkpoint, or `True` for the newest in
+                `output_dir` that is complete and undamaged; a warning names those that are not.
             *args: As in `transformers.Trainer`.
             **kwargs: As there.
 
@@ -71,7 +72,8 @@ class ResumableTrainer(Trainer):
             As there: steps, mean loss, and metrics.
 
         Raises:
-            CheckpointError: If the checkpoint is damaged, or of another run. Nothing has been changed then.
+            CheckpointError: If the checkpoint is damaged, or of another run. Nothing has been
+                changed then.
         """
         run_dir = Path(str(self.args.output_dir))
         if self.args.should_save:
@@ -139,7 +141,8 @@ class ResumableTrainer(Trainer):
             )
 
     def _inner_training_loop(self, batch_size: int | None = None, *args: Any, **kwargs: Any) -> Any:
-        # transformers 4 would take it from the checkpoint, whose processes may have been more or fewer
+        # transformers 4 would take it from the checkpoint, whose processes may have been more or
+        # fewer
         if not self.args.auto_find_batch_size:
             batch_size = self.args.train_batch_size
         return super()._inner_training_loop(batch_size, *args, **kwargs)

@@ -24,10 +24,12 @@ _ROWS, _LANGUAGES = 4, 4
 class SelfCheck:
     """Which setting of the outer step is in use: the one that was asked for, or a safer one in its place.
 
-    Every `every` steps the setting is compared with the exact gradient on a few rows of up to four languages. Where the
-    cosine is under `bound`, the next safer setting is taken for the rest of the run:
+    Every `every` steps the setting is compared with the exact gradient on a few rows of up to four
+    languages. Where the cosine is under `bound`, the next safer setting is taken for the rest of
+    the run:
 
-        as asked for  →  a look-ahead per language, validation languages drawn, central differences  →  exact
+        as asked for → a look-ahead per language, validation languages drawn, central differences →
+        exact
 
     Args:
         options: The setting that was asked for.

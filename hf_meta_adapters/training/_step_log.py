@@ -17,8 +17,8 @@ _PATIENCE = 3
 class StepLog:
     """Means of losses and of the meta-signal over steps, kept on the device until they are asked for.
 
-    It warns once when the indirect part of the meta-gradient has been under 1 % of the direct part in three log lines
-    in a row: φ is then trained on held-out batches and no more.
+    It warns once when the indirect part of the meta-gradient has been under 1 % of the direct part
+    in three log lines in a row: φ is then trained on held-out batches and no more.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,8 @@ class StepLog:
 
         Args:
             gradients: What was computed.
-            losses: Whether the training losses count (not where one optimizer step computes them several times).
+            losses: Whether the training losses count (not where one optimizer step computes them
+                several times).
         """
         found: dict[str, Tensor] = {}
         if losses:

@@ -223,7 +223,8 @@ def train_dataloader(
         LanguageDatasets(datasets),
         batch_sampler=sampler,
         collate_fn=LanguageCollator(collator, args.seed, check),
-        # its own: how often a loader draws depends on workers and resumes, and must not move the dropout masks
+        # its own: how often a loader draws depends on workers and resumes, and must not move the
+        # dropout masks
         generator=torch.Generator().manual_seed(args.seed),
         num_workers=args.dataloader_num_workers,
         prefetch_factor=args.dataloader_prefetch_factor,

@@ -44,51 +44,62 @@ def _help(text: str) -> dict[str, str]:
 class MetaAdapterTrainingArguments(TrainingArguments):
     """How θ and the φ_l are updated, in which order, from how much text of which languages.
 
-    Everything of `transformers.TrainingArguments` holds: `learning_rate` is that of θ, `per_device_train_batch_size`
-    counts the rows of *one language* in a step. An argument left at `None` is filled in from the preset, or from the
-    defaults without one. What was filled in counts as given from then on: `dataclasses.replace` can change any argument
-    but the preset.
+    Everything of `transformers.TrainingArguments` holds: `learning_rate` is that of θ,
+    `per_device_train_batch_size` counts the rows of *one language* in a step. An argument left at
+    `None` is filled in from the preset, or from the defaults without one. What was filled in counts
+    as given from then on: `dataclasses.replace` can change any argument but the preset.
 
     Args:
-        preset: `"paper"` (Algorithm 1 as published: exact gradients, a look-ahead per language, φ by the meta-gradient
-            alone, then θ) or `"fast"`. An argument given beside it wins.
-        meta_gradient: The estimator of the second-order part: `"exact"`, `"finite_difference"`, `"forward_mode"`,
-            `"first_order"`.
-        lookahead: Where validation losses are differentiated: `"per_language"`, `"shared"`, `"none"`.
+        preset: `"paper"` (Algorithm 1 as published: exact gradients, a look-ahead per language, φ
+            by the meta-gradient alone, then θ) or `"fast"`. An argument given beside it wins.
+        meta_gradient: The estimator of the second-order part: `"exact"`, `"finite_difference"`,
+            `"forward_mode"`, `"first_order"`.
+        lookahead: Where validation losses are differentiated: `"per_language"`, `"shared"`,
+            `"none"`.
         meta_languages: Whose validation loss counts for a language: `"all"` or `"others"`.
-        meta_languages_per_step: How many of these are drawn for each language in a step; `None` for all. It needs
-            `lookahead="per_language"`, whose cost then does not grow with the number of languages.
+        meta_languages_per_step: How many of these are drawn for each language in a step; `None` for
+            all. It needs `lookahead="per_language"`, whose cost then does not grow with the number
+            of languages.
         inner_steps: The number of virtual steps.
         finite_difference_scheme: `"central"` or `"one_sided"`.
-        finite_difference_radius: The length of the finite difference in the space of θ; `None` for automatic.
+        finite_difference_radius: The length of the finite difference in the space of θ; `None` for
+            automatic.
         max_indirect_ratio: Upper bound on ‖indirect‖ / ‖direct‖ of each language; `None` for none.
-        cpu_offload: Keep the copy of θ and the validation gradient in the memory of the CPU between uses; needs
-            `"finite_difference"`.
-        inner_optimizer: The virtual step: `"sgd"` (the paper's), or `"adam"`, the step that the optimizer would take.
-        inner_learning_rate: β, the rate of the virtual step; `None` takes the present learning rate of θ. Default 0.01.
-        adapter_learning_rate: The learning rate of φ; `None` takes twice that of θ, the paper's preset that of θ, and
-            training without θ `learning_rate`.
-        adapter_update: What updates φ: `"meta"` (the meta-gradient, as in Algorithm 1; the default), `"meta+train"`
-            (plus the training gradient, as in the authors' code), or `"train"` (joint training of adapters, a baseline;
-            no meta text is needed).
-        update_order: `"simultaneous"` (one optimizer step for θ and φ from the same passes) or `"alternating"`
-            (first φ, then θ with the new φ, at the price of one more training pass).
-        meta_batch_size: Rows of meta text per language and device; `None` for `per_device_train_batch_size`.
-        meta_every: Take the meta-gradient in every k-th step only. In between, φ is updated by its training gradient if
-            `adapter_update` has one, else not at all.
+        cpu_offload: Keep the copy of θ and the validation gradient in the memory of the CPU between
+            uses; needs `"finite_difference"`.
+        inner_optimizer: The virtual step: `"sgd"` (the paper's), or `"adam"`, the step that the
+            optimizer would take.
+        inner_learning_rate: β, the rate of the virtual step; `None` takes the present learning rate
+            of θ. Default 0.01.
+        adapter_learning_rate: The learning rate of φ; `None` takes twice that of θ, the paper's
+            preset that of θ, and training without θ `learning_rate`.
+        adapter_update: What updates φ: `"meta"` (the meta-gradient, as in Algorithm 1; the
+            default), `"meta+train"` (plus the training gradient, as in the authors' code), or
+            `"train"` (joint training of adapters, a baseline; no meta text is needed).
+        update_order: `"simultaneous"` (one optimizer step for θ and φ from the same passes) or
+            `"alternating"` (first φ, then θ with the new φ, at the price of one more training
+            pass).
+        meta_batch_size: Rows of meta text per language and device; `None` for
+            `per_device_train_batch_size`.
+        meta_every: Take the meta-gradient in every k-th step only. In between, φ is updated by its
+            training gradient if `adapter_update` has one, else not at all.
         languages_per_step: How many languages a step holds; `None` for all.
-        sampling_temperature: α of the sampling q_l ∝ n_l^α where a step does not hold all languages: 1 samples in
-            proportion to the sizes, 0 uniformly. A temperature T is written as α = 1/T.
-        fidelity_check_steps: Compare the meta-gradient with the exact one every so many steps, on a few rows; 0 for
-            never. The cosine is logged as `meta_fidelity`.
-        min_fidelity: The least cosine: under it the run goes on with a safer setting (a look-ahead per language with
-            two validation languages drawn, then the exact gradient) and says so.
-        skip_nonfinite_steps: How many steps of a run may be skipped where a loss or a gradient is not finite: nothing
-            is updated then, and `nonfinite_steps` is logged. The next one stops the run.
-        sparse_head: Evaluate the language-model head at labelled positions only, for the same loss from less arithmetic
-            and memory; `None` where the model can do it (see `SparseHead`), `True` or else an error, `False` never.
-        languages_per_pass: How many languages share a forward pass, where method and loss allow it (see `RoutedLoss`).
-            More keep an accelerator busier and take more memory. It needs `lookahead="shared"` or `"none"`.
+        sampling_temperature: α of the sampling q_l ∝ n_l^α where a step does not hold all
+            languages: 1 samples in proportion to the sizes, 0 uniformly. A temperature T is written
+            as α = 1/T.
+        fidelity_check_steps: Compare the meta-gradient with the exact one every so many steps, on a
+            few rows; 0 for never. The cosine is logged as `meta_fidelity`.
+        min_fidelity: The least cosine: under it the run goes on with a safer setting (a look-ahead
+            per language with two validation languages drawn, then the exact gradient) and says so.
+        skip_nonfinite_steps: How many steps of a run may be skipped where a loss or a gradient is
+            not finite: nothing is updated then, and `nonfinite_steps` is logged. The next one stops
+            the run.
+        sparse_head: Evaluate the language-model head at labelled positions only, for the same loss
+            from less arithmetic and memory; `None` where the model can do it (see `SparseHead`),
+            `True` or else an error, `False` never.
+        languages_per_pass: How many languages share a forward pass, where method and loss allow it
+            (see `RoutedLoss`). More keep an accelerator busier and take more memory. It needs
+            `lookahead="shared"` or `"none"`.
 
     Raises:
         ConfigurationError: If a value, or two together, cannot work.

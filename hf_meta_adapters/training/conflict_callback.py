@@ -32,30 +32,35 @@ _MOST_PAIRS = 28  # of 8 languages; of more only mean and lowest are logged
 class GradientConflictCallback(TrainerCallback):
     """Logs the cosines `⟨∇L_i, ∇L_j⟩ / (‖∇L_i‖ ‖∇L_j‖)` between the gradients of languages every k training steps.
 
-    `gradient_conflict` on the same probe batches each time, for any `transformers.Trainer`: `MetaAdapterTrainer`, or
-    another whose training data names the language of each row. Through the Trainer's log, so wherever `report_to`
-    says, go `gradient_cosine_en_sw` for each pair, `gradient_cosine_en_en` between independent batches of one language
-    (what all others have to be compared with), `gradient_cosine_lowest`, and in words the pair, and the pair and
-    layer, that conflict most (`most_conflicting`, `most_conflicting_layer`). The training run is left bitwise as it
-    would be without: weights, `.grad`, optimizer, random numbers, the order of the data.
+    `gradient_conflict` on the same probe batches each time, for any `transformers.Trainer`:
+    `MetaAdapterTrainer`, or another whose training data names the language of each row. Through the
+    Trainer's log, so wherever `report_to` says, go `gradient_cosine_en_sw` for each pair,
+    `gradient_cosine_en_en` between independent batches of one language (what all others have to be
+    compared with), `gradient_cosine_lowest`, and in words the pair, and the pair and layer, that
+    conflict most (`most_conflicting`, `most_conflicting_layer`). The training run is left bitwise
+    as it would be without: weights, `.grad`, optimizer, random numbers, the order of the data.
 
     Args:
-        batches: language → batches, or a list of batches whose rows carry a language in `language_column`. By
-            default they are drawn from the Trainer's training data.
-        every: Steps between two measurements; the first is before training and the last after it. By default 25 for
-            each probe batch, so that they cost a few percent of the passes of training.
-        dataset: Where to draw from in place of the Trainer's training data: language → data, or data with the column.
-            Needed where the Trainer drops that column (`remove_unused_columns=True` and a `datasets.Dataset`).
-        language_column: Column of the data, or entry of a batch, with the languages of the rows: keys or numbers.
-            It is left out of what the model is called with, unless the model has an argument of that name.
+        batches: language → batches, or a list of batches whose rows carry a language in
+            `language_column`. By default they are drawn from the Trainer's training data.
+        every: Steps between two measurements; the first is before training and the last after it.
+            By default 25 for each probe batch, so that they cost a few percent of the passes of
+            training.
+        dataset: Where to draw from in place of the Trainer's training data: language → data, or
+            data with the column. Needed where the Trainer drops that column
+            (`remove_unused_columns=True` and a `datasets.Dataset`).
+        language_column: Column of the data, or entry of a batch, with the languages of the rows:
+            keys or numbers. It is left out of what the model is called with, unless the model has
+            an argument of that name.
         languages: The names of the languages that numbers stand for, from 0.
-        number_of_batches: Batches to draw per language; two at least for the comparison within a language.
+        number_of_batches: Batches to draw per language; two at least for the comparison within a
+            language.
         batch_size: Rows in a batch that is drawn; by default the Trainer's, per device.
         parameters: As in `gradient_conflict`: a regular expression, or names.
-        loss_function: Called as `loss_function(model, batch)`, with all that is in the batch, in place of
-            `model(**batch)`. A Trainer with a loss of its own needs it.
-        projection: Dimensions of a random projection of the gradients of each part of the model; `None` keeps them
-            whole.
+        loss_function: Called as `loss_function(model, batch)`, with all that is in the batch, in
+            place of `model(**batch)`. A Trainer with a loss of its own needs it.
+        projection: Dimensions of a random projection of the gradients of each part of the model;
+            `None` keeps them whole.
         seed: Seed of the choice of rows, of the projection and of the bootstrap.
 
     Raises:
@@ -111,7 +116,8 @@ class GradientConflictCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Gather the probe batches, and measure the model as it is."""
         self._probes = self._gather(args, kwargs["model"], kwargs["train_dataloader"])
-        # A run that is resumed goes on with what was measured before that step, another one starts anew.
+        # A run that is resumed goes on with what was measured before that step, another one starts
+        # anew.
         self.history = {
             step: found for step, found in self.history.items() if step < state.global_step
         }

@@ -30,12 +30,15 @@ def get_data_collator(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> C
     """Return the collator that makes batches for a model by its head: what it was pretrained to predict.
 
     - masked language models: `DataCollatorForLanguageModeling`, 15 % of the tokens;
-    - causal language models: the labels are the tokens, without the padding; a tokenizer that has no padding token
-      (Llama's) pads with its end of text, which stays a label where it ends a text;
-    - encoder-decoders: `SpanCorruptionCollator`, with the tokenizer's sentinels (T5, mT5) or its mask (BART, mBART);
+    - causal language models: the labels are the tokens, without the padding; a tokenizer that has
+      no padding token (Llama's) pads with its end of text, which stays a label where it ends a
+      text;
+    - encoder-decoders: `SpanCorruptionCollator`, with the tokenizer's sentinels (T5, mT5) or its
+    mask (BART, mBART);
     - token classification: `DataCollatorForTokenClassification`.
 
-    Rows that have `labels` already (translations, say) are padded, and their labels taken as they are.
+    Rows that have `labels` already (translations, say) are padded, and their labels taken as they
+    are.
 
     Args:
         model: A model of transformers, or of `get_language_model`.

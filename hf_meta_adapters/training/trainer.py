@@ -47,25 +47,29 @@ from hf_meta_adapters.training.default_collator import get_data_collator
 class MetaAdapterTrainer(ResumableTrainer):
     """Train θ by the training loss of all languages, and every φ_l by the meta-gradient (or as the arguments say).
 
-    It is a `transformers.Trainer`: callbacks, schedules, logging, checkpoints and precision work as there. The
-    baselines of the paper are settings of it: *joint* is a model with `config=None`, *mono* one with a single
-    language, *joint + adapters* is `adapter_update="train"`, the *shared adapter* is `share_adapter=True`. Where no
-    language has parameters of its own, there is no meta-gradient to take and no meta text is needed.
+    It is a `transformers.Trainer`: callbacks, schedules, logging, checkpoints and precision work as
+    there. The baselines of the paper are settings of it: *joint* is a model with `config=None`,
+    *mono* one with a single language, *joint + adapters* is `adapter_update="train"`, the *shared
+    adapter* is `share_adapter=True`. Where no language has parameters of its own, there is no
+    meta-gradient to take and no meta text is needed.
 
     Args:
         model: A model of `get_language_model`.
         args: The arguments.
         train_dataset: language → training data, map-style or streaming.
-        meta_dataset: language → held-out data of the meta-gradient. If it is not given, a tenth of each training set is
-            split off for it (by content, so that no text has both roles).
-        eval_dataset: language → selection data. Metrics come per language (`eval_sw_loss`) and as means (`eval_loss`).
-        **trainer_arguments: Everything else that `transformers.Trainer` takes: `processing_class`, `data_collator` (by
-            default what `get_data_collator` chooses for the model and the tokenizer), `callbacks`, `compute_metrics`,
-            `compute_loss_func` (which must return a mean over labels), `optimizers`, …
+        meta_dataset: language → held-out data of the meta-gradient. If it is not given, a tenth of
+            each training set is split off for it (by content, so that no text has both roles).
+        eval_dataset: language → selection data. Metrics come per language (`eval_sw_loss`) and as
+            means (`eval_loss`).
+        **trainer_arguments: Everything else that `transformers.Trainer` takes: `processing_class`,
+            `data_collator` (by default what `get_data_collator` chooses for the model and the
+            tokenizer), `callbacks`, `compute_metrics`, `compute_loss_func` (which must return a
+            mean over labels), `optimizers`, …
 
     Raises:
         ConfigurationError: If model, data and arguments cannot work together.
-        DataError: If a language is missing or empty, or rows have two roles. Both before any training.
+        DataError: If a language is missing or empty, or rows have two roles. Both before any
+            training.
 
     Example:
         >>> import tempfile
@@ -119,7 +123,8 @@ class MetaAdapterTrainer(ResumableTrainer):
             **trainer_arguments,
         )
         check_distribution(args, model, self.accelerator)
-        # The wrapper takes `**inputs`, of which nothing can be read: what the base model takes is what counts.
+        # The wrapper takes `**inputs`, of which nothing can be read: what the base model takes is
+        # what counts.
         self.label_names = args.label_names or find_labels(type(model.base_model)) or ["labels"]
         accepted = list(inspect.signature(model.base_model.forward).parameters)
         self._signature_columns: list[str] | None = [
@@ -140,9 +145,8 @@ class MetaAdapterTrainer(ResumableTrainer):
         self._outer_step.make_routed(model)
         if args.torch_compile:
             compile_layers(model, backend=args.torch_compile_backend, mode=args.torch_compile_mode)
-            self.accelerator.state.dynamo_plugin.backend = (  # it would compile a wrapper that no step goes through
-                "NO"
-            )
+            # it would compile a wrapper that no step goes through
+            self.accelerator.state.dynamo_plugin.backend = "NO"
         self.add_callback(KeepPosition(self))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -162,10 +166,12 @@ class MetaAdapterTrainer(ResumableTrainer):
         """Take the outer step on the micro-batches of an optimizer step, and leave its gradients in `.grad`.
 
         Returns:
-            The mean training loss of the step's languages; zero for all but the last micro-batch, which does the work.
+            The mean training loss of the step's languages; zero for all but the last micro-batch,
+            which does the work.
         """
         model.train()
-        self.optimizer.train()  # of optimizers that evaluate at other weights than they train at (schedule-free)
+        # of optimizers that evaluate at other weights than they train at (schedule-free)
+        self.optimizer.train()
         self._micro_batches.append(self._prepare_inputs(inputs))
         if not self.accelerator.sync_gradients:
             return torch.zeros((), device=self.args.device)
@@ -184,7 +190,8 @@ class MetaAdapterTrainer(ResumableTrainer):
         return mean_loss(gradients).to(self.args.device)
 
     def _loss(self, model: Any, batch: Batch) -> Tensor:
-        # of a copy, since `compute_loss` takes labels out of the batch, and a batch is evaluated several times
+        # of a copy, since `compute_loss` takes labels out of the batch, and a batch is evaluated
+        # several times
         with explained_loss(batch, self.label_names):
             return self.compute_loss(model, dict(batch))
 
@@ -226,7 +233,8 @@ class MetaAdapterTrainer(ResumableTrainer):
             metric_key_prefix: As there.
 
         Returns:
-            `{prefix}_{language}_{metric}` for each language, and `{prefix}_{metric}`, the mean over languages.
+            `{prefix}_{language}_{metric}` for each language, and `{prefix}_{metric}`, the mean over
+            languages.
         """
         datasets = by_language(
             "eval_dataset", self.eval_dataset if eval_dataset is None else eval_dataset
@@ -237,7 +245,8 @@ class MetaAdapterTrainer(ResumableTrainer):
             prefix = f"{metric_key_prefix}_{key}"
             with self._model.use_language(key), seeded(self.args.seed):
                 found = self.evaluation_loop(
-                    # by key: under persistent workers it keeps one loader for all data sets that have none
+                    # by key: under persistent workers it keeps one loader for all data sets that
+                    # have none
                     (
                         self.get_eval_dataloader(key)
                         if eval_dataset is None
@@ -330,7 +339,8 @@ class MetaAdapterTrainer(ResumableTrainer):
 
         Args:
             *_: The language, which is known.
-            **metadata: Further metadata, of those that `transformers.Trainer` takes `license` and `tags`.
+            **metadata: Further metadata, of those that `transformers.Trainer` takes `license` and
+                `tags`.
         """
         if self.is_world_process_zero():
             write_card(Path(self.args.output_dir), self.hub_model_id, self.args, metadata)

@@ -4,9 +4,10 @@ Needs:   `<source>/<language>/{train,valid,test}.tsv.gz` with lines `id<TAB>text
 Command: python recipes/data/build.py <source>
 Change:  TRAIN_VERSES for other sizes; `--output <folder>` to write elsewhere
 
-Only ids of the form `bible:<book>.<chapter>.<verse>` are taken: public-domain and CC0 translations, aligned by verse.
-A verse is used only if all four languages have it, so everything comes from the New Testament, line k of a role is
-the same verse in every language, and no role differs from another in domain.
+Only ids of the form `bible:<book>.<chapter>.<verse>` are taken: public-domain and CC0 translations,
+aligned by verse. A verse is used only if all four languages have it, so everything comes from the
+New Testament, line k of a role is the same verse in every language, and no role differs from
+another in domain.
 """
 
 import argparse

@@ -1,4 +1,6 @@
-"""The folder in which pages are executed: what a page asks the Hub for lies there, small, under the same name."""
+"""The folder in which pages are executed: what a page asks the Hub for lies there, small, under the
+same name.
+"""
 
 import shutil
 from importlib.metadata import packages_distributions
@@ -29,7 +31,9 @@ TEXT = [
 
 
 def tokenizer(*, sentinels: int = 0, **names: str) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer of 320 pieces and some sentinels; by default with the special tokens of XLM-R."""
+    """A byte-level tokenizer of 320 pieces and some sentinels; by default with the special tokens
+    of XLM-R.
+    """
     backend = Tokenizer(models.BPE(unk_token=None))
     backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -1,4 +1,6 @@
-"""The notebooks of the documentation: `python -m tests.docs.notebooks` runs them and stores what they show."""
+"""The notebooks of the documentation: `python -m tests.docs.notebooks` runs them and stores what
+they show.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ def notebooks() -> list[Path]:
 def run(path: Path, folder: Path) -> Any:
     """Run a notebook in a kernel of its own that begins in `folder`; return it with what it shows.
 
-    What libraries write to stderr, progress and warnings, is left out: it names files of one machine.
+    What libraries write to stderr, progress and warnings, is left out: it names files of one
+    machine.
     """
     import nbformat
     from nbclient import NotebookClient

@@ -17,7 +17,9 @@ OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
 @dataclass(frozen=True)
 class Block:
-    """A block of code: the line of its first statement (from 1), and why it is not executed, if it is not."""
+    """A block of code: the line of its first statement (from 1), and why it is not executed, if it
+    is not.
+    """
 
     code: str
     line: int

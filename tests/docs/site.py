@@ -1,4 +1,6 @@
-"""The built site in a browser: `python -m tests.docs.site FOLDER` writes pictures of its pages, to be looked at."""
+"""The built site in a browser: `python -m tests.docs.site FOLDER` writes pictures of its pages, to
+be looked at.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def build(folder: Path, root: Path = ROOT) -> Path:
 
 
 def html(site: Path) -> list[str]:
-    """The pages as paths from the root of the site; the one for what is not found has no place of its own."""
+    """The pages as paths from the root of the site; the one for what is not found has no place of
+    its own.
+    """
     return sorted(
         f"/{path.relative_to(site).as_posix()}"
         for path in site.rglob("*.html")
@@ -98,7 +102,9 @@ def served(site: Path) -> Iterator[Any]:
 
 
 def browse(home: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start the browser without a window; no name resolves, so that nothing but the site is reached."""
+    """Start the browser without a window; no name resolves, so that nothing but the site is
+    reached.
+    """
     assert BROWSER is not None
     quiet = [
         "--headless",

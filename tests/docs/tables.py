@@ -1,6 +1,8 @@
-"""The tables of the documentation that are made from results: `python -m tests.docs.tables` writes them into the pages.
+"""The tables of the documentation that are made from results: `python -m tests.docs.tables` writes
+them into the pages.
 
-A page says `<!-- table: NAME -->` before the table and `<!-- end of table -->` after it; NAME is a function here.
+A page says `<!-- table: NAME -->` before the table and `<!-- end of table -->` after it; NAME is a
+function here.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ def closeness() -> str:
 
 
 def cost(name: str = "benchmark_meta_step_cpu") -> str:
-    """Time as a ratio to the step of transformers.Trainer, and peak memory above start, by setting and languages."""
+    """Time as a ratio to the step of transformers.Trainer, and peak memory above start, by setting
+    and languages.
+    """
     rows = result(name)["rows"]
     counts = sorted({row["languages"] for row in rows})
     cells = {
@@ -100,7 +104,9 @@ def shared_lora() -> str:
 
 
 def radius() -> str:
-    """Median (and worst) cosine of the indirect part by finite differences to the exact one, by radius and β."""
+    """Median (and worst) cosine of the indirect part by finite differences to the exact one, by
+    radius and β.
+    """
     rows = [
         row
         for row in result("benchmark_fidelity_cpu")["rows"]
@@ -225,7 +231,9 @@ def differences(names: dict[str, str]) -> str:
 
 
 def study_differences() -> str:
-    """How much better the meta-learned adapters are than their closest baselines, paired over seeds."""
+    """How much better the meta-learned adapters are than their closest baselines, paired over
+    seeds.
+    """
     return differences({name: measure[:-2] for name, measure in MEASURES.items()})
 
 
@@ -240,7 +248,9 @@ def study_pairs() -> str:
 
 
 def study_interference() -> str:
-    """What the joint model loses against a model of one language, bits per character, with intervals over seeds."""
+    """What the joint model loses against a model of one language, bits per character, with
+    intervals over seeds.
+    """
     rows = []
     for name, where in (
         ("interference_mlm_all", "all languages"),
@@ -265,7 +275,9 @@ def study_zero_shot() -> str:
 
 
 def study_compute() -> str:
-    """What pretraining of each method took, relative to the joint model, and the meter of the meta-signal."""
+    """What pretraining of each method took, relative to the joint model, and the meter of the
+    meta-signal.
+    """
     compute = study()["compute"]
     rows = [
         [

@@ -1,4 +1,6 @@
-"""The public API as its reader meets it: every name is in the reference, is documented, and is shown where it runs."""
+"""The public API as its reader meets it: every name is in the reference, is documented, and is
+shown where it runs.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ MODULES = [
 PUBLIC = sorted(
     {f"{m.__name__}.{name}" for m in MODULES for name in m.__all__ if name != "__version__"}
 )
-# Shown by what calls them: recipes, which run in tests/recipes, and `GradientConflictCallback.plot`.
+# Shown by what calls them: recipes, which run in tests/recipes, and
+# `GradientConflictCallback.plot`.
 BY_CALLER = {
     "run_finetuning",
     "run_pretraining",

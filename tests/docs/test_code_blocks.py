@@ -1,4 +1,6 @@
-"""Every Python block of README.md and docs/ runs, page by page, in an empty folder and without a network."""
+"""Every Python block of README.md and docs/ runs, page by page, in an empty folder and without a
+network.
+"""
 
 import sys
 import traceback

@@ -1,4 +1,6 @@
-"""The site builds without a warning, and in a browser every page is readable, wide and as narrow as a phone."""
+"""The site builds without a warning, and in a browser every page is readable, wide and as narrow as
+a phone.
+"""
 
 from __future__ import annotations
 

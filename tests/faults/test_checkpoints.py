@@ -1,4 +1,6 @@
-"""Checkpoints that are damaged, foreign or cannot be written: one clear error, and the one before is as it was."""
+"""Checkpoints that are damaged, foreign or cannot be written: one clear error, and the one before
+is as it was.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Faults of one process of two, and of a program: an exit code that is not 0, one clear error, and no hang."""
+"""Faults of one process of two, and of a program: an exit code that is not 0, one clear error, and
+no hang.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The fully unrolled outer step of a transformers model: autograd through everything, written on its own."""
+"""The fully unrolled outer step of a transformers model: autograd through everything, written on
+its own.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ def seeded_loss(model, batch):
 
 
 def perturbed(model, scale: float = 0.05):
-    """The model with every trained parameter, zero-initialised ones too, moved away from special values."""
+    """The model with every trained parameter, zero-initialised ones too, moved away from special
+    values.
+    """
     draw = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -32,7 +36,9 @@ def perturbed(model, scale: float = 0.05):
 
 @contextmanager
 def replaced(model, parameters, tensors):
-    """The model with tensors in place of parameters, tied ones too (`functional_call` loses track of these)."""
+    """The model with tensors in place of parameters, tied ones too (`functional_call` loses track
+    of these).
+    """
     new = {id(parameter): tensors[name] for name, parameter in parameters.items()}
     places = [
         (part, name, p)

@@ -1,4 +1,6 @@
-"""What holds for every adapter method on every model family, one table: `METHODS` times the bank of tiny models."""
+"""What holds for every adapter method on every model family, one table: `METHODS` times the bank of
+tiny models.
+"""
 
 from __future__ import annotations
 

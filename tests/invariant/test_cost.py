@@ -40,7 +40,9 @@ def batches(seed):
 
 
 class Counter:
-    """Counts the forward passes of a model and the gradients that are taken, by whether θ is among what they are of."""
+    """Counts the forward passes of a model and the gradients that are taken, by whether θ is among
+    what they are of.
+    """
 
     def __init__(self, model, monkeypatch):
         self.forward = self.of_theta = self.of_adapters = 0
@@ -94,7 +96,9 @@ def test_a_sparse_head_takes_no_pass_of_its_own_after_the_first_batch(monkeypatc
 
 @pytest.fixture
 def without_values(monkeypatch):
-    """A model and batches of tensors without values: whoever asks for one, as for a device to wait, gets an error."""
+    """A model and batches of tensors without values: whoever asks for one, as for a device to wait,
+    gets an error.
+    """
     mode, made = FakeTensorMode(), {}
     model = make_model(LANGUAGES)
     for part in model.modules():

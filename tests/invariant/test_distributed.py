@@ -1,4 +1,6 @@
-"""Two processes compute what one does on the same global batch: gradients, whole runs, scores, counts, resumes."""
+"""Two processes compute what one does on the same global batch: gradients, whole runs, scores,
+counts, resumes.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,9 @@ STEPS = {
 
 
 def batch(seed, ranks=1, rank=0, count=5):
-    """The rows of one process: 2 of 5 and 3 of 5 where there are two, with another number of labels in each row."""
+    """The rows of one process: 2 of 5 and 3 of 5 where there are two, with another number of labels
+    in each row.
+    """
     several = rows(seed, count)
     mine = several if ranks == 1 else several[:2] if rank == 0 else several[2:]
     return {name: torch.tensor([row[name] for row in mine]) for name in mine[0]}
@@ -167,7 +171,8 @@ def distances(tmp_path_factory):
     "name", [*STEPS, "joint", "joint, languages in one pass", "no labels", "experts"]
 )
 def test_a_step_on_two_processes_is_that_of_one(distances, name):
-    # one-sided, the radius is the root of the precision, and a difference over it loses half of the digits
+    # one-sided, the radius is the root of the precision, and a difference over it loses half of the
+    # digits
     bound = 1e-6 if "one-sided" in name or name == "experts" else 1e-9
     assert [one[name] < bound for one in distances] == [True, True], [
         one[name] for one in distances

@@ -1,4 +1,6 @@
-"""The meta-gradient of real architectures, dropout on, against full unrolling and numerical differentiation."""
+"""The meta-gradient of real architectures, dropout on, against full unrolling and numerical
+differentiation.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Several languages in one forward pass: the gradients of one pass a language, on every model, method and estimator."""
+"""Several languages in one forward pass: the gradients of one pass a language, on every model,
+method and estimator.
+"""
 
 from __future__ import annotations
 

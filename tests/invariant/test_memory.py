@@ -1,4 +1,6 @@
-"""The memory that a step needs: one graph and one copy of θ, whatever the number of languages and of steps."""
+"""The memory that a step needs: one graph and one copy of θ, whatever the number of languages and
+of steps.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ MORE = len(MANY) - len(FEW)
 
 
 class Peak(TorchDispatchMode):
-    """Counts the bytes of the storages that are made while it is on, and how many were alive at once."""
+    """Counts the bytes of the storages that are made while it is on, and how many were alive at
+    once.
+    """
 
     def __init__(self):
         super().__init__()
@@ -82,7 +86,9 @@ def theta():
 
 
 def allowed():
-    """For the languages more: five vectors like φ (direct, indirect, sum, training, one at work) and random states."""
+    """For the languages more: five vectors like φ (direct, indirect, sum, training, one at work)
+    and random states.
+    """
     states = 2 * torch.get_rng_state().nbytes
     return MORE * (5 * size(large_model(FEW).language_parameters("te")) + states)
 
@@ -146,7 +152,9 @@ def test_the_measure_sees_a_step_that_grows():
 
 
 class Alive(TrainerCallback):
-    """The bytes of all tensors after each step, with the garbage collector off: what only it could free counts."""
+    """The bytes of all tensors after each step, with the garbage collector off: what only it could
+    free counts.
+    """
 
     def __init__(self):
         self.bytes = []

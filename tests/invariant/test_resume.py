@@ -1,4 +1,6 @@
-"""A run that is interrupted and resumed is bitwise the one that was not: weights, optimizer, data, counts, logs."""
+"""A run that is interrupted and resumed is bitwise the one that was not: weights, optimizer, data,
+counts, logs.
+"""
 
 from __future__ import annotations
 

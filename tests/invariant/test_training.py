@@ -284,7 +284,9 @@ def test_an_inner_rate_of_none_is_the_present_rate_of_theta(tmp_path):
 
 
 class MaskedByRow:
-    """Masks a row by its own content and a seed, so that the mask does not depend on the batch it comes in."""
+    """Masks a row by its own content and a seed, so that the mask does not depend on the batch it
+    comes in.
+    """
 
     def __call__(self, examples):
         ids = torch.tensor([example["input_ids"] for example in examples])

@@ -1,4 +1,6 @@
-"""The bundled verses: roles disjoint, languages aligned, and rebuilt from their source without a difference."""
+"""The bundled verses: roles disjoint, languages aligned, and rebuilt from their source without a
+difference.
+"""
 
 import gzip
 import runpy

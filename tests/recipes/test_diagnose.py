@@ -1,4 +1,6 @@
-"""One command makes the report: on a family with adapters, on a plain checkpoint, masked or causal, with a browser."""
+"""One command makes the report: on a family with adapters, on a plain checkpoint, masked or causal,
+with a browser.
+"""
 
 import gzip
 import json

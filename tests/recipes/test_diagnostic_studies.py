@@ -1,4 +1,6 @@
-"""The studies and the benchmark of the diagnostics run, small, and write what their committed results have."""
+"""The studies and the benchmark of the diagnostics run, small, and write what their committed
+results have.
+"""
 
 import json
 import runpy

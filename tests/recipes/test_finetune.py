@@ -1,4 +1,6 @@
-"""The fine-tuning recipes run by every protocol and configuration, on local files in the formats of the Hub's data."""
+"""The fine-tuning recipes run by every protocol and configuration, on local files in the formats of
+the Hub's data.
+"""
 
 import json
 import runpy

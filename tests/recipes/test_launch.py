@@ -1,4 +1,6 @@
-"""`accelerate launch` with the configurations of the recipes: every one is read, and processes agree."""
+"""`accelerate launch` with the configurations of the recipes: every one is read, and processes
+agree.
+"""
 
 from __future__ import annotations
 

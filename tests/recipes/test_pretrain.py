@@ -1,4 +1,6 @@
-"""The pretraining recipes: from scratch and further, packed or not, resumed, and refused before any work."""
+"""The pretraining recipes: from scratch and further, packed or not, resumed, and refused before any
+work.
+"""
 
 import json
 import runpy

@@ -1,4 +1,6 @@
-"""The study runs at its smallest size, goes on after a kill, tunes on selection text, and reports what it found."""
+"""The study runs at its smallest size, goes on after a kill, tunes on selection text, and reports
+what it found.
+"""
 
 import json
 import math

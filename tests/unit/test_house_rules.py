@@ -1,4 +1,6 @@
-"""The rules of CONTRIBUTING.md that a machine can check: sizes, and nothing that belongs to one machine."""
+"""The rules of CONTRIBUTING.md that a machine can check: sizes, and nothing that belongs to one
+machine.
+"""
 
 import ast
 import re

@@ -1,4 +1,6 @@
-"""The layers hold and would be missed if they did not; the wheel and the sdist hold the package and nothing else."""
+"""The layers hold and would be missed if they did not; the wheel and the sdist hold the package and
+nothing else.
+"""
 
 import os
 import re

@@ -43,8 +43,8 @@ class AdaptersBackend(Backend, ChecksMeans, KeepsContext, RoutesRows):
         config: The configuration of the adapter of every language.
 
     Raises:
-        UnsupportedModelError: If the library does not know the architecture, changes what the model computes, or has
-            been at work in the model already.
+        UnsupportedModelError: If the library does not know the architecture, changes what the model
+            computes, or has been at work in the model already.
         ConfigurationError: If the configuration does not go with languages.
     """
 
@@ -92,7 +92,8 @@ class AdaptersBackend(Backend, ChecksMeans, KeepsContext, RoutesRows):
     def activate(self, language: Language) -> None:
         """Name the adapter that the layers use.
 
-        `set_active_adapters` would go through all modules each time, for merged LoRA weights, of which there are none.
+        `set_active_adapters` would go through all modules each time, for merged LoRA weights, of
+        which there are none.
         """
         self._model.adapters_config.active_setup = Stack(self.adapter(language))
 
@@ -103,7 +104,8 @@ class AdaptersBackend(Backend, ChecksMeans, KeepsContext, RoutesRows):
     def load(self, language: Language, directory: Path, body: str | None = None) -> None:
         """Read an adapter that the library or `save` wrote, after comparing configuration, names and shapes.
 
-        Its names say where the body is, and no adapter is outside of it, so that `body` is not needed.
+        Its names say where the body is, and no adapter is outside of it, so that `body` is not
+        needed.
         """
         state = self._state(language)
         found = read_adapter(
@@ -132,7 +134,8 @@ class AdaptersBackend(Backend, ChecksMeans, KeepsContext, RoutesRows):
     def enable_checkpointing(self, arguments: dict[str, Any], **options: Any) -> None:
         """Recompute activations through the adapters, and beside the state, of their own forward pass.
 
-        The library's own method keeps the state of a pass, but would use the adapters of the last pass.
+        The library's own method keeps the state of a pass, but would use the adapters of the last
+        pass.
         """
 
         def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
@@ -146,8 +149,8 @@ class AdaptersBackend(Backend, ChecksMeans, KeepsContext, RoutesRows):
     def adapter(self, language: Language) -> str:
         """The name of the adapter inside the library: the language, unless that could be mistaken there.
 
-        A language tag is kept that is no part of the model's own names ("wo", Wolof, in T5) and no attribute of a
-        module dictionary ("to", Tongan).
+        A language tag is kept that is no part of the model's own names ("wo", Wolof, in T5) and no
+        attribute of a module dictionary ("to", Tongan).
         """
         kept = _TAG.fullmatch(language) and not hasattr(nn.ModuleDict(), language)
         name = language if kept else f"{_PREFIX}{language}"

@@ -59,17 +59,20 @@ def read_adapter(
         name → tensor, for the names of `state`.
 
     Raises:
-        HubError: If files are missing or damaged, or the adapter has another configuration or does not fit.
+        HubError: If files are missing or damaged, or the adapter has another configuration or does
+            not fit.
     """
     saved = _read_json(directory)
     _check_same_config(model.adapters_config.get(name), directory, saved["config"])
     renamed = AdapterLoader(model).rename_func(saved["name"], name)
-    # A body has its names with a prefix inside a model with a head, and adapters are in the body alone.
+    # A body has its names with a prefix inside a model with a head, and adapters are in the body
+    # alone.
     body = f"{model.base_model_prefix}."
     known = {alias.removeprefix(body): own for alias, own in names.items()}
     found = {}
     for key, tensor in read_tensors(directory, SAFE_WEIGHTS_NAME, WEIGHTS_NAME).items():
-        # the library expects a dot before the name of a container, also where that is the first part
+        # the library expects a dot before the name of a container, also where that is the first
+        # part
         here = renamed(f".{key.removeprefix(body)}").removeprefix(".")
         found[known.get(here, here)] = tensor
     check_fit(directory / SAFE_WEIGHTS_NAME, state, found)

@@ -79,7 +79,8 @@ def initialise(model: Any, config: Any) -> None:
         config: An `AdapterConfig`, for which the other code must work.
 
     Raises:
-        UnsupportedModelError: If the library does not know the architecture, or changes what the model computes.
+        UnsupportedModelError: If the library does not know the architecture, or changes what the
+            model computes.
         ConfigurationError: If the adapter would have no effect, or fail, in this model.
     """
     kind, before = type(model).__name__, dict(model.named_parameters())
@@ -138,8 +139,8 @@ def check_added(model: Any, name: str, config: Any) -> None:
 def _check_prefix(model: Any, config: Any) -> None:
     """Refuse prefixes that attention does not see.
 
-    The library marks a prefix by what means "masked" in the boolean masks that these decoders make for all attention
-    but "eager", where it is added.
+    The library marks a prefix by what means "masked" in the boolean masks that these decoders make
+    for all attention but "eager", where it is added.
     """
     attention = model.config._attn_implementation
     if (

@@ -21,30 +21,33 @@ MODEL_ACTIVATION = "model"
 class BottleneckConfig(PeftConfig):
     """Computes `h + up(act(down(h)))` behind every attention and every feed-forward sublayer.
 
-    The adapter of Houlsby et al. (2019, arXiv:1902.00751), as Wang, Lipton and Tsvetkov (EMNLP 2020) use it for each
-    language. `h` is the output of the sublayer's output projection, before the sublayer's dropout, its residual
-    connection and whatever norm follows; cross-attention has an adapter of its own. The residual inside, with an
-    up-projection that starts at zero, makes a fresh adapter the identity.
+    The adapter of Houlsby et al. (2019, arXiv:1902.00751), as Wang, Lipton and Tsvetkov (EMNLP
+    2020) use it for each language. `h` is the output of the sublayer's output projection, before
+    the sublayer's dropout, its residual connection and whatever norm follows; cross-attention has
+    an adapter of its own. The residual inside, with an up-projection that starts at zero, makes a
+    fresh adapter the identity.
 
-    An encoder or a decoder of L layers gets 2L adapters, an encoder-decoder 2L + 3L. Each has 2dm + d + m parameters,
-    for the width d of the model and m of the bottleneck.
+    An encoder or a decoder of L layers gets 2L adapters, an encoder-decoder 2L + 3L. Each has 2dm +
+    d + m parameters, for the width d of the model and m of the bottleneck.
 
-    Where the output projections are is found from the structure of the model, and written into `target_modules`, so
-    that a saved adapter says where it belongs. Adapters that are active together are applied in the order given, as a
-    stack. They cannot be merged. `adapter_names` routes the rows of a batch to different adapters, in training too.
+    Where the output projections are is found from the structure of the model, and written into
+    `target_modules`, so that a saved adapter says where it belongs. Adapters that are active
+    together are applied in the order given, as a stack. They cannot be merged. `adapter_names`
+    routes the rows of a batch to different adapters, in training too.
 
     Args:
         bottleneck_size: The width m.
-        non_linearity: `"model"` for the activation that the model's own config names ("gelu" where it names none), or a
-            name in `transformers.activations.ACT2FN` such as `"relu"`.
+        non_linearity: `"model"` for the activation that the model's own config names ("gelu" where
+            it names none), or a name in `transformers.activations.ACT2FN` such as `"relu"`.
         dropout: The probability of dropout on the input of `down`, in [0, 1).
         after_attention: Whether there is an adapter after every attention.
         after_feed_forward: Whether there is one after every feed-forward.
         layers_to_transform: The number or numbers of the layers that get adapters; by default all.
-        target_modules: Ends of names of linear layers to put adapters behind, or a regular expression of whole names,
-            in place of what is found.
+        target_modules: Ends of names of linear layers to put adapters behind, or a regular
+            expression of whole names, in place of what is found.
         modules_to_save: Modules that every adapter gets a trained copy of, such as a classifier.
-        init_weights: `False` starts the up-projection at random, so that a fresh adapter does something.
+        init_weights: `False` starts the up-projection at random, so that a fresh adapter does
+            something.
 
     Raises:
         ConfigurationError: If a value is out of its range.

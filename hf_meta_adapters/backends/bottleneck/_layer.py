@@ -25,7 +25,8 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         base_layer: The linear layer; it is called as it is, so that it may be quantised.
     """
 
-    # Inherited from PEFT, whose types are not read; `nn.Module` would have type checkers take them for tensors.
+    # Inherited from PEFT, whose types are not read; `nn.Module` would have type checkers take them
+    # for tensors.
     active_adapters: list[str]
     set_adapter: Callable[..., None]
     _cast_input_dtype: Callable[..., Tensor]
@@ -59,7 +60,8 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
             size: The width of the bottleneck.
             activation: A name in `transformers.activations.ACT2FN`.
             dropout: The probability of dropout on the adapter's input.
-            identity: Whether the up-projection starts at zero, which makes the new adapter the identity.
+            identity: Whether the up-projection starts at zero, which makes the new adapter the
+                identity.
         """
         down, up = nn.Linear(self.out_features, size), nn.Linear(size, self.out_features)
         if identity:
@@ -77,8 +79,9 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         Args:
             x: The input, of shape (B, ..., in).
             args: Further arguments of the wrapped layer.
-            adapter_names: One adapter for each row, `"__base__"` for none, in place of the active ones. Where the batch
-                is a multiple of that (beams of a search), each name holds for as many rows in succession.
+            adapter_names: One adapter for each row, `"__base__"` for none, in place of the active
+                ones. Where the batch is a multiple of that (beams of a search), each name holds for
+                as many rows in succession.
             kwargs: Further arguments of the wrapped layer.
 
         Returns:

@@ -36,9 +36,9 @@ _ACTIVATION_SETTINGS = (
 class BottleneckModel(BaseTuner):
     """Puts the adapters of `BottleneckConfig` into a model, in place. Made by `peft.get_peft_model`."""
 
-    prefix = (  # PEFT warns of an adapter whose name is a part of the prefix: no language code is a part of this one
-        "bk_"
-    )
+    # PEFT warns of an adapter whose name is a part of the prefix: no language code is a part of
+    # this one
+    prefix = "bk_"
     tuner_layer_cls = BottleneckLayer
 
     def inject_adapter(

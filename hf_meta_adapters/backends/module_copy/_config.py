@@ -20,15 +20,19 @@ PEFT_TYPE: Any = (
 class ModuleCopyConfig(PeftConfig):
     """Replaces f(x; θ_m) by f(x; φ_m) for whole modules m, where each φ_m starts as a copy of θ_m.
 
-    The language-specific layers of Wang, Lipton and Tsvetkov (EMNLP 2020): each language has its own layer norms,
-    feed-forwards or attention. The module that is copied stays in the model, frozen and outside of θ, so that the base
-    checkpoint is complete and a language that is added later starts from it.
+    The language-specific layers of Wang, Lipton and Tsvetkov (EMNLP 2020): each language has its
+    own layer norms, feed-forwards or attention. The module that is copied stays in the model,
+    frozen and outside of θ, so that the base checkpoint is complete and a language that is added
+    later starts from it.
 
     Args:
-        modules: `"layer_norm"`, `"feed_forward"` or `"attention"`, found by the structure of the model; or a list of
-            names of modules, ends of such names, or regular expressions of whole names.
-        target_modules: What was found, a regular expression of whole names. Written when the copies are made.
-        modules_to_save: Further modules that every language gets a trained copy of, such as a classifier.
+        modules: `"layer_norm"`, `"feed_forward"` or `"attention"`, found by the structure of the
+            model; or a list of names of modules, ends of such names, or regular expressions of
+            whole names.
+        target_modules: What was found, a regular expression of whole names. Written when the copies
+            are made.
+        modules_to_save: Further modules that every language gets a trained copy of, such as a
+            classifier.
         **options: Of `peft.PeftConfig`.
 
     Raises:

@@ -51,9 +51,9 @@ _ONE_AT_A_TIME = (LNTuningLayer, ModuleCopyLayer, AuxiliaryTrainingWrapper)
 class PeftBackend(Backend, TakesSharedPart, ReplacesModules, RoutesRows, MergesLanguages):
     """One PEFT adapter per language, for any `PeftConfig`.
 
-    A task type of classification would make PEFT give each adapter a head of its own. Across languages the head is
-    shared unless `modules_to_save` names it, so such a task type is left out of the configuration; prompt methods,
-    which cannot do without, keep it.
+    A task type of classification would make PEFT give each adapter a head of its own. Across
+    languages the head is shared unless `modules_to_save` names it, so such a task type is left out
+    of the configuration; prompt methods, which cannot do without, keep it.
 
     Args:
         model: The transformers model.
@@ -61,7 +61,8 @@ class PeftBackend(Backend, TakesSharedPart, ReplacesModules, RoutesRows, MergesL
 
     Raises:
         UnsupportedModelError: If the model has adapters of PEFT already.
-        ConfigurationError: If the way to initialise an adapter changes the base model, which other languages share.
+        ConfigurationError: If the way to initialise an adapter changes the base model, which other
+            languages share.
     """
 
     name: ClassVar[str] = "peft"
@@ -110,8 +111,8 @@ class PeftBackend(Backend, TakesSharedPart, ReplacesModules, RoutesRows, MergesL
     def activate(self, language: Language) -> None:
         """Name the adapter that the layers use.
 
-        PEFT's own `set_adapter` also turns `requires_grad` off on all other adapters, which then silently never train,
-        so the layers are told directly what it would tell them.
+        PEFT's own `set_adapter` also turns `requires_grad` off on all other adapters, which then
+        silently never train, so the layers are told directly what it would tell them.
         """
         if self._model is None:
             return
@@ -193,9 +194,10 @@ class PeftBackend(Backend, TakesSharedPart, ReplacesModules, RoutesRows, MergesL
     def adapter(self, language: Language) -> str:
         """The name of the adapter inside PEFT: the language, unless PEFT could mistake that name for something else.
 
-        PEFT tells adapters apart by the components of the names of tensors. So a name is kept only if it is a language
-        tag, which are no names of modules, and if it is no part of the model's own names ("wo", Wolof, in T5), no
-        attribute of a module dictionary ("to", Tongan) and no part of the method's prefix ("lo", Lao, in "lora_").
+        PEFT tells adapters apart by the components of the names of tensors. So a name is kept only
+        if it is a language tag, which are no names of modules, and if it is no part of the model's
+        own names ("wo", Wolof, in T5), no attribute of a module dictionary ("to", Tongan) and no
+        part of the method's prefix ("lo", Lao, in "lora_").
         """
         prefix = PEFT_TYPE_TO_PREFIX_MAPPING.get(self.config.peft_type) or ""
         taken = (

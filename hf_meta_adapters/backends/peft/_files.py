@@ -51,7 +51,8 @@ def read_config(directory: Path, body: str | None = None) -> PeftConfig:
 
     Args:
         directory: The folder of the adapter.
-        body: For a model of another class over the same body, the prefix of the body's names, which is then taken off.
+        body: For a model of another class over the same body, the prefix of the body's names, which
+            is then taken off.
 
     Returns:
         The configuration, without the name of a base model.

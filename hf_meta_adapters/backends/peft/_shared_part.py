@@ -31,8 +31,8 @@ ADAPTER = "shared_adapter"
 class PeftSharedPart(SharedPart):
     """One adapter of PEFT that all languages share, put into a model in place.
 
-    It is created before the adapters of the languages, so that its tensors have the names that PEFT gives them in a
-    model without languages, and a `PeftModel` can read them.
+    It is created before the adapters of the languages, so that its tensors have the names that PEFT
+    gives them in a model without languages, and a `PeftModel` can read them.
 
     Args:
         base: The transformers model, without adapters.

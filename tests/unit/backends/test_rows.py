@@ -1,4 +1,6 @@
-"""One batch with rows in several languages: in one pass where the method can, else a pass for each language."""
+"""One batch with rows in several languages: in one pass where the method can, else a pass for each
+language.
+"""
 
 from __future__ import annotations
 

@@ -26,7 +26,9 @@ Rows = dict[tuple[str, str], list[tuple[int, int]]]
 
 
 def draw(seed: int, **fixed: Any) -> dict[str, Any]:
-    """Arguments of a sampler: 1 to 10 languages of 1 to 60 rows, some epochs too short for all of them."""
+    """Arguments of a sampler: 1 to 10 languages of 1 to 60 rows, some epochs too short for all of
+    them.
+    """
     rng = random.Random(seed)
     names = rng.sample(NAMES, rng.randint(1, len(NAMES)))
     arguments = {

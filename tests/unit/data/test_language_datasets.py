@@ -1,4 +1,6 @@
-"""Examples by key: map-style and streaming data alike, in loaders with and without workers, and resumed."""
+"""Examples by key: map-style and streaming data alike, in loaders with and without workers, and
+resumed.
+"""
 
 from __future__ import annotations
 
@@ -179,7 +181,9 @@ def test_a_stream_is_read_once_forwards_and_again_for_each_pass():
 
 @pytest.mark.parametrize("shuffled", [True, False])
 def test_each_pass_over_a_stream_is_its_next_epoch(shuffled):
-    """Which `datasets` reads in another order; that of its shards changes even without `shuffle`, in newer versions."""
+    """Which `datasets` reads in another order; that of its shards changes even without `shuffle`,
+    in newer versions.
+    """
     stream = datasets.Dataset.from_list(examples("te", 12)).to_iterable_dataset(num_shards=6)
     stream = stream.shuffle(seed=0, buffer_size=4) if shuffled else stream
     every = LanguageDatasets({"train": {"te": stream}})

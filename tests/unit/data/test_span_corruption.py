@@ -1,4 +1,6 @@
-"""Spans are cut out as T5 and BART do it: nothing is lost, as much as said is hidden, every division is as likely."""
+"""Spans are cut out as T5 and BART do it: nothing is lost, as much as said is hidden, every
+division is as likely.
+"""
 
 from collections import Counter
 from itertools import pairwise

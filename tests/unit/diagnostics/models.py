@@ -89,7 +89,9 @@ class _Attention(nn.Module):
 
 
 class PlantedHeads(nn.Module):
-    """Two layers of attention, and text for which they are right after some of their heads are pruned."""
+    """Two layers of attention, and text for which they are right after some of their heads are
+    pruned.
+    """
 
     def __init__(self, num_heads: int = 8, num_key_value_heads: int = 8, head_dim: int = 4) -> None:
         super().__init__()

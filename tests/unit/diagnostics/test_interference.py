@@ -30,7 +30,9 @@ def test_tasks_may_differ_in_direction():
 
 
 def train(languages: list[str], steps: int = 30) -> dict[str, float]:
-    """Losses of a linear model trained by gradient descent on the text of all `languages`, here copies of one."""
+    """Losses of a linear model trained by gradient descent on the text of all `languages`, here
+    copies of one.
+    """
     generator = torch.Generator().manual_seed(0)
     x, target = torch.randn(16, 4, generator=generator), torch.randn(16, generator=generator)
     weight = torch.zeros(4, requires_grad=True)

@@ -80,7 +80,8 @@ def test_at_half_of_two_layers_the_search_stops_at_a_worse_mask_than_the_planted
     monkeypatch.setattr(_mask_training, "initial_log_alpha", at_the_planted_mask)
     monkeypatch.setattr(_mask_training, "_WARM_UP", 1 / 300)
     kept = learn_language_masks(model, {"en": text}, **settings).mask("en", 0)
-    # not a matter of masks that serve as well: the planted one is the better, and an optimum of the search
+    # not a matter of masks that serve as well: the planted one is the better, and an optimum of the
+    # search
     assert f1(found, truth) < 0.9
     assert pruned_loss(model, found, text) > 0.1
     assert f1(kept, truth) > 0.99

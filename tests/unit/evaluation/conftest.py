@@ -1,4 +1,6 @@
-"""Tokenizers trained in memory on a few lines in seven scripts and languages, tiny models, and models that know all."""
+"""Tokenizers trained in memory on a few lines in seven scripts and languages, tiny models, and
+models that know all.
+"""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -37,7 +39,9 @@ KINDS = ("unigram", "byte_bpe", "wordpiece")
 def train_tokenizer(
     kind: str, lines: list[str], *, size: int = 500, around: bool = True
 ) -> PreTrainedTokenizerFast:
-    """A tokenizer like that of XLM-R (unigram), of RoBERTa (byte_bpe) or of uncased BERT (wordpiece)."""
+    """A tokenizer like that of XLM-R (unigram), of RoBERTa (byte_bpe) or of uncased BERT
+    (wordpiece).
+    """
     if kind == "unigram":
         made, trainer = Tokenizer(models.Unigram()), trainers.UnigramTrainer
         made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()

@@ -1,4 +1,6 @@
-"""Comparisons of methods agree with scipy's paired test, correct for their number, and point the right way."""
+"""Comparisons of methods agree with scipy's paired test, correct for their number, and point the
+right way.
+"""
 
 import json
 import math

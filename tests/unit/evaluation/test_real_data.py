@@ -1,4 +1,6 @@
-"""Every task on real data, in every language that has it: a model that knows all scores what it must."""
+"""Every task on real data, in every language that has it: a model that knows all scores what it
+must.
+"""
 
 import pytest
 

@@ -1,4 +1,6 @@
-"""The model card: what was measured is on it, what was not is absent, and the Hub and a browser can read it."""
+"""The model card: what was measured is on it, what was not is absent, and the Hub and a browser can
+read it.
+"""
 
 import math
 import re

@@ -1,4 +1,6 @@
-"""What goes wrong on the way to the Hub: the repository is as it was before or complete, and the error is clear."""
+"""What goes wrong on the way to the Hub: the repository is as it was before or complete, and the
+error is clear.
+"""
 
 from collections.abc import Iterator
 

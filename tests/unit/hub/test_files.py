@@ -1,4 +1,6 @@
-"""What `save_pretrained` writes is read back bitwise, with this package and without it, and bad files are refused."""
+"""What `save_pretrained` writes is read back bitwise, with this package and without it, and bad
+files are refused.
+"""
 
 from __future__ import annotations
 
@@ -277,7 +279,9 @@ def test_the_body_of_every_family_keeps_the_adapters_without_a_head(
 
 
 def test_adapters_in_a_head_stay_with_that_head(tmp_path: Path) -> None:
-    """`dense` is a layer of the body, of the head of the language model, and of that of the classifier."""
+    """`dense` is a layer of the body, of the head of the language model, and of that of the
+    classifier.
+    """
     cell = tiny("xlm-r")
     model = stirred(
         get_language_model(cell.make(), LoraConfig(r=2, target_modules=["dense"]), ["en", "sw"])

@@ -1,4 +1,6 @@
-"""Published by one process, loaded by others with an empty cache: with the package, and where it cannot be imported."""
+"""Published by one process, loaded by others with an empty cache: with the package, and where it
+cannot be imported.
+"""
 
 from importlib.metadata import packages_distributions
 from pathlib import Path

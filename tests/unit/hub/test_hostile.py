@@ -1,4 +1,6 @@
-"""Repositories that are hostile or broken: each is refused by one clear error, and nothing is written but the cache."""
+"""Repositories that are hostile or broken: each is refused by one clear error, and nothing is
+written but the cache.
+"""
 
 import json
 import os

@@ -1,4 +1,6 @@
-"""Small multilingual problems on plain tensors, and an independent reference: the fully unrolled outer step."""
+"""Small multilingual problems on plain tensors, and an independent reference: the fully unrolled
+outer step.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ Named = dict[str, Tensor]
 
 @dataclass
 class Problem:
-    """θ, φ, and `loss(theta, phi, inputs, targets, seed)` with data for two roles and any number of micro-batches."""
+    """θ, φ, and `loss(theta, phi, inputs, targets, seed)` with data for two roles and any number of
+    micro-batches.
+    """
 
     shared: Named
     language: dict[str, Named]
@@ -117,7 +121,8 @@ def unrolled(
 ) -> dict[str, Named]:
     """∇φ_i of Σ_j w_ij L_j^val(θ'_i, φ_j) by autograd through the whole step, all graphs kept.
 
-    For the shared look-ahead and none, θ'_i has the value that they prescribe and the derivative of a step on i alone.
+    For the shared look-ahead and none, θ'_i has the value that they prescribe and the derivative of
+    a step on i alone.
     """
     count = len(problem.language)
 

@@ -1,4 +1,6 @@
-"""Every estimator and look-ahead against full unrolling, numerical differentiation and hand-computed values."""
+"""Every estimator and look-ahead against full unrolling, numerical differentiation and
+hand-computed values.
+"""
 
 from __future__ import annotations
 
@@ -311,7 +313,9 @@ def test_random_numbers_are_replayed_and_move_on_once():
 
 
 def test_sums_over_processes_give_the_gradient_of_the_global_batch():
-    """Two processes, played one after the other: each holds half of the rows, and sums are exchanged in lockstep."""
+    """Two processes, played one after the other: each holds half of the rows, and sums are
+    exchanged in lockstep.
+    """
     import threading
 
     whole = make(dropout=0.0)
@@ -397,7 +401,9 @@ def test_arguments_that_cannot_work():
 
 
 class Once(torch.autograd.Function):
-    """x², differentiable once: autograd would leave out of a second derivative what passes through it."""
+    """x², differentiable once: autograd would leave out of a second derivative what passes through
+    it.
+    """
 
     @staticmethod
     def forward(ctx, x):

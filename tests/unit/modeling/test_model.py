@@ -1,4 +1,6 @@
-"""`LanguageAdapterModel`: routing, ownership and languages, for every adapter method on the bank of tiny models."""
+"""`LanguageAdapterModel`: routing, ownership and languages, for every adapter method on the bank of
+tiny models.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,9 @@ RESULT = interference_report(
 
 
 class Reader(HTMLParser):
-    """Collects cells of tables, sources of pictures, and checks that every element is closed in order."""
+    """Collects cells of tables, sources of pictures, and checks that every element is closed in
+    order.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,6 @@
-"""One outer step on a model: what it leaves alone, how batches add up, and what it says about bad input."""
+"""One outer step on a model: what it leaves alone, how batches add up, and what it says about bad
+input.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The head at labelled positions: the same loss and gradients as at all positions, on every language model."""
+"""The head at labelled positions: the same loss and gradients as at all positions, on every
+language model.
+"""
 
 from __future__ import annotations
 

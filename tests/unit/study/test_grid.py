@@ -1,4 +1,6 @@
-"""A grid computes each cell once, whole or not at all, in the part and the processes that it is told."""
+"""A grid computes each cell once, whole or not at all, in the part and the processes that it is
+told.
+"""
 
 import json
 import os

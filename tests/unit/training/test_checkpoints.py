@@ -1,4 +1,6 @@
-"""Checkpoint folders: whole or absent, sealed, rotated, and refused where they are not what was written."""
+"""Checkpoint folders: whole or absent, sealed, rotated, and refused where they are not what was
+written.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Gradient conflict beside training: what is logged, where it goes, and that the run does not notice."""
+"""Gradient conflict beside training: what is logged, where it goes, and that the run does not
+notice.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The loss scale of fp16: small gradients survive, nothing else changes, and steps that overflow lower it."""
+"""The loss scale of fp16: small gradients survive, nothing else changes, and steps that overflow
+lower it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`push_to_hub=True` and `trainer.push_to_hub()`: what is on the Hub while a run goes on, and after it."""
+"""`push_to_hub=True` and `trainer.push_to_hub()`: what is on the Hub while a run goes on, and after
+it.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

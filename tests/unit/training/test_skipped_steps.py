@@ -1,4 +1,6 @@
-"""Steps that are not finite: skipped where that is allowed, counted, and without a trace in θ, φ and the optimizer."""
+"""Steps that are not finite: skipped where that is allowed, counted, and without a trace in θ, φ
+and the optimizer.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ METHODS = {
 
 
 class Poisoned(Recorder):
-    """The batch of `da` has no label, so no loss, in some steps; what was there before and after is kept."""
+    """The batch of `da` has no label, so no loss, in some steps; what was there before and after is
+    kept.
+    """
 
     role, steps = "train", ()
 

@@ -1,4 +1,6 @@
-"""The Trainer as a user of transformers expects it: data, evaluation, checkpoints, logs, callbacks, errors."""
+"""The Trainer as a user of transformers expects it: data, evaluation, checkpoints, logs, callbacks,
+errors.
+"""
 
 from __future__ import annotations
 
@@ -160,7 +162,9 @@ def test_settings_of_workers_reach_the_loader(tmp_path):
 
 
 def test_evaluation_asks_for_loaders_by_name(tmp_path):
-    """Where workers persist, transformers keeps one loader for each name, and one for all data without a name."""
+    """Where workers persist, transformers keeps one loader for each name, and one for all data
+    without a name.
+    """
     trainer = make_trainer(tmp_path, make_model(), eval_dataset=texts(3))
     asked, give = [], trainer.get_eval_dataloader
     trainer.get_eval_dataloader = lambda name: asked.append(name) or give(name)

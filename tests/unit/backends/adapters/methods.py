@@ -1,4 +1,6 @@
-"""Models with languages by the library `adapters`: every method on the families that the library knows."""
+"""Models with languages by the library `adapters`: every method on the families that the library
+knows.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What `BottleneckConfig` accepts, where it puts adapters in models outside the bank, and what it says otherwise."""
+"""What `BottleneckConfig` accepts, where it puts adapters in models outside the bank, and what it
+says otherwise.
+"""
 
 from __future__ import annotations
 
@@ -122,7 +124,9 @@ def test_targets_must_be_linear_layers(targets: list[str], matched: str) -> None
 
 @pytest.mark.parametrize("name", ["to", "pop", "0", "wo"])
 def test_a_name_that_peft_would_mistake_is_refused(name: str) -> None:
-    """A language `wo` (Wolof) in a T5 would lose, on saving, every other language's adapter behind a module `wo`."""
+    """A language `wo` (Wolof) in a T5 would lose, on saving, every other language's adapter behind
+    a module `wo`.
+    """
     model = tiny("mt5").make()
     before = [module for module, _ in model.named_modules()]
     with pytest.raises(

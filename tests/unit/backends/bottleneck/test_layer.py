@@ -89,7 +89,8 @@ def test_dropout_acts_on_the_input_of_the_adapter_and_only_in_training() -> None
     trained = layer.train()(x)
     bare = layer.base_layer(x)
     without = bare + layer.bk_up["sw"](nn.functional.gelu(layer.bk_down["sw"].bias))
-    # Rows that lost all four of their inputs, 0.9⁴ of 50, get what the biases alone make; the residual loses nothing.
+    # Rows that lost all four of their inputs, 0.9⁴ of 50, get what the biases alone make; the
+    # residual loses nothing.
     lost = torch.isclose(trained, without).all(1).sum()
     assert 20 < lost < 45
     layer.eval()

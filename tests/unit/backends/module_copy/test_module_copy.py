@@ -1,4 +1,6 @@
-"""Copies of whole modules for each language: where they go, what they share, and how PEFT keeps them."""
+"""Copies of whole modules for each language: where they go, what they share, and how PEFT keeps
+them.
+"""
 
 from __future__ import annotations
 

@@ -49,9 +49,8 @@ def read_masks(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[st
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") == _FORMAT:
-                return {key: file.get_tensor(key) for key in file.keys()}, json.loads(
-                    metadata["about"]
-                )  # noqa: SIM118
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                return tensors, json.loads(metadata["about"])
     except (OSError, SafetensorError) as error:
         raise HubError(
             f"Masks are read from a safetensors file. Found that {path} is none: {error}. Give the"

@@ -5,25 +5,25 @@ from hf_meta_adapters.evaluation._comparison import compare_methods
 from hf_meta_adapters.evaluation._evaluate import evaluate_languages
 from hf_meta_adapters.evaluation._language_modeling import CausalLM, MaskedLM
 from hf_meta_adapters.evaluation._majority import majority_baseline
-from hf_meta_adapters.evaluation._method_comparison import MethodComparison
 from hf_meta_adapters.evaluation._nli import NLI
 from hf_meta_adapters.evaluation._question_answering import QuestionAnswering
 from hf_meta_adapters.evaluation._score_checks import ConstantPredictionWarning
 from hf_meta_adapters.evaluation._scores import LanguageScores
 from hf_meta_adapters.evaluation._task import Task, TaskScore, get_task, register_task
 from hf_meta_adapters.evaluation._token_classification import NER, POS, TokenClassification
+from hf_meta_adapters.evaluation.method_comparison import MethodComparison
 from hf_meta_adapters.evaluation.sanity import MiswiringWarning
 
 __all__ = [
+    "NER",
+    "NLI",
+    "POS",
     "CausalLM",
     "ConstantPredictionWarning",
     "LanguageScores",
     "MaskedLM",
     "MethodComparison",
     "MiswiringWarning",
-    "NER",
-    "NLI",
-    "POS",
     "QuestionAnswering",
     "Task",
     "TaskScore",
@@ -42,7 +42,7 @@ __getattr__ = moved_names(
         "ClassF1": "hf_meta_adapters.evaluation.metrics",
         "LanguageModelScore": "hf_meta_adapters.evaluation.bits",
         "LanguageModeling": "hf_meta_adapters.evaluation._language_modeling",
-        "PairedDifference": "hf_meta_adapters.evaluation._method_comparison",
+        "PairedDifference": "hf_meta_adapters.evaluation.method_comparison",
         "SpanF1": "hf_meta_adapters.evaluation.metrics",
         "TagAccuracy": "hf_meta_adapters.evaluation.metrics",
         "bits_per_character": "hf_meta_adapters.evaluation.bits",

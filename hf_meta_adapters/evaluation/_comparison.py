@@ -18,7 +18,7 @@ from hf_meta_adapters.errors import (
     LanguageError,
     check_languages,
 )
-from hf_meta_adapters.evaluation._method_comparison import MethodComparison, PairedDifference
+from hf_meta_adapters.evaluation.method_comparison import MethodComparison, PairedDifference
 
 __all__ = ["compare_methods"]
 

@@ -8,6 +8,8 @@ from hf_meta_adapters.meta._options import PRESETS, MetaOptions, meta_options
 from hf_meta_adapters.meta.result import JointGradients, MetaGradients, MetaSignal
 
 __all__ = [
+    "PRESETS",
+    "SGD",
     "Adam",
     "AdamState",
     "InnerOptimizer",
@@ -15,8 +17,6 @@ __all__ = [
     "MetaGradients",
     "MetaOptions",
     "MetaSignal",
-    "PRESETS",
-    "SGD",
     "fidelity",
     "joint_gradient",
     "meta_gradient",

@@ -11,7 +11,7 @@ import numpy as np
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.diagnostics import DiagnosticReport, ReportSection, interference_report
 from hf_meta_adapters.evaluation import MethodComparison, compare_methods
-from hf_meta_adapters.evaluation._method_comparison import PairedDifference
+from hf_meta_adapters.evaluation.method_comparison import PairedDifference
 from hf_meta_adapters.results.tables import format_number, markdown_table
 
 __all__ = ["ComputeTable", "scores_by_method", "study_report"]

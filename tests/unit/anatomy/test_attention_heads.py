@@ -15,8 +15,7 @@ from hf_meta_adapters.diagnostics import LanguageMasks, learn_language_masks, ma
 from hf_meta_adapters.errors import ConfigurationError
 from tests.adapted import lora
 from tests.tiny import PRETRAINING, tiny
-
-from .models import PlantedHeads
+from tests.unit.diagnostics.models import PlantedHeads
 
 
 def heads(kept):

@@ -11,7 +11,7 @@ from hf_meta_adapters.data.overlap import check_roles
 from hf_meta_adapters.data.roles import split_roles
 from hf_meta_adapters.errors import ConfigurationError, DataError, LanguageError
 
-from .test_dataset import MAP_STYLE, STREAMING, Stream
+from .test_language_datasets import MAP_STYLE, STREAMING, Stream
 
 SWAHILI = [{"text": f"mstari {row}"} for row in range(100)]
 

@@ -10,10 +10,10 @@ from hf_meta_adapters import BottleneckConfig, ModuleCopyConfig, get_language_mo
 from hf_meta_adapters.anatomy.layers import layer_index, layer_of
 from hf_meta_adapters.diagnostics import (
     CapacityPlan,
-    LayerNeed,
     gradient_conflict,
     plan_language_capacity,
 )
+from hf_meta_adapters.diagnostics._capacity_plan import LayerNeed
 from hf_meta_adapters.errors import ConfigurationError
 from tests.adapted import ia3, layer_norm, lora
 from tests.tiny import PRETRAINING, tiny

@@ -15,9 +15,8 @@ from hf_meta_adapters.diagnostics import (
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.results import _labels
 from hf_meta_adapters.results._labels import families_for, language_label
-
-from .models import Linear, linear_batches
-from .test_masks import trained
+from tests.unit.diagnostics.models import Linear, linear_batches
+from tests.unit.diagnostics.test_masks import trained
 
 SCRIPTS = ("en", "ar", "hi", "te", "ru", "zh-Hant", "he", "th", "nonexistent")
 

@@ -31,7 +31,7 @@ from adapters import (  # noqa: E402
     SeqBnInvConfig,
 )
 
-from hf_meta_adapters import LanguageAdapterModel, get_language_model
+from hf_meta_adapters import LanguageAdapterModel, get_language_model  # noqa: E402
 from tests.tiny import TinyModel, tiny  # noqa: E402
 
 LANGUAGES = ("te", "to", "zh-Hant")

@@ -27,7 +27,7 @@ from tests.training import make_trainer, texts
 from tests.training import moved as moved_owners
 from tests.training import snapshot as trained_snapshot
 
-from .adapterhub import (
+from .methods import (
     CELLS,
     FRESH_IS_IDENTITY,
     FURTHER_CELLS,

@@ -17,7 +17,7 @@ from hf_meta_adapters.errors import ConfigurationError, HubError
 from tests.adapted import outputs, same
 from tests.tiny import TinyModel, tiny
 
-from .adapterhub import METHODS, adapted, adapters, bare, stirred
+from .methods import METHODS, adapted, adapters, bare, stirred
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter.safetensors"
 

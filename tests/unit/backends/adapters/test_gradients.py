@@ -13,7 +13,7 @@ from tests.invariant.reference import flat, seeded_loss
 from tests.invariant.reference import unrolled as unrolled_reference
 from tests.tiny import in_double, tiny
 
-from .adapterhub import METHODS, adapted, stirred
+from .methods import METHODS, adapted, stirred
 
 LANGUAGES = ("te", "da", "zh-Hant")
 RATE = 0.5

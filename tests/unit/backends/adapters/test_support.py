@@ -14,7 +14,7 @@ from hf_meta_adapters import get_language_model
 from hf_meta_adapters.errors import ConfigurationError, UnsupportedModelError
 from tests.tiny import tiny
 
-from .adapterhub import METHODS, adapted, adapters
+from .methods import METHODS, adapted, adapters
 
 LANGUAGES = ["en", "sw"]
 

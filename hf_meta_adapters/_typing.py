@@ -1,9 +1,10 @@
-"""Names of the types that several modules share. Imports nothing of the package."""
+"""Names of the types, and the one constant, that several packages share. Imports nothing of the house."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from contextlib import AbstractContextManager
+from typing import Any, Final, TypeAlias
 
 import torch
 
@@ -24,3 +25,12 @@ MicroBatches: TypeAlias = Loss | Sequence[Loss]
 
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
 """The examples of one language: a `datasets.Dataset`, or a list of dicts."""
+
+AllReduce: TypeAlias = Callable[[torch.Tensor], object]
+"""A function that sums a flat tensor over all processes in place, as `torch.distributed.all_reduce` does."""
+
+Autocast: TypeAlias = Callable[[], AbstractContextManager[object]]
+"""A function that makes the context in which losses are evaluated, such as `accelerator.autocast`."""
+
+IGNORED_LABEL: Final = -100
+"""The label of a position without a target: the default `ignore_index` of PyTorch's cross-entropy."""

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from hf_meta_adapters._typing import Language, MicroBatches, Parameters
+from hf_meta_adapters._typing import AllReduce, Language, Loss, MicroBatches, Parameters
+from hf_meta_adapters.meta import vectors
 from hf_meta_adapters.meta._gradient import meta_gradient
+from hf_meta_adapters.meta._inner_optimizer import InnerOptimizer
 from hf_meta_adapters.meta._replay import Replay, listed
-from hf_meta_adapters.meta.vectors import Vector, dot, is_sharded, norm
+from hf_meta_adapters.meta.options import OuterStepKeywords
+from hf_meta_adapters.meta.result import NamedGradient
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 def fidelity(
@@ -19,22 +25,35 @@ def fidelity(
     meta_losses: Mapping[Language, MicroBatches],
     shared: Parameters,
     language: Mapping[Language, Parameters],
-    **options: Any,
+    *,
+    inner_learning_rate: float,
+    inner_optimizer: InnerOptimizer | None = None,
+    for_languages: Sequence[Language] | None = None,
+    all_reduce: AllReduce | None = None,
+    loss_scale: Tensor | None = None,
+    precision: torch.dtype | None = None,
+    **options: Unpack[OuterStepKeywords],
 ) -> Tensor:
     """The cosine between the meta-gradient of a setting and the exact one with a look-ahead per language.
 
         cos(d, e) = ⟨d, e⟩ / (‖d‖ ‖e‖),    d, e: the meta-gradients of all φ_l, one after the other
 
-    Both are taken of the same losses with the same random numbers, and where the setting draws
-    validation languages, of the same draw. Where θ is sharded over processes, central finite
-    differences stand for the exact one: there is no second derivative then.
+    Both are taken of the same losses with the same random numbers and, where the setting draws
+    validation languages, with the same draw. Where θ is sharded over processes, central finite
+    differences stand in for the exact gradient: sharded parameters have no second derivative.
 
     Args:
         train_losses: As for `meta_gradient`.
         meta_losses: As for `meta_gradient`.
         shared: As for `meta_gradient`.
         language: As for `meta_gradient`.
-        **options: The setting: all other arguments of `meta_gradient`.
+        inner_learning_rate: As for `meta_gradient`.
+        inner_optimizer: As for `meta_gradient`.
+        for_languages: As for `meta_gradient`.
+        all_reduce: As for `meta_gradient`.
+        loss_scale: As for `meta_gradient`.
+        precision: As for `meta_gradient`.
+        **options: The setting, as for `meta_gradient`.
 
     Returns:
         The cosine, 0-d; 0 if one of the two is zero.
@@ -45,33 +64,68 @@ def fidelity(
     Example:
         >>> theta, phi = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
         >>> loss = lambda: (theta * phi).square().sum()
-        >>> given = {"en": loss}, {"en": loss}, {"w": theta}, {"en": {"a": phi}}
-        >>> fidelity(*given, inner_learning_rate=0.1, meta_gradient="finite_difference").round(decimals=3)
+        >>> problem = {"en": loss}, {"en": loss}, {"w": theta}, {"en": {"a": phi}}
+        >>> fidelity(*problem, inner_learning_rate=0.1, meta_gradient="finite_difference").round(decimals=3)
         tensor(1.)
     """
-    device = next(value.device for own in (shared, *language.values()) for value in own.values())
-    train, meta = (
-        {
-            key: [Replay(loss, device).fixed() for loss in listed(given)]
-            for key, given in several.items()
-        }
-        for several in (train_losses, meta_losses)
-    )
-    paper = {**options, "meta_gradient": "exact", "lookahead": "per_language", "cpu_offload": False}
-    if any(is_sharded(parameter) for parameter in shared.values()):
-        paper |= {"meta_gradient": "finite_difference", "finite_difference_scheme": "central"}
+    device = _device(shared, language)
+    train = {key: _fixed(losses, device) for key, losses in train_losses.items()}
+    meta = {key: _fixed(losses, device) for key, losses in meta_losses.items()}
+
+    def gradient(setting: OuterStepKeywords) -> dict[Language, NamedGradient]:
+        return meta_gradient(
+            train,
+            meta,
+            shared,
+            language,
+            inner_learning_rate=inner_learning_rate,
+            inner_optimizer=inner_optimizer,
+            for_languages=for_languages,
+            all_reduce=all_reduce,
+            loss_scale=loss_scale,
+            precision=precision,
+            **setting,
+        ).language
+
+    paper = options.copy()
+    paper["meta_gradient"] = "exact"
+    paper["lookahead"] = "per_language"
+    paper["cpu_offload"] = False
+    if any(vectors.is_sharded(parameter) for parameter in shared.values()):
+        paper["meta_gradient"] = "finite_difference"
+        paper["finite_difference_scheme"] = "central"
         paper["finite_difference_radius"] = None
-    with torch.compiler.set_stance(
-        "force_eager"
-    ):  # compiled dropout draws other masks, and `exact` is not compiled
-        found, truth = (
-            meta_gradient(train, meta, shared, language, **each).language
-            for each in (options, paper)
-        )
-    pairs = [(found[key][name], truth[key][name]) for key in truth for name in truth[key]]
-    left: Vector = [pair[0] for pair in pairs]
-    right: Vector = [pair[1] for pair in pairs]
-    product = norm(left) * norm(right)
-    return torch.where(
-        product > 0, dot(left, right).to(product) / product.clamp_min(1e-38), product
-    )
+
+    # Compiled dropout draws other masks than eager dropout, and the exact gradient is never compiled.
+    with torch.compiler.set_stance("force_eager"):
+        estimate, truth = gradient(options), gradient(paper)
+
+    return _cosine(estimate, truth)
+
+
+def _device(shared: Parameters, language: Mapping[Language, Parameters]) -> torch.device:
+    """The device of the first parameter, on which the model draws its random numbers."""
+    for parameters in (shared, *language.values()):
+        for parameter in parameters.values():
+            return parameter.device
+    return torch.device("cpu")  # without any parameter `meta_gradient` raises
+
+
+def _fixed(losses: MicroBatches, device: torch.device) -> list[Loss]:
+    """The micro-batches, each with the present random numbers in every evaluation."""
+    return [Replay(loss, device).fixed() for loss in listed(losses)]
+
+
+def _cosine(
+    estimate: Mapping[Language, NamedGradient], truth: Mapping[Language, NamedGradient]
+) -> Tensor:
+    """The cosine between two meta-gradients of the same parameters."""
+    left: vectors.Vector = []
+    right: vectors.Vector = []
+    for key, gradient in truth.items():
+        for name, entry in gradient.items():
+            left.append(estimate[key][name])
+            right.append(entry)
+
+    norms = vectors.norm(left) * vectors.norm(right)
+    return vectors.cosine(vectors.dot(left, right), norms)

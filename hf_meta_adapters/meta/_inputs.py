@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from hf_meta_adapters._typing import Language, MicroBatches, Parameters
 from hf_meta_adapters.errors import ConfigurationError, LanguageError
-from hf_meta_adapters.meta._options import MetaOptions
+from hf_meta_adapters.meta.options import MetaOptions
 from hf_meta_adapters.meta.vectors import is_sharded
 
 
@@ -33,82 +34,94 @@ def check_inputs(
 
     Raises:
         LanguageError: If there is no language, or the arguments name different ones.
-        ConfigurationError: If θ cannot be moved as the options need it.
+        ConfigurationError: If θ cannot be moved in the way that the options need.
     """
     if not train_losses:
         raise LanguageError(
-            "The outer step needs the training loss of at least one language. Found none. Write for"
-            ' example `train_losses={"sw": lambda: ...}`.'
+            "The outer step needs the training loss of at least one language. Found none. Pass, for"
+            ' example, `train_losses={"sw": lambda: ...}`.'
         )
-    for name, found in (("meta_losses", meta_losses), ("language", language)):
-        missing = [key for key in train_losses if key not in found]
-        if missing:
-            raise LanguageError(
-                f"`{name}` must have every language of `train_losses`. Found none of {missing}; it"
-                f" has {list(found)}. Add them, or leave them out of `train_losses`."
-            )
+
+    _check_languages("meta_losses", list(meta_losses), list(train_losses))
+    _check_languages("language", list(language), list(train_losses))
     if options.meta_languages == "others" and len(meta_losses) < 2:
         raise ConfigurationError(
-            '`meta_languages="others"` needs at least two languages. Found '
-            f'{list(meta_losses)}. Write `meta_languages="all"`.'
+            '`meta_languages="others"` needs at least two languages. Found'
+            f' {list(meta_losses)}. Use `meta_languages="all"`.'
         )
+
     _check_movable(shared, options)
-    every = [*shared.values(), *(value for own in language.values() for value in own.values())]
-    if not every:
-        raise ConfigurationError(
-            "The outer step needs parameters. Found neither shared nor language-specific ones. Look"
-            " what was frozen."
+    for parameters in (shared, *language.values()):
+        for parameter in parameters.values():
+            return parameter.device
+
+    raise ConfigurationError(
+        "The outer step needs parameters. Found neither shared nor language-specific ones. Check"
+        " what you froze."
+    )
+
+
+def _check_languages(name: str, present: list[Language], required: list[Language]) -> None:
+    missing = [key for key in required if key not in present]
+    if missing:
+        raise LanguageError(
+            f"`{name}` must have every language of `train_losses`. Found none of {missing}; it"
+            f" has {present}. Add them, or leave them out of `train_losses`."
         )
-    return every[0].device
 
 
 def _check_movable(shared: Parameters, options: MetaOptions) -> None:
     if options.meta_gradient == "first_order" and options.lookahead == "none":
-        return
-    advice = (
-        'Make part of the model trainable (`shared="all"`, a regular expression, or a PeftConfig'
-        ' such as LoraConfig() over a frozen base), or write `meta_gradient="first_order",'
-        ' lookahead="none"`.'
-    )
+        return  # θ stays where it is
+
     if not shared:
-        raise ConfigurationError(
-            f"The virtual step moves the shared weights θ. Found no shared parameter. {advice}"
-        )
-    _check_whole(shared, options)
+        raise _cannot_move("no shared parameter")
+
+    _check_sharding(shared, options)
     for name, parameter in shared.items():
-        if not parameter.is_floating_point():
-            raise ConfigurationError(
-                f"The virtual step moves the shared weights θ. Found `{name}` of dtype"
-                f" {parameter.dtype}, a quantised weight that cannot be moved. {advice}"
-            )
-        if not parameter.requires_grad:
-            raise ConfigurationError(
-                f"The virtual step moves the shared weights θ. Found `{name}`, which is frozen."
-                f" {advice}"
-            )
-        if options.meta_gradient == "finite_difference" and torch.finfo(parameter.dtype).bits < 32:
-            raise ConfigurationError(
-                "A finite difference needs shared weights in which θ + εv differs from θ: float32"
-                f" or float64. Found `{name}` of dtype {parameter.dtype}. Load the model in float32"
-                ' and train it with bf16 or fp16 autocast, or write `meta_gradient="exact"`.'
-            )
+        _check_parameter(name, parameter, options)
 
 
-def _check_whole(shared: Parameters, options: MetaOptions) -> None:
+def _check_parameter(name: str, parameter: Tensor, options: MetaOptions) -> None:
+    if not parameter.is_floating_point():
+        raise _cannot_move(
+            f"`{name}` of dtype {parameter.dtype}, a quantized weight that cannot be moved"
+        )
+    if not parameter.requires_grad:
+        raise _cannot_move(f"`{name}`, which is frozen")
+
+    is_low_precision = torch.finfo(parameter.dtype).bits < 32
+    if options.meta_gradient == "finite_difference" and is_low_precision:
+        raise ConfigurationError(
+            "A finite difference needs shared weights in which θ + εv differs from θ: float32"
+            f" or float64. Found `{name}` of dtype {parameter.dtype}. Load the model in float32"
+            ' and train it with bf16 or fp16 autocast, or use `meta_gradient="exact"`.'
+        )
+
+
+def _check_sharding(shared: Parameters, options: MetaOptions) -> None:
     """Sharded parameters are gathered outside of autograd: backward passes see them, gradients of gradients do not."""
     sharded = next((name for name, parameter in shared.items() if is_sharded(parameter)), None)
     if sharded is None:
         return
+
     if options.meta_gradient in ("exact", "forward_mode"):
         raise ConfigurationError(
             "Parameters that are sharded over processes (FSDP2) are gathered outside of autograd,"
-            " which thus takes "
-            f'no gradient of their gradient. Found `meta_gradient="{options.meta_gradient}"` with'
-            " the sharded "
-            f'`{sharded}`. Write `meta_gradient="finite_difference"`, or replicate the model (DDP).'
+            " which therefore takes no gradient of their gradient. Found"
+            f' `meta_gradient="{options.meta_gradient}"` with the sharded `{sharded}`. Use'
+            ' `meta_gradient="finite_difference"`, or replicate the model (DDP).'
         )
     if options.cpu_offload:
         raise ConfigurationError(
-            "`cpu_offload` keeps whole parameters on the CPU; sharded ones are divided among the"
-            f" processes already. Found it with the sharded `{sharded}`. Leave it out."
+            "`cpu_offload` keeps whole parameters on the CPU, but sharded parameters are already"
+            f" divided among the processes. Found it with the sharded `{sharded}`. Leave it out."
         )
+
+
+def _cannot_move(obstacle: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"The virtual step moves the shared weights θ. Found {obstacle}. Make part of the model"
+        ' trainable (`shared="all"`, a regular expression, or a PeftConfig such as LoraConfig()'
+        ' over a frozen base), or use `meta_gradient="first_order", lookahead="none"`.'
+    )

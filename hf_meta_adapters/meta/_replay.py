@@ -2,23 +2,28 @@
 
 Every estimator evaluates the training loss of a language more than once, and all of these passes
 have to be values of *one* function of the parameters: with new dropout masks in each pass a finite
-difference measures the masks.
+difference would measure the masks.
 """
 
 from __future__ import annotations
+
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from hf_meta_adapters._typing import Loss, MicroBatches
 
+_RandomState: TypeAlias = tuple[Tensor, Tensor | None]
+"""The states of the CPU's generator and of the GPU's, if there is one."""
+
 
 class Replay:
     """A loss whose every evaluation draws the random numbers of its first one.
 
     The first call takes the global random state as it is and moves it on. Later calls start from
-    the state that the first one found and put the global state back afterwards, so that they leave
-    no trace in it.
+    the state in which the first one started, and put the global state back afterwards, so that they
+    leave no trace in it.
 
     Args:
         loss: The loss.
@@ -27,40 +32,44 @@ class Replay:
 
     def __init__(self, loss: Loss, device: torch.device) -> None:
         self._loss = loss
-        self._cuda = device if device.type == "cuda" else None
-        self._state: tuple[Tensor, Tensor | None] | None = None
+        self._gpu = device if device.type == "cuda" else None
+        self._state: _RandomState | None = None
 
     def __call__(self) -> Tensor:
         """Evaluate the loss, a 0-d tensor."""
         if self._state is None:
-            self._state = self._get()
+            self._state = self._random_state()
             return self._loss()
-        present = self._get()
-        self._set(self._state)
+
+        before = self._random_state()
+        self._set_random_state(self._state)
         try:
             return self._loss()
         finally:
-            self._set(present)
+            self._set_random_state(before)
 
     def fixed(self) -> Replay:
-        """This loss with the random numbers of now in every evaluation, the first one too."""
-        self._state = self._get()
+        """This loss with the present random numbers in every evaluation, the first one included."""
+        self._state = self._random_state()
         return self
 
-    def _get(self) -> tuple[Tensor, Tensor | None]:
-        return torch.get_rng_state(), (
-            None if self._cuda is None else torch.cuda.get_rng_state(self._cuda)
-        )
+    def _random_state(self) -> _RandomState:
+        if self._gpu is None:
+            return torch.get_rng_state(), None
+        return torch.get_rng_state(), torch.cuda.get_rng_state(self._gpu)
 
-    def _set(self, state: tuple[Tensor, Tensor | None]) -> None:
-        torch.set_rng_state(state[0])
-        if self._cuda is not None and state[1] is not None:
-            torch.cuda.set_rng_state(state[1], self._cuda)
+    def _set_random_state(self, state: _RandomState) -> None:
+        on_cpu, on_gpu = state
+        torch.set_rng_state(on_cpu)
+        if self._gpu is not None and on_gpu is not None:
+            torch.cuda.set_rng_state(on_gpu, self._gpu)
 
 
 def listed(losses: MicroBatches) -> list[Loss]:
-    """The micro-batches as a list, also where there is but one."""
-    return [losses] if callable(losses) else list(losses)
+    """The micro-batches as a list, even if there is only one."""
+    if callable(losses):
+        return [losses]
+    return list(losses)
 
 
 def replayed(losses: MicroBatches, device: torch.device) -> list[Replay]:

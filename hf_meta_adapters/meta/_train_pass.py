@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,10 +11,10 @@ from torch import Tensor
 from hf_meta_adapters._typing import Loss
 from hf_meta_adapters.meta._differentiate import Differentiate
 from hf_meta_adapters.meta._second_order import check_graph, second_order
-from hf_meta_adapters.meta.vectors import Vector, add_, detached
+from hf_meta_adapters.meta.vectors import Vector, absent, add_, detached
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrainPass:
     """The training loss of one language at the present θ, with its gradients.
 
@@ -38,18 +38,42 @@ class TrainPass:
     language_gradient: Vector
     graph: Vector | None = None
 
+    def parameters(self, *, with_shared: bool) -> list[Tensor]:
+        """φ, followed by θ on request."""
+        if with_shared:
+            return [*self.language, *self.shared]
+        return list(self.language)
+
+    def gradient(self, *, with_shared: bool) -> Vector:
+        """The gradient of these parameters, in the same order."""
+        if with_shared:
+            return [*self.language_gradient, *self.shared_gradient]
+        return list(self.language_gradient)
+
+    def without_gradients(self, *, keep_language: bool) -> TrainPass:
+        """This pass without its ∇θ, and without its ∇φ unless that is kept, to free their memory."""
+        language_gradient = absent(self.language)
+        if keep_language:
+            language_gradient = self.language_gradient
+
+        return replace(
+            self, shared_gradient=absent(self.shared), language_gradient=language_gradient
+        )
+
 
 def loss_and_gradient(
     losses: Sequence[Loss], parameters: Sequence[Tensor], differentiate: Differentiate
 ) -> tuple[Tensor, Vector]:
     """The sum of the losses and its gradient, both detached; one graph is alive at a time."""
-    total: Vector = [None] * len(parameters)
+    total = absent(parameters)
     values = []
+
     for loss in losses:
-        value, slope = differentiate(loss, parameters)
-        add_(total, slope)
-        del slope  # before the next pass needs the room
+        value, gradient = differentiate(loss, parameters)
+        add_(total, gradient)
+        del gradient  # before the next pass needs the room
         values.append(value)
+
     return torch.stack(values).sum(), total
 
 
@@ -68,24 +92,34 @@ def train_pass(
         shared: θ.
         language: φ of this language.
         differentiate: Evaluates and differentiates a loss.
-        keep_graph: Keep the graph of ∇θ for a double backward. With several micro-batches none is
-            kept: the double backward then evaluates them one by one again.
+        keep_graph: Keep the graph of ∇θ for a double backward. With several micro-batches no graph
+            is kept: the double backward then evaluates them one by one again.
 
     Returns:
         The pass.
     """
     parameters = [*shared, *language]
+    graph: Vector | None = None
+
     if keep_graph and len(losses) == 1:
         with second_order():
             value = losses[0]()
-            entries = differentiate.gradient(value, parameters, create_graph=True)
-            check_graph(entries)
-        graph, value = entries[: len(shared)], value.detach()
-        entries = detached(entries)
+            gradient = differentiate.gradient(value, parameters, create_graph=True)
+            check_graph(gradient)
+
+        value = value.detach()
+        graph = gradient[: len(shared)]
+        gradient = detached(gradient)
     else:
-        graph = None
-        value, entries = loss_and_gradient(losses, parameters, differentiate)
-    own = entries[len(shared) :]
+        value, gradient = loss_and_gradient(losses, parameters, differentiate)
+
     return TrainPass(
-        losses, shared, language, differentiate, value, entries[: len(shared)], own, graph
+        losses=losses,
+        shared=shared,
+        language=language,
+        differentiate=differentiate,
+        value=value,
+        shared_gradient=gradient[: len(shared)],
+        language_gradient=gradient[len(shared) :],
+        graph=graph,
     )

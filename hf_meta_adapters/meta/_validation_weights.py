@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.meta._options import MetaOptions
+from hf_meta_adapters.meta.options import MetaOptions
 
 
 def validation_weights(
@@ -18,28 +18,36 @@ def validation_weights(
     With `meta_languages="all"` w_ij = 1/L, with `"others"` w_ij = 1/(L−1) for j ≠ i. Of the other
     languages, `meta_languages_per_step` draws some without replacement, and their weights are
     raised by the inverse of the probability of being drawn, so that the mean over draws is the full
-    sum. Language i itself, on which the direct part depends, is always there if it counts.
+    sum. Language i itself, on which the direct part depends, is always included if it counts.
 
     Args:
         languages: The languages with validation losses.
         options: The options of the outer step.
-        seed: Of the draw.
+        seed: The seed of the draw.
 
     Returns:
         language i → language j → w_ij.
     """
-    whole = options.meta_languages == "all"
-    count = len(languages) - (0 if whole else 1)
-    wanted = options.meta_languages_per_step
-    draw = torch.Generator().manual_seed(seed)
+    counts_itself = options.meta_languages == "all"
+    count = len(languages) if counts_itself else len(languages) - 1
+    random = torch.Generator().manual_seed(seed)
+
     weights = {}
     for key in languages:
         others = [other for other in languages if other != key]
-        taken = len(others) if wanted is None else min(wanted - whole, len(others))
-        drawn = {
-            others[place] for place in torch.randperm(len(others), generator=draw)[:taken].tolist()
-        }
-        each = {key: 1.0} if whole else {}
-        each |= dict.fromkeys(drawn, len(others) / max(taken, 1))
-        weights[key] = {other: each[other] / count for other in languages if other in each}
+        draws = len(others)
+        if options.meta_languages_per_step is not None:
+            draws = min(options.meta_languages_per_step - counts_itself, len(others))
+
+        order = torch.randperm(len(others), generator=random).tolist()
+        drawn = {others[position] for position in order[:draws]}
+
+        relative = {}
+        for other in languages:  # in their order, which is the same on every process
+            if other == key and counts_itself:
+                relative[other] = 1.0
+            elif other in drawn:
+                relative[other] = len(others) / max(draws, 1)
+        weights[key] = {other: weight / count for other, weight in relative.items()}
+
     return weights

@@ -1,61 +1,27 @@
-"""What an outer step returns: gradients by name, and a meter of the meta-signal."""
+"""What an outer step returns: gradients by name, losses, and a meter of the meta-signal."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
-import torch
 from torch import Tensor
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.meta.vectors import Vector, dot, norm, scaled
+from hf_meta_adapters.meta._meta_signal import MetaSignal
+from hf_meta_adapters.meta.vectors import Vector, bounded, norm
 
-NamedGradient = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class MetaSignal:
-    """How much the second-order part weighs in a meta-gradient. All values are 0-d tensors on the device.
-
-    Args:
-        direct_norm: ‖direct‖, of the part that φ has on its own validation loss.
-        indirect_norm: ‖indirect‖, of the part that runs through the virtual step of θ.
-        ratio: ‖indirect‖ / ‖direct‖.
-        cosine: The cosine of the angle between the two parts.
-    """
-
-    direct_norm: Tensor
-    indirect_norm: Tensor
-    ratio: Tensor
-    cosine: Tensor
-
-    @classmethod
-    def of(cls, direct: Vector, indirect: Vector) -> MetaSignal:
-        """Measure the two parts."""
-        first, second = norm(direct), norm(indirect)
-        product = first * second
-        # 0/0 reads 0: where a part is absent there is no angle, and the ratio of nothing to nothing
-        # is nothing
-        cosine = torch.where(
-            product > 0, dot(direct, indirect).to(product) / product.clamp_min(1e-38), product
-        )
-        ratio = torch.where(second > 0, second / first.clamp_min(1e-38), second)
-        return cls(first, second, ratio, cosine)
-
-    def to_dict(self) -> dict[str, float]:
-        """The four values as floats."""
-        return {
-            name: float(getattr(self, name))
-            for name in ("direct_norm", "indirect_norm", "ratio", "cosine")
-        }
+NamedGradient: TypeAlias = dict[str, Tensor]
+"""A gradient by parameter name; parameters without a gradient are absent."""
 
 
 @dataclass(frozen=True)
 class JointGradients:
-    """The gradients of joint training. Nothing has been updated with them.
+    """The gradients of joint training. No parameter has been updated with them.
 
     Args:
-        shared: 1/L Σ_i ∇θ L_i^train(θ, φ_i), by parameter name; parameters that no loss depends on
+        shared: 1/L Σ_i ∇θ L_i^train(θ, φ_i), by parameter name; parameters on which no loss depends
             are absent.
         train: 1/L ∇φ_l L_l^train(θ, φ_l), by parameter name.
         train_loss: L_l^train(θ, φ_l), 0-d.
@@ -90,36 +56,74 @@ class MetaGradients(JointGradients):
 
     @property
     def language(self) -> dict[Language, NamedGradient]:
-        """The meta-gradient of each φ_l, by parameter name: direct + indirect, added up when it is asked for."""
+        """The meta-gradient of each φ_l, by parameter name: direct + indirect, added up on each access."""
         return {key: _sum(self.direct[key], self.indirect[key]) for key in self.direct}
 
     def to_dict(self) -> dict[str, object]:
         """Losses and meters as floats, without the gradients."""
         return {
-            "train_loss": {key: float(value) for key, value in self.train_loss.items()},
-            "meta_loss": {key: float(value) for key, value in self.meta_loss.items()},
+            "train_loss": {key: float(loss) for key, loss in self.train_loss.items()},
+            "meta_loss": {key: float(loss) for key, loss in self.meta_loss.items()},
             "meter": self.meter.to_dict(),
-            "language_meter": {key: value.to_dict() for key, value in self.language_meter.items()},
+            "language_meter": {key: meter.to_dict() for key, meter in self.language_meter.items()},
         }
 
 
-def _sum(left: NamedGradient, right: NamedGradient) -> NamedGradient:
-    both = {**left, **right}
-    return {
-        name: left[name] + right[name] if name in left and name in right else both[name]
-        for name in both
-    }
-
-
-def named(names: list[str], vector: Vector) -> NamedGradient:
-    """The entries that are there, by name."""
+def named(names: Sequence[str], vector: Vector) -> NamedGradient:
+    """The entries that are present, by name."""
     return {name: entry for name, entry in zip(names, vector, strict=True) if entry is not None}
 
 
-def bounded(direct: Vector, indirect: Vector, bound: float) -> Vector:
-    """The indirect part, scaled so that its norm is at most `bound` times that of the direct part."""
-    allowed, found = norm(direct) * bound, norm(indirect)
-    return scaled(
-        indirect,
-        torch.where(found > allowed, allowed / found.clamp_min(1e-38), torch.ones_like(found)),
+def with_meta_gradients(
+    joint: JointGradients,
+    names: Mapping[Language, Sequence[str]],
+    direct: Mapping[Language, Vector],
+    indirect: Mapping[Language, Vector],
+    *,
+    meta_loss: dict[Language, Tensor],
+    max_indirect_ratio: float | None,
+) -> MetaGradients:
+    """Bound the indirect parts, measure the meta-signal, and put the names back.
+
+    Args:
+        joint: The gradients of joint training.
+        names: The parameter names of each φ_l.
+        direct: The direct part of each language.
+        indirect: The indirect part of each language.
+        meta_loss: L_l^val, 0-d.
+        max_indirect_ratio: The upper bound on ‖indirect‖ / ‖direct‖ of each language, if any.
+
+    Returns:
+        The result of the outer step.
+    """
+    if max_indirect_ratio is not None:
+        indirect = {
+            key: bounded(indirect[key], norm(direct[key]) * max_indirect_ratio) for key in direct
+        }
+
+    every_direct: Vector = []
+    every_indirect: Vector = []
+    for key in direct:
+        every_direct += direct[key]
+        every_indirect += indirect[key]
+
+    return MetaGradients(
+        shared=joint.shared,
+        train=joint.train,
+        train_loss=joint.train_loss,
+        direct={key: named(names[key], direct[key]) for key in direct},
+        indirect={key: named(names[key], indirect[key]) for key in direct},
+        meta_loss=meta_loss,
+        meter=MetaSignal.of(every_direct, every_indirect),
+        language_meter={key: MetaSignal.of(direct[key], indirect[key]) for key in direct},
     )
+
+
+def _sum(left: NamedGradient, right: NamedGradient) -> NamedGradient:
+    total = dict(left)
+    for name, entry in right.items():
+        if name in total:
+            total[name] = total[name] + entry
+        else:
+            total[name] = entry
+    return total

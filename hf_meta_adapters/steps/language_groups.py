@@ -1,30 +1,38 @@
-"""Several languages in one forward pass: the outer step on groups of languages, and its result by language again."""
+"""Several languages in one forward pass: the outer step on groups of languages, and its result by language."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from hf_meta_adapters._typing import Batch, Language, Loss, Parameters
+from hf_meta_adapters._typing import Batch, Language, Parameters
 from hf_meta_adapters.errors import ConfigurationError, LanguageError
 from hf_meta_adapters.meta import (
+    InnerOptimizer,
     JointGradients,
     MetaGradients,
     MetaOptions,
-    MetaSignal,
     joint_gradient,
     meta_gradient,
 )
-from hf_meta_adapters.meta.result import bounded, named
-from hf_meta_adapters.steps.losses import LossFunction, label_counts
-from hf_meta_adapters.steps.routed_loss import RoutedBatch, RoutedLoss
+from hf_meta_adapters.meta.options import OuterStepSettings
+from hf_meta_adapters.meta.result import NamedGradient, with_meta_gradients
+from hf_meta_adapters.meta.vectors import Vector
+from hf_meta_adapters.modeling.model import LanguageAdapterModel
+from hf_meta_adapters.steps._context import StepContext
+from hf_meta_adapters.steps._group_losses import GroupLoss, GroupLosses, reduced_losses
+from hf_meta_adapters.steps._label_counts import label_counts, total_counts
+from hf_meta_adapters.steps._routed_batch import RoutedBatch
+from hf_meta_adapters.steps.losses import Batches, micro_batches
+from hf_meta_adapters.steps.routed_loss import RoutedLoss
 
-Batches: TypeAlias = Mapping[Language, Batch | Sequence[Batch]]
+_Gradients: TypeAlias = Mapping[str, Mapping[str, Tensor]]
+"""A group or a language → parameter name → gradient."""
 
 
 def check_groups(options: MetaOptions) -> None:
@@ -34,246 +42,240 @@ def check_groups(options: MetaOptions) -> None:
         options: How the meta-gradient is taken.
 
     Raises:
-        ConfigurationError: If each language needs passes of its own.
+        ConfigurationError: If each language needs its own passes.
     """
     if options.lookahead == "per_language" or options.meta_languages == "others":
         raise ConfigurationError(
             "`languages_per_pass` over 1 needs one look-ahead and one validation loss for all"
-            " languages. Found "
-            f'`lookahead="{options.lookahead}"` and `meta_languages="{options.meta_languages}"`.'
-            " Write "
-            '`lookahead="shared"` and `meta_languages="all"`, or `languages_per_pass=1`.'
+            f' languages. Found `lookahead="{options.lookahead}"` and'
+            f' `meta_languages="{options.meta_languages}"`. Use `lookahead="shared"` and'
+            ' `meta_languages="all"`, or `languages_per_pass=1`.'
         )
 
 
-class Groups:
-    """The languages of a step in groups of some that share a forward pass; to the mathematics each is one language.
+class LanguageGroups:
+    """Groups of languages that share a forward pass; to the mathematics each group is one language.
 
     With G groups of L languages and T_g = G/L Σ_{i∈g} L_i, the mean of the T_g is that of the L_i,
-    and so is every gradient of it. Only the indirect part, ∇φ_i ⟨∇θ T_g, v⟩, has the factor G/L
-    that the one of a language has not.
+    and so is every gradient of it. Only the indirect part, ∇φ_i ⟨∇θ T_g, v⟩, has a factor G/L that
+    the indirect part of a language has not.
 
     Args:
         model: The model.
         languages: The languages.
-        size: How many share a pass, at most.
-        loss_function: What evaluates a batch.
-        autocast: Makes the context of an evaluation.
-        all_reduce: Sums over processes in place, on several.
+        size: How many languages share a pass, at most.
+        context: How a batch is evaluated.
+
+    Raises:
+        ConfigurationError: If the size is no positive number, or the method cannot route rows.
     """
 
     def __init__(
         self,
-        model: Any,
+        model: LanguageAdapterModel,
         languages: Sequence[Language],
         size: int,
-        *,
-        loss_function: LossFunction | None,
-        autocast: Callable[[], AbstractContextManager[Any]],
-        all_reduce: Callable[[Tensor], None] | None,
+        context: StepContext,
     ) -> None:
         if not isinstance(size, int) or size < 1:
             raise ConfigurationError(
                 f"`languages_per_pass` must be a whole number of at least 1. Found {size!r}."
             )
+
         self._model = model
-        self._loss = (
-            loss_function
-            if isinstance(loss_function, RoutedLoss)
-            else RoutedLoss(model, loss_function)
-        )
-        self._autocast = autocast
-        self._all_reduce = all_reduce
-        parts = [tuple(languages[start : start + size]) for start in range(0, len(languages), size)]
-        self.members = {"+".join(part): part for part in parts}
-        """Name of a group → its languages."""
-        self._weight = len(parts) / len(languages)
-        self._own = {key: model.language_parameters(key) for key in languages}
+        self._context = context
+        self._loss = _routed_loss(model, context)
+        self._phi = {key: model.language_parameters(key) for key in languages}
 
-    def losses(self, batches: Batches) -> Recorded:
-        """The losses T_g of the groups, as `batch_losses` gives those of languages.
+        self.members: dict[str, tuple[Language, ...]] = {}
+        """The name of a group → its languages."""
+        for start in range(0, len(languages), size):
+            group = tuple(languages[start : start + size])
+            self.members["+".join(group)] = group
+        self._weight = len(self.members) / len(languages)
 
-        Args:
-            batches: One batch or several for each language.
-
-        Returns:
-            The losses, and where those of the languages will be found.
-        """
-        several = {
-            key: [given] if isinstance(given, Mapping) else list(given)
-            for key, given in batches.items()
-        }
-        totals = label_counts(self._model, several, self._all_reduce)
-        recorded = Recorded({name: [] for name in self.members}, {key: [] for key in several})
-        for name, members in self.members.items():
-            for number in range(max(len(several[key]) for key in members)):
-                given = {key: several[key][number] for key in members if number < len(several[key])}
-                with self._autocast():
-                    together = self._loss.together(self._model, given)
-                labels = torch.stack([totals[key] for key in given])
-                recorded.losses[name].append(self._group_loss(together, labels, recorded.seen))
-        return recorded
-
-    def parameters(self, languages: Sequence[Language]) -> dict[str, Parameters]:
-        """φ of the languages asked for, by group."""
-        return {
-            name: {
-                path: value
-                for key in members
-                if key in languages
-                for path, value in self._own[key].items()
-            }
-            for name, members in self.members.items()
-        }
-
-    def joint_gradient(self, batches: Batches, **given: Any) -> JointGradients:
+    def joint_gradient(self, train_batches: Mapping[Language, Batches]) -> JointGradients:
         """Compute `meta.joint_gradient`, by language.
 
         Args:
-            batches: The training batches of each language.
-            **given: What `meta.joint_gradient` takes beside losses and parameters.
+            train_batches: The training batches of each language.
 
         Returns:
             The gradients and losses.
         """
-        train = self.losses(batches)
-        parameters = self.parameters(list(batches))
-        found = joint_gradient(train.losses, self._model.shared_parameters(), parameters, **given)
-        (train_loss,) = self._values(train)
-        return JointGradients(found.shared, self._by_language(found.train), train_loss)
+        train = self._losses(train_batches)
+        gradients = joint_gradient(
+            train.losses,
+            self._model.shared_parameters(),
+            self._parameters(list(train_batches)),
+            all_reduce=self._context.all_reduce,
+            loss_scale=self._context.loss_scale,
+        )
+
+        (train_loss,) = reduced_losses([train], self._context.all_reduce)
+        by_language = self._by_language(gradients.train, list(train_batches))
+        return JointGradients(gradients.shared, by_language, train_loss)
 
     def meta_gradient(
         self,
-        train_batches: Batches,
-        meta_batches: Batches,
-        options: MetaOptions,
+        train_batches: Mapping[Language, Batches],
+        meta_batches: Mapping[Language, Batches],
+        settings: OuterStepSettings,
         *,
+        inner_learning_rate: float,
+        inner_optimizer: InnerOptimizer,
         for_languages: Sequence[Language] | None = None,
-        **given: Any,
     ) -> MetaGradients:
         """Compute `meta.meta_gradient`, by language.
 
         Args:
             train_batches: The training batches of each language.
-            meta_batches: Its validation batches.
-            options: How the meta-gradient is taken.
+            meta_batches: The validation batches of each language.
+            settings: How the meta-gradient is taken, and what is returned.
+            inner_learning_rate: β.
+            inner_optimizer: Δ.
             for_languages: The languages whose meta-gradients are wanted; default all.
-            **given: What `meta.meta_gradient` takes beside these.
 
         Returns:
             The gradients, their parts, the losses and the meter.
 
         Raises:
-            ConfigurationError: If each language needs passes of its own.
+            ConfigurationError: If each language needs its own passes.
             LanguageError: If the languages of the two roles differ.
         """
-        check_groups(options)
+        check_groups(settings.options)
         _check_same_languages(train_batches, meta_batches)
         languages = list(train_batches if for_languages is None else for_languages)
-        train, meta = self.losses(train_batches), self.losses(meta_batches)
-        found = meta_gradient(
+
+        train, meta = self._losses(train_batches), self._losses(meta_batches)
+        # The bound on the indirect part holds for each language, not for a group.
+        options = replace(settings.options, max_indirect_ratio=None)
+        gradients = meta_gradient(
             train.losses,
             meta.losses,
             self._model.shared_parameters(),
-            self.parameters(languages),
-            for_languages=[
-                name for name, members in self.members.items() if set(members) & set(languages)
-            ],
-            **given,
-            **(vars(options) | {"max_indirect_ratio": None}),  # each language has its own
+            self._parameters(languages),
+            inner_learning_rate=inner_learning_rate,
+            inner_optimizer=inner_optimizer,
+            for_languages=self._groups_of(languages),
+            all_reduce=self._context.all_reduce,
+            loss_scale=self._context.loss_scale,
+            precision=self._context.precision(self._model.device),
+            seed=settings.seed,
+            train_gradients=settings.train_gradients,
+            **vars(options),
         )
-        direct = self._by_language(found.direct, languages)
-        indirect = {
-            key: {path: value / self._weight for path, value in own.items()}
-            for key, own in self._by_language(found.indirect, languages).items()
-        }
-        vectors = {
-            key: [[part[key].get(path) for path in self._own[key]] for part in (direct, indirect)]
-            for key in direct
-        }
-        if options.max_indirect_ratio is not None:
-            for key, (first, second) in vectors.items():
-                vectors[key] = [first, bounded(first, second, options.max_indirect_ratio)]
-                indirect[key] = named(list(self._own[key]), vectors[key][1])
-        train_loss, meta_loss = self._values(train, meta)
-        return MetaGradients(
-            shared=found.shared,
-            direct=direct,
-            indirect=indirect,
-            train=self._by_language(found.train, languages),
-            train_loss=train_loss,
+
+        train_loss, meta_loss = reduced_losses([train, meta], self._context.all_reduce)
+        joint = JointGradients(
+            gradients.shared, self._by_language(gradients.train, languages), train_loss
+        )
+        direct = self._by_language(gradients.direct, languages)
+        indirect = self._without_weight(self._by_language(gradients.indirect, languages))
+
+        return with_meta_gradients(
+            joint,
+            {key: list(self._phi[key]) for key in direct},
+            {key: self._vector(key, direct[key]) for key in direct},
+            {key: self._vector(key, indirect[key]) for key in direct},
             meta_loss=meta_loss,
-            meter=MetaSignal.of(
-                *([one for pair in vectors.values() for one in pair[part]] for part in (0, 1))
-            ),
-            language_meter={key: MetaSignal.of(*pair) for key, pair in vectors.items()},
+            max_indirect_ratio=settings.options.max_indirect_ratio,
         )
+
+    def _losses(self, batches: Mapping[Language, Batches]) -> GroupLosses:
+        """The losses T_g of the groups, as `batch_losses` gives those of languages."""
+        listed = {key: micro_batches(language_batches) for key, language_batches in batches.items()}
+        labels = total_counts(label_counts(self._model, listed), self._context.all_reduce)
+
+        losses: dict[str, list[GroupLoss]] = {}
+        for name, members in self.members.items():
+            count = max(len(listed[key]) for key in members)
+            losses[name] = []
+            for number in range(count):
+                # a language may have fewer micro-batches than others
+                batch_of = {
+                    key: listed[key][number] for key in members if number < len(listed[key])
+                }
+                losses[name].append(self._group_loss(batch_of, labels))
+
+        return GroupLosses(list(listed), losses)
 
     def _group_loss(
-        self, together: RoutedBatch, labels: Tensor, seen: dict[Language, list[Tensor]]
-    ) -> Loss:
-        noted = False
+        self, batches: Mapping[Language, Batch], labels: Mapping[Language, Tensor]
+    ) -> GroupLoss:
+        with self._context.autocast():  # the first batch is evaluated here, to check the loss
+            together = self._loss.together(self._model, batches)
 
-        def value() -> Tensor:
-            nonlocal noted
-            with self._autocast():
-                sums = self._loss.sums(self._model, together)
-            shares = sums / labels
-            # at θ, or where validation losses are wanted; later evaluations are of finite
-            # differences
-            if not noted:
-                noted = True
-                for key, share in zip(together.languages, shares.detach(), strict=True):
-                    seen[key].append(share)
-            return shares.sum() * self._weight
+        return GroupLoss(
+            languages=list(batches),
+            sums=partial(self._sums, together),
+            labels=torch.stack([labels[key] for key in batches]),
+            weight=self._weight,
+        )
 
-        return value
+    def _sums(self, together: RoutedBatch) -> Tensor:
+        with self._context.autocast():
+            return self._loss.sums(self._model, together)
+
+    def _groups_of(self, languages: Collection[Language]) -> list[str]:
+        """The names of the groups that have one of the languages."""
+        return [
+            name for name, members in self.members.items() if not set(members).isdisjoint(languages)
+        ]
+
+    def _parameters(self, languages: Collection[Language]) -> dict[str, Parameters]:
+        """φ of the languages asked for, by group."""
+        parameters: dict[str, Parameters] = {}
+        for name, members in self.members.items():
+            group: dict[str, Tensor] = {}
+            for key in members:
+                if key in languages:
+                    group.update(self._phi[key])
+            parameters[name] = group
+        return parameters
 
     def _by_language(
-        self, found: Mapping[str, Mapping[str, Tensor]], languages: Sequence[Language] | None = None
-    ) -> dict[Language, dict[str, Tensor]]:
+        self, gradients: _Gradients, languages: Collection[Language]
+    ) -> dict[Language, NamedGradient]:
+        """The gradients of groups, divided among their languages."""
+        by_language: dict[Language, NamedGradient] = {}
+        for name, members in self.members.items():
+            if name not in gradients:
+                continue
+
+            group = gradients[name]
+            for key in members:
+                if key in languages:
+                    by_language[key] = {
+                        path: group[path] for path in self._phi[key] if path in group
+                    }
+        return by_language
+
+    def _without_weight(self, indirect: _Gradients) -> dict[Language, NamedGradient]:
+        """The indirect parts of the languages, without the factor G/L of their groups."""
         return {
-            key: {path: found[name][path] for path in self._own[key] if path in found[name]}
-            for name, members in self.members.items()
-            if name in found
-            for key in members
-            if languages is None or key in languages
+            key: {path: entry / self._weight for path, entry in gradient.items()}
+            for key, gradient in indirect.items()
         }
 
-    def _values(self, *recorded: Recorded) -> list[dict[Language, Tensor]]:
-        """The losses of the languages, summed over micro-batches and, in one message, over processes."""
-        keys = [[key for key, parts in one.seen.items() if parts] for one in recorded]
-        sums = [
-            torch.stack(one.seen[key]).sum()
-            for one, own in zip(recorded, keys, strict=True)
-            for key in own
-        ]
-        if not sums:
-            return [{} for _ in recorded]
-        together = torch.stack(sums)
-        if self._all_reduce is not None:
-            self._all_reduce(together)
-        values = iter(together)
-        return [{key: next(values) for key in own} for own in keys]
+    def _vector(self, key: Language, gradient: Mapping[str, Tensor]) -> Vector:
+        """A gradient of φ_key with an entry, or `None`, for each parameter."""
+        return [gradient.get(path) for path in self._phi[key]]
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """Losses of groups, and what their first evaluations say of each language.
-
-    Args:
-        losses: Name of a group → a loss for each micro-batch.
-        seen: language → its part of each micro-batch that has been evaluated, detached.
-    """
-
-    losses: dict[str, list[Loss]]
-    seen: dict[Language, list[Tensor]]
+def _routed_loss(model: LanguageAdapterModel, context: StepContext) -> RoutedLoss:
+    """The loss function itself if it can route rows; otherwise one made from it."""
+    if isinstance(context.loss_function, RoutedLoss):
+        return context.loss_function
+    return RoutedLoss(model, context.loss_function)
 
 
-def _check_same_languages(train: Batches, meta: Batches) -> None:
+def _check_same_languages(
+    train: Mapping[Language, Batches], meta: Mapping[Language, Batches]
+) -> None:
     if set(train) != set(meta):
         raise LanguageError(
             "With `languages_per_pass` over 1 the languages with meta batches must be those with"
             f" training batches. Found {sorted(meta)} and {sorted(train)}. Give both roles the same"
-            " ones, or write `languages_per_pass=1`."
+            " languages, or use `languages_per_pass=1`."
         )

@@ -1,38 +1,30 @@
-"""One outer step on a model with languages: batches in, gradients out; no optimizer is touched."""
+"""The outer step of Algorithm 1 on a model: batches in, gradients out; no optimizer is touched."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from hf_meta_adapters._typing import Batch, Language, Parameters
-from hf_meta_adapters.errors import (
-    ConfigurationError,
-    DataError,
-    check_known_language,
-    check_languages,
-)
-from hf_meta_adapters.meta import (
-    SGD,
-    Adam,
-    InnerOptimizer,
-    JointGradients,
-    MetaGradients,
-    fidelity,
-    joint_gradient,
-    meta_gradient,
-    meta_options,
-)
+from hf_meta_adapters._typing import AllReduce, Autocast, Language
+from hf_meta_adapters.errors import check_known_language, check_languages
+from hf_meta_adapters.meta import InnerOptimizer, MetaGradients, meta_gradient
+from hf_meta_adapters.meta.options import OuterStepKeywords, outer_step_settings
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
-from hf_meta_adapters.steps.language_groups import Groups
-from hf_meta_adapters.steps.losses import LossFunction, autocast_dtype, batch_losses
-from hf_meta_adapters.steps.sharding import reshard
+from hf_meta_adapters.steps._context import StepContext
+from hf_meta_adapters.steps._outer_problem import (
+    check_batches,
+    choose_inner_optimizer,
+    outer_problem,
+)
+from hf_meta_adapters.steps.language_groups import LanguageGroups
+from hf_meta_adapters.steps.losses import Batches, LossFunction
 
-Batches = Batch | Sequence[Batch]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 def meta_step(
@@ -45,20 +37,18 @@ def meta_step(
     optimizer: torch.optim.Optimizer | None = None,
     for_languages: Sequence[Language] | None = None,
     loss_function: LossFunction | None = None,
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    all_reduce: Callable[[Tensor], None] | None = None,
+    autocast: Autocast = nullcontext,
+    all_reduce: AllReduce | None = None,
     loss_scale: Tensor | None = None,
-    train_gradients: bool = True,
     languages_per_pass: int = 1,
-    seed: int = 0,
-    preset: str | None = None,
-    **options: Any,
+    **options: Unpack[OuterStepKeywords],
 ) -> MetaGradients:
-    """Compute the meta-gradients of every φ_l and the training gradient of θ from one batch per language and role.
+    """Compute the meta-gradients of every φ_l and the training gradient of θ from batches of each language.
 
     The outer step of Algorithm 1 (Wang, Lipton and Tsvetkov, EMNLP 2020); `meta.meta_gradient` has
-    the equations. Use it in a loop of your own, for example with Accelerate; `MetaAdapterTrainer`
-    uses it too. θ, φ, `.grad`, and the language that was set are afterwards as they were.
+    the equations. Use it in your own training loop, for example with Accelerate;
+    `MetaAdapterTrainer` uses it too. θ, φ, every `.grad` and the language that was set are
+    afterwards as they were.
 
     Args:
         model: The model; its training mode (dropout) is left as it is.
@@ -69,25 +59,26 @@ def meta_step(
         inner_learning_rate: β, the size of the virtual step.
         inner_optimizer: `"sgd"` (the paper's), `"adam"` (the step that `optimizer` would take) or
             an `InnerOptimizer`.
-        optimizer: The optimizer of θ; needed by `inner_optimizer="adam"`, and only read.
+        optimizer: The optimizer of θ; `inner_optimizer="adam"` needs it, and only reads it.
         for_languages: The languages whose meta-gradients are wanted; default all of
             `train_batches`.
         loss_function: `(model, batch) -> loss`, a mean over the labels of the batch; default the
             loss that the model returns.
         autocast: Makes the context in which losses are evaluated, such as `accelerator.autocast`.
-        all_reduce: Sums a flat tensor over processes in place, on several processes; each then
-            passes its own part of every batch.
-        loss_scale: A factor, 0-d, of what goes backward, divided out of all that is returned; fp16
-            needs it: the scale of a `torch.amp.GradScaler`.
-        train_gradients: Whether the training gradients of φ are wanted too (`.train`), which are
-            the size of all φ.
+        all_reduce: Sums a flat tensor over processes in place. Needed on several processes, each of
+            which then passes its own part of every batch.
+        loss_scale: A factor, 0-d, applied to the losses of backward passes and divided out of
+            everything that is returned; fp16 needs it: the scale of a `torch.amp.GradScaler`.
         languages_per_pass: How many languages share a forward pass, each row through the φ of its
             language, where method and loss allow it (see `RoutedLoss`; pass one as `loss_function`,
-            else it is made and checked in each step). The gradients are the same without dropout;
-            memory grows with the number of rows in a pass.
-        seed: Of the draw of languages under `meta_languages_per_step`; give another in each step.
-        preset: `"paper"` or `"fast"`; options given beside it win.
-        **options: See `meta.MetaOptions`.
+            or else it is made and checked in each step). The gradients are the same without
+            dropout; memory grows with the number of rows in a pass.
+        **options: The fields of `MetaOptions`, and
+            `preset`: `"paper"` or `"fast"`; options passed beside it override it.
+            `seed`: the seed of the draw of languages under `meta_languages_per_step` (default 0);
+            pass another one in each step.
+            `train_gradients`: whether to return the training gradients of φ too (`.train`, default
+            `True`), which have the size of all φ.
 
     Returns:
         The gradients by parameter name, their direct and indirect parts, the losses and the meter.
@@ -101,203 +92,46 @@ def meta_step(
         >>> import torch
         >>> from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
         >>> from hf_meta_adapters import BottleneckConfig, get_language_model
-        >>> base = XLMRobertaForMaskedLM(XLMRobertaConfig(vocab_size=99, hidden_size=8, num_hidden_layers=1,
-        ...                              num_attention_heads=1, intermediate_size=8))
-        >>> model = get_language_model(base, BottleneckConfig(bottleneck_size=2), languages=["en", "sw"])
+        >>> sizes = dict(vocab_size=99, hidden_size=8, num_hidden_layers=1, num_attention_heads=1)
+        >>> base = XLMRobertaForMaskedLM(XLMRobertaConfig(intermediate_size=8, **sizes))
+        >>> config = BottleneckConfig(bottleneck_size=2)
+        >>> model = get_language_model(base, config, languages=["en", "sw"])
         >>> words = {"input_ids": torch.tensor([[5, 6, 7]]), "labels": torch.tensor([[5, 6, 7]])}
         >>> batches = {"en": words, "sw": words}
         >>> step = meta_step(model, batches, batches, inner_learning_rate=0.01)
         >>> sorted(step.language)
         ['en', 'sw']
     """
-    for key in [] if for_languages is None else check_languages(for_languages):
-        check_known_language(key, train_batches, what="this step")
-    context: dict[str, Any] = {
-        "loss_function": loss_function,
-        "autocast": autocast,
-        "all_reduce": all_reduce,
-    }
-    given: dict[str, Any] = {
-        "inner_learning_rate": inner_learning_rate,
-        "inner_optimizer": _inner_optimizer(
-            inner_optimizer, optimizer, list(model.shared_parameters().values())
-        ),
-        "all_reduce": all_reduce,
-        "loss_scale": loss_scale,
-        "train_gradients": train_gradients,
-        "precision": autocast_dtype(autocast, model.device),
-        "seed": seed,
-    }
+    if for_languages is not None:
+        for key in check_languages(for_languages):
+            check_known_language(key, train_batches, what="this step")
+
+    context = StepContext(loss_function, autocast, all_reduce, loss_scale)
+    rule = choose_inner_optimizer(inner_optimizer, optimizer, model)
+
     if languages_per_pass != 1:
-        _check(model, train_batches, meta_batches)
-        groups = Groups(model, list(train_batches), languages_per_pass, **context)
-        given |= {"for_languages": for_languages, "options": meta_options(preset, **options)}
-        return groups.meta_gradient(train_batches, meta_batches, **given)
-    train, meta, shared, own = _problem(model, train_batches, meta_batches, context)
-    given |= {"for_languages": for_languages, "preset": preset, **options}
-    return meta_gradient(train, meta, shared, own, **given)
+        check_batches(model, train_batches, meta_batches)
+        groups = LanguageGroups(model, list(train_batches), languages_per_pass, context)
+        return groups.meta_gradient(
+            train_batches,
+            meta_batches,
+            outer_step_settings(**options),
+            inner_learning_rate=inner_learning_rate,
+            inner_optimizer=rule,
+            for_languages=for_languages,
+        )
 
-
-def meta_fidelity(
-    model: LanguageAdapterModel,
-    train_batches: Mapping[Language, Batches],
-    meta_batches: Mapping[Language, Batches],
-    *,
-    inner_learning_rate: float,
-    inner_optimizer: str | InnerOptimizer = "sgd",
-    optimizer: torch.optim.Optimizer | None = None,
-    loss_function: LossFunction | None = None,
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    all_reduce: Callable[[Tensor], None] | None = None,
-    loss_scale: Tensor | None = None,
-    **options: Any,
-) -> Tensor:
-    """Compute the cosine between the meta-gradient that `meta_step` would give and the exact one of the paper.
-
-    The exact one is that of `meta_gradient="exact", lookahead="per_language"` on the same batches,
-    with the same random numbers. It costs about L² + 3L passes for L languages; a few rows of a few
-    languages say enough.
-
-    Args:
-        model: As for `meta_step`.
-        train_batches: As for `meta_step`.
-        meta_batches: As for `meta_step`.
-        inner_learning_rate: As for `meta_step`.
-        inner_optimizer: As for `meta_step`.
-        optimizer: As for `meta_step`.
-        loss_function: As for `meta_step`.
-        autocast: As for `meta_step`.
-        all_reduce: As for `meta_step`.
-        loss_scale: As for `meta_step`.
-        **options: The setting to be checked: `preset`, `seed`, and those of `meta.MetaOptions`.
-
-    Returns:
-        The cosine, 0-d. Parameters, gradients and the random state are afterwards as they were, up
-        to the random numbers of one evaluation.
-
-    Raises:
-        RuntimeError: If an operation of the model has no second derivative.
-
-    Example:
-        >>> from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
-        >>> from hf_meta_adapters import BottleneckConfig, get_language_model
-        >>> base = XLMRobertaForMaskedLM(XLMRobertaConfig(vocab_size=99, hidden_size=8, num_hidden_layers=1,
-        ...                              num_attention_heads=1, intermediate_size=8))
-        >>> model = get_language_model(base, BottleneckConfig(bottleneck_size=2), languages=["en", "sw"])
-        >>> words = {"input_ids": torch.tensor([[5, 6, 7]]), "labels": torch.tensor([[5, 6, 7]])}
-        >>> batches = {"en": words, "sw": words}
-        >>> float(meta_fidelity(model, batches, batches, inner_learning_rate=0.01, preset="fast")) > 0.99
-        True
-    """
-    context = {"loss_function": loss_function, "autocast": autocast, "all_reduce": all_reduce}
-    return fidelity(
-        *_problem(model, train_batches, meta_batches, context),
+    problem = outer_problem(model, train_batches, meta_batches, context)
+    return meta_gradient(
+        problem.train,
+        problem.meta,
+        problem.shared,
+        problem.language,
         inner_learning_rate=inner_learning_rate,
-        inner_optimizer=_inner_optimizer(
-            inner_optimizer, optimizer, list(model.shared_parameters().values())
-        ),
+        inner_optimizer=rule,
+        for_languages=for_languages,
         all_reduce=all_reduce,
         loss_scale=loss_scale,
-        precision=autocast_dtype(autocast, model.device),
+        precision=context.precision(model.device),
         **options,
     )
-
-
-def joint_step(
-    model: LanguageAdapterModel,
-    train_batches: Mapping[Language, Batches],
-    *,
-    loss_function: LossFunction | None = None,
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    all_reduce: Callable[[Tensor], None] | None = None,
-    loss_scale: Tensor | None = None,
-    languages_per_pass: int = 1,
-) -> JointGradients:
-    """Compute the gradient of the mean training loss of the step's languages for θ and every φ_l: joint training.
-
-    Args:
-        model: The model.
-        train_batches: As for `meta_step`.
-        loss_function: As for `meta_step`.
-        autocast: As for `meta_step`.
-        all_reduce: As for `meta_step`.
-        loss_scale: As for `meta_step`.
-        languages_per_pass: As for `meta_step`.
-
-    Returns:
-        The gradients by parameter name, and the losses.
-
-    Raises:
-        LanguageError: If a language is unknown to the model.
-        DataError: If a language has no batch.
-
-    Example:
-        >>> import torch
-        >>> from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
-        >>> from hf_meta_adapters import get_language_model
-        >>> base = XLMRobertaForMaskedLM(XLMRobertaConfig(vocab_size=99, hidden_size=8, num_hidden_layers=1,
-        ...                              num_attention_heads=1, intermediate_size=8))
-        >>> model = get_language_model(base, None, languages=["en", "sw"])
-        >>> words = {"input_ids": torch.tensor([[5, 6, 7]]), "labels": torch.tensor([[5, 6, 7]])}
-        >>> step = joint_step(model, {"en": words, "sw": words})
-        >>> set(step.shared) <= set(model.shared_parameters())
-        True
-    """
-    _check(model, train_batches)
-    context: dict[str, Any] = {
-        "loss_function": loss_function,
-        "autocast": autocast,
-        "all_reduce": all_reduce,
-    }
-    given: dict[str, Any] = {"all_reduce": all_reduce, "loss_scale": loss_scale}
-    if languages_per_pass != 1:
-        return Groups(model, list(train_batches), languages_per_pass, **context).joint_gradient(
-            train_batches, **given
-        )
-    losses = batch_losses(model, train_batches, **context)
-    own = {key: model.language_parameters(key) for key in train_batches}
-    return joint_gradient(losses, model.shared_parameters(), own, **given)
-
-
-def _problem(
-    model: LanguageAdapterModel,
-    train_batches: Mapping[Language, Batches],
-    meta_batches: Mapping[Language, Batches],
-    context: dict[str, Any],
-) -> tuple[Any, Any, Parameters, Mapping[Language, Parameters]]:
-    """The losses and parameters of an outer step."""
-    _check(model, train_batches, meta_batches)
-    train, meta = (
-        batch_losses(model, batches, **context) for batches in (train_batches, meta_batches)
-    )
-    own = {key: model.language_parameters(key) for key in {**train_batches, **meta_batches}}
-    return train, meta, model.shared_parameters(), own
-
-
-def _check(model: LanguageAdapterModel, *roles: Mapping[Language, Batches]) -> None:
-    reshard(model)
-    for batches in roles:
-        for key, given in batches.items():
-            check_known_language(key, model.languages)
-            if not given:
-                raise DataError(
-                    f"Every language of a step needs a batch. Found none for {key!r}. Leave the"
-                    " language out."
-                )
-
-
-def _inner_optimizer(
-    name: str | InnerOptimizer, optimizer: torch.optim.Optimizer | None, shared: list[Tensor]
-) -> InnerOptimizer:
-    if isinstance(name, InnerOptimizer):
-        return name
-    if name == "sgd":
-        return SGD()
-    if name != "adam":
-        raise ConfigurationError(
-            f'`inner_optimizer` must be "sgd", "adam" or an InnerOptimizer. Found {name!r}.'
-        )
-    if optimizer is None:
-        raise ConfigurationError('`inner_optimizer="adam"` reads the state of the optimizer of θ. Found none. Write '
-                                 "`meta_step(..., optimizer=optimizer)`.")  # fmt: skip
-    return Adam.of(optimizer, shared)

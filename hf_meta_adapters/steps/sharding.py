@@ -4,58 +4,63 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 
-from hf_meta_adapters.meta.vectors import is_sharded
+from hf_meta_adapters.meta.vectors import is_sharded, whole
+
+_Places: TypeAlias = list[tuple[nn.Module, str]]
+"""The modules that hold a parameter, each with its name there; several if the parameter is tied."""
 
 
 def reshard(model: nn.Module) -> None:
-    """Give back whole parameters that an evaluation has left gathered, so that the model's parameters are its shards.
+    """Free whole parameters that an evaluation has left gathered, so that the model's parameters are its shards.
 
     Args:
         model: The model; one that is not sharded stays as it is.
     """
-    fsdp = sys.modules.get("torch.distributed.fsdp")  # whoever shards a model has imported it
+    # Whoever shards a model has imported it; importing it here would cost every other run seconds.
+    fsdp = sys.modules.get("torch.distributed.fsdp")
     if fsdp is None:
         return
-    for part in model.modules():
-        if isinstance(part, fsdp.FSDPModule):
-            part.reshard()
+
+    for module in model.modules():
+        if isinstance(module, fsdp.FSDPModule):
+            module.reshard()
 
 
 @contextmanager
 def gathered(model: nn.Module, *, here: bool = True, write: bool = False) -> Iterator[None]:
-    """A context in which the model's parameters are whole, in the memory of the CPU; all processes enter it together.
+    """A context in which the model's parameters are whole, in CPU memory; all processes enter it together.
 
     Args:
         model: The model; one that is not sharded stays as it is.
-        here: Whether this process needs them.
-        write: Whether what becomes of them is kept; each process then keeps its part.
+        here: Whether this process needs the whole parameters.
+        write: Whether changes to them are kept; each process then keeps its part.
     """
     reshard(model)
-    places: dict[Any, list[tuple[nn.Module, str]]] = {}  # of one that is tied, there are several
-    for part in model.modules():
-        for name, parameter in part._parameters.items():
-            if parameter is not None and is_sharded(parameter):
-                places.setdefault(parameter, []).append((part, name))
-    whole = {}
+    places = _sharded_parameters(model)
+
+    wholes: dict[torch.Tensor, nn.Parameter] = {}
+    modules: set[nn.Module] = set()
     for shard, where in places.items():
-        full = shard.full_tensor()
+        modules.update(module for module, _ in where)
+        full = whole(shard)  # on every process, since all must take part
         if here:
-            whole[shard] = nn.Parameter(full.detach().cpu(), requires_grad=shard.requires_grad)
-            _put(whole[shard], where)
-        del full
+            wholes[shard] = nn.Parameter(full.detach().cpu(), requires_grad=shard.requires_grad)
+            _put(wholes[shard], where)
+        del full  # before the next one is gathered
+
     try:
-        with _without_load_hooks({part for where in places.values() for part, _ in where}):
+        with _without_load_hooks(modules):
             yield
         if write:
-            for shard, full in whole.items():
-                _keep(shard, full)
+            for shard, parameter in wholes.items():
+                _write_shard(shard, parameter)
     finally:
         for shard, where in places.items():
             _put(shard, where)
@@ -63,16 +68,21 @@ def gathered(model: nn.Module, *, here: bool = True, write: bool = False) -> Ite
 
 @contextmanager
 def without_head(model: Any) -> Iterator[None]:
-    """A context in which a model says nothing of an output embedding with a bias, so that nobody shards it by itself.
+    """A context in which a model denies having an output embedding with a bias, so that it is not sharded alone.
 
     Accelerate puts the output embedding into a group of its own. The bias that such a head shares
     with the layer around it, as in BERT and XLM-R, would then be in two groups, which FSDP2
     refuses.
+
+    Args:
+        model: The model.
     """
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if getattr(head, "bias", None) is None:
         yield
         return
+
+    # Attributes of the instance hide the methods of its class, and deleting them shows these again.
     names = ("get_input_embeddings", "get_output_embeddings")
     for name in names:
         setattr(model, name, lambda: None)
@@ -83,35 +93,48 @@ def without_head(model: Any) -> Iterator[None]:
             delattr(model, name)
 
 
+def _sharded_parameters(model: nn.Module) -> dict[torch.Tensor, _Places]:
+    """The sharded parameters, each with all places that hold it."""
+    places: dict[torch.Tensor, _Places] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and is_sharded(parameter):
+                places.setdefault(parameter, []).append((module, name))
+    return places
+
+
 @contextmanager
-def _without_load_hooks(parts: set[nn.Module]) -> Iterator[None]:
-    """A context in which FSDP2 does not look for shards in what was loaded."""
-    before = {part: part._load_state_dict_post_hooks for part in parts}
-    for part, hooks in before.items():
-        others = {
-            key: hook
+def _without_load_hooks(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """A context in which FSDP2 does not expect shards in a state dict that is loaded."""
+    before = {module: module._load_state_dict_post_hooks for module in modules}
+    for module, hooks in before.items():
+        module._load_state_dict_post_hooks = OrderedDict(
+            (key, hook)
             for key, hook in hooks.items()
             if "torch.distributed.fsdp" not in hook.__module__
-        }
-        part._load_state_dict_post_hooks = OrderedDict(others)
+        )
+
     try:
         yield
     finally:
-        for part, hooks in before.items():
-            part._load_state_dict_post_hooks = hooks
+        for module, hooks in before.items():
+            module._load_state_dict_post_hooks = hooks
 
 
-def _put(parameter: nn.Parameter, where: list[tuple[nn.Module, str]]) -> None:
-    for part, name in where:
-        part._parameters[name] = parameter
+def _put(parameter: torch.Tensor, where: _Places) -> None:
+    """Make the parameter the one that all places hold."""
+    for module, name in where:
+        module._parameters[name] = parameter  # type: ignore[assignment]
 
 
 @torch.no_grad()
-def _keep(shard: Any, full: torch.Tensor) -> None:
+def _write_shard(shard: torch.Tensor, full: torch.Tensor) -> None:
     """Copy this process's part of a whole tensor."""
     from torch.distributed.tensor import distribute_tensor
 
-    full = full.detach().to(shard.to_local().device)
-    shard.to_local().copy_(
-        distribute_tensor(full, shard.device_mesh, shard.placements, src_data_rank=None).to_local()
+    assert is_sharded(shard)
+    part = shard.to_local()
+    divided = distribute_tensor(
+        full.detach().to(part.device), shard.device_mesh, shard.placements, src_data_rank=None
     )
+    part.copy_(divided.to_local())

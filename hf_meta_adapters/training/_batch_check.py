@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_meta_adapters._typing import Batch, Language
+from hf_meta_adapters._typing import IGNORED_LABEL, Batch, Language
 from hf_meta_adapters.errors import DataError, HubError
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
-from hf_meta_adapters.steps.losses import IGNORED
 
 _POSITIONS = ("position_embeddings", "embed_positions", "wpe")
 _TOKENS = ("input_ids", "decoder_input_ids")
@@ -70,7 +69,7 @@ class BatchCheck:
         labels = batch.get("labels")
         if isinstance(labels, Tensor) and not labels.is_floating_point():
             _within(
-                labels[labels != IGNORED], self._labels, "labels", "what the model predicts", where
+                labels[labels != IGNORED_LABEL], self._labels, "labels", "what the model predicts", where
             )
 
     def _check_length(self, name: str, tokens: Any, where: str) -> None:

@@ -13,9 +13,10 @@ from hf_meta_adapters._typing import Batch, Language
 from hf_meta_adapters.errors import ConfigurationError, NonFiniteLossError
 from hf_meta_adapters.meta import MetaGradients
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
+from hf_meta_adapters.steps.joint_step import joint_step
 from hf_meta_adapters.steps.language_groups import check_groups
 from hf_meta_adapters.steps.losses import LossFunction
-from hf_meta_adapters.steps.meta_step import joint_step, meta_step
+from hf_meta_adapters.steps.meta_step import meta_step
 from hf_meta_adapters.steps.routed_loss import RoutedLoss
 from hf_meta_adapters.steps.sparse_head import SparseHead
 from hf_meta_adapters.training._apply_gradients import (

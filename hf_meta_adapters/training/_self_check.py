@@ -16,7 +16,7 @@ from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.meta import MetaOptions
 from hf_meta_adapters.meta.vectors import is_sharded
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
-from hf_meta_adapters.steps.meta_step import meta_fidelity
+from hf_meta_adapters.steps.meta_fidelity import meta_fidelity
 
 _ROWS, _LANGUAGES = 4, 4
 

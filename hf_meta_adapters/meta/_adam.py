@@ -1,0 +1,149 @@
+"""The virtual step that Adam would take, from the moments that the optimizer of θ has now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hf_meta_adapters.errors import ConfigurationError
+from hf_meta_adapters.meta._inner_optimizer import InnerOptimizer
+from hf_meta_adapters.meta.vectors import Vector
+
+_STATE = {"exp_avg", "exp_avg_sq", "step"}
+"""The names under which PyTorch's optimizers of the Adam family keep m, v and t."""
+
+
+@dataclass(frozen=True)
+class AdamState:
+    """What Adam remembers of one parameter.
+
+    Args:
+        first_moment: m, shaped like the parameter.
+        second_moment: v, likewise.
+        steps: t, the number of updates so far.
+        betas: (β₁, β₂), the decay rates of m and v.
+        epsilon: ε, added to √v̂.
+    """
+
+    first_moment: Tensor
+    second_moment: Tensor
+    steps: Tensor | int
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+
+
+@dataclass(frozen=True)
+class Adam(InnerOptimizer):
+    """Δ(g) = m̂ / (√v̂ + ε), the step that Adam would take next (Kingma and Ba, 2015), with its exact derivative.
+
+    With t the number of the coming update,
+
+        m̂ = (β₁ m + (1 − β₁) g) / (1 − β₁ᵗ),     v̂ = (β₂ v + (1 − β₂) g²) / (1 − β₂ᵗ),
+        ∂Δ/∂g = (1 − β₁) / ((1 − β₁ᵗ) (√v̂ + ε)) − m̂ (1 − β₂) g / ((1 − β₂ᵗ) √v̂ (√v̂ + ε)²).
+
+    The state itself does not change. Before the optimizer has one (in the first step), Δ is nearly
+    sign(g), which hardly depends on g: the indirect part is then close to zero, as it is for the
+    true step. Weight decay is left out, since it does not depend on g.
+
+    Args:
+        states: One state per parameter of θ; `None` where the optimizer has none yet.
+        betas: (β₁, β₂) for parameters without a state.
+        epsilon: ε for parameters without a state.
+    """
+
+    states: Sequence[AdamState | None]
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+
+    @classmethod
+    def of(cls, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> Adam:
+        """The step that an optimizer of the Adam family would take, from the state that it has now.
+
+        Args:
+            optimizer: An optimizer whose state holds `exp_avg`, `exp_avg_sq` and `step` (Adam,
+                AdamW and their fused forms).
+            parameters: θ.
+
+        Returns:
+            The virtual step.
+
+        Raises:
+            ConfigurationError: If the optimizer keeps another state, or does not hold a parameter.
+        """
+        # By identity: comparing tensors with `==` would compare their entries.
+        group_of = {
+            id(parameter): group
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
+
+        states: list[AdamState | None] = []
+        for parameter in parameters:
+            group = group_of.get(id(parameter))
+            state = optimizer.state.get(parameter, {})
+
+            if group is None or "betas" not in group or (state and not set(state) >= _STATE):
+                raise ConfigurationError(
+                    '`inner_optimizer="adam"` needs an optimizer of the Adam family that holds'
+                    f" every shared parameter. Found `{type(optimizer).__name__}`. Use"
+                    ' `inner_optimizer="sgd"` or `optim="adamw_torch"`.'
+                )
+
+            if not state:  # created by the first update
+                states.append(None)
+                continue
+
+            states.append(
+                AdamState(
+                    first_moment=state["exp_avg"],
+                    second_moment=state["exp_avg_sq"],
+                    # PyTorch keeps t on the CPU unless the optimizer is fused or capturable.
+                    steps=state["step"].to(parameter.device),
+                    betas=tuple(group["betas"]),
+                    epsilon=group["eps"],
+                )
+            )
+
+        first_group = optimizer.param_groups[0]
+        return cls(states, tuple(first_group["betas"]), first_group["eps"])
+
+    def displacement(self, gradient: Vector) -> tuple[Vector, Vector | None]:
+        """Return Δ(g) and the diagonal of its Jacobian."""
+        steps: Vector = []
+        diagonal: Vector = []
+
+        for entry, state in zip(gradient, self.states, strict=True):
+            if entry is None:
+                steps.append(None)
+                diagonal.append(None)
+                continue
+
+            step, slope = self._step_and_slope(entry, state)
+            steps.append(step)
+            diagonal.append(slope)
+
+        return steps, diagonal
+
+    def _step_and_slope(self, g: Tensor, state: AdamState | None) -> tuple[Tensor, Tensor]:
+        """Δ(g) and ∂Δ/∂g of one parameter, by the equations above."""
+        if state is None:
+            zeros = torch.zeros_like(g)
+            state = AdamState(zeros, zeros, 0, self.betas, self.epsilon)
+
+        b1, b2 = state.betas
+        t = state.steps + 1
+
+        m_hat = (b1 * state.first_moment + (1 - b1) * g) / (1 - b1**t)
+        root = ((b2 * state.second_moment + (1 - b2) * g * g) / (1 - b2**t)).sqrt()
+        denominator = root + state.epsilon
+
+        through_m = (1 - b1) / ((1 - b1**t) * denominator)
+        through_v = m_hat * (1 - b2) * g / ((1 - b2**t) * root * denominator * denominator)
+
+        # An entry that never had a gradient stays where it is. The formula has 0/0 there, and its
+        # limit (1 − β₁)/ε is a slope that no later step has.
+        slope = torch.where(root == 0, torch.zeros_like(g), through_m - through_v)
+        return m_hat / denominator, slope

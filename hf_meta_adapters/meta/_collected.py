@@ -1,0 +1,116 @@
+"""The gradients and losses of an outer step while it runs, as vectors without names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from hf_meta_adapters._typing import Language
+from hf_meta_adapters.meta._problem import Problem
+from hf_meta_adapters.meta._train_pass import TrainPass
+from hf_meta_adapters.meta._validation_pass import ValidationPass
+from hf_meta_adapters.meta.result import (
+    JointGradients,
+    MetaGradients,
+    named,
+    with_meta_gradients,
+)
+from hf_meta_adapters.meta.vectors import Vector, absent, add_, present, scaled
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Sums and parts that grow from language to language.
+
+    Args:
+        share: 1/L.
+        shared: 1/L Σ_i ∇θ L_i^train.
+        direct: The direct part of each language.
+        indirect: The indirect part of each language.
+        train: ∇φ_l L_l^train of each language, without the factor 1/L.
+        train_loss: L_l^train.
+        meta_losses: L_l^val at each θ' where it was evaluated.
+    """
+
+    share: float
+    shared: Vector
+    direct: dict[Language, Vector] = field(default_factory=dict)
+    indirect: dict[Language, Vector] = field(default_factory=dict)
+    train: dict[Language, Vector] = field(default_factory=dict)
+    train_loss: dict[Language, Tensor] = field(default_factory=dict)
+    meta_losses: dict[Language, list[Tensor]] = field(default_factory=dict)
+
+    @classmethod
+    def empty(cls, problem: Problem) -> Collected:
+        """Nothing yet."""
+        return cls(
+            share=1 / len(problem.train),
+            shared=absent(problem.shared),
+            meta_losses={key: [] for key in problem.meta},
+        )
+
+    def add_train(
+        self, problem: Problem, key: Language, train: TrainPass, shared_gradient: Vector
+    ) -> None:
+        """Record the training pass of a language, summed over processes.
+
+        Args:
+            problem: The outer step.
+            key: The language.
+            train: The pass of this process.
+            shared_gradient: ∇θ L_key^train, summed over processes already.
+        """
+        add_(self.shared, shared_gradient, self.share)
+
+        value: Vector = [train.value]
+        groups: list[tuple[Vector, Sequence[Tensor]]] = [(value, [train.value])]
+        if problem.train_gradients:
+            groups.append((train.language_gradient, train.language))
+
+        sums = problem.reduce.summed(*groups)
+        self.train_loss[key] = present(sums[0])[0]
+        if problem.train_gradients:
+            self.train[key] = sums[1]
+
+    def add_validation(self, validation: ValidationPass) -> None:
+        """Record validation losses."""
+        for key, value in validation.losses.items():
+            self.meta_losses[key].append(value)
+
+    def result(
+        self,
+        shared: Sequence[str],
+        language: Mapping[Language, Sequence[str]],
+        max_indirect_ratio: float | None,
+    ) -> MetaGradients:
+        """Put the names back, and the weights of the languages where they were left out.
+
+        Args:
+            shared: The names of θ.
+            language: The names of φ of each language whose meta-gradient was taken.
+            max_indirect_ratio: The bound on the indirect part, if any.
+
+        Returns:
+            The result of the outer step.
+        """
+        train = {}
+        for key, names in language.items():
+            if key in self.train:
+                train[key] = named(names, scaled(self.train[key], self.share))
+
+        meta_loss = {}
+        for key, values in self.meta_losses.items():
+            if values:
+                meta_loss[key] = torch.stack(values).mean()
+
+        return with_meta_gradients(
+            JointGradients(named(shared, self.shared), train, self.train_loss),
+            language,
+            self.direct,
+            self.indirect,
+            meta_loss=meta_loss,
+            max_indirect_ratio=max_indirect_ratio,
+        )

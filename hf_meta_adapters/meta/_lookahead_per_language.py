@@ -1,0 +1,42 @@
+"""The look-ahead of the paper: a virtual step for each language, θ'_i = θ − β Δ(g_i)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hf_meta_adapters._typing import Language
+from hf_meta_adapters.meta._anchor import Anchor
+from hf_meta_adapters.meta._collected import Collected
+from hf_meta_adapters.meta._problem import Problem
+from hf_meta_adapters.meta._trajectory import indirect_part, look_ahead
+
+
+def per_language_lookahead(
+    problem: Problem, targets: Sequence[Language], anchor: Anchor
+) -> Collected:
+    """Step, validate, carry v back; then the next language: L² validation passes, or L times those drawn.
+
+    Args:
+        problem: The outer step.
+        targets: The languages whose meta-gradients are wanted.
+        anchor: Moves θ.
+
+    Returns:
+        The gradients and losses.
+    """
+    collected = Collected.empty(problem)
+    for key in targets:
+        _add_language(collected, problem, key, anchor)
+    return collected
+
+
+def _add_language(collected: Collected, problem: Problem, key: Language, anchor: Anchor) -> None:
+    # A function of its own, so that no gradient and no graph of a language outlives it.
+    steps, train_gradient = look_ahead(problem, key, anchor)
+
+    validation = problem.validation_pass(key, [key])
+    collected.add_validation(validation)
+
+    collected.direct[key] = validation.direct[key]
+    collected.indirect[key] = indirect_part(problem, steps, validation.shared_gradient, anchor)
+    collected.add_train(problem, key, steps[0].train, train_gradient)

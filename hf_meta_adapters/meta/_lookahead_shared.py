@@ -1,0 +1,67 @@
+"""One look-ahead for all languages: θ' = θ − β Δ(1/L Σ_i g_i), or θ' = θ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hf_meta_adapters._typing import Language
+from hf_meta_adapters.meta._anchor import Anchor
+from hf_meta_adapters.meta._collected import Collected
+from hf_meta_adapters.meta._problem import Problem
+from hf_meta_adapters.meta._train_pass import TrainPass
+from hf_meta_adapters.meta._trajectory import VirtualStep, indirect_part
+from hf_meta_adapters.meta._validation_pass import ValidationPass
+from hf_meta_adapters.meta.vectors import Vector
+
+
+def shared_lookahead(problem: Problem, targets: Sequence[Language], anchor: Anchor) -> Collected:
+    """A mean training gradient, at most one move, the validation pass, then the product of each language.
+
+    Args:
+        problem: The outer step.
+        targets: The languages whose meta-gradients are wanted.
+        anchor: Moves θ.
+
+    Returns:
+        The gradients and losses.
+    """
+    collected = Collected.empty(problem)
+    train_passes = {key: _train_pass(collected, problem, key) for key in problem.train}
+
+    diagonal: Vector | None = None
+    if problem.options.lookahead == "shared":
+        move, diagonal = problem.inner.displacement(collected.shared)
+        anchor.move(move, -problem.learning_rate)
+
+    def add_target(key: Language, validation: ValidationPass) -> None:
+        step = VirtualStep(train_passes.pop(key), diagonal)
+        collected.direct[key] = validation.direct[key]
+        collected.indirect[key] = indirect_part(problem, [step], validation.shared_gradient, anchor)
+
+    if problem.options.meta_languages == "all":  # one v serves every language
+        validation = problem.validation_pass(targets[0], targets)
+        collected.add_validation(validation)
+        for key in targets:
+            add_target(key, validation)
+    else:
+        # Each language has its own v: one at a time, so that memory does not grow with the
+        # languages.
+        point = anchor.here()
+        for key in targets:
+            anchor.rebase(point)
+            validation = problem.validation_pass(key, [key])
+            collected.add_validation(validation)
+            anchor.rebase()
+            add_target(key, validation)
+
+    return collected
+
+
+def _train_pass(collected: Collected, problem: Problem, key: Language) -> TrainPass:
+    """Add the training pass of a language to the mean, and return what is left for its product."""
+    train = problem.train_pass(key)
+    (gradient,) = problem.reduce.summed((train.shared_gradient, problem.shared))
+    collected.add_train(problem, key, train, gradient)
+
+    # ∇θ is in the mean now: memory must not grow with the languages.
+    return train.without_gradients(keep_language=problem.product.needs_train_gradient)

@@ -1,0 +1,254 @@
+"""The options of the outer step, under the names that every altitude of the package uses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, get_args
+
+import torch
+
+from hf_meta_adapters.errors import ConfigurationError
+from hf_meta_adapters.meta._exact import Exact
+from hf_meta_adapters.meta._finite_difference import FiniteDifference, Scheme
+from hf_meta_adapters.meta._first_order import FirstOrder
+from hf_meta_adapters.meta._forward_mode import ForwardMode
+from hf_meta_adapters.meta._mixed_product import MixedProduct
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+Estimator: TypeAlias = Literal["exact", "finite_difference", "forward_mode", "first_order"]
+Lookahead: TypeAlias = Literal["per_language", "shared", "none"]
+MetaLanguages: TypeAlias = Literal["all", "others"]
+
+
+@dataclass(frozen=True)
+class MetaOptions:
+    """How the meta-gradient is taken.
+
+    Args:
+        meta_gradient: The estimator of the mixed product: `"exact"`, `"finite_difference"`,
+            `"forward_mode"` or `"first_order"` (which drops the indirect part).
+        lookahead: Where the validation losses are differentiated: `"per_language"` (the paper),
+            `"shared"`, `"none"`.
+        meta_languages: Whose validation losses count for language i: `"all"`, or `"others"` (all
+            but i).
+        meta_languages_per_step: How many of these languages are drawn for each language i in a
+            step, i itself among them if it counts, with weights that keep the meta-gradient
+            unbiased: the cost of `lookahead="per_language"` then does not grow with the number of
+            languages. `None` takes all.
+        inner_steps: K, the number of virtual steps; more than one needs `lookahead="per_language"`.
+        finite_difference_scheme: `"central"` or `"one_sided"`.
+        finite_difference_radius: ‖εw‖ of the finite difference; `None` derives it from the
+            precision.
+        max_indirect_ratio: Upper bound on ‖indirect‖ / ‖direct‖ of each language; the indirect part
+            is scaled down to it. `None` leaves it alone.
+        cpu_offload: Keep v and the copy of θ in CPU memory. This saves two tensors of the size of θ
+            on the GPU and costs the time to bring them back parameter by parameter. It needs finite
+            differences and one virtual step.
+
+    Raises:
+        ConfigurationError: If a value, or two together, cannot work.
+    """
+
+    meta_gradient: Estimator = "finite_difference"
+    lookahead: Lookahead = "shared"
+    meta_languages: MetaLanguages = "all"
+    meta_languages_per_step: int | None = None
+    inner_steps: int = 1
+    finite_difference_scheme: Scheme = "central"
+    finite_difference_radius: float | None = None
+    max_indirect_ratio: float | None = None
+    cpu_offload: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        _check_choice("meta_gradient", self.meta_gradient, get_args(Estimator))
+        _check_choice("lookahead", self.lookahead, get_args(Lookahead))
+        _check_choice("meta_languages", self.meta_languages, get_args(MetaLanguages))
+        _check_choice("finite_difference_scheme", self.finite_difference_scheme, get_args(Scheme))
+
+        if not isinstance(self.inner_steps, int) or self.inner_steps < 1:
+            raise ConfigurationError(
+                f"`inner_steps` must be a whole number of at least 1. Found {self.inner_steps!r}."
+                " The paper uses 1."
+            )
+
+        self._check_draw()
+        self._check_lookahead()
+        self._check_offload()
+        _check_positive("finite_difference_radius", self.finite_difference_radius)
+        _check_positive("max_indirect_ratio", self.max_indirect_ratio)
+
+    def product(self, precision: torch.dtype | None = None) -> MixedProduct:
+        """The mixed product that the options name, for passes evaluated in `precision`."""
+        if self.meta_gradient == "exact":
+            return Exact()
+        if self.meta_gradient == "forward_mode":
+            return ForwardMode()
+        if self.meta_gradient == "first_order":
+            return FirstOrder()
+
+        return FiniteDifference(
+            self.finite_difference_scheme, self.finite_difference_radius, precision
+        )
+
+    def _check_draw(self) -> None:
+        count = self.meta_languages_per_step
+        if count is None:
+            return
+
+        # Language i itself is never left to chance: the direct part depends on it.
+        least = 2 if self.meta_languages == "all" else 1
+        if not isinstance(count, int) or count < least:
+            raise ConfigurationError(
+                f"`meta_languages_per_step` must be None (all languages) or a whole number of at"
+                f' least {least}: with `meta_languages="all"`, language i itself is always one of'
+                f" them. Found {count!r}."
+            )
+
+    def _check_lookahead(self) -> None:
+        if self.lookahead == "per_language":
+            return
+
+        for feature, is_used in (
+            ("Several virtual steps", self.inner_steps > 1),
+            ("`meta_languages_per_step`", self.meta_languages_per_step is not None),
+        ):
+            if is_used:
+                raise ConfigurationError(
+                    f"{feature} need a look-ahead per language. Found"
+                    f' `lookahead="{self.lookahead}"`. Set `lookahead="per_language"`, or leave'
+                    " the option out."
+                )
+
+    def _check_offload(self) -> None:
+        needed = ("finite_difference", 1)
+        if self.cpu_offload and (self.meta_gradient, self.inner_steps) != needed:
+            raise ConfigurationError(
+                '`cpu_offload` needs `meta_gradient="finite_difference"` and one virtual step.'
+                f' Found "{self.meta_gradient}" and {self.inner_steps}. Set these two, or leave'
+                " `cpu_offload` out."
+            )
+
+
+OPTION_NAMES: tuple[str, ...] = tuple(field.name for field in fields(MetaOptions))
+"""The names of the options, in the order of `MetaOptions`."""
+
+
+class MetaOptionKeywords(TypedDict, total=False):
+    """The fields of `MetaOptions` as keyword arguments; `None` means not given."""
+
+    # A type checker needs the names written out; a test compares them with `MetaOptions`.
+    meta_gradient: Estimator | None
+    lookahead: Lookahead | None
+    meta_languages: MetaLanguages | None
+    meta_languages_per_step: int | None
+    inner_steps: int | None
+    finite_difference_scheme: Scheme | None
+    finite_difference_radius: float | None
+    max_indirect_ratio: float | None
+    cpu_offload: bool | None
+
+
+class OuterStepKeywords(MetaOptionKeywords, total=False):
+    """The keyword arguments that say which gradients an outer step takes, and how."""
+
+    preset: str | None
+    seed: int
+    train_gradients: bool
+
+
+@dataclass(frozen=True)
+class OuterStepSettings:
+    """Which gradients an outer step takes, and how: `OuterStepKeywords`, checked and with their defaults.
+
+    Args:
+        options: How the meta-gradient is taken.
+        seed: The seed of the draw of languages.
+        train_gradients: Whether the training gradients of φ are returned too.
+    """
+
+    options: MetaOptions
+    seed: int
+    train_gradients: bool
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {"meta_gradient": "exact", "lookahead": "per_language", "meta_languages": "all"},
+    "fast": {
+        "meta_gradient": "finite_difference",
+        "lookahead": "shared",
+        "finite_difference_scheme": "one_sided",
+    },
+}
+"""Named settings; an option passed beside a preset overrides it."""
+
+
+def meta_options(preset: str | None = None, **keywords: Unpack[MetaOptionKeywords]) -> MetaOptions:
+    """The options of a preset, overridden by those that are passed.
+
+    Args:
+        preset: `"paper"`, `"fast"` or `None` (the defaults).
+        **keywords: Options of `MetaOptions`; `None` means not given.
+
+    Returns:
+        The options.
+
+    Raises:
+        ConfigurationError: If the preset or an option is unknown, or the options cannot work.
+
+    Example:
+        >>> meta_options("paper", lookahead="shared").meta_gradient
+        'exact'
+    """
+    chosen: dict[str, Any] = {}
+    if preset is not None:
+        _check_choice("preset", preset, tuple(PRESETS))
+        chosen.update(PRESETS[preset])
+
+    for name, value in keywords.items():
+        if name not in OPTION_NAMES:
+            raise ConfigurationError(
+                f"An option of the outer step must be one of {list(OPTION_NAMES)}. Found {name!r}."
+            )
+        if value is not None:
+            chosen[name] = value
+
+    return MetaOptions(**chosen)
+
+
+def outer_step_settings(
+    preset: str | None = None,
+    seed: int = 0,
+    train_gradients: bool = True,
+    **keywords: Unpack[MetaOptionKeywords],
+) -> OuterStepSettings:
+    """Check the keyword arguments of an outer step, and fill in their defaults.
+
+    Args:
+        preset: As for `meta_options`.
+        seed: The seed of the draw of languages.
+        train_gradients: Whether the training gradients of φ are returned too.
+        **keywords: As for `meta_options`.
+
+    Returns:
+        The settings.
+
+    Raises:
+        ConfigurationError: As by `meta_options`.
+    """
+    return OuterStepSettings(meta_options(preset, **keywords), seed, train_gradients)
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        listed = ", ".join(f'"{choice}"' for choice in choices)
+        raise ConfigurationError(f"`{name}` must be one of {listed}. Found {value!r}.")
+
+
+def _check_positive(name: str, value: float | None) -> None:
+    if value is not None and not value > 0:
+        raise ConfigurationError(
+            f"`{name}` must be positive or None. Found {value!r}. Leave it out."
+        )

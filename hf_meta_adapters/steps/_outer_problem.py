@@ -1,0 +1,124 @@
+"""What the mathematics gets from a step on a model: losses, parameters, and the virtual step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from hf_meta_adapters._typing import Language, Loss, Parameters
+from hf_meta_adapters.errors import ConfigurationError, DataError, check_known_language
+from hf_meta_adapters.meta import SGD, Adam, InnerOptimizer
+from hf_meta_adapters.modeling.model import LanguageAdapterModel
+from hf_meta_adapters.steps._batch_losses import batch_losses
+from hf_meta_adapters.steps._context import StepContext
+from hf_meta_adapters.steps.losses import Batches
+from hf_meta_adapters.steps.sharding import reshard
+
+
+@dataclass(frozen=True)
+class OuterProblem:
+    """The losses and parameters of an outer step.
+
+    Args:
+        train: L_i^train of each language, by micro-batch.
+        meta: L_j^val of each language, by micro-batch.
+        shared: θ, by name.
+        language: φ_l of each language, by name.
+    """
+
+    train: dict[Language, list[Loss]]
+    meta: dict[Language, list[Loss]]
+    shared: Parameters
+    language: dict[Language, Parameters]
+
+
+def outer_problem(
+    model: LanguageAdapterModel,
+    train_batches: Mapping[Language, Batches],
+    meta_batches: Mapping[Language, Batches],
+    context: StepContext,
+) -> OuterProblem:
+    """The losses and parameters of an outer step, one language after the other.
+
+    Args:
+        model: The model.
+        train_batches: The training batches of each language.
+        meta_batches: The validation batches of each language.
+        context: How a batch is evaluated.
+
+    Returns:
+        The problem.
+
+    Raises:
+        LanguageError: If the model does not know a language.
+        DataError: If a language has no batch.
+    """
+    check_batches(model, train_batches, meta_batches)
+
+    return OuterProblem(
+        train=batch_losses(model, train_batches, context),
+        meta=batch_losses(model, meta_batches, context),
+        shared=model.shared_parameters(),
+        language={key: model.language_parameters(key) for key in {**train_batches, **meta_batches}},
+    )
+
+
+def check_batches(model: LanguageAdapterModel, *roles: Mapping[Language, Batches]) -> None:
+    """Check that the model knows each language, and that each has a batch.
+
+    Args:
+        model: The model. Parameters that an evaluation under FSDP2 has left gathered are resharded:
+            the step differentiates with respect to the shards.
+        *roles: The batches of each language.
+
+    Raises:
+        LanguageError: If the model does not know a language.
+        DataError: If a language has no batch.
+    """
+    reshard(model)
+
+    for batches in roles:
+        for key, language_batches in batches.items():
+            check_known_language(key, model.languages)
+            if not language_batches:
+                raise DataError(
+                    f"Every language of a step needs a batch. Found none for {key!r}. Leave the"
+                    " language out."
+                )
+
+
+def choose_inner_optimizer(
+    rule: str | InnerOptimizer,
+    optimizer: torch.optim.Optimizer | None,
+    model: LanguageAdapterModel,
+) -> InnerOptimizer:
+    """The rule Δ of the virtual step.
+
+    Args:
+        rule: `"sgd"`, `"adam"`, or the rule itself.
+        optimizer: The optimizer of θ, whose state `"adam"` reads.
+        model: The model, which holds θ.
+
+    Returns:
+        The rule.
+
+    Raises:
+        ConfigurationError: If the name is unknown, or the optimizer does not fit it.
+    """
+    if isinstance(rule, InnerOptimizer):
+        return rule
+    if rule == "sgd":
+        return SGD()
+
+    if rule != "adam":
+        raise ConfigurationError(
+            f'`inner_optimizer` must be "sgd", "adam" or an InnerOptimizer. Found {rule!r}.'
+        )
+    if optimizer is None:
+        raise ConfigurationError(
+            '`inner_optimizer="adam"` reads the state of the optimizer of θ. Found none. Pass it:'
+            " `meta_step(..., optimizer=optimizer)`."
+        )
+    return Adam.of(optimizer, list(model.shared_parameters().values()))

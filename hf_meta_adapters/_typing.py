@@ -1,4 +1,4 @@
-"""Names of the types, and the one constant, that several packages share. Imports nothing of the house."""
+"""Names of types, and the one constant, that several packages share. Imports none of them."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ Rows: TypeAlias = Sequence[Mapping[str, Any]]
 """The examples of one language: a `datasets.Dataset`, or a list of dicts."""
 
 AllReduce: TypeAlias = Callable[[torch.Tensor], object]
-"""A function that sums a flat tensor over all processes in place, as `torch.distributed.all_reduce` does."""
+"""Sums a flat tensor over all processes in place, as `torch.distributed.all_reduce` does."""
 
 Autocast: TypeAlias = Callable[[], AbstractContextManager[object]]
-"""A function that makes the context in which losses are evaluated, such as `accelerator.autocast`."""
+"""Makes the context in which losses are evaluated, such as `accelerator.autocast`."""
 
 IGNORED_LABEL: Final = -100
-"""The label of a position without a target: the default `ignore_index` of PyTorch's cross-entropy."""
+"""The label of a position without a target: PyTorch's default `ignore_index`."""

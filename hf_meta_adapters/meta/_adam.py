@@ -37,9 +37,9 @@ class AdamState:
 
 @dataclass(frozen=True)
 class Adam(InnerOptimizer):
-    """Δ(g) = m̂ / (√v̂ + ε), the step that Adam would take next (Kingma and Ba, 2015), with its exact derivative.
+    """Δ(g) = m̂ / (√v̂ + ε), the step that Adam would take next, with its exact derivative.
 
-    With t the number of the coming update,
+    Kingma and Ba (ICLR 2015). With t the number of the coming update,
 
         m̂ = (β₁ m + (1 − β₁) g) / (1 − β₁ᵗ),     v̂ = (β₂ v + (1 − β₂) g²) / (1 − β₂ᵗ),
         ∂Δ/∂g = (1 − β₁) / ((1 − β₁ᵗ) (√v̂ + ε)) − m̂ (1 − β₂) g / ((1 − β₂ᵗ) √v̂ (√v̂ + ε)²).
@@ -92,7 +92,8 @@ class Adam(InnerOptimizer):
                     ' `inner_optimizer="sgd"` or `optim="adamw_torch"`.'
                 )
 
-            if not state:  # created by the first update
+            # The optimizer creates it in its first update.
+            if not state:
                 states.append(None)
                 continue
 

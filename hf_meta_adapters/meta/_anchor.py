@@ -35,7 +35,7 @@ class Anchor:
     def move(self, direction: Vector, step: Tensor | float) -> None:
         """θ ← base + step · direction."""
         was_away, self._is_away = self._is_away, True
-        # Autocast knows cached weights by their version, which writing through `.data` leaves alone.
+        # Autocast caches weights by their version, which writing through `.data` does not change.
         torch.clear_autocast_cache()
 
         for live, base, entry in zip(self._live, self._base, direction, strict=True):
@@ -43,7 +43,8 @@ class Anchor:
                 # one pass over memory, and no copy of the direction
                 size = torch.as_tensor(step, dtype=live.dtype, device=live.device)
                 torch.addcmul(base.to(live.device), local(entry).to(live.device), size, out=live)
-            elif was_away:  # an earlier move may have had this entry
+            elif was_away:
+                # absent from this direction, but an earlier one may have moved it
                 live.copy_(base)
 
     def restore(self) -> None:
@@ -58,6 +59,7 @@ class Anchor:
         if base is None:
             base = self._start
 
+        # The same list means the same point, and nothing to copy if θ is there.
         self._is_away = self._is_away or base is not self._base
         self._base = base
         self.restore()

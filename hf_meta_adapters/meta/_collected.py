@@ -101,6 +101,7 @@ class Collected:
             if key in self.train:
                 train[key] = named(names, scaled(self.train[key], self.share))
 
+        # with a look-ahead per language, the mean over the θ'_i
         meta_loss = {}
         for key, values in self.meta_losses.items():
             if values:

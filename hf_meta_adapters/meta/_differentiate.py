@@ -15,8 +15,8 @@ class Differentiate(ABC):
     """Evaluates losses and their gradients.
 
     Args:
-        scale: s > 0, 0-d: passes go backward through s·loss, and the resulting gradients are divided
-            by s. This keeps gradients of activations that half precision would round to zero
+        scale: s > 0, 0-d: passes go backward through s·loss, and their gradients are divided by s.
+            This keeps gradients of activations that half precision would round to zero
             (Micikevicius et al., ICLR 2018). `None` stands for 1.
     """
 
@@ -36,7 +36,8 @@ class Differentiate(ABC):
     def _scaled(self, value: Tensor) -> Tensor:
         if self._scale is None:
             return value
-        # in the scale's float32: s·loss may overflow in the loss's own half precision
+
+        # in float32, the dtype of the scale: s·loss may overflow in half precision
         return value.to(self._scale.dtype) * self._scale
 
     def _unscaled(self, vector: Vector) -> Vector:

@@ -35,8 +35,8 @@ class DifferentiateSharded(Differentiate):
 
     def __call__(self, loss: Loss, parameters: Sequence[Tensor]) -> tuple[Tensor, Vector]:
         """Evaluate the loss of this process, and sum the gradients of all processes."""
-        # Even if no gradient is requested, a backward pass must run: without it, the gathered layers
-        # would stay, and outlive the next move of θ.
+        # A backward pass must run even if no gradient is requested: without it, the gathered
+        # layers would stay, and outlive the next move of θ.
         requested = {id(parameter) for parameter in parameters or self._parameters[:1]}
         for parameter in self._parameters:
             parameter.requires_grad_(id(parameter) in requested)
@@ -56,6 +56,7 @@ class DifferentiateSharded(Differentiate):
 def backward_state_kept(parameters: Sequence[Tensor]) -> Iterator[None]:
     """A context that starts without any `.grad` and puts every `.grad` and `requires_grad` back."""
     before = [(parameter, parameter.grad, parameter.requires_grad) for parameter in parameters]
+
     for parameter in parameters:
         parameter.grad = None
 

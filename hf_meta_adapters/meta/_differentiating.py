@@ -17,7 +17,9 @@ from hf_meta_adapters.meta.vectors import is_sharded
 def differentiating(
     parameters: Sequence[Tensor], scale: Tensor | None = None
 ) -> Iterator[Differentiate]:
-    """A context in which losses of these parameters can be differentiated; it leaves every `.grad` as it was.
+    """A context in which losses of these parameters can be differentiated.
+
+    Every `.grad` and `requires_grad` is afterwards as it was.
 
     Args:
         parameters: All parameters that require gradients and on which a loss may depend.

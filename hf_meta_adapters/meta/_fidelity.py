@@ -34,13 +34,14 @@ def fidelity(
     precision: torch.dtype | None = None,
     **options: Unpack[OuterStepKeywords],
 ) -> Tensor:
-    """The cosine between the meta-gradient of a setting and the exact one with a look-ahead per language.
+    """The cosine between the meta-gradient of a setting and the exact one of the paper.
 
         cos(d, e) = ⟨d, e⟩ / (‖d‖ ‖e‖),    d, e: the meta-gradients of all φ_l, one after the other
 
-    Both are taken of the same losses with the same random numbers and, where the setting draws
-    validation languages, with the same draw. Where θ is sharded over processes, central finite
-    differences stand in for the exact gradient: sharded parameters have no second derivative.
+    The exact one has a look-ahead per language. Both are taken of the same losses with the same
+    random numbers and, where the setting draws validation languages, with the same draw. Where θ is
+    sharded over processes, central finite differences stand in for the exact gradient: sharded
+    parameters have no second derivative.
 
     Args:
         train_losses: As for `meta_gradient`.
@@ -65,7 +66,8 @@ def fidelity(
         >>> theta, phi = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
         >>> loss = lambda: (theta * phi).square().sum()
         >>> problem = {"en": loss}, {"en": loss}, {"w": theta}, {"en": {"a": phi}}
-        >>> fidelity(*problem, inner_learning_rate=0.1, meta_gradient="finite_difference").round(decimals=3)
+        >>> cosine = fidelity(*problem, inner_learning_rate=0.1, meta_gradient="finite_difference")
+        >>> cosine.round(decimals=3)
         tensor(1.)
     """
     device = _device(shared, language)
@@ -87,16 +89,18 @@ def fidelity(
             **setting,
         ).language
 
+    # The preset stays: explicit options override it.
     paper = options.copy()
     paper["meta_gradient"] = "exact"
     paper["lookahead"] = "per_language"
     paper["cpu_offload"] = False
+
     if any(vectors.is_sharded(parameter) for parameter in shared.values()):
         paper["meta_gradient"] = "finite_difference"
         paper["finite_difference_scheme"] = "central"
         paper["finite_difference_radius"] = None
 
-    # Compiled dropout draws other masks than eager dropout, and the exact gradient is never compiled.
+    # Compiled dropout draws other masks than eager dropout, and exact passes are never compiled.
     with torch.compiler.set_stance("force_eager"):
         estimate, truth = gradient(options), gradient(paper)
 
@@ -108,7 +112,9 @@ def _device(shared: Parameters, language: Mapping[Language, Parameters]) -> torc
     for parameters in (shared, *language.values()):
         for parameter in parameters.values():
             return parameter.device
-    return torch.device("cpu")  # without any parameter `meta_gradient` raises
+
+    # without any parameter, `meta_gradient` raises
+    return torch.device("cpu")
 
 
 def _fixed(losses: MicroBatches, device: torch.device) -> list[Loss]:
@@ -122,6 +128,7 @@ def _cosine(
     """The cosine between two meta-gradients of the same parameters."""
     left: vectors.Vector = []
     right: vectors.Vector = []
+
     for key, gradient in truth.items():
         for name, entry in gradient.items():
             left.append(estimate[key][name])

@@ -15,11 +15,11 @@ Scheme: TypeAlias = Literal["central", "one_sided"]
 
 
 class FiniteDifference(MixedProduct):
-    """A difference of ordinary gradients: (∇L(θ + εw) − ∇L(θ − εw)) / 2ε, or (∇L(θ + εw) − ∇L(θ)) / ε.
+    """A difference of ordinary gradients: (∇L(θ + εw) − ∇L(θ − εw)) / 2ε.
 
-    It takes ordinary passes only, with the gradients of the requested rows only, and so works with
-    fused attention, gradient checkpointing, compiled models and sharded parameters. The radius is a
-    distance in the space of θ: ε = radius / ‖w‖.
+    Or, one-sided, (∇L(θ + εw) − ∇L(θ)) / ε. It takes ordinary passes, with the gradients of the
+    requested rows only, and so works with fused attention, gradient checkpointing, compiled models
+    and sharded parameters. The radius is a distance in the space of θ: ε = radius / ‖w‖.
 
     Args:
         scheme: `"central"` (error of order ε², two passes) or `"one_sided"` (order ε, one pass: the
@@ -70,11 +70,11 @@ class FiniteDifference(MixedProduct):
         return MixedRows.of(scaled(ahead, 1 / span), at)
 
     def _distance(self, at: TrainPass) -> float:
-        """The radius that balances rounding against curvature: ½ u^(1/3), one-sided u^(1/2), u the unit of rounding.
+        """The radius that balances rounding against curvature: ½ u^(1/3), or one-sided u^(1/2).
 
-        It is a distance in the space of θ and does not grow with ‖θ‖: what counts is how far the
-        function moves, and a model of another size moves as far by a step of the same length along
-        its gradient.
+        u is the unit of rounding. The radius is a distance in the space of θ and does not grow with
+        ‖θ‖: what counts is how far the function moves, and a model of another size moves as far by
+        a step of the same length along its gradient.
         """
         if self._radius is not None:
             return self._radius

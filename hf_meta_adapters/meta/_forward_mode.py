@@ -16,7 +16,7 @@ from hf_meta_adapters.meta.vectors import Vector, absent, add_
 
 
 class ForwardMode(MixedProduct):
-    """Forward mode over reverse mode: the derivative of ∇L along w, carried along with one ordinary pass.
+    """Forward mode over reverse mode: the derivative of ∇L along w, from one ordinary pass.
 
     As exact as the double backward, and without a radius, where every operation of the model has a
     forward derivative.
@@ -34,8 +34,8 @@ class ForwardMode(MixedProduct):
             # deprecated itself.
             warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*torch.jit")
 
-            # In place, so that the model needs no functional copy and tied weights stay tied. Values
-            # do not change, and the tangents vanish with the level.
+            # In place, so that the model needs no functional copy and tied weights stay tied.
+            # Values do not change, and the tangents vanish with the level.
             with torch.no_grad():
                 for parameter, tangent in zip(at.shared, vector, strict=True):
                     if tangent is not None:
@@ -52,10 +52,13 @@ class ForwardMode(MixedProduct):
 def _tangents(slopes: Vector) -> Vector:
     """The derivatives of the gradient along w; absent where it does not depend on θ."""
     tangents: Vector = []
+
     for slope in slopes:
         tangent: Tensor | None = None
         if slope is not None:
             tangent = forward_ad.unpack_dual(slope).tangent
+
         # a copy, since the tangent itself ends with the level
         tangents.append(None if tangent is None else tangent.clone())
+
     return tangents

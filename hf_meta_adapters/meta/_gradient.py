@@ -2,9 +2,11 @@
 
 The look-ahead says at which θ' the validation losses are differentiated:
 
-    "per_language"   θ'_i = θ − β Δ(g_i), a step on language i alone: the paper's. L² validation passes per outer step.
-    "shared"         θ' = θ − β Δ(1/L Σ g_i), one step on all languages. L passes. Close to the former while β is small.
-    "none"           θ' = θ. L passes; the virtual step is not taken.
+    "per_language"   θ'_i = θ − β Δ(g_i), a step on language i alone: the paper's.
+                     L² validation passes per outer step.
+    "shared"         θ' = θ − β Δ(1/L Σ g_i), one step on all languages. L passes.
+                     Close to the former while β is small.
+    "none"           θ' = θ; the virtual step is not taken. L passes.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ def meta_gradient(
     precision: torch.dtype | None = None,
     **options: Unpack[OuterStepKeywords],
 ) -> MetaGradients:
-    """Compute the gradient of the validation loss of all languages after a virtual step of the shared weights.
+    """Compute the gradient of the validation loss after a virtual step of the shared weights.
 
     With g_i = ∇θ L_i^train(θ, φ_i), θ'_i = θ − β Δ(g_i) and D_i = ∂Δ/∂g at g_i (Δ(g) = g and D = 1
     for plain SGD),
@@ -86,8 +88,8 @@ def meta_gradient(
             `preset`: `"paper"` or `"fast"`; options passed beside it override it.
             `seed`: the seed of the draw of languages under `meta_languages_per_step` (default 0);
             the same on every process, another in each step.
-            `train_gradients`: whether to return ∇φ_l L_l^train too (`.train`, default `True`), which
-            has the size of all φ.
+            `train_gradients`: whether to return ∇φ_l L_l^train too (`.train`, default `True`),
+            which has the size of all φ.
 
     Returns:
         The gradients, their parts, the losses and the meter. With `for_languages` and
@@ -102,8 +104,8 @@ def meta_gradient(
         >>> import torch
         >>> theta, phi = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
         >>> loss = lambda: (theta * phi).square().sum()
-        >>> step = meta_gradient({"en": loss}, {"en": loss}, {"w": theta}, {"en": {"a": phi}},
-        ...                      inner_learning_rate=0.1, meta_gradient="exact", lookahead="per_language")
+        >>> problem = {"en": loss}, {"en": loss}, {"w": theta}, {"en": {"a": phi}}
+        >>> step = meta_gradient(*problem, inner_learning_rate=0.1, preset="paper")
         >>> step.direct["en"]["a"]
         tensor([1.2800, 1.2800])
         >>> step.indirect["en"]["a"]
@@ -119,10 +121,12 @@ def meta_gradient(
         every += parameters.values()
 
     targets = list(train_losses) if for_languages is None else list(for_languages)
+
     lookahead = shared_lookahead
     if chosen.lookahead == "per_language":
         lookahead = per_language_lookahead
 
+    # The anchor is the inner context: θ is back before anything else is put back.
     with (
         differentiating(every, loss_scale) as differentiate,
         anchored(theta, cpu_offload=chosen.cpu_offload) as anchor,
@@ -141,6 +145,7 @@ def meta_gradient(
             differentiate=differentiate,
             reduce=Reduce(all_reduce),
         )
+
         collected = lookahead(problem, targets, anchor)
 
     names = {key: list(language[key]) for key in targets}

@@ -1,4 +1,4 @@
-"""The virtual step θ' = θ − β Δ(g): how the shared weights would move, and how that depends on the gradient g."""
+"""The virtual step θ' = θ − β Δ(g): how θ would move, and how that depends on the gradient g."""
 
 from __future__ import annotations
 

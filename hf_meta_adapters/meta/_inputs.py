@@ -51,6 +51,7 @@ def check_inputs(
         )
 
     _check_movable(shared, options)
+
     for parameters in (shared, *language.values()):
         for parameter in parameters.values():
             return parameter.device
@@ -63,6 +64,7 @@ def check_inputs(
 
 def _check_languages(name: str, present: list[Language], required: list[Language]) -> None:
     missing = [key for key in required if key not in present]
+
     if missing:
         raise LanguageError(
             f"`{name}` must have every language of `train_losses`. Found none of {missing}; it"
@@ -72,12 +74,14 @@ def _check_languages(name: str, present: list[Language], required: list[Language
 
 def _check_movable(shared: Parameters, options: MetaOptions) -> None:
     if options.meta_gradient == "first_order" and options.lookahead == "none":
-        return  # θ stays where it is
+        # θ stays where it is
+        return
 
     if not shared:
         raise _cannot_move("no shared parameter")
 
     _check_sharding(shared, options)
+
     for name, parameter in shared.items():
         _check_parameter(name, parameter, options)
 
@@ -87,6 +91,7 @@ def _check_parameter(name: str, parameter: Tensor, options: MetaOptions) -> None
         raise _cannot_move(
             f"`{name}` of dtype {parameter.dtype}, a quantized weight that cannot be moved"
         )
+
     if not parameter.requires_grad:
         raise _cannot_move(f"`{name}`, which is frozen")
 
@@ -100,7 +105,8 @@ def _check_parameter(name: str, parameter: Tensor, options: MetaOptions) -> None
 
 
 def _check_sharding(shared: Parameters, options: MetaOptions) -> None:
-    """Sharded parameters are gathered outside of autograd: backward passes see them, gradients of gradients do not."""
+    """Refuse what FSDP2 rules out, which gathers parameters outside of autograd."""
+    # FSDP2 shards whole layers: one parameter is enough to tell, and to name.
     sharded = next((name for name, parameter in shared.items() if is_sharded(parameter)), None)
     if sharded is None:
         return
@@ -112,6 +118,7 @@ def _check_sharding(shared: Parameters, options: MetaOptions) -> None:
             f' `meta_gradient="{options.meta_gradient}"` with the sharded `{sharded}`. Use'
             ' `meta_gradient="finite_difference"`, or replicate the model (DDP).'
         )
+
     if options.cpu_offload:
         raise ConfigurationError(
             "`cpu_offload` keeps whole parameters on the CPU, but sharded parameters are already"

@@ -23,7 +23,9 @@ def joint_gradient(
     all_reduce: AllReduce | None = None,
     loss_scale: Tensor | None = None,
 ) -> JointGradients:
-    """Compute the gradient of 1/L Σ_i L_i^train(θ, φ_i) for θ and every φ_i, one language after the other.
+    """Compute the gradient of 1/L Σ_i L_i^train(θ, φ_i) for θ and every φ_i.
+
+    One language after the other, so that a single graph is alive at a time.
 
     Args:
         train_losses: L_i^train of each language, as for `meta_gradient`.
@@ -38,8 +40,10 @@ def joint_gradient(
 
     Example:
         >>> import torch
-        >>> theta, phi = torch.tensor(1.0, requires_grad=True), torch.tensor(2.0, requires_grad=True)
-        >>> step = joint_gradient({"sw": lambda: theta * phi}, {"theta": theta}, {"sw": {"phi": phi}})
+        >>> theta = torch.tensor(1.0, requires_grad=True)
+        >>> phi = torch.tensor(2.0, requires_grad=True)
+        >>> loss = lambda: theta * phi
+        >>> step = joint_gradient({"sw": loss}, {"theta": theta}, {"sw": {"phi": phi}})
         >>> step.shared["theta"].item(), step.train["sw"]["phi"].item()
         (2.0, 1.0)
     """
@@ -59,12 +63,16 @@ def joint_gradient(
             losses[key], gradient = loss_and_gradient(
                 listed(micro_batches), [*theta, *phi[key]], differentiate
             )
+
             add_(shared_gradient, gradient[: len(theta)], share)
             gradients[key] = absent(phi[key])
             add_(gradients[key], gradient[len(theta) :], share)
-            del gradient  # before the next pass needs the room
 
-    # one message for everything that is summed over processes
+            # before the next pass needs the room
+            del gradient
+
+    # One message for everything that is summed over processes. The sums replace the entries in
+    # place.
     values: Vector = list(losses.values())
     reduce = Reduce(all_reduce)
     reduce(

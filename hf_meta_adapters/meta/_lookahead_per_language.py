@@ -14,7 +14,9 @@ from hf_meta_adapters.meta._trajectory import indirect_part, look_ahead
 def per_language_lookahead(
     problem: Problem, targets: Sequence[Language], anchor: Anchor
 ) -> Collected:
-    """Step, validate, carry v back; then the next language: L² validation passes, or L times those drawn.
+    """Step, validate, carry v back; then the next language.
+
+    L² validation passes, or L times as many as are drawn for a language.
 
     Args:
         problem: The outer step.
@@ -31,7 +33,7 @@ def per_language_lookahead(
 
 
 def _add_language(collected: Collected, problem: Problem, key: Language, anchor: Anchor) -> None:
-    # A function of its own, so that no gradient and no graph of a language outlives it.
+    # A separate function, so that no gradient and no graph of the language outlives it.
     steps, train_gradient = look_ahead(problem, key, anchor)
 
     validation = problem.validation_pass(key, [key])

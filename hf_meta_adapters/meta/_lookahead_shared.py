@@ -15,7 +15,7 @@ from hf_meta_adapters.meta.vectors import Vector
 
 
 def shared_lookahead(problem: Problem, targets: Sequence[Language], anchor: Anchor) -> Collected:
-    """A mean training gradient, at most one move, the validation pass, then the product of each language.
+    """A mean training gradient, at most one move, validation, then the product of each language.
 
     Args:
         problem: The outer step.
@@ -33,12 +33,14 @@ def shared_lookahead(problem: Problem, targets: Sequence[Language], anchor: Anch
         move, diagonal = problem.inner.displacement(collected.shared)
         anchor.move(move, -problem.learning_rate)
 
+    # The diagonal is that of the mean gradient, where the step was taken.
     def add_target(key: Language, validation: ValidationPass) -> None:
         step = VirtualStep(train_passes.pop(key), diagonal)
         collected.direct[key] = validation.direct[key]
         collected.indirect[key] = indirect_part(problem, [step], validation.shared_gradient, anchor)
 
-    if problem.options.meta_languages == "all":  # one v serves every language
+    if problem.options.meta_languages == "all":
+        # One v serves every language: the weights are the same for all.
         validation = problem.validation_pass(targets[0], targets)
         collected.add_validation(validation)
         for key in targets:

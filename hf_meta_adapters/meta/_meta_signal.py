@@ -11,7 +11,9 @@ from hf_meta_adapters.meta.vectors import Vector, cosine, dot, norm, ratio
 
 @dataclass(frozen=True)
 class MetaSignal:
-    """How much the second-order part weighs in a meta-gradient. All values are 0-d tensors on the device.
+    """How much the second-order part weighs in a meta-gradient.
+
+    All values are 0-d tensors on the device: reading one makes the host wait.
 
     Args:
         direct_norm: ‖direct‖, the norm of the part by which φ acts on its own validation loss.

@@ -1,8 +1,8 @@
 """Mixed products: d/dε ∇L(θ + ε w, φ) at ε = 0, for the rows of φ and, on request, of θ.
 
 The rows of φ are ∇φ⟨∇θ L, w⟩, the second-order part of the meta-gradient; those of θ are the
-Hessian-vector product that carries v through several virtual steps. Each estimator has a file of its
-own: `_exact`, `_finite_difference`, `_forward_mode`, `_first_order`.
+Hessian-vector product that carries v through several virtual steps. The estimators are in `_exact`,
+`_finite_difference`, `_forward_mode` and `_first_order`.
 """
 
 from __future__ import annotations

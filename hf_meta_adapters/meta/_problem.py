@@ -1,4 +1,4 @@
-"""What the look-aheads work on: the arguments of the outer step, checked and without parameter names."""
+"""What the look-aheads work on: the arguments of the outer step, checked and without names."""
 
 from __future__ import annotations
 
@@ -63,6 +63,7 @@ class Problem:
     def validation_pass(self, key: Language, direct_for: Sequence[Language]) -> ValidationPass:
         """The validation pass with the weights of language `key` at the present θ."""
         weights, shared = self.weights[key], self.shared
+
         if self.options.meta_gradient == "first_order":
             # v is not used: the languages' own losses suffice, without a gradient of θ
             weights = {language: weights[language] for language in direct_for}
@@ -81,4 +82,5 @@ class Problem:
         if self.options.cpu_offload:
             on_cpu = mapped(validation.shared_gradient, Tensor.cpu)
             validation = replace(validation, shared_gradient=on_cpu)
+
         return validation

@@ -1,4 +1,4 @@
-"""Sums over processes, taken at the points where the outer step needs quantities of the global batch."""
+"""Sums over processes, where the outer step needs quantities of the global batch."""
 
 from __future__ import annotations
 
@@ -38,8 +38,10 @@ class Reduce:
         messages: dict[torch.dtype, _Message] = {}
         for vector, like in groups:
             for position, (entry, parameter) in enumerate(zip(vector, like, strict=True)):
-                if is_sharded(parameter):  # FSDP2 has summed it in the backward pass
+                # FSDP2 has summed these in the backward pass.
+                if is_sharded(parameter):
                     continue
+
                 message = messages.setdefault(parameter.dtype, _Message())
                 message.add(vector, position, entry, parameter)
 
@@ -58,11 +60,11 @@ class Reduce:
 
 @dataclass
 class _Message:
-    """Entries of one dtype, followed by one number for each: on how many processes it is present."""
+    """Entries of one dtype, followed by the number of processes on which each is present."""
 
     entries: list[Tensor] = field(default_factory=list)
     absent: dict[int, tuple[Vector, int]] = field(default_factory=dict)
-    """The number of an entry that this process lacks → the vector and the position where it belongs."""
+    """The number of an entry that this process lacks → the vector and position it belongs to."""
 
     def add(self, vector: Vector, position: int, entry: Tensor | None, like: Tensor) -> None:
         """Append an entry of a vector."""
@@ -84,7 +86,8 @@ class _Message:
         sums = [total.view_as(entry) for total, entry in zip(sums, self.entries, strict=True)]
         torch._foreach_copy_(self.entries, sums)
 
-        if self.absent:  # only then does the host wait for values
+        # Only if this process lacks an entry does the host wait for values.
+        if self.absent:
             present_on = counts.tolist()
             for number, (vector, position) in self.absent.items():
                 vector[position] = self.entries[number] if present_on[number] else None

@@ -20,7 +20,7 @@ LACKS_SECOND_DERIVATIVE = (
     "forward AD",  # of an operation: the backward of SiLU
     "forward mode AD",  # of a torch.autograd.Function without `jvp`
 )
-"""Words of PyTorch's errors for an operation without a second derivative, which have no type of their own."""
+"""PyTorch's words for an operation without a second derivative; it has no exception type for it."""
 
 _RECORDED_ERROR = "torch::autograd::Error"
 """The name of the node that `once_differentiable` leaves in a graph."""
@@ -33,7 +33,7 @@ def lacks_second_derivative(error: Exception) -> bool:
 
 
 def check_graph(vector: Vector) -> None:
-    """Raise if the graph of a gradient holds an operation that declares to have no second derivative.
+    """Raise if the graph of a gradient holds an operation marked to have no second derivative.
 
     Such an operation leaves a node in the graph that raises when it is reached. A double backward
     reaches only nodes on a path to the requested parameters, and would silently leave out the
@@ -65,7 +65,7 @@ def check_graph(vector: Vector) -> None:
 
 @contextmanager
 def second_order() -> Iterator[None]:
-    """Attention that can be differentiated twice, and an error that says what to do where the model cannot.
+    """A context for second derivatives, with an error that says what to do where there is none.
 
     The fused kernels of scaled dot-product attention have neither a second derivative nor a forward
     one; PyTorch's plain kernel for the same function has both. Compiled code has neither.
@@ -77,7 +77,9 @@ def second_order() -> Iterator[None]:
         if not lacks_second_derivative(error):
             raise
 
+        # The first line names the operation; traces and advice follow.
         reason = str(error).splitlines()[0]
+
         raise ConfigurationError(
             'The estimators "exact" and "forward_mode" need operations with a second derivative.'
             f' Found one without: {reason} Use `meta_gradient="finite_difference"`, which takes'

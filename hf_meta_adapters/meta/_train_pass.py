@@ -51,7 +51,7 @@ class TrainPass:
         return list(self.language_gradient)
 
     def without_gradients(self, *, keep_language: bool) -> TrainPass:
-        """This pass without its ∇θ, and without its ∇φ unless that is kept, to free their memory."""
+        """This pass without its ∇θ, and without its ∇φ unless that is kept, to free memory."""
         language_gradient = absent(self.language)
         if keep_language:
             language_gradient = self.language_gradient
@@ -71,8 +71,9 @@ def loss_and_gradient(
     for loss in losses:
         value, gradient = differentiate(loss, parameters)
         add_(total, gradient)
-        del gradient  # before the next pass needs the room
         values.append(value)
+        # before the next pass needs the room
+        del gradient
 
     return torch.stack(values).sum(), total
 

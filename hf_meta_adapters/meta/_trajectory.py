@@ -89,7 +89,8 @@ def indirect_part(
         return total
 
     vector = validation_gradient
-    if len(steps) > 1:  # it changes below
+    if len(steps) > 1:
+        # It changes below, and the caller's v serves other languages too.
         vector = mapped(vector, Tensor.clone)
 
     for number in reversed(range(len(steps))):
@@ -100,7 +101,8 @@ def indirect_part(
         )
         add_(total, rows.language, -problem.learning_rate)
 
-        if number > 0:  # v_k = v_{k+1} − β H(θ_k) D_k v_{k+1}
+        # v_k = v_{k+1} − β H(θ_k) D_k v_{k+1}
+        if number > 0:
             (hessian_product,) = problem.reduce.summed((rows.shared, problem.shared))
             add_(vector, hessian_product, -problem.learning_rate)
 

@@ -66,13 +66,15 @@ def validation_pass(
             add_(shared_gradient, gradient[: len(shared)], weight)
             if phi:
                 add_(direct[key], gradient[len(shared) :], weight)
-            del gradient  # before the next pass needs the room
+            # before the next pass needs the room
+            del gradient
 
             if key in values:
                 value = values[key] + value
             values[key] = value
 
-    # one message for everything that is summed over processes; the sums replace the entries in place
+    # One message for everything that is summed over processes. The sums replace the entries in
+    # place.
     total_values: Vector = list(values.values())
     reduce(
         (shared_gradient, shared),

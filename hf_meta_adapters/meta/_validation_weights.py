@@ -1,4 +1,4 @@
-"""The weights w_ij: which validation losses count for which language, all of them or an unbiased draw."""
+"""The weights w_ij: which validation losses count for which language."""
 
 from __future__ import annotations
 
@@ -42,8 +42,9 @@ def validation_weights(
         order = torch.randperm(len(others), generator=random).tolist()
         drawn = {others[position] for position in order[:draws]}
 
+        # In the order of the languages, which is the same on every process.
         relative = {}
-        for other in languages:  # in their order, which is the same on every process
+        for other in languages:
             if other == key and counts_itself:
                 relative[other] = 1.0
             elif other in drawn:

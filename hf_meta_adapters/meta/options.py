@@ -95,6 +95,7 @@ class MetaOptions:
 
     def _check_draw(self) -> None:
         count = self.meta_languages_per_step
+
         if count is None:
             return
 
@@ -124,6 +125,8 @@ class MetaOptions:
 
     def _check_offload(self) -> None:
         needed = ("finite_difference", 1)
+
+        # Exact products and Hessian-vector products mix v with tensors on the GPU.
         if self.cpu_offload and (self.meta_gradient, self.inner_steps) != needed:
             raise ConfigurationError(
                 '`cpu_offload` needs `meta_gradient="finite_difference"` and one virtual step.'
@@ -161,7 +164,7 @@ class OuterStepKeywords(MetaOptionKeywords, total=False):
 
 @dataclass(frozen=True)
 class OuterStepSettings:
-    """Which gradients an outer step takes, and how: `OuterStepKeywords`, checked and with their defaults.
+    """Which gradients an outer step takes, and how: `OuterStepKeywords`, checked and completed.
 
     Args:
         options: How the meta-gradient is taken.

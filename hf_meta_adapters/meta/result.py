@@ -56,7 +56,7 @@ class MetaGradients(JointGradients):
 
     @property
     def language(self) -> dict[Language, NamedGradient]:
-        """The meta-gradient of each φ_l, by parameter name: direct + indirect, added up on each access."""
+        """The meta-gradient of each φ_l, by parameter name: direct + indirect, summed on access."""
         return {key: _sum(self.direct[key], self.indirect[key]) for key in self.direct}
 
     def to_dict(self) -> dict[str, object]:
@@ -103,6 +103,7 @@ def with_meta_gradients(
 
     every_direct: Vector = []
     every_indirect: Vector = []
+
     for key in direct:
         every_direct += direct[key]
         every_indirect += indirect[key]
@@ -121,9 +122,11 @@ def with_meta_gradients(
 
 def _sum(left: NamedGradient, right: NamedGradient) -> NamedGradient:
     total = dict(left)
+
     for name, entry in right.items():
         if name in total:
             total[name] = total[name] + entry
         else:
             total[name] = entry
+
     return total

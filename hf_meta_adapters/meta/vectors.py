@@ -1,7 +1,7 @@
-"""Vectors in parameter space: lists of tensors, one entry per parameter, `None` where there is no gradient.
+"""Vectors in parameter space: lists of tensors, one entry per parameter.
 
-`None` is not zero: an optimizer leaves a parameter without a gradient alone, but decays one whose
-gradient is zero.
+An entry is `None` where there is no gradient. `None` is not zero: an optimizer leaves a parameter
+without a gradient alone, but decays one whose gradient is zero.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TINY = 1e-38
 
 def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
     """Whether each process holds only a part of the tensor, as under FSDP2."""
-    # Told by its attribute: importing DTensor for `isinstance` takes seconds, in vain on one process.
+    # Told by an attribute: importing DTensor for `isinstance` would cost every run seconds.
     return hasattr(tensor, "device_mesh")
 
 
@@ -73,11 +73,14 @@ def times(vector: Vector, diagonal: Vector | None) -> Vector:
         return vector
 
     product: Vector = []
+
     for entry, factor in zip(vector, diagonal, strict=True):
         if entry is None or factor is None:
             product.append(None)
-        else:  # v may be kept on the CPU (`cpu_offload`), the diagonal never is
+        else:
+            # v may be kept on the CPU (`cpu_offload`), the diagonal never is
             product.append(entry * factor.to(entry.device))
+
     return product
 
 
@@ -89,7 +92,8 @@ def add_(total: Vector, term: Vector, scale: float = 1.0) -> None:
         if entry is not None and total[position] is not None
     ]
 
-    if common:  # one fused kernel instead of one for each parameter
+    # one fused kernel instead of one for each parameter
+    if common:
         torch._foreach_add_(present(total, common), present(term, common), alpha=scale)
 
     for position, entry in enumerate(term):
@@ -98,7 +102,7 @@ def add_(total: Vector, term: Vector, scale: float = 1.0) -> None:
 
 
 def gradient(loss: Tensor, parameters: Sequence[Tensor], *, create_graph: bool = False) -> Vector:
-    """∇ of the scalar `loss` for `parameters`; `None` where the loss does not depend on a parameter."""
+    """∇ of a scalar for the parameters; `None` where it does not depend on a parameter."""
     if not parameters:
         return []
 

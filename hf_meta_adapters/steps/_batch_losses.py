@@ -1,4 +1,4 @@
-"""Losses of batches as functions without arguments; micro-batches and processes add up to one batch."""
+"""Losses of batches as functions without arguments, which add up to the loss of one large batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hf_meta_adapters.steps.losses import Batches, micro_batches, model_loss
 def batch_losses(
     model: LanguageAdapterModel, batches: Mapping[Language, Batches], context: StepContext
 ) -> dict[Language, list[Loss]]:
-    """A function per language and micro-batch; those of one language sum to the mean loss over all its labels.
+    """A loss per language and micro-batch; those of a language sum to the mean over all its labels.
 
     A model's loss is the mean over the labels of its batch. A micro-batch with n of the N labels
     that all micro-batches of all processes have is therefore weighted by n/N.
@@ -39,6 +39,7 @@ def batch_losses(
             _loss(model, key, batch, share, context)
             for batch, share in zip(language_batches, shares[key], strict=True)
         ]
+
     return losses
 
 
@@ -68,12 +69,14 @@ def _loss(
     def value() -> Tensor:
         with model.use_language(key), context.autocast():
             mean = evaluate(model, batch)
+
         if share is None:
             return mean
 
         count, total = share
         # at least in float32: half precision rounds n and N, which may be in the thousands
         weight = count.to(torch.promote_types(mean.dtype, torch.float32)) / total
+
         # The mean over no labels is NaN; beside micro-batches with labels, it counts for nothing.
         return torch.where(weight == 0, torch.zeros_like(mean), mean * weight.to(mean.dtype))
 

@@ -30,7 +30,7 @@ class StepContext:
     def precision(self, device: torch.device) -> torch.dtype | None:
         """The dtype in which operations are evaluated; `None` if it is that of their arguments."""
         with self.autocast():
-            # Asked inside, since the caller may also have entered an autocast around the whole step.
+            # Asked of PyTorch, since the caller may have entered an autocast around the whole step.
             if torch.is_autocast_enabled(device.type):
                 return torch.get_autocast_dtype(device.type)
         return None

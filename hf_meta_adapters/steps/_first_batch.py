@@ -1,4 +1,4 @@
-"""What the checks of a loss on its first batch share: how near is near enough, and the same random numbers."""
+"""What the checks of a loss on its first batch share: a tolerance, and the same random numbers."""
 
 from __future__ import annotations
 

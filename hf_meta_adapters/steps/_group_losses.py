@@ -31,7 +31,8 @@ class GroupLoss:
     ) -> None:
         self.languages = tuple(languages)
         self.language_losses: Tensor | None = None
-        """The share of this micro-batch in each L_i, detached; `None` before the first evaluation."""
+        """What this micro-batch adds to each L_i, detached; `None` before the first evaluation."""
+
         self._sums = sums
         self._labels = labels
         self._weight = weight
@@ -61,12 +62,14 @@ class GroupLosses:
     losses: dict[str, list[GroupLoss]]
 
     def by_language(self) -> dict[Language, Tensor]:
-        """The losses L_i of this process, summed over micro-batches; languages not evaluated are absent."""
+        """L_i of this process, summed over micro-batches; languages not evaluated are absent."""
         shares: dict[Language, list[Tensor]] = {key: [] for key in self.languages}
         for group in self.losses.values():
             for loss in group:
+                # Some estimators evaluate only the languages whose gradients are wanted.
                 if loss.language_losses is None:
                     continue
+
                 for key, share in zip(loss.languages, loss.language_losses, strict=True):
                     shares[key].append(share)
 
@@ -79,6 +82,7 @@ def reduced_losses(
     """The losses of the languages in each role, summed over processes in one message."""
     losses = [role.by_language() for role in roles]
 
+    # The losses of both roles travel together: a message costs more than its numbers.
     values: list[Tensor] = []
     for by_language in losses:
         values += by_language.values()

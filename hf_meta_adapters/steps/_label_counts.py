@@ -1,4 +1,4 @@
-"""The labels of every language in all micro-batches of all processes: what their losses are weighted by."""
+"""How many labels a language has, in each micro-batch and on all processes together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hf_meta_adapters.steps.losses import label_count
 def label_counts(
     model: LanguageAdapterModel, batches: Mapping[Language, Sequence[Batch]]
 ) -> dict[Language, Tensor]:
-    """How many labels each micro-batch of this process has, by language, of shape (micro-batches)."""
+    """The labels in each micro-batch of this process, by language, of shape (micro-batches)."""
     return {
         key: torch.stack([label_count(model, batch) for batch in language_batches])
         for key, language_batches in batches.items()
@@ -25,7 +25,8 @@ def label_counts(
 def total_counts(
     counts: Mapping[Language, Tensor], all_reduce: AllReduce | None
 ) -> dict[Language, Tensor]:
-    """How many labels each language has in all micro-batches of all processes, 0-d."""
+    """The labels of each language in all micro-batches of all processes, 0-d."""
+    # one message for all languages
     totals = torch.stack([count.sum() for count in counts.values()])
     if all_reduce is not None:
         all_reduce(totals)

@@ -1,4 +1,4 @@
-"""The labelled positions of a batch, in the form in which a model computes its own loss from them alone."""
+"""The labelled positions of a batch, in the form in which a model computes its loss from them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hf_meta_adapters.steps.losses import is_encoder_decoder, predicts_the_next_
 
 @dataclass(frozen=True)
 class LabelledRows:
-    """The rows of the flattened hidden states that the head sees, and the labels in the shape that fits them.
+    """The rows of the flattened hidden states that the head sees, and labels of a fitting shape.
 
     Args:
         index: The numbers of the rows among (rows · positions).
@@ -45,11 +45,14 @@ def labelled_rows(model: LanguageAdapterModel, labels: Tensor) -> LabelledRows:
     if predicts_the_next_token(model):
         return _shifted_rows(labels)
 
+    # A row of one label each: the model flattens them, and its loss is the mean over all.
     index = (labels.flatten() != IGNORED_LABEL).nonzero().squeeze(1)
     picked = labels.flatten()[index].unsqueeze(1)
+
     if is_encoder_decoder(model):
         # The model would make them from the labels, which now lack most positions.
         return LabelledRows(index, picked, decoder_inputs(model.base_model, labels))
+
     return LabelledRows(index, picked)
 
 
@@ -58,12 +61,14 @@ def _shifted_rows(labels: Tensor) -> LabelledRows:
 
     The model drops the last position and the first label: one of each is added, to be dropped.
     """
+    # the target of a position is the label of the next one
     no_next_token = labels.new_full((len(labels), 1), IGNORED_LABEL)
     targets = torch.cat([labels[:, 1:], no_next_token], 1).flatten()
     index = (targets != IGNORED_LABEL).nonzero().squeeze(1)
 
     dropped_position = torch.zeros_like(targets[:1])
     dropped_label = labels.new_full((1,), IGNORED_LABEL)
+
     return LabelledRows(
         index=torch.cat([index, dropped_position]),
         labels=torch.cat([dropped_label, targets[index]]).unsqueeze(0),
@@ -86,6 +91,8 @@ def picking(base: Any, rows: LabelledRows, shape: torch.Size) -> Iterator[None]:
 
     def pick(head: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         states, *others = inputs
+
+        # (rows, positions, width), once: otherwise the module is not the head, or more than that
         if calls or states.shape[:2] != shape:
             raise ConfigurationError(
                 f"A sparse head needs the hidden states of {tuple(shape)} positions, once. Found"
@@ -93,6 +100,7 @@ def picking(base: Any, rows: LabelledRows, shape: torch.Size) -> Iterator[None]:
             )
 
         calls.append(head)
+
         picked = states.flatten(0, 1)[rows.index]
         return picked.view(*rows.labels.shape, states.shape[-1]), *others
 

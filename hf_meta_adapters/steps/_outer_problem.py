@@ -82,6 +82,7 @@ def check_batches(model: LanguageAdapterModel, *roles: Mapping[Language, Batches
     for batches in roles:
         for key, language_batches in batches.items():
             check_known_language(key, model.languages)
+
             if not language_batches:
                 raise DataError(
                     f"Every language of a step needs a batch. Found none for {key!r}. Leave the"
@@ -116,9 +117,11 @@ def choose_inner_optimizer(
         raise ConfigurationError(
             f'`inner_optimizer` must be "sgd", "adam" or an InnerOptimizer. Found {rule!r}.'
         )
+
     if optimizer is None:
         raise ConfigurationError(
             '`inner_optimizer="adam"` reads the state of the optimizer of θ. Found none. Pass it:'
             " `meta_step(..., optimizer=optimizer)`."
         )
+
     return Adam.of(optimizer, list(model.shared_parameters().values()))

@@ -80,7 +80,9 @@ def _check_entries(batches: Mapping[Language, Batch]) -> None:
 
 def _fillers(model: LanguageAdapterModel) -> dict[str, int]:
     """The values that fill up rows, by the name of the entry."""
+    # Not every config has one; padded positions are masked, so that any token will do.
     padding_token = getattr(model.config, "pad_token_id", None) or 0
+
     return {
         "input_ids": padding_token,
         "decoder_input_ids": padding_token,
@@ -92,7 +94,8 @@ def _fillers(model: LanguageAdapterModel) -> dict[str, int]:
 def _concatenated(batches: Sequence[Batch], fillers: Mapping[str, int]) -> Batch:
     """The rows of all batches, one batch after the other."""
     lengths = {batch["input_ids"].shape[1:] for batch in batches if "input_ids" in batch}
-    if len(lengths) > 1:  # what is filled up below must not be attended to
+    if len(lengths) > 1:
+        # the padding that is added below must not be attended to
         batches = [
             {"attention_mask": torch.ones_like(batch["input_ids"]), **batch} for batch in batches
         ]
@@ -108,6 +111,7 @@ def _concatenated(batches: Sequence[Batch], fillers: Mapping[str, int]) -> Batch
             together[name] = _stacked(name, _padded(values, fillers[name]))
         else:
             together[name] = _stacked(name, values)
+
     return together
 
 
@@ -125,12 +129,15 @@ def _stacked(name: str, tensors: Sequence[Tensor]) -> Tensor:
             f" {[tuple(tensor.shape) for tensor in tensors]}. Let the collator pad to one length,"
             " or use `languages_per_pass=1`."
         )
+
     return torch.cat(list(tensors))
 
 
 def _check_equal(name: str, values: Sequence[object]) -> None:
     """Refuse different values of an entry that has no rows."""
     first = values[0]
+
+    # by identity first: a comparison of 0-d tensors would make the host wait for their values
     if any(value is not first and value != first for value in values):
         raise DataError(
             f"{RULE}, which must share every entry that has no rows. Found {values} as `{name}`."

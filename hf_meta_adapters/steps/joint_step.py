@@ -27,7 +27,7 @@ def joint_step(
     loss_scale: Tensor | None = None,
     languages_per_pass: int = 1,
 ) -> JointGradients:
-    """Compute the gradient of the mean training loss of the languages for θ and every φ_l: joint training.
+    """Compute the gradient of joint training, 1/L Σ_l L_l^train(θ, φ_l), for θ and every φ_l.
 
     Args:
         model: The model.

@@ -1,4 +1,4 @@
-"""Several languages in one forward pass: the outer step on groups of languages, and its result by language."""
+"""The outer step on groups of languages that share a forward pass, and its result by language."""
 
 from __future__ import annotations
 
@@ -92,6 +92,8 @@ class LanguageGroups:
         for start in range(0, len(languages), size):
             group = tuple(languages[start : start + size])
             self.members["+".join(group)] = group
+
+        # the factor G/L of a group's loss
         self._weight = len(self.members) / len(languages)
 
     def joint_gradient(self, train_batches: Mapping[Language, Batches]) -> JointGradients:
@@ -112,7 +114,9 @@ class LanguageGroups:
             loss_scale=self._context.loss_scale,
         )
 
+        # the groups' own losses have recorded those of the languages
         (train_loss,) = reduced_losses([train], self._context.all_reduce)
+
         by_language = self._by_language(gradients.train, list(train_batches))
         return JointGradients(gradients.shared, by_language, train_loss)
 
@@ -148,8 +152,10 @@ class LanguageGroups:
         languages = list(train_batches if for_languages is None else for_languages)
 
         train, meta = self._losses(train_batches), self._losses(meta_batches)
+
         # The bound on the indirect part holds for each language, not for a group.
         options = replace(settings.options, max_indirect_ratio=None)
+
         gradients = meta_gradient(
             train.losses,
             meta.losses,
@@ -166,10 +172,13 @@ class LanguageGroups:
             **vars(options),
         )
 
+        # what the groups' own losses recorded at their first evaluation, in one message
         train_loss, meta_loss = reduced_losses([train, meta], self._context.all_reduce)
+
         joint = JointGradients(
             gradients.shared, self._by_language(gradients.train, languages), train_loss
         )
+
         direct = self._by_language(gradients.direct, languages)
         indirect = self._without_weight(self._by_language(gradients.indirect, languages))
 
@@ -203,7 +212,8 @@ class LanguageGroups:
     def _group_loss(
         self, batches: Mapping[Language, Batch], labels: Mapping[Language, Tensor]
     ) -> GroupLoss:
-        with self._context.autocast():  # the first batch is evaluated here, to check the loss
+        # within the context, since the first batch is evaluated here to check the loss
+        with self._context.autocast():
             together = self._loss.together(self._model, batches)
 
         return GroupLoss(
@@ -231,6 +241,7 @@ class LanguageGroups:
             for key in members:
                 if key in languages:
                     group.update(self._phi[key])
+
             parameters[name] = group
         return parameters
 
@@ -240,6 +251,7 @@ class LanguageGroups:
         """The gradients of groups, divided among their languages."""
         by_language: dict[Language, NamedGradient] = {}
         for name, members in self.members.items():
+            # The gradients of this group were not asked for.
             if name not in gradients:
                 continue
 
@@ -249,6 +261,7 @@ class LanguageGroups:
                     by_language[key] = {
                         path: group[path] for path in self._phi[key] if path in group
                     }
+
         return by_language
 
     def _without_weight(self, indirect: _Gradients) -> dict[Language, NamedGradient]:

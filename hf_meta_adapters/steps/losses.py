@@ -14,13 +14,13 @@ from hf_meta_adapters.errors import DataError
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 
 LossFunction: TypeAlias = Callable[[LanguageAdapterModel, Batch], Tensor]
-"""A function of the model and a batch that returns the mean loss over the labels of the batch, 0-d."""
+"""Computes the mean loss over the labels of a batch, 0-d, from the model and the batch."""
 
 Batches: TypeAlias = Batch | Sequence[Batch]
 """The batch of one language, or several that count as one (gradient accumulation)."""
 
 NO_LOSS = "did not return a loss"
-"""Words of the ValueError that `transformers.Trainer.compute_loss` raises where a model returns no loss."""
+"""Words of the ValueError of `transformers.Trainer.compute_loss` for a model without a loss."""
 
 
 def micro_batches(batches: Batches) -> list[Batch]:
@@ -36,11 +36,13 @@ def model_loss(model: LanguageAdapterModel, batch: Batch) -> Tensor:
 
     # Without `return_dict`, transformers puts the loss first.
     loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs[0]
+
     if loss is None:
         raise DataError(
             f"The model must return a loss. Found none for a batch with {sorted(batch)}. Give the"
             " batches `labels` (a data collator makes them), or pass a loss function."
         )
+
     return loss
 
 
@@ -60,6 +62,7 @@ def explained_loss(batch: Batch, label_names: Sequence[str]) -> Iterator[None]:
     except ValueError as error:
         if NO_LOSS not in str(error):
             raise
+
         raise DataError(
             f"Batches must have what the loss is computed from, {[*label_names]}. Found"
             f" {sorted(batch)}. Give the rows labels, or pass a `processing_class` or a"
@@ -80,11 +83,12 @@ def predicts_the_next_token(model: LanguageAdapterModel) -> bool:
 
 
 def label_count(model: LanguageAdapterModel, batch: Batch) -> Tensor:
-    """How many labels the mean loss of a batch runs over, 0-d: those not ignored, or the rows if there are none."""
+    """The number of labels over which the mean loss of a batch runs, 0-d; rows without labels."""
     labels = batch.get("labels")
     if isinstance(labels, Tensor):
         if predicts_the_next_token(model) and labels.dim() > 1:
             labels = labels[..., 1:]
+
         return (labels != IGNORED_LABEL).sum()
 
     # question answering, for example, has start and end positions in place of labels

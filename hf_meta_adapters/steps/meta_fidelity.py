@@ -35,7 +35,7 @@ def meta_fidelity(
     loss_scale: Tensor | None = None,
     **options: Unpack[OuterStepKeywords],
 ) -> Tensor:
-    """Compute the cosine between the meta-gradient that `meta_step` would return and the paper's exact one.
+    """Compute the cosine between the meta-gradient of `meta_step` and the exact one of the paper.
 
     The exact one is that of `meta_gradient="exact", lookahead="per_language"` on the same batches,
     with the same random numbers. It costs about L² + 3L passes for L languages; a few rows of a few
@@ -76,6 +76,7 @@ def meta_fidelity(
     """
     context = StepContext(loss_function, autocast, all_reduce, loss_scale)
     problem = outer_problem(model, train_batches, meta_batches, context)
+    rule = choose_inner_optimizer(inner_optimizer, optimizer, model)
 
     return fidelity(
         problem.train,
@@ -83,7 +84,7 @@ def meta_fidelity(
         problem.shared,
         problem.language,
         inner_learning_rate=inner_learning_rate,
-        inner_optimizer=choose_inner_optimizer(inner_optimizer, optimizer, model),
+        inner_optimizer=rule,
         all_reduce=all_reduce,
         loss_scale=loss_scale,
         precision=context.precision(model.device),

@@ -43,7 +43,7 @@ def meta_step(
     languages_per_pass: int = 1,
     **options: Unpack[OuterStepKeywords],
 ) -> MetaGradients:
-    """Compute the meta-gradients of every φ_l and the training gradient of θ from batches of each language.
+    """Compute the meta-gradient of every φ_l and the training gradient of θ from batches.
 
     The outer step of Algorithm 1 (Wang, Lipton and Tsvetkov, EMNLP 2020); `meta.meta_gradient` has
     the equations. Use it in your own training loop, for example with Accelerate;
@@ -109,9 +109,11 @@ def meta_step(
     context = StepContext(loss_function, autocast, all_reduce, loss_scale)
     rule = choose_inner_optimizer(inner_optimizer, optimizer, model)
 
+    # To the mathematics, a group of languages that share their passes is one language.
     if languages_per_pass != 1:
         check_batches(model, train_batches, meta_batches)
         groups = LanguageGroups(model, list(train_batches), languages_per_pass, context)
+
         return groups.meta_gradient(
             train_batches,
             meta_batches,
@@ -122,6 +124,7 @@ def meta_step(
         )
 
     problem = outer_problem(model, train_batches, meta_batches, context)
+
     return meta_gradient(
         problem.train,
         problem.meta,

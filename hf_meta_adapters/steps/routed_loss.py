@@ -29,7 +29,7 @@ _REMEDY = "Use `languages_per_pass=1`."
 
 
 class RoutedLoss:
-    """Computes the losses of several languages in one forward pass, where the method can route rows.
+    """Computes the losses of several languages in one forward pass, each row through its own φ.
 
     One large pass keeps an accelerator busier than many small ones. The activations of all its
     languages are alive at once: memory grows with the number of languages in a pass, which is the
@@ -101,10 +101,13 @@ class RoutedLoss:
             ConfigurationError: If the losses are not mean cross-entropies.
         """
         routed = routed_batch(model, batches)
+
         if not self._checked:
             self._check(model, batches, routed)
-            reshard(model)  # under FSDP2, passes without gradients leave parameters gathered
+            # under FSDP2, passes without gradients leave parameters gathered
+            reshard(model)
             self._checked = True
+
         return routed
 
     def sums(self, model: LanguageAdapterModel, routed: RoutedBatch) -> Tensor:
@@ -119,7 +122,7 @@ class RoutedLoss:
         """
         logits, labels, row = self._logits(model, routed)
 
-        # as transformers does: half precision would lose the small probabilities
+        # at least in float32: half precision would lose small probabilities
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         losses = cross_entropy(logits, labels, ignore_index=IGNORED_LABEL, reduction="none")
 
@@ -140,7 +143,7 @@ class RoutedLoss:
     def _check(
         self, model: LanguageAdapterModel, batches: Mapping[Language, Batch], routed: RoutedBatch
     ) -> None:
-        """Compare the losses of the first batches with those that the loss function gives for each language."""
+        """Compare the losses of the first batches with those of the loss function, by language."""
         labels = routed.batch["labels"]
 
         with torch.no_grad(), random_state_kept(labels), _without_noise(model):
@@ -198,12 +201,14 @@ def _dense_logits(
 
 @contextmanager
 def _without_noise(model: nn.Module) -> Iterator[None]:
-    """A context in which all modules are in evaluation mode; afterwards each is back in its own mode."""
+    """A context in which all modules are in evaluation mode; each returns to its own mode."""
     # not `eval()` and `train()`: parts of a model may be in different modes
     modes = {part: part.training for part in model.modules()}
+
     try:
         for part in modes:
             part.training = False
+
         yield
     finally:
         for part, mode in modes.items():
@@ -212,6 +217,7 @@ def _without_noise(model: nn.Module) -> Iterator[None]:
 
 def _cannot_route(model: LanguageAdapterModel) -> ConfigurationError:
     neighbor = "a shared adapter" if model.shared_part is not None else "no other adapter"
+
     return ConfigurationError(
         f"{RULE}, each through the adapter of its language, as bottleneck adapters and LoRA can."
         f" Found `{type(model.backend.config).__name__}` of the backend"

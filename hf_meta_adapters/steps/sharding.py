@@ -1,4 +1,4 @@
-"""Models whose parameters are divided among processes by FSDP2 (`torch.distributed.fsdp.fully_shard`)."""
+"""Models whose parameters FSDP2 (`torch.distributed.fsdp.fully_shard`) divides among processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Places: TypeAlias = list[tuple[nn.Module, str]]
 
 
 def reshard(model: nn.Module) -> None:
-    """Free whole parameters that an evaluation has left gathered, so that the model's parameters are its shards.
+    """Free parameters that an evaluation has left gathered: the model's parameters are its shards.
 
     Args:
         model: The model; one that is not sharded stays as it is.
@@ -35,7 +35,9 @@ def reshard(model: nn.Module) -> None:
 
 @contextmanager
 def gathered(model: nn.Module, *, here: bool = True, write: bool = False) -> Iterator[None]:
-    """A context in which the model's parameters are whole, in CPU memory; all processes enter it together.
+    """A context in which the model's parameters are whole, in CPU memory.
+
+    All processes must enter it together.
 
     Args:
         model: The model; one that is not sharded stays as it is.
@@ -49,15 +51,20 @@ def gathered(model: nn.Module, *, here: bool = True, write: bool = False) -> Ite
     modules: set[nn.Module] = set()
     for shard, where in places.items():
         modules.update(module for module, _ in where)
-        full = whole(shard)  # on every process, since all must take part
+
+        # on every process, since all must take part
+        full = whole(shard)
         if here:
             wholes[shard] = nn.Parameter(full.detach().cpu(), requires_grad=shard.requires_grad)
             _put(wholes[shard], where)
-        del full  # before the next one is gathered
+
+        # before the next one is gathered
+        del full
 
     try:
         with _without_load_hooks(modules):
             yield
+
         if write:
             for shard, parameter in wholes.items():
                 _write_shard(shard, parameter)
@@ -68,7 +75,7 @@ def gathered(model: nn.Module, *, here: bool = True, write: bool = False) -> Ite
 
 @contextmanager
 def without_head(model: Any) -> Iterator[None]:
-    """A context in which a model denies having an output embedding with a bias, so that it is not sharded alone.
+    """A context that hides an output embedding with a bias, so that it is not sharded alone.
 
     Accelerate puts the output embedding into a group of its own. The bias that such a head shares
     with the layer around it, as in BERT and XLM-R, would then be in two groups, which FSDP2
@@ -78,14 +85,17 @@ def without_head(model: Any) -> Iterator[None]:
         model: The model.
     """
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+
+    # A model without a head returns `None` and has nothing to hide.
     if getattr(head, "bias", None) is None:
         yield
         return
 
-    # Attributes of the instance hide the methods of its class, and deleting them shows these again.
+    # Attributes of the instance hide the methods of its class; deleting them uncovers these.
     names = ("get_input_embeddings", "get_output_embeddings")
     for name in names:
         setattr(model, name, lambda: None)
+
     try:
         yield
     finally:
@@ -96,10 +106,12 @@ def without_head(model: Any) -> Iterator[None]:
 def _sharded_parameters(model: nn.Module) -> dict[torch.Tensor, _Places]:
     """The sharded parameters, each with all places that hold it."""
     places: dict[torch.Tensor, _Places] = {}
+
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None and is_sharded(parameter):
                 places.setdefault(parameter, []).append((module, name))
+
     return places
 
 
@@ -107,6 +119,7 @@ def _sharded_parameters(model: nn.Module) -> dict[torch.Tensor, _Places]:
 def _without_load_hooks(modules: Iterable[nn.Module]) -> Iterator[None]:
     """A context in which FSDP2 does not expect shards in a state dict that is loaded."""
     before = {module: module._load_state_dict_post_hooks for module in modules}
+
     for module, hooks in before.items():
         module._load_state_dict_post_hooks = OrderedDict(
             (key, hook)

@@ -1,4 +1,4 @@
-"""The language-model head at labelled positions only: the same loss from a fraction of the head's arithmetic."""
+"""The language-model head at labelled positions only: the same loss from less arithmetic."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class SparseHead:
     """The loss of a language model whose head is evaluated at labelled positions only.
 
     A head maps every position to the whole vocabulary, although the loss reads the labelled
-    positions alone: 15 % of them in masked language modelling. Their hidden states are picked before
-    the head, and the labels with them; the model's own forward pass and its own loss do the rest, so
-    that value and gradients are the same up to rounding. The model itself says where its head is
-    (`get_output_embeddings`).
+    positions alone: 15 % of them in masked language modeling. Their hidden states are picked before
+    the head, and the labels with them. The model's own forward pass and its own loss do the rest,
+    so that value and gradients are the same up to rounding. The model itself says where its head
+    is (`get_output_embeddings`).
 
     It is a `loss_function` of `meta_step` and `joint_step`. The first batch is evaluated both ways,
     without gradients and with the same random numbers; a model whose loss differs keeps its dense
@@ -32,8 +32,8 @@ class SparseHead:
 
     Args:
         model: The model.
-        loss_function: Evaluates a batch; default the loss that the model returns. It must not depend
-            on the shape of the labels.
+        loss_function: Evaluates a batch; default the loss that the model returns. It must not
+            depend on the shape of the labels.
         required: Whether a model without a suitable head is an error; by default its head then sees
             all positions.
 
@@ -64,8 +64,10 @@ class SparseHead:
     ) -> None:
         self.active: bool | None = None
         """Whether the head is evaluated sparsely; `None` before the first batch."""
+
         self._evaluate = loss_function or model_loss
         self._required = required
+
         # A batch is evaluated several times in a step. Weak, so that it can end with the step.
         self._rows_of = WeakTensorKeyDictionary()
 
@@ -116,8 +118,10 @@ class SparseHead:
             logits = model(language=list(language), **inputs)["logits"].flatten(0, 1)
 
         index, labels = rows.index, rows.labels.flatten()
-        if predicts_the_next_token(model):  # without the pair that was added to be dropped
+        if predicts_the_next_token(model):
+            # without the position and the label that were added to be dropped
             index, logits, labels = index[:-1], logits[:-1], labels[1:]
+
         return logits, labels, index // length
 
     def _decide(self, model: LanguageAdapterModel, batch: Batch) -> None:
@@ -138,6 +142,7 @@ class SparseHead:
         # An error of the dense loss is the user's to see; one of the sparse loss is a reason.
         with torch.no_grad(), random_state_kept(batch["labels"]):
             dense = self._evaluate(model, batch)
+
         with torch.no_grad(), random_state_kept(batch["labels"]):
             try:
                 sparse = self._sparse_loss(model, batch)
@@ -147,6 +152,7 @@ class SparseHead:
         bound = tolerance(dense.dtype)
         if torch.allclose(dense, sparse, rtol=bound, atol=bound, equal_nan=True):
             return None
+
         return (
             f"a loss of {float(sparse):.6g} in place of the {float(dense):.6g} with all positions"
         )
@@ -165,6 +171,7 @@ class SparseHead:
         if rows is None:
             rows = labelled_rows(model, labels)
             self._rows_of[labels] = rows
+
         return rows
 
 

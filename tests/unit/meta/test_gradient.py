@@ -379,7 +379,7 @@ def test_arguments_that_cannot_work():
     with pytest.raises(ConfigurationError, match="`first`, which is frozen"):
         call(train, meta, frozen, case.language)
     packed = {**case.shared, "first": torch.zeros(3, dtype=torch.uint8)}
-    with pytest.raises(ConfigurationError, match="quantised"):
+    with pytest.raises(ConfigurationError, match="quantized"):
         call(train, meta, packed, case.language)
     half = {**case.shared, "first": case.shared["first"].detach().bfloat16().requires_grad_()}
     with pytest.raises(ConfigurationError, match=r"θ \+ εv differs from θ"):
@@ -423,7 +423,7 @@ def test_an_operation_without_a_second_derivative_is_refused(micro_batches):
     problem = (losses, losses, {"w": theta}, {"en": {"a": phi}})
     with pytest.raises(
         ConfigurationError,
-        match=r'differentiate twice .* Write `meta_gradient="finite_difference"`',
+        match=r'differentiate twice .* Use `meta_gradient="finite_difference"`',
     ):
         meta_gradient(*problem, inner_learning_rate=0.1, meta_gradient="exact")
     assert meta_gradient(

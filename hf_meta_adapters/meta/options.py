@@ -103,9 +103,9 @@ class MetaOptions:
         least = 2 if self.meta_languages == "all" else 1
         if not isinstance(count, int) or count < least:
             raise ConfigurationError(
-                f"`meta_languages_per_step` must be None (all languages) or a whole number of at"
-                f' least {least}: with `meta_languages="all"`, language i itself is always one of'
-                f" them. Found {count!r}."
+                f"`meta_languages_per_step` must be a whole number of at least {least}, since with"
+                ' `meta_languages="all"` language i itself is always one of them. Found'
+                f" {count!r}. Use None for all languages."
             )
 
     def _check_lookahead(self) -> None:

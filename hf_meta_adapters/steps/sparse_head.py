@@ -1,4 +1,4 @@
-"""The language-model head at labelled positions only: the same loss from less arithmetic."""
+"""The language-model head at labeled positions only: the same loss from less arithmetic."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from hf_meta_adapters._typing import Batch, Language
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps._first_batch import random_state_kept, tolerance
-from hf_meta_adapters.steps._labelled_rows import LabelledRows, labelled_rows, picking
+from hf_meta_adapters.steps._labeled_rows import LabeledRows, labeled_rows, picking
 from hf_meta_adapters.steps.losses import LossFunction, model_loss, predicts_the_next_token
 
 
 class SparseHead:
-    """The loss of a language model whose head is evaluated at labelled positions only.
+    """The loss of a language model whose head is evaluated at labeled positions only.
 
-    A head maps every position to the whole vocabulary, although the loss reads the labelled
+    A head maps every position to the whole vocabulary, although the loss reads the labeled
     positions alone: 15 % of them in masked language modeling. Their hidden states are picked before
     the head, and the labels with them. The model's own forward pass and its own loss do the rest,
     so that value and gradients are the same up to rounding. The model itself says where its head
@@ -98,7 +98,7 @@ class SparseHead:
     def logits(
         self, model: LanguageAdapterModel, batch: Batch, language: Sequence[Language]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute the logits at the labelled positions of a batch with rows in several languages.
+        """Compute the logits at the labeled positions of a batch with rows in several languages.
 
         Args:
             model: The model.
@@ -106,7 +106,7 @@ class SparseHead:
             language: The language of each row.
 
         Returns:
-            The logits, of shape (labelled positions, vocabulary); their labels; the row of each.
+            The logits, of shape (labeled positions, vocabulary); their labels; the row of each.
         """
         rows = self._rows(model, batch["labels"])
         inputs = {name: value for name, value in batch.items() if name != "labels"}
@@ -166,10 +166,10 @@ class SparseHead:
         with picking(model.base_model, rows, batch["labels"].shape):
             return self._evaluate(model, inputs)
 
-    def _rows(self, model: LanguageAdapterModel, labels: Tensor) -> LabelledRows:
-        rows: LabelledRows | None = self._rows_of.get(labels)
+    def _rows(self, model: LanguageAdapterModel, labels: Tensor) -> LabeledRows:
+        rows: LabeledRows | None = self._rows_of.get(labels)
         if rows is None:
-            rows = labelled_rows(model, labels)
+            rows = labeled_rows(model, labels)
             self._rows_of[labels] = rows
 
         return rows

@@ -69,7 +69,11 @@ class BatchCheck:
         labels = batch.get("labels")
         if isinstance(labels, Tensor) and not labels.is_floating_point():
             _within(
-                labels[labels != IGNORED_LABEL], self._labels, "labels", "what the model predicts", where
+                labels[labels != IGNORED_LABEL],
+                self._labels,
+                "labels",
+                "what the model predicts",
+                where,
             )
 
     def _check_length(self, name: str, tokens: Any, where: str) -> None:

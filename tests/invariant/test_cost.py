@@ -1,4 +1,4 @@
-"""What a step costs, counted in passes of the model: times differ between machines, counts do not."""
+"""What a step costs, counted in passes of the model: unlike times, they are alike everywhere."""
 
 from __future__ import annotations
 

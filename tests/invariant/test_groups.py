@@ -287,8 +287,8 @@ def without(key: str, *names: str) -> dict[str, Any]:
             ),
             ConfigurationError,
             (
-                r"mean cross-entropy over its labels. Found for 'en' .* by the loss of"
-                r" `XLMRobertaForMaskedLM`"
+                r"mean cross-entropy over its labels. Found .* for 'en' in this way, and .* by the"
+                r" loss of `XLMRobertaForMaskedLM`"
             ),
         ),
         (

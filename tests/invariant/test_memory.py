@@ -64,7 +64,7 @@ def batches(seed, languages):
 
 
 def large_model(languages):
-    """A model in which θ is large beside φ and beside the random states that are kept for replays."""
+    """A model in which θ is large beside φ and the random states that are kept for replays."""
     sizes = {
         "hidden_size": 64,
         "num_hidden_layers": 1,

@@ -1,4 +1,4 @@
-"""What evaluates a batch: errors of transformers that have no type of their own, and counts of labels."""
+"""Errors of transformers that have no type of their own, and counts of labels."""
 
 from __future__ import annotations
 

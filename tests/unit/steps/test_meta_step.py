@@ -316,7 +316,7 @@ def bad(**changed):
         (
             {"inner_optimizer": "adam"},
             ConfigurationError,
-            r"Found none. Write `meta_step\(..., optimizer=optimizer\)`",
+            r"Found none. Pass it: `meta_step\(..., optimizer=optimizer\)`",
         ),
         ({"lookahead": "far"}, ConfigurationError, "`lookahead` must be one of"),
         (

@@ -95,7 +95,8 @@ def test_a_model_without_such_a_head_sees_all_positions(cell):
     assert torch.equal(head(model, batch), model_loss(model, batch))
     assert head.active is False
     with pytest.raises(
-        ConfigurationError, match="Write `sparse_head=None`, which uses it where it can be"
+        ConfigurationError,
+        match="Use `sparse_head=None`, which evaluates a sparse head where the model allows it",
     ):
         SparseHead(model, required=True)(model, batch)
 
@@ -109,7 +110,9 @@ def test_a_loss_that_depends_on_the_shape_of_the_labels_sees_all_positions():
     head = SparseHead(model, first_row)
     assert torch.equal(head(model, batch), first_row(model, batch))
     assert head.active is False
-    with pytest.raises(ConfigurationError, match=r"a loss of .* where it is .* with all positions"):
+    with pytest.raises(
+        ConfigurationError, match=r"a loss of .* in place of the .* with all positions"
+    ):
         SparseHead(model, first_row, required=True)(model, batch)
 
 

@@ -108,7 +108,7 @@ def test_no_argument_of_transformers_is_redefined():
             '`update_order` must be one of "simultaneous", "alternating". Found',
         ),
         ({"inner_optimizer": "adamw"}, '`inner_optimizer` must be one of "sgd", "adam". Found'),
-        ({"inner_steps": 2}, 'Write `lookahead="per_language"`'),
+        ({"inner_steps": 2}, 'Set `lookahead="per_language"`'),
         ({"inner_steps": 0}, "`inner_steps` must be a whole number of at least 1. Found 0."),
         (
             {"meta_batch_size": 0},

@@ -1,4 +1,4 @@
-"""The labelled positions of a batch, in the form in which a model computes its loss from them."""
+"""The labeled positions of a batch, in the form in which a model computes its loss from them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from hf_meta_adapters.steps.losses import is_encoder_decoder, predicts_the_next_
 
 
 @dataclass(frozen=True)
-class LabelledRows:
+class LabeledRows:
     """The rows of the flattened hidden states that the head sees, and labels of a fitting shape.
 
     Args:
         index: The numbers of the rows among (rows · positions).
-        labels: Their labels, of shape (labelled, 1), or (1, labelled) where the model shifts them.
+        labels: Their labels, of shape (labeled, 1), or (1, labeled) where the model shifts them.
         decoder_input_ids: What the decoder sees; `None` if the model has no decoder of its own.
     """
 
@@ -32,8 +32,8 @@ class LabelledRows:
     decoder_input_ids: Tensor | None = None
 
 
-def labelled_rows(model: LanguageAdapterModel, labels: Tensor) -> LabelledRows:
-    """Pick the labelled positions.
+def labeled_rows(model: LanguageAdapterModel, labels: Tensor) -> LabeledRows:
+    """Pick the labeled positions.
 
     Args:
         model: The model.
@@ -51,13 +51,13 @@ def labelled_rows(model: LanguageAdapterModel, labels: Tensor) -> LabelledRows:
 
     if is_encoder_decoder(model):
         # The model would make them from the labels, which now lack most positions.
-        return LabelledRows(index, picked, decoder_inputs(model.base_model, labels))
+        return LabeledRows(index, picked, decoder_inputs(model.base_model, labels))
 
-    return LabelledRows(index, picked)
+    return LabeledRows(index, picked)
 
 
-def _shifted_rows(labels: Tensor) -> LabelledRows:
-    """The positions whose next token is labelled.
+def _shifted_rows(labels: Tensor) -> LabeledRows:
+    """The positions whose next token is labeled.
 
     The model drops the last position and the first label: one of each is added, to be dropped.
     """
@@ -69,15 +69,15 @@ def _shifted_rows(labels: Tensor) -> LabelledRows:
     dropped_position = torch.zeros_like(targets[:1])
     dropped_label = labels.new_full((1,), IGNORED_LABEL)
 
-    return LabelledRows(
+    return LabeledRows(
         index=torch.cat([index, dropped_position]),
         labels=torch.cat([dropped_label, targets[index]]).unsqueeze(0),
     )
 
 
 @contextmanager
-def picking(base: Any, rows: LabelledRows, shape: torch.Size) -> Iterator[None]:
-    """A context in which the head of a model sees the labelled rows in place of all positions.
+def picking(base: Any, rows: LabeledRows, shape: torch.Size) -> Iterator[None]:
+    """A context in which the head of a model sees the labeled rows in place of all positions.
 
     Args:
         base: The transformers model.

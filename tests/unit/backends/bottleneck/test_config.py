@@ -57,7 +57,7 @@ def test_the_defaults_are_those_of_the_paper() -> None:
         ({"bottleneck_size": 8.0}, r"Found 8\.0"),
         ({"dropout": 1.0}, r"`dropout` must be in \[0, 1\). Found 1\.0"),
         ({"dropout": -0.1}, r"Found -0\.1"),
-        ({"non_linearity": "reluu"}, "Found 'reluu'. Write for example 'relu"),
+        ({"non_linearity": "reluu"}, "Found 'reluu'. Set it for example to 'relu"),
         (
             {"after_attention": False, "after_feed_forward": False},
             "`after_attention` or `after_feed_forward` must",
@@ -130,7 +130,7 @@ def test_a_name_that_peft_would_mistake_is_refused(name: str) -> None:
     model = tiny("mt5").make()
     before = [module for module, _ in model.named_modules()]
     with pytest.raises(
-        ConfigurationError, match=f"Found '{name}'.*Write for example \"language_{name}\""
+        ConfigurationError, match=f"Found '{name}'.*Call it for example \"language_{name}\""
     ):
         get_peft_model(model, BottleneckConfig(bottleneck_size=2), name)
     assert [module for module, _ in model.named_modules()] == before

@@ -195,7 +195,7 @@ def test_the_configuration_of_the_user_stays_hers() -> None:
     [
         (
             lambda: LoraConfig(target_modules=["qkv"]),
-            r"`target_modules={'qkv'}` in `BertForMaskedLM`: .*Write .*'query'",
+            r"`target_modules={'qkv'}` in `BertForMaskedLM`: .*Set .*'query'",
         ),
         (
             lambda: BottleneckConfig(target_modules=["LayerNorm"]),
@@ -219,7 +219,7 @@ def test_an_adapted_model_is_refused() -> None:
     ):
         with pytest.raises(
             UnsupportedModelError,
-            match=r"no adapters of PEFT yet. Found some in .*Write .*add_language",
+            match=r"no adapters of PEFT yet. Found some in .*Call .*add_language",
         ):
             get_language_model(base, LoraConfig(target_modules=["query"]), ["en"])
     with pytest.raises(
@@ -234,7 +234,7 @@ def test_an_initialisation_that_changes_the_base_is_refused(how: str) -> None:
     config.init_lora_weights = how
     with pytest.raises(
         ConfigurationError,
-        match=rf"leave the base model as it is.*Found `init_lora_weights='{how}'`.*Wr",
+        match=rf"leave the base model as it is.*Found `init_lora_weights='{how}'`.*Set",
     ):
         get_language_model(tiny("bert").make(), config, ["en", "sw"])
 
@@ -243,7 +243,7 @@ def test_a_method_for_one_adapter_is_refused() -> None:
     config = peft.AdaLoraConfig(init_r=2, target_r=1, total_step=10, target_modules=["query"])
     with pytest.raises(
         ConfigurationError,
-        match=r"several trained adapters .*Found `AdaLoraConfig`.*Write for example",
+        match=r"several trained adapters .*Found `AdaLoraConfig`.*Use for example",
     ):
         get_language_model(tiny("bert").make(), config, ["en", "sw"])
 

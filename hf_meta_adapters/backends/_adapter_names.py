@@ -37,6 +37,7 @@ class AdapterNames:
         containers: Sequence[nn.ModuleDict | nn.ParameterDict],
         prefix: str = "",
     ) -> None:
+        # names of modules as well, some of which hold no tensors
         names = [*model.state_dict(), *(name for name, _ in model.named_modules())]
         self._components = {part for name in names for part in name.split(".")}
         self._containers = tuple(containers)
@@ -48,11 +49,15 @@ class AdapterNames:
         if not _TAG.fullmatch(language) or self._is_taken(language):
             name = f"{_PREFIX}{language}"
 
+        # again for a model with a module called `language_…`
         if name in self._components:
             name = f"{_PREFIX}{name}"
+
         return name
 
     def _is_taken(self, language: Language) -> bool:
         if language in self._prefix:
             return True
+
+        # the dictionaries refuse keys that they have attributes for, on the class or the instance
         return any(hasattr(container, language) for container in self._containers)

@@ -51,4 +51,5 @@ class PlainBackend(Backend, TakesSharedPart, MergesLanguages):
         """Compute a copy of the model with θ in its weights."""
         if self._shared is None:
             return copy.deepcopy(self.base)
+
         return self._shared.merged()

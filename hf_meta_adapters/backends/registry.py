@@ -68,6 +68,7 @@ def register_backend(config: type) -> Callable[[BackendClass], BackendClass]:
 
     Example:
         >>> from dataclasses import dataclass
+        >>> import torch
         >>> from torch import nn
         >>> from transformers import BertConfig, BertModel
         >>> from hf_meta_adapters import get_language_model, register_backend
@@ -94,15 +95,12 @@ def register_backend(config: type) -> Callable[[BackendClass], BackendClass]:
         >>> list(model.language_parameters("sw"))
         ['model.vector_sw']
     """
-    if not isinstance(config, type) or config is object:
-        raise ConfigurationError(
-            "`register_backend` needs the class of the configurations that the backend serves."
-            f" Found {config!r}. Use `@register_backend(MyConfig)`."
-        )
+    _check_configuration(config)
 
     def register(backend: BackendClass) -> BackendClass:
         _check_backend(backend)
         _check_free(backend, config)
+
         _REGISTERED[backend.name] = backend
         _CONFIGURATIONS[config] = backend.name
         return backend
@@ -167,7 +165,8 @@ def backend_for(config: object) -> type[Backend]:
     if config is None:
         return backend_named("none")
 
-    # from the most specific class on: a class of a user's own may inherit from one of a library
+    # From the most specific class on: a class of a user's own may inherit from one of a library.
+    # The package of a class tells the library, without an import of those that are not installed.
     for base in type(config).__mro__:
         if base in _CONFIGURATIONS:
             return backend_named(_CONFIGURATIONS[base])
@@ -195,6 +194,15 @@ def _names() -> list[str]:
     return [*_BUILT_IN, *_REGISTERED]
 
 
+def _check_configuration(config: object) -> None:
+    """Refuse what is not a class of configurations, such as the backend below a bare decorator."""
+    if not isinstance(config, type) or config is object or issubclass(config, Backend):
+        raise ConfigurationError(
+            "`register_backend` needs the class of the configurations that the backend serves."
+            f" Found {config!r}. Use `@register_backend(MyConfig)`."
+        )
+
+
 def _check_backend(backend: object) -> None:
     """Refuse what is not a class from which a backend can be made."""
     if not (isinstance(backend, type) and issubclass(backend, Backend)):
@@ -220,6 +228,7 @@ def _check_backend(backend: object) -> None:
 
 def _check_free(backend: type[Backend], config: type) -> None:
     """Refuse a name or a class of configurations that belongs to another backend."""
+    # a notebook runs a cell again, and the class that results is another object
     namesake = _REGISTERED.get(backend.name)
     is_taken = namesake is not None and not _is_same_definition(namesake, backend)
     if is_taken or backend.name in _BUILT_IN:
@@ -228,6 +237,7 @@ def _check_free(backend: type[Backend], config: type) -> None:
             f" {_names()} are. Set another `name` in `{backend.__name__}`."
         )
 
+    # the same backend may serve several classes of configurations
     server = _CONFIGURATIONS.get(config, backend.name)
     if server != backend.name:
         raise ConfigurationError(

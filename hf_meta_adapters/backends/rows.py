@@ -30,6 +30,7 @@ def rows_by_language(languages: Sequence[Language]) -> dict[Language, list[int]]
     rows: dict[Language, list[int]] = {}
     for row, language in enumerate(languages):
         rows.setdefault(language, []).append(row)
+
     return rows
 
 
@@ -46,6 +47,7 @@ def count_rows(inputs: Mapping[Any, object], main: str) -> int:
     for value in (inputs.get(main), *inputs.values()):
         if isinstance(value, Tensor) and value.dim() > 0:
             return len(value)
+
     return 0
 
 
@@ -70,6 +72,7 @@ def naming_rows(layers: Sequence[nn.Module], names: Sequence[str]) -> Iterator[N
     """
     add_names = partial(_add_names, names=names)
     handles = [layer.register_forward_pre_hook(add_names, with_kwargs=True) for layer in layers]
+
     try:
         yield
     finally:
@@ -101,8 +104,10 @@ def take_rows(value: Nested, rows: Sequence[int], count: int) -> Nested:
     if not isinstance(nested, Tensor):
         return _rebuilt(nested, lambda _, item: take_rows(item, rows, count))
 
+    # tables and masks that all rows share have another length
     if nested.dim() > 0 and len(nested) == count:
         nested = nested[list(rows)]
+
     return nested
 
 
@@ -128,6 +133,7 @@ def put_together(
         together: Any = _scattered(outputs, rows, name)
         return together
 
+    # settings, not results: they are the same for all parts
     if first is None or isinstance(first, (bool, int, float, str)):
         return parts[0]
 
@@ -182,6 +188,7 @@ def _scattered(parts: Sequence[Tensor], rows: Sequence[Sequence[int]], name: str
                 " loss, or run one language at a time."
             )
 
+    # row numbers[i] of the whole is row i of the parts, so the inverse permutation sorts them
     numbers = [row for part_rows in rows for row in part_rows]
     order = torch.tensor(numbers, device=first.device)
     return torch.cat(list(parts))[torch.argsort(order)]

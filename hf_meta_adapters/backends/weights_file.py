@@ -65,6 +65,7 @@ def read_tensors(
         raise HubError(_absent(directory, weights, pickle))
 
     try:
+        # no pickle, so that reading runs no code
         return load_file(path)
     except SafetensorError as error:
         raise HubError(
@@ -93,8 +94,11 @@ def _differences(expected: dict[str, Tensor], tensors: dict[str, Tensor]) -> str
 
     if not lines:
         return ""
+
+    # a file of another architecture differs in every name
     if len(lines) > _SHOWN:
         lines[_SHOWN:] = [f"and {len(lines) - _SHOWN} more"]
+
     return "; ".join(lines) + "."
 
 
@@ -112,6 +116,7 @@ def _absent(directory: Path, weights: str, pickle: str) -> str:
     what = "no such folder"
     if directory.is_dir():
         what = "no such file"
+
     return (
         f"{rule} Found {what}: {directory}. Download or save the model again, or leave the language"
         " out."
@@ -131,6 +136,7 @@ def _for_body(
 
     def in_head(names: Iterable[str]) -> set[str]:
         outside = {name for name in names if not name.startswith(prefix)}
+
         # without a single name inside the body's prefix, the model is a body without a head
         is_body = len(outside) == len(set(names))
         return set() if is_body else outside
@@ -140,9 +146,13 @@ def _for_body(
 
     expected_head, saved_head = in_head(expected), in_head(saved)
     names = {in_body(name): name for name in expected if name not in expected_head}
+
+    # a name without a counterpart is kept, so that `check_fit` refuses it
     moved = {
         names.get(in_body(name), name): tensor
         for name, tensor in saved.items()
         if name not in saved_head
     }
+
+    # the head is "read" from the model itself, so that it stays as it is
     return {name: expected[name] for name in expected_head} | moved

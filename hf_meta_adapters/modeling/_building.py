@@ -65,17 +65,22 @@ def build_model(
         for key in keys:
             model.add_language(key)
         _check_theta(model, shared)
+
     except MetaAdapterError:
+        # the base is the user's, who will try again with other settings
         if model.shared_part is not None:
             model.shared_part.remove()
         raise
+
     return model
 
 
 def _check_theta(model: HasLanguages, shared: object) -> None:
     """Refuse a θ whose modules each language has its own copy of."""
+    # "none" leaves nothing on purpose, and "all" does where the user has frozen the base
     if shared in ("all", "none") or model.shared_parameters():
         return
+
     raise ConfigurationError(
         "`shared` must leave parameters to θ. Found that each language has its own copy of all that"
         f' {shared!r} matches. Match other parameters as well, or use `shared="none"`.'

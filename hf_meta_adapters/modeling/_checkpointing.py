@@ -30,9 +30,10 @@ def enable_checkpointing(
             f" language of the last forward pass. Found {settings}. Use"
             " `gradient_checkpointing_kwargs={'use_reentrant': False}`."
         )
-    settings["context_fn"] = router.checkpoint_contexts
 
+    settings["context_fn"] = router.checkpoint_contexts
     if isinstance(router.backend, KeepsContext):
+        # replaces `context_fn`: which adapter runs is part of the state that such a library keeps
         router.backend.enable_checkpointing(settings, **options)
         return
 

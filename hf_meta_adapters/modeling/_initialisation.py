@@ -55,12 +55,14 @@ def check_mixture(
     """
     if copy_from is None:
         return {}
+
     if not isinstance(copy_from, Mapping):
         return {check_known_language(copy_from, known): 1.0}
 
     weights = {check_known_language(key, known): weight for key, weight in copy_from.items()}
     are_positive = all(_is_positive(weight) for weight in weights.values())
-    # NaN is not positive, so the sum is a number
+
+    # without any weight the sum is 0; NaN is not positive
     if not are_positive or abs(sum(weights.values()) - 1) > _TOLERANCE:
         raise ConfigurationError(
             f"The weights of `copy_from` must be positive and sum to 1 within {_TOLERANCE}. Found"
@@ -84,6 +86,7 @@ def mix_(
     """
     for new, *olds in zip(target, *sources, strict=True):
         first = olds[0]
+
         if len(olds) == 1 or not first.is_floating_point():
             new.data = first.data.clone()
             continue
@@ -95,6 +98,7 @@ def mix_(
 
 
 def _is_positive(weight: object) -> bool:
+    # to Python, `True` is the integer 1
     if isinstance(weight, bool) or not isinstance(weight, (int, float)):
         return False
     return weight > 0

@@ -73,6 +73,8 @@ def open_saved(repo_or_path: str | Path, choices: Choices, access: Access) -> Sa
         ConfigurationError: If `shared` contradicts a θ that was saved as an adapter.
     """
     folder, family = fetch_family(repo_or_path, choices.languages, access)
+
+    # `fetch_family` has refused languages that were not saved
     languages = family.languages
     if choices.languages is not None:
         languages = check_languages(choices.languages)
@@ -85,7 +87,8 @@ def open_saved(repo_or_path: str | Path, choices: Choices, access: Access) -> Sa
 
     config = None
     adapters = family.adapters(languages)
-    if adapters:  # all of them have the configuration of the first
+    if adapters:
+        # all have one configuration; reading an adapter compares it with that of the first
         config = backend_named(family.backend).saved_config(folder / adapters[0], body)
 
     shared = _saved_shared(folder, family, choices.shared, body)
@@ -115,6 +118,8 @@ def load_adapters(saved: SavedModel, backend: Backend, shared_part: SharedPart |
 
     if len(errors) == 1:
         raise errors[0]
+
+    # together, so that nobody repairs a large model file by file
     if errors:
         raise HubError("\n".join(map(str, errors))) from errors[0]
 

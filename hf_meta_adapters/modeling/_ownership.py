@@ -42,10 +42,12 @@ class Ownership:
         shared = [name for name, parameter in base.named_parameters() if parameter.requires_grad]
         if keep is not None:
             shared = [name for name in shared if name in keep]
+
         return cls(shared, {}, {}, {name: name for name in _state_tensors(base)})
 
     def held(self, module: nn.Module) -> Held:
         """The same by the identity of tensors, to be kept while `module` is being changed."""
+        # a tied parameter has one name among the parameters, but several in the state
         parameters, state = dict(module.named_parameters()), _state_tensors(module)
 
         def identities(names: Iterable[str]) -> list[int]:
@@ -62,6 +64,8 @@ class Ownership:
     def with_language(self, language: Language) -> Ownership:
         """The same with a language, which owns nothing unless it does already."""
         languages, created = dict(self.languages), dict(self.created)
+
+        # not `{language: [], **…}`, which would change the order of the languages
         languages.setdefault(language, [])
         created.setdefault(language, [])
         return replace(self, languages=languages, created=created)
@@ -79,6 +83,7 @@ class Ownership:
         for part in replaced:
             uncalled.update(part.modules())
 
+        # by identity, not by name: a weight that is tied to a module in use is trained there
         called: set[int] = set()
         for part in module.modules():
             if part not in uncalled:
@@ -167,6 +172,8 @@ class Held:
             languages = {**languages, language: trained}
             created = {**created, language: [id(parameter) for parameter in new]}
 
+        # A library may wrap modules, so that names change, but must not replace their tensors: the
+        # identity of a tensor that is lost is a `KeyError` below.
         names = {id(parameter): name for name, parameter in module.named_parameters()}
         state = {id(tensor): name for name, tensor in _state_tensors(module).items()}
         return Ownership(

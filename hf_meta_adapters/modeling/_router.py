@@ -42,7 +42,7 @@ class Router:
         return self.shared_adapter is None and self.backend.name != "none"
 
     def adapter_of(self, language: Language) -> str:
-        """The name under which the backend has the parameters of a language."""
+        """The name under which the backend keeps the parameters of a language."""
         return self.shared_adapter or language
 
     def set(self, language: Language) -> None:
@@ -59,10 +59,12 @@ class Router:
         """A context in which forward passes run in `language`, and afterwards in the one before."""
         before = self.language
         self.set(language)
+
         try:
             yield
         finally:
             self.language = before
+            # without a language before, the adapter stays active; no pass runs without naming one
             if before is not None:
                 self.set(before)
 
@@ -76,7 +78,7 @@ class Router:
             return self.use(language)
 
         if self.language is not None:
-            return nullcontext()
+            return nullcontext()  # its adapter is active already
 
         if self.tells_languages_apart and len(self.languages) > 1:
             raise LanguageError(
@@ -85,6 +87,7 @@ class Router:
                 " `model.set_language(...)`, or use `with model.use_language(...):`."
             )
 
+        # any language will do: there is one only, or all are the same
         if not self.languages:
             return nullcontext()
         return self.use(self.languages[0])
@@ -93,6 +96,7 @@ class Router:
         """A context in which each row runs in its language; `None` if the method cannot do that."""
         if not isinstance(self.backend, RoutesRows):
             return None
+
         return self.backend.routing(languages)
 
     @contextmanager
@@ -105,7 +109,7 @@ class Router:
             languages: The language of each row.
             routing: What `routing` returned for them.
         """
-        self._languages_of_rows = languages
+        self._languages_of_rows = languages  # what `checkpoint_contexts` reads during the pass
         try:
             with routing:
                 yield
@@ -118,6 +122,7 @@ class Router:
         The forward pass of a checkpointed part needs no context, because it runs in one already.
         Its recomputation, in the backward pass, needs the same one, whatever ran in between.
         """
+        # now, in the forward pass: both will have changed when the backward pass begins
         language, languages_of_rows = self.language, self._languages_of_rows
 
         if languages_of_rows is not None:

@@ -47,6 +47,8 @@ def forward_rows(
     check_row_count(languages, count_rows(inputs, _main_input(router.backend.base)))
 
     groups = rows_by_language(languages)
+
+    # without a choice between adapters nothing is to be routed, and no restriction applies
     if len(groups) == 1 or not router.tells_languages_apart:
         with router.running_in(languages[0]):
             return module(**inputs)
@@ -57,6 +59,7 @@ def forward_rows(
             raise _no_common_pass(groups, ".")
         return _pass_per_language(router, module, groups, inputs)
 
+    # `ConfigurationError` is a `ValueError` as well, but one that explains itself
     try:
         return _routed_pass(router, module, languages, routing, inputs)
     except ConfigurationError:
@@ -98,22 +101,26 @@ def generate_rows(
     everything: dict[Any, object] = {**dict(enumerate(args)), **inputs}
     check_row_count(languages, count_rows(everything, _main_input(router.backend.base)))
 
+    # Always a pass for each language: `generate` calls the model in ways that no routing of rows
+    # foresees, such as with beams or with candidates of another length.
     groups, texts = rows_by_language(languages), []
     for language, rows in groups.items():
         with router.running_in(language):
             part = model.generate(*take_rows(args, rows, count), **take_rows(inputs, rows, count))
+
         if not isinstance(part, Tensor):
             raise ConfigurationError(
                 "Texts in several languages are generated as one tensor. Found a"
                 f" `{type(part).__name__}`. Leave `return_dict_in_generate` out, or generate"
                 " one language at a time."
             )
-        texts.append(part)
+        texts.append(part)  # (texts of the part, tokens)
 
     settings: Any = router.backend.base.generation_config
     padding: Any = inputs.get("pad_token_id", settings.pad_token_id)
     if padding is None:
         padding = settings.eos_token_id
+
     return put_texts_together(texts, list(groups.values()), padding)
 
 
@@ -137,13 +144,14 @@ def _pass_per_language(
     """The output of a batch from one pass for each language."""
     forward = inspect.signature(router.backend.base.forward)
     if "use_cache" in forward.parameters:
-        # caches cannot be put together; one that is asked for is refused then
+        # caches cannot be put together: off by default, and refused where the user asks for one
         inputs = {"use_cache": False, **inputs}
 
     count, outputs = sum(map(len, groups.values())), []
     for language, rows in groups.items():
         with router.running_in(language):
             outputs.append(module(**take_rows(inputs, rows, count)))
+
     return put_together(outputs, list(groups.values()))
 
 

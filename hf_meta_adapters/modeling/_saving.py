@@ -55,9 +55,11 @@ class Writer:
         if languages is not None:
             family = replace(family, languages=tuple(languages))
 
+        # transformers has no value that stands for its default
         options = {}
         if self.max_shard_size is not None:
             options["max_shard_size"] = self.max_shard_size
+
         save_family(folder, family, self.backend, self.state, self.shared_part, **options)
 
 
@@ -75,6 +77,7 @@ def publish(
     def save(folder: Path) -> None:
         writer.write(folder, destination.languages)
         if processing_class is not None:
+            # into the same folder, hence the same commit
             processing_class.save_pretrained(str(folder))
 
     return push_family(destination, save)

@@ -67,9 +67,13 @@ def claim_theta(backend: Backend, shared: object, share_adapter: bool) -> Theta:
         )
 
     base_name = base_reference(base)
+
+    # nothing of the base is θ; what is new and trained after `make_shared_part` is
     held = Ownership.of_base(base, set()).held(base)
     part = shared_part_backend().make_shared_part(base, shared)
     backend.take_shared_part(part)
+
+    # names inside the base, not yet inside the wrapper, whose `named_parameters()` users see
     return Theta(held.after(base).held(base), "none", part, base_name)
 
 
@@ -85,6 +89,7 @@ def chosen_names(base: nn.Module, shared: object) -> set[str] | None:
     """
     if shared == "all":
         return None
+
     if shared == "none":
         return set()
 

@@ -79,20 +79,24 @@ class LanguageAdapterModel(nn.Module):
     ) -> None:
         super().__init__()
         self.backend = backend
+        # users, logs and checkpoints know every parameter by a name that begins with `model.`
         self.model: Any = backend.module
         self.training = backend.base.training
         self.share_adapter = share_adapter
 
         self._router = Router(backend, SHARED_ADAPTER if share_adapter else None)
-        if is_checkpointed(backend.base):  # so far without regard to languages
+        if is_checkpointed(backend.base):
+            # switched on before, it would recompute in whichever language ran last
             self.gradient_checkpointing_enable()
 
         theta = claim_theta(backend, shared, share_adapter)
         self.shared = theta.choice
         self.shared_part = theta.part
         self._base_name = theta.base_name
+        # names in this module instead of the base: they now begin with `model.`
         self._ownership = theta.held.after(self)
 
+        # what `train_only` excluded; languages that are added later are trained
         self._frozen: set[Language] = set()
         self._shared_frozen = False
 
@@ -116,6 +120,7 @@ class LanguageAdapterModel(nn.Module):
         """Whether rows in several languages share a forward pass, also in training."""
         if not self._router.tells_languages_apart:
             return True
+
         return self._router.routing(self.languages) is not None
 
     def forward(
@@ -145,6 +150,7 @@ class LanguageAdapterModel(nn.Module):
         """
         if isinstance(language, (list, tuple)):
             return forward_rows(self._router, self.model, language, inputs)
+
         with self._router.running_in(language):
             return self.model(**inputs)
 
@@ -172,6 +178,7 @@ class LanguageAdapterModel(nn.Module):
         """
         if isinstance(language, (list, tuple)):
             return generate_rows(self._router, self.model, language, args, inputs)
+
         with self._router.running_in(language):
             return self.model.generate(*args, **inputs)
 
@@ -234,7 +241,9 @@ class LanguageAdapterModel(nn.Module):
         if not self.share_adapter:
             self._create(language, owner=language)
         elif not self.languages:
+            # the one adapter comes with the first language, and belongs to θ
             self._create(SHARED_ADAPTER, owner=None)
+
         self._ownership = self._ownership.with_language(language)
         self._router.languages.append(language)
 
@@ -270,6 +279,7 @@ class LanguageAdapterModel(nn.Module):
         """θ: the trained parameters that all languages share, by name in `named_parameters()`."""
         if self._shared_frozen:
             return {}
+
         return self._named(self._ownership.shared)
 
     def language_parameters(self, language: Language) -> dict[str, nn.Parameter]:
@@ -284,6 +294,7 @@ class LanguageAdapterModel(nn.Module):
         key = check_known_language(language, self.languages)
         if key in self._frozen:
             return {}
+
         return self._named(self._ownership.languages[key])
 
     def base_state_dict(self) -> dict[str, Tensor]:
@@ -314,6 +325,8 @@ class LanguageAdapterModel(nn.Module):
                 "The language adapters must be of a backend that can merge them. Found"
                 f' "{self.backend.name}". Keep the adapter next to the model.'
             )
+
+        # PEFT leaves the base frozen, but a plain model is trained as a whole
         return self.backend.merged(self._router.adapter_of(key)).requires_grad_(True)
 
     def save_pretrained(
@@ -379,15 +392,8 @@ class LanguageAdapterModel(nn.Module):
             HubError: If the repository cannot be written, has moved in the meantime, or holds
                 another family.
         """
-        destination = Push(
-            repo_id,
-            checked_choice(languages, self.languages),
-            private,
-            revision,
-            commit_message,
-            create_pr,
-            Access(revision, token),
-        )
+        chosen, access = checked_choice(languages, self.languages), Access(revision, token)
+        destination = Push(repo_id, chosen, private, revision, commit_message, create_pr, access)
         return publish(self._writer(details, max_shard_size), destination, processing_class)
 
     @classmethod
@@ -486,6 +492,7 @@ class LanguageAdapterModel(nn.Module):
 
         if language not in self.languages:
             self.add_language(language)
+
         self.backend.load(language, Path(path))
 
     def __getattr__(self, name: str) -> Any:

@@ -76,6 +76,7 @@ class AdaptersBackend(Backend, ChecksMeans, KeepsContext, RoutesRows):
 
         name = self.adapter(language)
         try:
+            # raises for methods that the library lacks for an architecture
             self._model.add_adapter(name, config=self.config)
         except ValueError as error:
             raise UnsupportedModelError(
@@ -92,6 +93,7 @@ class AdaptersBackend(Backend, ChecksMeans, KeepsContext, RoutesRows):
             )
         check_added(self.base, name, self.config)
 
+        # the library creates adapters in float32 on the CPU
         for path, tensor in state.items():
             tensor.data = tensor.data.to(self._model.device, self._model.dtype)
             if not isinstance(tensor, nn.Parameter):
@@ -117,6 +119,7 @@ class AdaptersBackend(Backend, ChecksMeans, KeepsContext, RoutesRows):
         weights = read_adapter(
             directory, self._model, self.adapter(language), state, self._paths(language)
         )
+
         with torch.no_grad():
             for name, tensor in state.items():
                 tensor.copy_(weights[name])
@@ -134,6 +137,7 @@ class AdaptersBackend(Backend, ChecksMeans, KeepsContext, RoutesRows):
         if not splits_batches(self.config):
             return None
 
+        # `BatchSplit` takes slices: rows of one language that are apart name it once per slice
         runs = [(key, len(list(rows))) for key, rows in groupby(languages)]
         names = [self.adapter(key) for key, _ in runs]
         return self._active(BatchSplit(*names, batch_sizes=[size for _, size in runs]))
@@ -148,8 +152,11 @@ class AdaptersBackend(Backend, ChecksMeans, KeepsContext, RoutesRows):
         def contexts() -> Contexts:
             setup = self._model.adapters_config.active_setup
             state = ForwardContext.get_context()
+
+            # the adapters are set anew each time; the state is a context that can be entered again
             return nullcontext(), Anew(lambda: self._active(setup), lambda: state)
 
+        # past the override of the library, which passes a `context_fn` of its own
         PreTrainedModel.gradient_checkpointing_enable(
             self._model, {**arguments, "context_fn": contexts}, **options
         )
@@ -163,6 +170,7 @@ class AdaptersBackend(Backend, ChecksMeans, KeepsContext, RoutesRows):
         """A context in which forward passes use these adapters."""
         config = self._model.adapters_config
         before, config.active_setup = config.active_setup, setup
+
         try:
             yield
         finally:
@@ -176,6 +184,8 @@ class AdaptersBackend(Backend, ChecksMeans, KeepsContext, RoutesRows):
         parent, _, name = path.rpartition(".")
         module = self.base.get_submodule(parent)
         buffer = module.get_buffer(name)
+
+        # torch refuses a parameter under the name of a buffer
         delattr(module, name)
         module.register_parameter(name, nn.Parameter(buffer, requires_grad=False))
 
@@ -190,6 +200,7 @@ class AdaptersBackend(Backend, ChecksMeans, KeepsContext, RoutesRows):
         The pool of prefixes is a part of every layer as well, so its tensors have many paths.
         """
         adapter = self.adapter(language)
+
         by_tensor: dict[int, list[str]] = {}
         for path, tensor in self.base.state_dict(keep_vars=True).items():
             if adapter in path.split("."):
@@ -198,4 +209,5 @@ class AdaptersBackend(Backend, ChecksMeans, KeepsContext, RoutesRows):
         shortest = {}
         for paths in by_tensor.values():
             shortest.update(dict.fromkeys(paths, min(paths, key=len)))
+
         return shortest

@@ -81,6 +81,8 @@ def is_vera(config: AdapterConfig) -> bool:
     """Whether a method shares random matrices between layers."""
     if not isinstance(config, LoRAConfig):
         return False
+
+    # the library has no class for it: a plain `LoRAConfig` with these settings is VeRA as well
     return isinstance(config.vera_d, float) or isinstance(config.vera_b, float)
 
 
@@ -88,4 +90,5 @@ def is_extended_lora(config: AdapterConfig) -> bool:
     """Whether a method is more than LoRA: DoRA, VeRA or multi-task LoRA."""
     if not isinstance(config, LoRAConfig):
         return False
+
     return isinstance(config, MTLLoRAConfig) or config.use_dora or is_vera(config)

@@ -115,6 +115,7 @@ def _settings(config: AdapterConfig) -> dict[str, Any]:
     """The settings of a configuration that matter, as JSON has them; those of a union numbered."""
     members = config.to_dict().get("configs") or [config.to_dict()]
 
+    # two members of a union may have settings of one name
     settings = {}
     for number, member in enumerate(members):
         start = f"{number}." if len(members) > 1 else ""
@@ -122,6 +123,7 @@ def _settings(config: AdapterConfig) -> dict[str, Any]:
             if key not in _NOT_COMPARED:
                 settings[f"{start}{key}"] = value
 
+    # tuples come back as lists, so that both sides compare as what a file can hold
     plain: dict[str, Any] = json.loads(json.dumps(settings))
     return plain
 
@@ -152,6 +154,7 @@ def _read_json(directory: Path) -> dict[str, Any]:
             f"{rule} Found no JSON in {directory}: {error}. Download or save it again."
         ) from error
 
+    # any JSON may be in a downloaded file
     is_mapping = isinstance(content, dict)
     if not (is_mapping and isinstance(content.get("name"), str) and content.get("config")):
         raise HubError(

@@ -43,6 +43,7 @@ def check_bare(model: object) -> None:
             " `AutoModelForMaskedLM.from_pretrained(...)`."
         )
 
+    # an attribute that `adapters.init` adds
     known = vars(model).get("adapters_config")
     if known is not None:
         raise UnsupportedModelError(
@@ -66,6 +67,7 @@ def initialise(model: Any, config: AdapterConfig) -> None:
         ConfigurationError: If the adapter would have no effect, or fail, in this model.
     """
     before = dict(model.named_parameters())
+
     try:
         adapters.init(model)
     except (AttributeError, ValueError) as error:
@@ -75,6 +77,8 @@ def initialise(model: Any, config: AdapterConfig) -> None:
         ) from error
 
     _check_same_parameters(model, before)
+
+    # after `init`, because the code that the library puts in decides what works
     _check_prefix(model, config)
     _check_reft(model, config)
     _check_lora(model, config)
@@ -94,8 +98,10 @@ def check_added(model: torch.nn.Module, name: str, config: AdapterConfig) -> Non
     if not any(is_vera(each) for each in configs_in(config)):
         return
 
+    # the first layer decides the shape of the matrices; another one fails in the forward pass only
     layers = [part for part in model.modules() if isinstance(part, LoRALayer)]
     sizes = {(layer.in_features, layer.out_features) for layer in layers if name in layer.loras}
+
     if len(sizes) > 1:
         raise ConfigurationError(
             "VeRA must be put into layers of one size, because they share its matrices. Found"
@@ -107,8 +113,11 @@ def check_added(model: torch.nn.Module, name: str, config: AdapterConfig) -> Non
 def _check_same_parameters(model: torch.nn.Module, before: Mapping[str, Tensor]) -> None:
     """Refuse a model whose parameters `adapters.init` removes, replaces or adds to."""
     after = dict(model.named_parameters())
+
+    # "is not": a parameter of the same name may be another one, with fresh values
     changed = [name for name, tensor in before.items() if after.get(name) is not tensor]
     changed += [name for name in after if name not in before]
+
     if changed:
         raise UnsupportedModelError(
             "`adapters.init` must leave the parameters of a model as they are. Found that it"

@@ -28,10 +28,12 @@ def activation_name(model: nn.Module, name: str) -> str:
     if name != MODEL_ACTIVATION:
         return name
 
+    # a model for text and images names the activation of its text part in a config of its own
     config = getattr(model, "config", None)
     for part in (config, getattr(config, "text_config", None)):
         for setting in _SETTINGS:
             value = getattr(part, setting, None)
             if isinstance(value, str) and value in ACT2FN:
                 return value
+
     return _DEFAULT

@@ -108,10 +108,12 @@ class BottleneckConfig(PeftConfig):
         """`layers_to_transform` as a list, or `None` for all layers."""
         if isinstance(self.layers_to_transform, int):
             return [self.layers_to_transform]
+
         return self.layers_to_transform
 
     def _check_numbers(self) -> None:
         size = self.bottleneck_size
+        # to Python, `True` is the integer 1
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise ConfigurationError(
                 f"`bottleneck_size` must be a positive integer. Found {size!r}. Set it for example"
@@ -128,6 +130,7 @@ class BottleneckConfig(PeftConfig):
         if name == MODEL_ACTIVATION or name in ACT2FN:
             return
 
+        # `str`, for `None` and the like, which a file may hold
         nearest = difflib.get_close_matches(str(name), ACT2FN, n=1) or ["relu"]
         raise ConfigurationError(
             '`non_linearity` must be "model" or the name of an activation of transformers. Found'

@@ -63,6 +63,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
             identity: Whether the up-projection starts at zero, which makes the new adapter the
                 identity.
         """
+        # `up` is drawn even if it is then set to zero: the random numbers after it stay the same
         down, up = nn.Linear(self.out_features, size), nn.Linear(size, self.out_features)
         if identity:
             nn.init.zeros_(up.weight)
@@ -97,6 +98,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
 
         for name in self.active_adapters:
             hidden = self._adapted(name, hidden)
+
         return hidden
 
     def merge(self, *args: object, **kwargs: object) -> NoReturn:
@@ -111,8 +113,10 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
 
     def _adapted(self, name: str, hidden: Tensor) -> Tensor:
         """Compute h + up(act(down(h))), or h if this layer has no adapter of that name."""
+        # a name is active in all layers, also in those that only other adapters are in
         if name not in self.bk_down:
             return hidden
+
         return hidden + self._change(name, hidden)
 
     def _change(self, name: str, hidden: Tensor) -> Tensor:
@@ -120,11 +124,13 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         down: Any = self.bk_down[name]
         up: Any = self.bk_up[name]
 
+        # PEFT keeps adapters of a model in half precision in float32
         inputs = self.bk_dropout[name](self._cast_input_dtype(hidden, down.weight.dtype))
         return up(self.bk_activation[name](down(inputs))).to(hidden.dtype)
 
     def _routed(self, hidden: Tensor, adapter_names: Sequence[str]) -> Tensor:
         """The output with an adapter for each row."""
+        # a search over beams repeats each row of the batch before it calls the model
         beams, rest = divmod(len(hidden), len(adapter_names) or 1)
         if rest or not adapter_names:
             raise ConfigurationError(
@@ -154,5 +160,8 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
 
             numbers = [row for row, other in enumerate(names) if other == name]
             rows = torch.tensor(numbers, device=hidden.device)
+
+            # out of place: `hidden` is needed in the backward pass
             routed = routed.index_add(0, rows, self._change(name, hidden[rows]))
+
         return routed

@@ -47,8 +47,11 @@ def find_targets(model: nn.Module, config: BottleneckConfig) -> list[str] | str:
     ends = sorted({re.split(r"(?:^|\.)\d+\.", name)[-1] for name in names})
     dotted_ends = tuple(f".{end}" for end in ends)
     matched = [name for name in linear_layers(model) if name in ends or name.endswith(dotted_ends)]
+
+    # ends hold for a model of another depth or with another head, so they are the first choice
     if matched == names:
         return ends
+
     return "|".join(re.escape(name) for name in names)
 
 
@@ -59,6 +62,8 @@ def check_targets(model: nn.Module, config: BottleneckConfig) -> None:
         UnsupportedModelError: Before the model is changed.
     """
     linear = linear_layers(model)
+
+    # with the function by which PEFT will match them
     matched = [
         name for name, _ in own_modules(model) if name and check_target_module_exists(config, name)
     ]

@@ -40,6 +40,7 @@ class BottleneckModel(BaseTuner):
             peft_config.target_modules = find_targets(self.model, peft_config)
         else:
             check_targets(self.model, peft_config)
+
         return peft_config
 
     def _create_and_replace(
@@ -63,8 +64,11 @@ class BottleneckModel(BaseTuner):
             dropout=peft_config.dropout,
             identity=peft_config.init_weights,
         )
+        # a layer that an earlier adapter put there is kept
         if layer is not target:
             self._replace_module(parent, target_name, layer, target)
+
+        # new parameters require gradients, but only those of active adapters should
         layer.set_adapter(self.active_adapters, inference_mode=peft_config.inference_mode)
 
     @contextmanager
@@ -84,6 +88,7 @@ class BottleneckModel(BaseTuner):
 
 def _check_name(name: str, model: nn.Module) -> None:
     """Refuse a name that PEFT mistakes for something else when it creates or saves an adapter."""
+    # PEFT tells adapters apart by the components of the names of tensors
     components = {part for module, _ in own_modules(model) for part in module.split(".")}
     if name in components:
         owner = f"a part of a module's name in `{type(model).__name__}`"
@@ -104,6 +109,8 @@ def _check_routing(
 ) -> None:
     """Refuse names of adapters that do not exist, and a backward pass that would forget them."""
     known = {name for layer in layers for name in layer.bk_down}
+
+    # a string is a sequence of strings, which a type checker does not find
     refused: object = sorted(set(names) - known - {BASE})
     if isinstance(names, str):
         refused = names

@@ -66,6 +66,7 @@ class ModuleCopyConfig(PeftConfig):
         modules_to_save: list[str] | None = None,
         **options: Any,
     ) -> None:
+        # `PeftConfig` sets `peft_type` to nothing, so it comes first
         super().__init__(**options)
         self.modules = _checked(modules)
         self.target_modules = target_modules

@@ -100,9 +100,10 @@ class ModuleCopyLayer(nn.Module, BaseTunerLayer, CopiesModule):
     def _active(self) -> nn.Module:
         """The module that a call goes to."""
         if self.disable_adapters:
-            self.unmerge()
+            self.unmerge()  # as other layers of PEFT do
             return self.base_layer
 
+        # while a copy is merged it is the base layer
         names = [name for name in self.active_adapters if name in self.mc_copies]
         if self.merged_adapters or not names:
             return self.base_layer
@@ -112,6 +113,7 @@ class ModuleCopyLayer(nn.Module, BaseTunerLayer, CopiesModule):
                 f"Only one copy of a module can be active at a time. Found {names}. Activate a"
                 " single adapter."
             )
+
         return self.mc_copies[names[0]]
 
     def _swap(self, name: str) -> None:

@@ -27,6 +27,7 @@ class ModuleCopyModel(BaseTuner):
         if peft_config.target_modules is None:
             places = module_places(self.model, peft_config.modules)
             peft_config.target_modules = places_pattern(self.model, places)
+
         return peft_config
 
     def _known_targets(self, peft_config: ModuleCopyConfig) -> str | list[str] | None:
@@ -34,6 +35,7 @@ class ModuleCopyModel(BaseTuner):
         for other in self.peft_config.values():
             if other.modules == peft_config.modules and other.target_modules:
                 return other.target_modules
+
         return None
 
     def _create_and_replace(
@@ -51,8 +53,12 @@ class ModuleCopyModel(BaseTuner):
             layer = ModuleCopyLayer(target)
 
         layer.add_copy(adapter_name)
+
+        # a layer that an earlier adapter put there is kept
         if layer is not target:
             self._replace_module(parent, target_name, layer, target)
+
+        # new parameters require gradients, but only those of active copies should
         layer.set_adapter(self.active_adapters, inference_mode=peft_config.inference_mode)
 
     def _replace_module(

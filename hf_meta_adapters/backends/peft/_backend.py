@@ -76,6 +76,8 @@ class PeftBackend(
         super().__init__(model, copy.deepcopy(config))
         _check_bare(model)
         check_initialisation(config)
+
+        # `TaskType` is an enumeration of strings, and a plain string serves PEFT as well
         if config.task_type in _CLASSIFICATION and not config.is_prompt_learning:
             self.config.task_type = None
 
@@ -90,6 +92,7 @@ class PeftBackend(
         """The `PeftModel`, or the model while it has no adapter."""
         if self._model is None:
             return self.base
+
         return self._model
 
     def adapter(self, language: Language) -> str:
@@ -98,17 +101,22 @@ class PeftBackend(
 
     def add(self, language: Language) -> None:
         """Create an adapter."""
+        # PEFT fills in what it finds, and a configuration that was loaded is in inference mode
         config = copy.deepcopy(self.config)
         config.inference_mode = False
 
         try:
             with without_noise():
                 self._create(language, config)
-        except StopIteration as error:  # PEFT asks for the first parameter of a module
+
+        except StopIteration as error:
+            # from `next(module.parameters())` within PEFT
             raise UnsupportedModelError(self._no_target("a module without parameters.")) from error
+
         except ValueError as error:
             if lacks_target(error):
                 raise UnsupportedModelError(self._no_target(str(error))) from error
+
             if allows_one_adapter(error):
                 raise ConfigurationError(
                     "A method must allow several trained adapters in one model. Found"
@@ -119,6 +127,8 @@ class PeftBackend(
 
         # sets `requires_grad` on what the method trains of the adapter
         self._peft().set_adapter(self.adapter(language))
+
+        # the adapter may have added layers, and layers that only θ was in may now have both
         self._switches = self._find_switches()
 
     def activate(self, language: Language) -> None:
@@ -132,6 +142,8 @@ class PeftBackend(
 
         name = self.adapter(language)
         self._switches.activate(name)
+
+        # PEFT reads these outside of layers; a prompt has no tuner around the base
         self._model.active_adapter = name
         if not self.config.is_prompt_learning:
             self._model.base_model.active_adapter = name
@@ -142,8 +154,10 @@ class PeftBackend(
 
     def load(self, language: Language, directory: Path, body: str | None = None) -> None:
         """Read what PEFT or `save` wrote, after a comparison of configuration, names and shapes."""
+        # all checks come first: an adapter that is refused leaves the language as it was
         weights = read_weights(directory, self._state(language), body)
         check_same_config(self._config_of(language), directory, body)
+
         set_peft_model_state_dict(self._peft(), weights, adapter_name=self.adapter(language))
 
     @classmethod
@@ -171,6 +185,7 @@ class PeftBackend(
 
     def routing(self, languages: Sequence[Language]) -> AbstractContextManager[None] | None:
         """`adapter_names` for every layer of bottleneck adapters and LoRA, also in training."""
+        # a name for each row would leave θ out, and `modules_to_save` is not routed
         has_copies = vars(self.config).get("modules_to_save")
         if self._model is None or self._shared is not None or has_copies:
             return None
@@ -179,10 +194,12 @@ class PeftBackend(
         is_plain_lora = method == "LORA" and not self.config.use_dora
         if method != "BOTTLENECK" and not is_plain_lora:
             return None
+
         return naming_rows(self._switches.layers, [self.adapter(key) for key in languages])
 
     def merged(self, language: Language) -> nn.Module:
         """Compute a copy of the model with θ and φ in its weights and no layer of PEFT in it."""
+        # `merge_and_unload` takes the adapters out of the model, which goes on to be trained
         twin = copy.deepcopy(self)
         twin.activate(language)
 
@@ -193,6 +210,7 @@ class PeftBackend(
                 model: nn.Module = twin._peft().merge_and_unload(
                     adapter_names=[self.adapter(language)]
                 )
+
         except (AttributeError, NotImplementedError, ValueError) as error:
             raise ConfigurationError(
                 "Only an adapter that PEFT can add to the weights of the base can be merged, such"
@@ -201,6 +219,7 @@ class PeftBackend(
                 " `save_pretrained`, then `PeftModel.from_pretrained(base, folder,"
                 " subfolder=language)`."
             ) from error
+
         return model
 
     def _create(self, language: Language, config: PeftConfig) -> None:
@@ -222,6 +241,7 @@ class PeftBackend(
         shared: list[nn.Module] = []
         if self._shared is not None:
             shared = self._shared.layers
+
         return Switches.of(layers, shared, method=type(self.config).__name__)
 
     def _state(self, language: Language) -> dict[str, Tensor]:
@@ -238,11 +258,13 @@ class PeftBackend(
 
     def _no_target(self, reason: str) -> str:
         """What to say if the adapter cannot be attached to any module."""
+        # most methods adapt modules without children, such as linear layers
         leaves = {
             name.split(".")[-1]
             for name, part in self.base.named_modules()
             if name and not list(part.children())
         }
+
         return (
             "The adapter must find modules of the model to attach to. Found, with"
             f" `target_modules={vars(self.config).get('target_modules')!r}` in"

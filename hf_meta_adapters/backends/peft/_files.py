@@ -37,6 +37,7 @@ def write_adapter(
         state: Its tensors, under the names of a file.
         base: The name of the base model; `None` if that is the parent folder, which may be moved.
     """
+    # as PEFT saves it: whoever loads the adapter does not train it, unless asked to
     config = copy.deepcopy(config)
     config.inference_mode = True
     config.base_model_name_or_path = base
@@ -75,9 +76,11 @@ def read_config(directory: Path, body: str | None = None) -> PeftConfig:
             " Download or save the model again, or install the version of peft that wrote it."
         ) from error
 
+    # where the adapter was trained does not matter, and may be a folder of another machine
     config.base_model_name_or_path = None
     if body:
         _remove_prefix(config, f"{body}.")
+
     return config
 
 
@@ -93,6 +96,8 @@ def check_same_config(own: PeftConfig, directory: Path, body: str | None) -> Non
         HubError: If the two differ in a setting that matters.
     """
     here, saved = own.to_dict(), read_config(directory, body).to_dict()
+
+    # of both: a version of PEFT may lack a setting that another has
     compared = sorted((here.keys() | saved.keys()) - _NOT_COMPARED)
     differences = [
         f"{name}={saved.get(name)!r}, not {here.get(name)!r}"
@@ -113,6 +118,7 @@ def check_initialisation(config: PeftConfig) -> None:
     Raises:
         ConfigurationError: If `init_lora_weights` names one.
     """
+    # only LoRA and its relatives have it
     method = vars(config).get("init_lora_weights")
     if isinstance(method, str) and method.lower().startswith(_CHANGES_THE_BASE):
         raise ConfigurationError(

@@ -28,6 +28,7 @@ def lacks_target(error: ValueError) -> bool:
     """Whether PEFT found no module to attach an adapter to, or one that the method cannot adapt."""
     if isinstance(error, NoMatchingPeftModuleError):
         return True
+
     return _UNFIT_TARGET in str(error).lower()
 
 

@@ -48,9 +48,11 @@ class PeftSharedPart(SharedPart):
         self.base = base
         self._trained = [parameter for parameter in base.parameters() if parameter.requires_grad]
 
+        # PEFT fills in what it finds, and a configuration that was loaded is in inference mode
         settings = _checked(config)
         settings.inference_mode = False
         known = set(base.modules())
+
         try:
             with without_noise():
                 self.model: Any = get_peft_model(base, settings, adapter_name=ADAPTER)
@@ -63,11 +65,14 @@ class PeftSharedPart(SharedPart):
 
         # the adapters of the languages would look there for others of their own kind
         del self._base.peft_config
+
         # new modules are in training mode, whatever the model is in
         for part in set(base.modules()) - known:
             part.training = base.training
 
         self.layers: list[Any] = [part for part in base.modules() if isinstance(part, SWITCHED)]
+
+        # `keep_vars`: the tensors themselves, into which `load` copies
         self.tensors = get_peft_model_state_dict(
             self.model, self.model.state_dict(keep_vars=True), ADAPTER, save_embedding_layers=False
         )
@@ -80,6 +85,7 @@ class PeftSharedPart(SharedPart):
         """Read what PEFT or `save` wrote, after a comparison of configuration, names and shapes."""
         weights = read_weights(directory, self.tensors, body)
         check_same_config(self.model.peft_config[ADAPTER], directory, body)
+
         with torch.no_grad():
             for name, tensor in self.tensors.items():
                 tensor.copy_(weights[name])
@@ -88,12 +94,14 @@ class PeftSharedPart(SharedPart):
         """Take the layers out of the base, and train what it trained before."""
         self._base.peft_config = {}  # PEFT deletes it, and fails if it is absent
         self.model.unload()
+
         for parameter in self._trained:
             parameter.requires_grad_(True)
 
     def merge(self) -> None:
         """Add θ to the weights of the base; the layers stay in the model."""
         for layer in self.layers:
+            # the others, such as of `modules_to_save`, hold whole modules and nothing to add
             if isinstance(layer, BaseTunerLayer):
                 layer.merge(adapter_names=[ADAPTER])
 
@@ -125,10 +133,12 @@ def _checked(config: object) -> PeftConfig:
             ' `shared=LoraConfig(target_modules="all-linear")`.'
         )
 
+    # not every method has the setting
     bias = vars(config).get("bias", "none")
     if bias != "none":
         raise ConfigurationError(
             f"{rule} that leaves the base frozen. Found `bias={bias!r}`, which trains biases of the"
             ' base. Set `bias="none"`.'
         )
+
     return copy.deepcopy(config)

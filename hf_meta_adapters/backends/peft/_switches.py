@@ -58,6 +58,7 @@ class Switches:
                     f" active. Found a `{type(layer).__name__}` with copies for `shared` and for"
                     f" `{method}`. Change `target_modules` or `modules_to_save` in one of them."
                 )
+
             switched.append(layer)
             with_shared.append(True)
 
@@ -66,6 +67,7 @@ class Switches:
     def activate(self, adapter: str) -> None:
         """Run the following forward passes through an adapter, and through θ where it lies."""
         for layer, has_shared in zip(self.layers, self.with_shared, strict=True):
+            # θ first: bottleneck adapters are applied in this order
             if has_shared:
                 layer._active_adapter = [ADAPTER, adapter]
             else:
@@ -74,6 +76,7 @@ class Switches:
 
 def originals(switches: Switches) -> list[nn.Module]:
     """The modules of the base in whose place the layers call an adapter, which is a copy."""
+    # three classes with three names for it: PEFT has no common interface
     modules: list[nn.Module] = []
     for layer in switches.layers:
         if isinstance(layer, LNTuningLayer):
@@ -82,4 +85,5 @@ def originals(switches: Switches) -> list[nn.Module]:
             modules.append(layer.original)
         elif isinstance(layer, ModulesToSaveWrapper):
             modules.append(layer.original_module)
+
     return modules

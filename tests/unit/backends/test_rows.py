@@ -127,7 +127,7 @@ def test_modules_to_save_are_routed_too() -> None:
     [
         (
             lambda model, batch: model(**batch, language=["en", "sw"]),
-            r"one for each row of the batch. Found 2 for 4 rows",
+            r"one key for each row of the batch. Found 2 for 4 rows",
         ),
         (lambda model, batch: model(language=["en", "sw"]), "Found 2 for 0 rows"),
         (
@@ -197,6 +197,9 @@ def test_outputs_are_put_together_as_they_were() -> None:
     assert found["d"] is True
     with pytest.raises(
         ConfigurationError,
-        match=r"Found the output\['a'\] of shape \(2, 3\) for 2 rows, where another part has \(1, 2\)",
+        match=(
+            r"Found the output\['a'\] of shape \(2, 3\) for 2 rows, where another part has"
+            r" \(1, 2\)"
+        ),
     ):
         put_together([{"a": torch.zeros(1, 2)}, {"a": torch.zeros(2, 3)}], rows)

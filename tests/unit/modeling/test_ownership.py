@@ -35,7 +35,7 @@ NAMES = ["fixed", "adapter.weight", "adapter.bias", "norm.weight", "norm.bias"]
 
 
 def grown() -> tuple[Base, Ownership]:
-    """Two languages named like a part of a name, the second with a parameter that is not trained."""
+    """Two languages named like parts of names, the second with a parameter that is not trained."""
     base = Base()
     held = Ownership.of_base(base).held(base)
     base.adapter = Wrapped(base.adapter)  # type: ignore[assignment]

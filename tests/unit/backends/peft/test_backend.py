@@ -336,7 +336,7 @@ def test_a_damaged_adapter_is_refused(saved: Path) -> None:
     [
         (
             {"lora_alpha": 99, "use_rslora": True},
-            "one configuration. Found in .*lora_alpha=99, not 8; use_rslora=True",
+            "the same configuration. Found in .*lora_alpha=99, not 8; use_rslora=True",
         ),
         ({"peft_type": "TELEPATHY"}, "one that cannot be read: .*TELEPATHY.* Download or save"),
         ({"peft_type": None}, "one that cannot be read: "),

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
+from typing import TypeAlias
 
 from torch import nn
+
+Contexts: TypeAlias = tuple[AbstractContextManager[object], AbstractContextManager[object]]
+"""What `context_fn` of torch returns: a context for a forward pass, and for its recomputation."""
 
 
 class Anew(AbstractContextManager[None]):

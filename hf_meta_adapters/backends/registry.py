@@ -52,8 +52,8 @@ def register_backend(config: type) -> Callable[[BackendClass], BackendClass]:
     """Make a backend serve the configurations of a class, as a decorator.
 
     `get_language_model` then takes such a configuration, and `from_pretrained` finds the backend by
-    its `name`. Of several classes that a configuration inherits from, the most specific decides. To
-    register a class again changes nothing; a class that is defined again, such as by a notebook
+    its `name`. Of several classes that a configuration inherits from, the most specific decides.
+    Registering a class again changes nothing; a class that is defined again, such as by a notebook
     cell, takes the place of the earlier one.
 
     Args:

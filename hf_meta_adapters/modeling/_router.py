@@ -8,11 +8,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.backends import Backend
 from hf_meta_adapters.backends.abilities import RoutesRows
-from hf_meta_adapters.backends.recomputation import Anew
+from hf_meta_adapters.backends.recomputation import Anew, Contexts
 from hf_meta_adapters.errors import LanguageError, check_known_language
-
-Contexts = tuple[AbstractContextManager[object], AbstractContextManager[object]]
-"""The contexts of a checkpointed part: of its forward pass, and of its recomputation."""
 
 
 class Router:
@@ -45,7 +42,7 @@ class Router:
         """The name under which the backend keeps the parameters of a language."""
         return self.shared_adapter or language
 
-    def set(self, language: Language) -> None:
+    def set_language(self, language: Language) -> None:
         """Make `language` the one in which forward passes run.
 
         Raises:
@@ -55,10 +52,10 @@ class Router:
         self.backend.activate(self.adapter_of(language))
 
     @contextmanager
-    def use(self, language: Language) -> Iterator[None]:
+    def use_language(self, language: Language) -> Iterator[None]:
         """A context in which forward passes run in `language`, and afterwards in the one before."""
         before = self.language
-        self.set(language)
+        self.set_language(language)
 
         try:
             yield
@@ -66,7 +63,7 @@ class Router:
             self.language = before
             # without a language before, the adapter stays active; no pass runs without naming one
             if before is not None:
-                self.set(before)
+                self.set_language(before)
 
     def running_in(self, language: Language | None) -> AbstractContextManager[None]:
         """The context of a forward pass in a language, or in the one that is set.
@@ -75,7 +72,7 @@ class Router:
             LanguageError: If the language is unknown, or none is named or set although it matters.
         """
         if language is not None:
-            return self.use(language)
+            return self.use_language(language)
 
         if self.language is not None:
             return nullcontext()  # its adapter is active already
@@ -90,7 +87,7 @@ class Router:
         # any language will do: there is one only, or all are the same
         if not self.languages:
             return nullcontext()
-        return self.use(self.languages[0])
+        return self.use_language(self.languages[0])
 
     def routing(self, languages: Sequence[Language]) -> AbstractContextManager[object] | None:
         """A context in which each row runs in its language; `None` if the method cannot do that."""
@@ -134,4 +131,4 @@ class Router:
 
         if language is None:
             return nullcontext(), nullcontext()
-        return nullcontext(), Anew(lambda: self.use(language))
+        return nullcontext(), Anew(lambda: self.use_language(language))

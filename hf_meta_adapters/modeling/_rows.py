@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor, nn
@@ -59,16 +58,19 @@ def forward_rows(
             raise _no_common_pass(groups, ".")
         return _pass_per_language(router, module, groups, inputs)
 
-    # `ConfigurationError` is a `ValueError` as well, but one that explains itself
     try:
-        return _routed_pass(router, module, languages, routing, inputs)
+        with router.running_rows_in(languages, routing):
+            return module(**inputs)
+
     except ConfigurationError:
-        raise
+        raise  # a `ValueError` as well, but one that explains itself
+
     except ValueError as error:
         # a layer of PEFT whose input does not have an entry for each row, such as a table
         if module.training:
             reason = f", for which a layer of PEFT raises: {error}"
             raise _no_common_pass(groups, reason) from error
+
     return _pass_per_language(router, module, groups, inputs)
 
 
@@ -122,17 +124,6 @@ def generate_rows(
         padding = settings.eos_token_id
 
     return put_texts_together(texts, list(groups.values()), padding)
-
-
-def _routed_pass(
-    router: Router,
-    module: nn.Module,
-    languages: Sequence[Language],
-    routing: AbstractContextManager[object],
-    inputs: Mapping[str, object],
-) -> object:
-    with router.running_rows_in(languages, routing):
-        return module(**inputs)
 
 
 def _pass_per_language(

@@ -97,8 +97,8 @@ class LanguageAdapterModel(nn.Module):
         self._ownership = theta.held.after(self)
 
         # what `train_only` excluded; languages that are added later are trained
-        self._frozen: set[Language] = set()
-        self._shared_frozen = False
+        self._frozen_languages: set[Language] = set()
+        self._shared_is_frozen = False
 
     @property
     def base_model(self) -> nn.Module:
@@ -191,12 +191,12 @@ class LanguageAdapterModel(nn.Module):
         Raises:
             LanguageError: If the model does not have it.
         """
-        self._router.set(language)
+        self._router.set_language(language)
 
     @contextmanager
     def use_language(self, language: Language) -> Iterator[Self]:
         """A context in which forward passes run in `language`, and afterwards in the one before."""
-        with self._router.use(language):
+        with self._router.use_language(language):
             yield self
 
     def gradient_checkpointing_enable(
@@ -271,13 +271,13 @@ class LanguageAdapterModel(nn.Module):
             LanguageError: If the model does not have one of them.
         """
         trained = {check_known_language(key, self.languages) for key in languages}
-        self._frozen = set(self.languages) - trained
-        self._shared_frozen = not shared
+        self._frozen_languages = set(self.languages) - trained
+        self._shared_is_frozen = not shared
         self._require_gradients()
 
     def shared_parameters(self) -> dict[str, nn.Parameter]:
         """θ: the trained parameters that all languages share, by name in `named_parameters()`."""
-        if self._shared_frozen:
+        if self._shared_is_frozen:
             return {}
 
         return self._named(self._ownership.shared)
@@ -292,7 +292,7 @@ class LanguageAdapterModel(nn.Module):
             LanguageError: If the model does not have it.
         """
         key = check_known_language(language, self.languages)
-        if key in self._frozen:
+        if key in self._frozen_languages:
             return {}
 
         return self._named(self._ownership.languages[key])
@@ -521,8 +521,8 @@ class LanguageAdapterModel(nn.Module):
             part.training = self.base_model.training
 
     def _require_gradients(self) -> None:
-        trained = [key for key in self.languages if key not in self._frozen]
-        self._ownership.require_gradients(self, trained, shared=not self._shared_frozen)
+        trained = [key for key in self.languages if key not in self._frozen_languages]
+        self._ownership.require_gradients(self, trained, shared=not self._shared_is_frozen)
 
     def _created(self, language: Language) -> list[nn.Parameter]:
         return list(self._named(self._ownership.created[language]).values())

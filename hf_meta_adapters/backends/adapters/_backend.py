@@ -26,11 +26,8 @@ from hf_meta_adapters.backends.adapters._models import (
     initialise,
 )
 from hf_meta_adapters.backends.base import Backend
-from hf_meta_adapters.backends.recomputation import Anew
+from hf_meta_adapters.backends.recomputation import Anew, Contexts
 from hf_meta_adapters.errors import UnsupportedModelError
-
-Contexts = tuple[AbstractContextManager[object], AbstractContextManager[object]]
-"""The contexts of a checkpointed part: of its forward pass, and of its recomputation."""
 
 
 class AdaptersBackend(Backend, ChecksMeans, KeepsContext, RoutesRows):

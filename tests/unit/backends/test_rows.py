@@ -1,6 +1,4 @@
-"""One batch with rows in several languages: in one pass if the method can, otherwise in a pass for
-each language.
-"""
+"""A batch with rows in several languages: one pass if the method can, else one per language."""
 
 from __future__ import annotations
 

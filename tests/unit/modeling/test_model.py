@@ -1,6 +1,4 @@
-"""`LanguageAdapterModel`: routing, ownership and languages, for every adapter method on the bank of
-tiny models.
-"""
+"""`LanguageAdapterModel`: routing, ownership and languages, for every method on tiny models."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What `BottleneckConfig` accepts, where it puts adapters in models outside the bank, and what it
-says otherwise.
-"""
+"""What `BottleneckConfig` accepts and refuses, and where it puts adapters in other models."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Copies of whole modules for each language: where they go, what they share, and how PEFT keeps
-them.
-"""
+"""Copies of whole modules: where they go, what they share, and how PEFT keeps them."""
 
 from __future__ import annotations
 

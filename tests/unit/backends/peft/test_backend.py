@@ -1,6 +1,4 @@
-"""The PEFT backend: any method of PEFT, any language key, and files that PEFT did not write for
-this model.
-"""
+"""The PEFT backend: any method of PEFT, any language key, and files from elsewhere."""
 
 from __future__ import annotations
 
@@ -128,9 +126,7 @@ def test_any_method_of_peft_is_routed_trained_saved_and_loaded(name: str, tmp_pa
 
 @pytest.mark.parametrize("method", ["lora", "bottleneck"])
 def test_every_language_is_saved_under_the_same_names(method: str, tmp_path: Path) -> None:
-    """PEFT takes the adapter's name out of the names of tensors; no language may lose more, or a
-    neighbour's.
-    """
+    """PEFT takes the adapter's name out of the names of tensors; nothing else may be lost."""
     cell = tiny("xlm-r")
     config = (
         LoraConfig(r=1, target_modules=["query"])

@@ -20,7 +20,8 @@ from hf_meta_adapters.evaluation.bits import bits_per_character
 from hf_meta_adapters.evaluation.lm_features import masked_lm_features
 from hf_meta_adapters.hub.download import list_languages
 from hf_meta_adapters.meta import MetaGradients, MetaOptions, MetaSignal
-from hf_meta_adapters.modeling.model import LanguageAdapterModel, get_language_model
+from hf_meta_adapters.modeling.factory import get_language_model
+from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps.joint_step import joint_step
 from hf_meta_adapters.steps.meta_fidelity import meta_fidelity
 from hf_meta_adapters.steps.meta_step import meta_step

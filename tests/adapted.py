@@ -86,9 +86,7 @@ def adapted(
 
 
 def stirred(model: LanguageAdapterModel, scale: float = 0.3) -> LanguageAdapterModel:
-    """The model with every trained parameter changed, so that each language does something of its
-    own.
-    """
+    """The model with every trained parameter changed, so that languages differ."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:

@@ -1,6 +1,4 @@
-"""What cannot be, in one table: the documentation lists it, and the tests see it refused before any
-training.
-"""
+"""What is not supported, in one table: the documentation lists it, and tests see it refused."""
 
 from __future__ import annotations
 
@@ -22,9 +20,7 @@ LANGUAGES = ["en", "sw"]
 
 @dataclass(frozen=True)
 class Unsupported:
-    """One row: what is asked for, why it cannot be, a call that asks for it, and the error that it
-    meets.
-    """
+    """One row: what is asked for, why it is refused, a call that asks for it, and its error."""
 
     what: str
     why: str

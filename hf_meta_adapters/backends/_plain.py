@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import nn
 
@@ -40,17 +40,16 @@ class PlainBackend(Backend, TakesSharedPart, MergesLanguages):
         """Read nothing."""
 
     @classmethod
-    def saved_config(cls, directory: Path, body: str | None = None) -> Any:
-        """There is no configuration."""
-        return None
+    def saved_config(cls, directory: Path, body: str | None = None) -> None:
+        """Read nothing: there is no configuration."""
 
-    def share(self, config: Any) -> SharedPart:
-        """Put θ into the model as an adapter of PEFT."""
-        from hf_meta_adapters.backends.peft._shared_part import PeftSharedPart
+    def take_shared_part(self, part: SharedPart) -> None:
+        """Remember θ, which merging needs."""
+        self._shared = part
 
-        self._shared = PeftSharedPart(self.base, config)
-        return self._shared
+    def merged(self, language: Language) -> nn.Module:
+        """Compute a copy of the model with θ in its weights."""
+        if self._shared is None:
+            return copy.deepcopy(self.base)
 
-    def merged(self, adapter: Language) -> nn.Module:
-        """A copy of the model, with θ in its weights."""
-        return copy.deepcopy(self.base) if self._shared is None else self._shared.merged()
+        return self._shared.merged()

@@ -1,12 +1,15 @@
-"""What some backends can do beyond the common interface."""
+"""What a backend, or a layer of it, can do beyond the common interface: a class for each ability.
+
+A backend declares an ability by deriving from its class. `LanguageAdapterModel` asks with
+`isinstance`, and refuses with an explanation what a backend cannot do.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -14,68 +17,126 @@ from hf_meta_adapters._typing import Language
 
 
 class SharedPart(ABC):
-    """θ as an adapter over a frozen base, active in every forward pass beside the adapter of the language."""
+    """θ as an adapter over a frozen base, active next to the adapter of whichever language runs.
+
+    Implement it for a library whose adapters can be θ, and return it from `MakesSharedParts`.
+    """
 
     @abstractmethod
     def save(self, directory: Path, base_name: str) -> None:
-        """Write it in the format of its own library, for the base model of that name."""
+        """Write θ in the format of its own library, for the base model of that name."""
 
     @abstractmethod
     def load(self, directory: Path, body: str | None = None) -> None:
-        """Read what `save` wrote, in place; `body` as in `Backend.load`."""
+        """Read what `save` wrote, in place; `body` as for `Backend.load`."""
 
     @abstractmethod
     def remove(self) -> None:
-        """Take it out of the model again."""
+        """Take θ out of the model, which is then as it was before."""
 
     @abstractmethod
     def merged(self) -> nn.Module:
-        """A copy of the transformers model, without languages, with θ in its weights."""
+        """Compute a copy of the transformers model, without languages, with θ in its weights."""
+
+
+class MakesSharedParts(ABC):
+    """A backend whose library can put θ into a model as an adapter.
+
+    Implement it where the library's adapters can stack: θ stays active while the adapter of a
+    language, of this or of another backend, is switched.
+    """
+
+    @classmethod
+    @abstractmethod
+    def make_shared_part(cls, model: nn.Module, config: object) -> SharedPart:
+        """Put θ into a model that has no language yet, and freeze everything else."""
 
 
 class TakesSharedPart(ABC):
-    """A backend whose language adapters work beside a `SharedPart`."""
+    """A backend whose language adapters work next to a `SharedPart`.
+
+    Implement it if layers of θ and layers of a language can lie on the same module, and if neither
+    switches the other off.
+    """
 
     @abstractmethod
-    def share(self, config: Any) -> SharedPart:
-        """Put θ into the model, before any language."""
+    def take_shared_part(self, part: SharedPart) -> None:
+        """Keep θ active in all languages. Called before the first language is added."""
 
 
 class ReplacesModules(ABC):
-    """A backend whose adapters may stand in the place of modules of the base."""
+    """A backend whose adapters may stand in the place of modules of the base.
+
+    Implement it so that parameters which no forward pass reads do not count as θ.
+    """
 
     @abstractmethod
     def replaced(self) -> list[nn.Module]:
-        """The modules that no forward pass in a language calls any more."""
+        """The modules of the base that no forward pass in a language calls anymore."""
+
+
+class CopiesModule(ABC):
+    """A layer that calls one of several copies of a module in the place of the module itself.
+
+    Implement it in the layers of a PEFT method that work so. The PEFT backend then leaves the
+    original out of θ, and refuses a θ and a φ that are both copies of one module.
+    """
+
+    @property
+    @abstractmethod
+    def original(self) -> nn.Module:
+        """The module of the base, which is not called while a copy is active."""
 
 
 class RoutesRows(ABC):
-    """A backend that runs one batch through several adapters."""
+    """A backend that runs the rows of one batch through different adapters in one forward pass.
+
+    Implement it where the library has such a pass. Without it, the rows of each language make a
+    pass of their own, in evaluation only.
+    """
 
     @abstractmethod
-    def routing(self, adapters: Sequence[Language]) -> AbstractContextManager[Any] | None:
-        """A context in which `module` runs each row through an adapter of its own; `None` where that cannot be."""
+    def routing(self, languages: Sequence[Language]) -> AbstractContextManager[object] | None:
+        """A context in which `module` runs each row in its language; `None` if that is impossible.
+
+        Args:
+            languages: The language of each row.
+        """
 
 
 class MergesLanguages(ABC):
-    """A backend whose adapters may become part of the base."""
+    """A backend whose adapters can become part of the weights of the base.
+
+    Implement it for methods that are linear in the weights of the base; `merge_language` needs it.
+    """
 
     @abstractmethod
-    def merged(self, adapter: Language) -> nn.Module:
-        """A copy of the transformers model that computes what the model does with this adapter, without any."""
+    def merged(self, language: Language) -> nn.Module:
+        """Compute a transformers model without adapters that equals this one in a language."""
 
 
 class KeepsContext(ABC):
-    """A backend whose library keeps state beside the model during a forward pass."""
+    """A backend whose library keeps state outside of the model during a forward pass.
+
+    Implement it if a layer that is recomputed in a backward pass has to find that state again.
+    """
 
     @abstractmethod
-    def enable_checkpointing(self, arguments: dict[str, Any], **options: Any) -> None:
-        """`gradient_checkpointing_enable` of transformers, with that state kept for the recomputation."""
+    def enable_checkpointing(self, arguments: Mapping[str, object], **options: object) -> None:
+        """Do what `gradient_checkpointing_enable` of transformers does, and restore the state.
+
+        Args:
+            arguments: The arguments of `torch.utils.checkpoint.checkpoint`.
+            **options: The other arguments of `gradient_checkpointing_enable`.
+        """
 
 
 class ChecksMeans(ABC):
-    """A backend some of whose methods have parameters of which a mean makes no sense."""
+    """A backend with methods whose parameters have no meaningful mean.
+
+    Implement it if some parameters satisfy a constraint that a mean breaks, such as orthogonality.
+    """
 
     @abstractmethod
     def check_mean(self) -> None:
-        """Raise a `ConfigurationError` if the mean of several adapters is none."""
+        """Raise a `ConfigurationError` if a mean of adapters is not an adapter of the method."""

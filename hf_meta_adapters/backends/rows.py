@@ -1,48 +1,78 @@
-"""One batch whose rows are in several languages: its rows by language, and the outputs put together again."""
+"""A batch with rows in several languages: its rows by language, and outputs put back together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from transformers.utils import ModelOutput
 
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.errors import ConfigurationError
 
-_RULE = (
-    "Rows of several languages can share a forward pass if the outputs have one entry for each row."
-)
+Nested = TypeVar("Nested")
+"""A tensor, mappings and sequences of tensors, or anything else, which is left alone."""
+
+_RULE = "Rows of several languages share a forward pass only if the outputs have an entry per row."
 
 
 def rows_by_language(languages: Sequence[Language]) -> dict[Language, list[int]]:
-    """The numbers of the rows of each language, in the order in which the languages first come.
+    """Compute the numbers of the rows of each language, in the order of first appearance.
 
     Example:
         >>> rows_by_language(["en", "sw", "en"])
         {'en': [0, 2], 'sw': [1]}
     """
-    return {
-        key: [row for row, other in enumerate(languages) if other == key]
-        for key in dict.fromkeys(languages)
-    }
+    rows: dict[Language, list[int]] = {}
+    for row, language in enumerate(languages):
+        rows.setdefault(language, []).append(row)
+
+    return rows
+
+
+def count_rows(inputs: Mapping[Any, object], main: str) -> int:
+    """Count the rows of a batch: the length of the main input, or else of the first tensor.
+
+    Args:
+        inputs: The inputs of a forward pass.
+        main: The name of the model's main input.
+
+    Returns:
+        The number of rows; 0 if no input has any.
+    """
+    for value in (inputs.get(main), *inputs.values()):
+        if isinstance(value, Tensor) and value.dim() > 0:
+            return len(value)
+
+    return 0
+
+
+def check_row_count(languages: Sequence[Language], rows: int) -> None:
+    """Refuse a list of languages that does not have one for each row of a batch."""
+    if len(languages) != rows:
+        raise ConfigurationError(
+            "`language` must be one key, or a list with one key for each row of the batch. Found"
+            f" {len(languages)} for {rows} rows. Pass as many keys as rows."
+        )
 
 
 @contextmanager
 def naming_rows(layers: Sequence[nn.Module], names: Sequence[str]) -> Iterator[None]:
     """A context in which layers of PEFT are told which adapter each row takes.
 
-    PEFT's own context leaves its hooks behind when the forward pass fails.
+    PEFT has such a context, but its hooks stay behind when the forward pass fails.
 
     Args:
         layers: The layers.
         names: The adapter of each row.
     """
-    route = partial(_name_rows, names=names)
-    handles = [layer.register_forward_pre_hook(route, with_kwargs=True) for layer in layers]
+    add_names = partial(_add_names, names=names)
+    handles = [layer.register_forward_pre_hook(add_names, with_kwargs=True) for layer in layers]
+
     try:
         yield
     finally:
@@ -50,37 +80,46 @@ def naming_rows(layers: Sequence[nn.Module], names: Sequence[str]) -> Iterator[N
             handle.remove()
 
 
-def _name_rows(
-    _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], names: Sequence[str]
-) -> tuple[Any, Any]:
+def _add_names(
+    _: nn.Module,
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
+    names: Sequence[str],
+) -> tuple[tuple[object, ...], dict[str, object]]:
     return args, {**kwargs, "adapter_names": names}
 
 
-def take_rows(value: Any, rows: Sequence[int], count: int) -> Any:
-    """Some rows of all tensors in a nested input; what has not `count` rows is left as it is.
+def take_rows(value: Nested, rows: Sequence[int], count: int) -> Nested:
+    """Take rows of all tensors in a nested input; whatever does not have `count` rows stays.
 
     Args:
-        value: A tensor, or mappings and sequences of such, or anything else.
-        rows: Which rows.
+        value: A tensor, mappings and sequences of tensors, or anything else.
+        rows: The numbers of the rows.
         count: The rows of the batch.
 
     Returns:
-        The same with these rows.
+        The same structure with these rows.
     """
-    if isinstance(value, Tensor):
-        return value[list(rows)] if value.dim() > 0 and len(value) == count else value
-    return _rebuilt(value, lambda _, one: take_rows(one, rows, count))
+    nested: Any = value
+    if not isinstance(nested, Tensor):
+        return _rebuilt(nested, lambda _, item: take_rows(item, rows, count))
+
+    # tables and masks that all rows share have another length
+    if nested.dim() > 0 and len(nested) == count:
+        nested = nested[list(rows)]
+
+    return nested
 
 
 def put_together(
-    parts: Sequence[Any], rows: Sequence[Sequence[int]], name: str = "the output"
-) -> Any:
-    """The outputs of the parts of a batch as the output of the whole.
+    parts: Sequence[Nested], rows: Sequence[Sequence[int]], name: str = "the output"
+) -> Nested:
+    """Put the outputs of the parts of a batch together as the output of the whole batch.
 
     Args:
-        parts: One output for each part, alike in structure.
-        rows: The rows of each part.
-        name: What it is, for the message.
+        parts: One output for each part, all of the same structure.
+        rows: The numbers of the rows of each part.
+        name: What to call the output in an error.
 
     Returns:
         The output, of the type of its parts.
@@ -88,18 +127,26 @@ def put_together(
     Raises:
         ConfigurationError: If something in it does not have one entry for each row.
     """
-    first = parts[0]
+    outputs: Any = parts
+    first = outputs[0]
     if isinstance(first, Tensor):
-        return _scattered(parts, rows, name)
+        together: Any = _scattered(outputs, rows, name)
+        return together
+
+    # settings, not results: they are the same for all parts
     if first is None or isinstance(first, (bool, int, float, str)):
-        return first
+        return parts[0]
+
     if isinstance(first, (Mapping, tuple, list)):
-        return _rebuilt(
-            first,
-            lambda key, _: put_together([part[key] for part in parts], rows, f"{name}[{key!r}]"),
-        )
+
+        def put_entry_together(key: Any, _: object) -> object:
+            entries = [output[key] for output in outputs]
+            return put_together(entries, rows, f"{name}[{key!r}]")
+
+        return _rebuilt(first, put_entry_together)
+
     raise ConfigurationError(
-        f"{_RULE} Found {name}, a `{type(first).__name__}`. Ask for no such output"
+        f"{_RULE} Found {name}, a `{type(first).__name__}`. Switch that output off"
         " (`use_cache=False` for a cache of keys), or run one language at a time."
     )
 
@@ -107,46 +154,66 @@ def put_together(
 def put_texts_together(
     parts: Sequence[Tensor], rows: Sequence[Sequence[int]], padding: int | Sequence[int]
 ) -> Tensor:
-    """The texts generated for parts of a batch as those of the whole, shorter ones filled up at the end.
+    """Put texts generated for parts of a batch together, shorter ones padded at the end.
 
     Args:
-        parts: (as many texts as rows, or a multiple, tokens), one for each part.
-        rows: The rows of each part.
-        padding: What they are filled up with; the first of several.
+        parts: For each part a tensor of shape (k · rows of the part, tokens): k texts a row.
+        rows: The numbers of the rows of each part.
+        padding: The token that fills shorter texts up; the first if several are given.
 
     Returns:
         The texts in the order of the rows, those of one row together.
     """
-    filler = padding if isinstance(padding, int) else padding[0]
+    if not isinstance(padding, int):
+        padding = padding[0]
+
     longest = max(part.shape[1] for part in parts)
-    filled = [
-        torch.nn.functional.pad(part, (0, longest - part.shape[1]), value=filler) for part in parts
-    ]
-    grouped = [part.unflatten(0, (len(own), -1)) for part, own in zip(filled, rows, strict=True)]
-    return _scattered(grouped, rows, "the texts").flatten(0, 1)
+    by_row = []
+    for part, part_rows in zip(parts, rows, strict=True):
+        texts = torch.nn.functional.pad(part, (0, longest - part.shape[1]), value=padding)
+        by_row.append(texts.unflatten(0, (len(part_rows), -1)))  # (rows, k, longest)
+
+    return _scattered(by_row, rows, "the texts").flatten(0, 1)
 
 
 def _scattered(parts: Sequence[Tensor], rows: Sequence[Sequence[int]], name: str) -> Tensor:
-    for part, own in zip(parts, rows, strict=True):
-        if part.dim() == 0 or len(part) != len(own) or part.shape[1:] != parts[0].shape[1:]:
+    """The tensor with `parts[i]` in the places `rows[i]`."""
+    first = parts[0]
+    for part, part_rows in zip(parts, rows, strict=True):
+        has_row_entries = part.dim() > 0 and len(part) == len(part_rows)
+        if not has_row_entries or part.shape[1:] != first.shape[1:]:
             raise ConfigurationError(
-                f"{_RULE} Found {name} of shape {tuple(part.shape)} for {len(own)} rows, beside"
-                f" {tuple(parts[0].shape)}. Leave out the labels if it is a loss, or run one"
-                " language at a time."
+                f"{_RULE} Found {name} of shape {tuple(part.shape)} for {len(part_rows)} rows,"
+                f" where another part has {tuple(first.shape)}. Leave out the labels if it is a"
+                " loss, or run one language at a time."
             )
-    order = torch.tensor([row for own in rows for row in own], device=parts[0].device)
-    together = torch.cat(list(parts))
-    return together[torch.argsort(order)]
+
+    # row numbers[i] of the whole is row i of the parts, so the inverse permutation sorts them
+    numbers = [row for part_rows in rows for row in part_rows]
+    order = torch.tensor(numbers, device=first.device)
+    return torch.cat(list(parts))[torch.argsort(order)]
 
 
-def _rebuilt(value: Any, change: Any) -> Any:
-    """A container of the same type with changed values; anything else as it is."""
-    kind: Any = type(value)
+def _rebuilt(value: Any, change: Callable[[Any, Any], object]) -> Any:
+    """A container of the same type with changed values; anything else as it is.
+
+    Args:
+        value: The container.
+        change: Maps the key and the value of an entry to the new value.
+    """
+    container = type(value)
+    if isinstance(value, ModelOutput):
+        # a dataclass with the interface of a dictionary: only its fields are arguments
+        return container(**{key: change(key, item) for key, item in value.items()})
+
     if isinstance(value, Mapping):
-        changed = {key: change(key, one) for key, one in value.items()}
-        return kind(**changed) if hasattr(value, "to_tuple") else kind(changed)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return kind(*(change(key, one) for key, one in enumerate(value)))
+        return container({key: change(key, item) for key, item in value.items()})
+
     if isinstance(value, (tuple, list)):
-        return kind(change(key, one) for key, one in enumerate(value))
+        changed = [change(position, item) for position, item in enumerate(value)]
+        is_named_tuple = hasattr(value, "_fields")  # whose constructor takes one argument a field
+        if is_named_tuple:
+            return container(*changed)
+        return container(changed)
+
     return value

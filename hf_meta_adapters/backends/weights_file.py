@@ -1,4 +1,4 @@
-"""The weights of one adapter in a safetensors file, compared with what a model expects before they are used."""
+"""The weights of one adapter in a safetensors file, compared with a model before they are used."""
 
 from __future__ import annotations
 
@@ -14,32 +14,34 @@ from hf_meta_adapters.errors import HubError
 WEIGHTS = "adapter_model.safetensors"
 _PICKLE = "adapter_model.bin"
 _START = "base_model.model."
+"""What PEFT puts before the names of the base model."""
 _SHOWN = 20
 
 
 def read_weights(
     directory: Path, expected: dict[str, Tensor], body: str | None = None
 ) -> dict[str, Tensor]:
-    """Read an adapter, under the names and with the shapes that a model expects.
+    """Read an adapter under the names and with the shapes that a model expects.
 
     Args:
-        directory: The folder of the adapter.
+        directory: The folder of the adapter, which must hold `adapter_model.safetensors`.
         expected: The adapter in the model, under the names of a file.
         body: The prefix of the body's names in a model with a head, if the model is of another
-            class over the same body; `None` if it is of the class that was saved.
+            class over the same body than the saved one; `None` if the class is the same.
 
     Returns:
         name → tensor, for the names of `expected`.
 
     Raises:
-        HubError: If there is no safetensors file, or a damaged one, or one that does not fit; the
-            message lists all differences at once.
+        HubError: If the safetensors file is missing, is damaged or does not fit; the message lists
+            all differences at once.
     """
-    found = read_tensors(directory)
+    tensors = read_tensors(directory)
     if body is not None:
-        found = _for_body(expected, found, body)
-    check_fit(directory / WEIGHTS, expected, found)
-    return found
+        tensors = _for_body(expected, tensors, body)
+
+    check_fit(directory / WEIGHTS, expected, tensors)
+    return tensors
 
 
 def read_tensors(
@@ -56,12 +58,14 @@ def read_tensors(
         name → tensor.
 
     Raises:
-        HubError: If there is no safetensors file, or a damaged one.
+        HubError: If the safetensors file is missing or damaged.
     """
     path = directory / weights
     if not path.is_file():
         raise HubError(_absent(directory, weights, pickle))
+
     try:
+        # no pickle, so that reading runs no code
         return load_file(path)
     except SafetensorError as error:
         raise HubError(
@@ -70,38 +74,49 @@ def read_tensors(
         ) from error
 
 
-def check_fit(path: Path, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
-    """Refuse the tensors of a file that have other names or shapes than those in the model."""
-    if lines := differences(expected, found):
+def check_fit(path: Path, expected: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
+    """Refuse the tensors of a file whose names or shapes differ from those in the model."""
+    if lines := _differences(expected, tensors):
         raise HubError(
             f"The adapter must fit the model. Found in {path}: {lines} Load it into the model that"
             " it was trained with, or create the adapter anew."
         )
 
 
-def differences(expected: dict[str, Tensor], found: dict[str, Tensor]) -> str:
-    """What is missing, unexpected or of another shape, in one line; empty if there is nothing."""
-    lines = [f"missing: {name}" for name in expected if name not in found]
-    lines += [f"not part of the adapter: {name}" for name in found if name not in expected]
-    lines += [
-        f"{name}: shape {tuple(found[name].shape)} in the file, {tuple(tensor.shape)} in the model"
-        for name, tensor in expected.items()
-        if name in found and found[name].shape != tensor.shape
-    ]
-    more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-    return "; ".join(lines[:_SHOWN] + more) + "." if lines else ""
+def _differences(expected: dict[str, Tensor], tensors: dict[str, Tensor]) -> str:
+    """What is missing, unexpected or of another shape, in one line; empty if all fits."""
+    lines = [f"missing: {name}" for name in expected if name not in tensors]
+    lines += [f"not part of the adapter: {name}" for name in tensors if name not in expected]
+    for name, tensor in expected.items():
+        if name in tensors and tensors[name].shape != tensor.shape:
+            shapes = tuple(tensors[name].shape), tuple(tensor.shape)
+            lines.append(f"{name}: shape {shapes[0]} in the file, {shapes[1]} in the model")
+
+    if not lines:
+        return ""
+
+    # a file of another architecture differs in every name
+    if len(lines) > _SHOWN:
+        lines[_SHOWN:] = [f"and {len(lines) - _SHOWN} more"]
+
+    return "; ".join(lines) + "."
 
 
 def _absent(directory: Path, weights: str, pickle: str) -> str:
+    """What to say if there is no safetensors file."""
     rule = f"An adapter must be in a file `{weights}`."
     if (directory / pickle).is_file():
         return (
             f"{rule} Found `{pickle}` in {directory}, a pickle, which can run code when it is read."
-            " If you trust it, "
-            f'convert it: `safetensors.torch.save_file(torch.load("{pickle}", weights_only=True),'
+            " If you trust it, convert it:"
+            f' `safetensors.torch.save_file(torch.load("{pickle}", weights_only=True),'
             f' "{weights}")`.'
         )
-    what = "no such file" if directory.is_dir() else "no such folder"
+
+    what = "no such folder"
+    if directory.is_dir():
+        what = "no such file"
+
     return (
         f"{rule} Found {what}: {directory}. Download or save the model again, or leave the language"
         " out."
@@ -109,26 +124,35 @@ def _absent(directory: Path, weights: str, pickle: str) -> str:
 
 
 def _for_body(
-    expected: dict[str, Tensor], found: dict[str, Tensor], body: str
+    expected: dict[str, Tensor], saved: dict[str, Tensor], body: str
 ) -> dict[str, Tensor]:
-    """The adapter of a body under the names that it has in another model class.
+    """The saved adapter of a body under the names that it has in another model class.
 
-    A body has its names with a prefix inside a model with a head (`roberta.encoder…`) and without
-    one by itself (`encoder…`). What a method has put into the old head is left out, and what it has
-    put into the new one is kept.
+    The names of a body have a prefix inside a model with a head (`roberta.encoder…`) and none
+    without (`encoder…`). What the method put into the saved head is left out, and what it put into
+    the present head stays.
     """
-    start = f"{_START}{body}."
+    prefix = f"{_START}{body}."
 
-    def head(names: Iterable[str]) -> set[str]:
-        inside = {name for name in names if name.startswith(start)}
-        return set(names) - inside if inside else set()
+    def in_head(names: Iterable[str]) -> set[str]:
+        outside = {name for name in names if not name.startswith(prefix)}
 
-    def relative(name: str) -> str:
-        return name.removeprefix(start).removeprefix(_START)
+        # without a single name inside the body's prefix, the model is a body without a head
+        is_body = len(outside) == len(set(names))
+        return set() if is_body else outside
 
-    new, old = head(expected), head(found)
-    names = {relative(name): name for name in expected if name not in new}
+    def in_body(name: str) -> str:
+        return name.removeprefix(prefix).removeprefix(_START)
+
+    expected_head, saved_head = in_head(expected), in_head(saved)
+    names = {in_body(name): name for name in expected if name not in expected_head}
+
+    # a name without a counterpart is kept, so that `check_fit` refuses it
     moved = {
-        names.get(relative(name), name): tensor for name, tensor in found.items() if name not in old
+        names.get(in_body(name), name): tensor
+        for name, tensor in saved.items()
+        if name not in saved_head
     }
-    return {name: expected[name] for name in new} | moved
+
+    # the head is "read" from the model itself, so that it stays as it is
+    return {name: expected[name] for name in expected_head} | moved

@@ -9,6 +9,6 @@ __getattr__ = moved_names(
     __name__,
     {
         "LanguageAdapterModel": "hf_meta_adapters.modeling.model",
-        "get_language_model": "hf_meta_adapters.modeling.model",
+        "get_language_model": "hf_meta_adapters.modeling.factory",
     },
 )

@@ -8,9 +8,29 @@ import torch
 from torch import Tensor
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.errors import ConfigurationError, check_known_language
+from hf_meta_adapters.errors import (
+    ConfigurationError,
+    LanguageError,
+    check_known_language,
+    check_language,
+)
 
 _TOLERANCE = 1e-6
+
+
+def check_new_language(language: Language, known: Sequence[Language]) -> None:
+    """Refuse a key that is malformed, taken, or differs from a known one by letter case only.
+
+    Raises:
+        LanguageError: In each of these cases.
+    """
+    check_language(language)
+    for key in known:
+        if key.lower() == language.lower():  # they would share a folder on some file systems
+            raise LanguageError(
+                "A new language must differ from the others by more than letter case. Found"
+                f" {language!r} next to {key!r}. Choose another key."
+            )
 
 
 def check_mixture(
@@ -20,7 +40,7 @@ def check_mixture(
 
     Args:
         copy_from: A language, or the weights of several.
-        known: The languages there are.
+        known: The languages of the model.
 
     Returns:
         language → weight.
@@ -35,16 +55,18 @@ def check_mixture(
     """
     if copy_from is None:
         return {}
+
     if not isinstance(copy_from, Mapping):
         return {check_known_language(copy_from, known): 1.0}
+
     weights = {check_known_language(key, known): weight for key, weight in copy_from.items()}
-    numbers = all(
-        isinstance(w, (int, float)) and not isinstance(w, bool) and w > 0 for w in weights.values()
-    )
-    if not numbers or abs(sum(weights.values()) - 1) > _TOLERANCE:
+    are_positive = all(_is_positive(weight) for weight in weights.values())
+
+    # without any weight the sum is 0; NaN is not positive
+    if not are_positive or abs(sum(weights.values()) - 1) > _TOLERANCE:
         raise ConfigurationError(
             f"The weights of `copy_from` must be positive and sum to 1 within {_TOLERANCE}. Found"
-            f' {dict(copy_from)}. Write for example {{"sw": 0.6, "en": 0.4}}.'
+            f' {dict(copy_from)}. Use for example {{"sw": 0.6, "en": 0.4}}.'
         )
     return weights
 
@@ -53,7 +75,9 @@ def check_mixture(
 def mix_(
     target: Sequence[Tensor], sources: Sequence[Sequence[Tensor]], weights: Sequence[float]
 ) -> None:
-    """Set φ_new = Σ_l w_l φ_l in place, tensor by tensor; bitwise a copy where there is one source.
+    """Set φ_new = Σ_l w_l φ_l in place, tensor by tensor; a bitwise copy of a single source.
+
+    Tensors that are not floating-point have no mean and are copied from the first source.
 
     Args:
         target: The tensors of the new language.
@@ -62,9 +86,19 @@ def mix_(
     """
     for new, *olds in zip(target, *sources, strict=True):
         first = olds[0]
+
         if len(olds) == 1 or not first.is_floating_point():
             new.data = first.data.clone()
             continue
+
+        # in half precision the rounding of each term would add up
         exact = torch.promote_types(first.dtype, torch.float32)
         terms = [weight * old.to(exact) for weight, old in zip(weights, olds, strict=True)]
         new.data = torch.stack(terms).sum(0).to(first.dtype)
+
+
+def _is_positive(weight: object) -> bool:
+    # to Python, `True` is the integer 1
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+        return False
+    return weight > 0

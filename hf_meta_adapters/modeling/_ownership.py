@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.errors import ConfigurationError
 
 
-@dataclass
+@dataclass(frozen=True)
 class Ownership:
     """The names of the tensors of a model with languages, by owner.
 
     A trained parameter that appears while a language is added belongs to that language. Owners are
-    found by the identity of tensors, never by looking at names: a language called `te` is not part
-    of `adapter`.
+    found by the identity of tensors, never by parts of names: a language called `te` does not own
+    `adapter`.
 
     Args:
         shared: The names of θ.
         languages: The names of φ_l of each language.
-        created: The names of all that came with a language: φ_l, and what its method keeps fixed.
+        created: The names of all parameters that came with a language: φ_l, and what its method
+            keeps fixed.
         original: The name of each tensor of the base model before any adapter → its name now.
     """
 
@@ -34,70 +33,120 @@ class Ownership:
 
     @classmethod
     def of_base(cls, base: nn.Module, keep: set[str] | None = None) -> Ownership:
-        """The ownership in a model without languages: θ is what is trained, or those of it that `keep` names."""
-        shared = [name for name, tensor in base.named_parameters() if tensor.requires_grad]
-        chosen = shared if keep is None else [name for name in shared if name in keep]
-        return cls(chosen, {}, {}, {name: name for name in _tensors(base)})
+        """The ownership in a model without languages.
+
+        Args:
+            base: The model.
+            keep: θ is what of this is trained; by default all that is trained.
+        """
+        shared = [name for name, parameter in base.named_parameters() if parameter.requires_grad]
+        if keep is not None:
+            shared = [name for name in shared if name in keep]
+
+        return cls(shared, {}, {}, {name: name for name in _state_tensors(base)})
 
     def held(self, module: nn.Module) -> Held:
         """The same by the identity of tensors, to be kept while `module` is being changed."""
-        parameters, state = dict(module.named_parameters()), _tensors(module)
+        # a tied parameter has one name among the parameters, but several in the state
+        parameters, state = dict(module.named_parameters()), _state_tensors(module)
 
-        def of(names: Iterable[str]) -> list[int]:
+        def identities(names: Iterable[str]) -> list[int]:
             return [id(parameters[name]) for name in names]
 
         return Held(
             everything=list(parameters.values()),
-            shared=of(self.shared),
-            languages={key: of(names) for key, names in self.languages.items()},
-            created={key: of(names) for key, names in self.created.items()},
+            shared=identities(self.shared),
+            languages={key: identities(names) for key, names in self.languages.items()},
+            created={key: identities(names) for key, names in self.created.items()},
             original={name: id(state[now]) for name, now in self.original.items()},
         )
 
+    def with_language(self, language: Language) -> Ownership:
+        """The same with a language, which owns nothing unless it does already."""
+        languages, created = dict(self.languages), dict(self.created)
+
+        # not `{language: [], **…}`, which would change the order of the languages
+        languages.setdefault(language, [])
+        created.setdefault(language, [])
+        return replace(self, languages=languages, created=created)
+
     def without(self, module: nn.Module, replaced: Sequence[nn.Module]) -> Ownership:
-        """The same with a θ that has nothing of modules that are no longer called, unless it is tied to what is."""
-        inside = {part for one in replaced for part in one.modules()}
-        called = {
-            id(p)
-            for part in module.modules()
-            if part not in inside
-            for p in part.parameters(recurse=False)
-        }
+        """The same with a θ without modules that are not called anymore.
+
+        A parameter of theirs remains if it is tied to one of a module that is called.
+
+        Args:
+            module: The model.
+            replaced: The modules that adapters stand in for.
+        """
+        uncalled: set[nn.Module] = set()
+        for part in replaced:
+            uncalled.update(part.modules())
+
+        # by identity, not by name: a weight that is tied to a module in use is trained there
+        called: set[int] = set()
+        for part in module.modules():
+            if part not in uncalled:
+                called.update(id(parameter) for parameter in part.parameters(recurse=False))
+
         parameters = dict(module.named_parameters())
-        return replace(
-            self, shared=[name for name in self.shared if id(parameters[name]) in called]
-        )
+        shared = [name for name in self.shared if id(parameters[name]) in called]
+        return replace(self, shared=shared)
 
     def require_gradients(
         self, module: nn.Module, languages: Iterable[Language] | None = None, *, shared: bool = True
     ) -> None:
-        """Make θ (if `shared`) and the φ_l of some languages (default: all) trainable, and nothing else."""
-        chosen = self.languages if languages is None else languages
-        owned = {
-            *(self.shared if shared else ()),
-            *(name for key in chosen for name in self.languages[key]),
-        }
+        """Make θ and φ trainable, and nothing else.
+
+        Args:
+            module: The model.
+            languages: The languages whose φ_l is trained; by default all.
+            shared: Whether θ is trained.
+        """
+        if languages is None:
+            languages = self.languages
+
+        trained: set[str] = set()
+        if shared:
+            trained.update(self.shared)
+        for key in languages:
+            trained.update(self.languages[key])
+
         for name, parameter in module.named_parameters():
-            if parameter.is_floating_point():
-                parameter.requires_grad_(name in owned)
+            if parameter.is_floating_point():  # torch refuses gradients of integers
+                parameter.requires_grad_(name in trained)
 
     def count(self, module: nn.Module) -> str:
         """How many parameters are shared, language-specific and frozen, in one line."""
         sizes = {name: parameter.numel() for name, parameter in module.named_parameters()}
-        shared = sum(sizes[name] for name in self.shared)
-        own = {key: sum(sizes[name] for name in names) for key, names in self.languages.items()}
-        each = ", ".join(f"{key} {size:,}" for key, size in own.items())
-        total = sum(sizes.values())
-        frozen = total - shared - sum(own.values())
+
+        def size_of(names: Iterable[str]) -> int:
+            return sum(sizes[name] for name in names)
+
+        total, shared = sum(sizes.values()), size_of(self.shared)
+        by_language = {key: size_of(names) for key, names in self.languages.items()}
+        frozen = total - shared - sum(by_language.values())
+
+        each = ", ".join(f"{key} {size:,}" for key, size in by_language.items())
         return (
             f"shared (θ): {shared:,} || per language (φ): {each} || frozen: {frozen:,} || all:"
             f" {total:,}"
         )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Held:
-    """An `Ownership` by identity, which holds the tensors so that no new one can take the identity of an old one."""
+    """An `Ownership` by identity.
+
+    It holds the tensors, so that no new tensor can take the identity of one that was freed.
+
+    Args:
+        everything: All parameters of the model.
+        shared: The identities of θ.
+        languages: The identities of φ_l of each language.
+        created: The identities of all parameters that came with a language.
+        original: The name of each tensor of the base model before any adapter → its identity.
+    """
 
     everything: list[nn.Parameter]
     shared: list[int]
@@ -106,66 +155,43 @@ class Held:
     original: dict[str, int]
 
     def after(self, module: nn.Module, language: Language | None = None) -> Ownership:
-        """The names now; the trained of what is new in `module` are those of `language`, or of θ if that is `None`."""
-        names = {id(tensor): name for name, tensor in module.named_parameters()}
-        state = {id(tensor): name for name, tensor in _tensors(module).items()}
-        old = {id(tensor) for tensor in self.everything}
-        new = [tensor for tensor in module.parameters() if id(tensor) not in old]
-        trained = [id(tensor) for tensor in new if tensor.requires_grad]
+        """The ownership by the names that tensors have now.
+
+        Args:
+            module: The model, which may have new parameters.
+            language: The owner of the new parameters; `None` if those that are trained are θ.
+        """
+        old = {id(parameter) for parameter in self.everything}
+        new = [parameter for parameter in module.parameters() if id(parameter) not in old]
+        trained = [id(parameter) for parameter in new if parameter.requires_grad]
+
+        shared, languages, created = self.shared, self.languages, self.created
         if language is None:
-            self.shared += trained
+            shared = [*shared, *trained]
         else:
-            self.languages[language] = trained
-            self.created[language] = [id(tensor) for tensor in new]
+            languages = {**languages, language: trained}
+            created = {**created, language: [id(parameter) for parameter in new]}
+
+        # A library may wrap modules, so that names change, but must not replace their tensors: the
+        # identity of a tensor that is lost is a `KeyError` below.
+        names = {id(parameter): name for name, parameter in module.named_parameters()}
+        state = {id(tensor): name for name, tensor in _state_tensors(module).items()}
         return Ownership(
-            shared=[names[identity] for identity in self.shared],
-            languages={
-                key: [names[identity] for identity in own] for key, own in self.languages.items()
-            },
-            created={
-                key: [names[identity] for identity in own] for key, own in self.created.items()
-            },
+            shared=[names[identity] for identity in shared],
+            languages=_named(languages, names),
+            created=_named(created, names),
             original={name: state[identity] for name, identity in self.original.items()},
         )
 
 
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
+def _named(
+    identities: Mapping[Language, Sequence[int]], names: Mapping[int, str]
+) -> dict[Language, list[str]]:
+    return {key: [names[identity] for identity in owned] for key, owned in identities.items()}
+
+
+def _state_tensors(module: nn.Module) -> dict[str, Tensor]:
     """The state dict with the tensors themselves; a tied tensor comes under each of its names."""
-    state = module.state_dict(keep_vars=True)
+    state = module.state_dict(keep_vars=True)  # detached copies would have other identities
+    # quantisation libraries put other objects into it
     return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
-
-
-def chosen_names(base: nn.Module, shared: str) -> set[str] | None:
-    """The names of the parameters of θ, or `None` for all that are trained.
-
-    Args:
-        base: The model before any adapter.
-        shared: `"all"`, `"none"` or a regular expression that is searched in the names.
-
-    Raises:
-        ConfigurationError: If it is no regular expression, or matches nothing that is trained.
-    """
-    if shared == "all":
-        return None
-    if shared == "none":
-        return set()
-    rule = (
-        '`shared` must be "all", "none" or a regular expression over the names of parameters that'
-        " the base trains."
-    )
-    example = 'Write for example "layer_norm|LayerNorm".'
-    if not isinstance(shared, str):
-        raise ConfigurationError(
-            f"{rule} Found {shared!r} of type `{type(shared).__name__}`. {example}"
-        )
-    names = [name for name, tensor in base.named_parameters() if tensor.requires_grad]
-    try:
-        found = {name for name in names if re.search(shared, name)}
-    except re.error as error:
-        raise ConfigurationError(f"{rule} Found {shared!r}: {error}. {example}") from error
-    if not found:
-        raise ConfigurationError(
-            f"{rule} Found {shared!r}, which matches none of {names[:5]} and {len(names)} in all. "
-            "Write a part of such names."
-        )
-    return found

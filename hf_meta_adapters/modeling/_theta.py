@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+
+from torch import nn
 
 from hf_meta_adapters.backends import Backend
 from hf_meta_adapters.backends.abilities import SharedPart, TakesSharedPart
-from hf_meta_adapters.backends.registry import backend_named
+from hf_meta_adapters.backends.registry import shared_part_backend
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.hub.files import base_reference
-from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family
-from hf_meta_adapters.modeling._ownership import Held, Ownership, chosen_names
+from hf_meta_adapters.modeling._ownership import Held, Ownership
+
+_SHOWN = 5
 
 
-@dataclass
-class Claim:
+@dataclass(frozen=True)
+class Theta:
     """θ of a model that has no language yet.
 
     Args:
@@ -32,57 +34,84 @@ class Claim:
     base_name: tuple[str, str] = ("", "")
 
 
-def claim_shared(backend: Backend, shared: Any, share_adapter: bool) -> Claim:
+def claim_theta(backend: Backend, shared: object, share_adapter: bool) -> Theta:
     """Find θ in a model, or put it in.
 
     Args:
-        backend: Holds the model.
+        backend: The backend, which holds the model.
         shared: As for `get_language_model`.
         share_adapter: Whether all languages have one adapter, which is then part of θ.
 
     Raises:
-        ConfigurationError: If it is nothing of that kind, or does not go with the languages'
+        ConfigurationError: If `shared` is not a choice of θ, or does not go with the languages'
             adapters.
         UnsupportedModelError: If an adapter finds nothing to attach to.
     """
     base = backend.base
     if isinstance(shared, str):
-        return Claim(Ownership.of_base(base, chosen_names(base, shared)).held(base), shared)
+        ownership = Ownership.of_base(base, chosen_names(base, shared))
+        return Theta(ownership.held(base), shared)
+
     if share_adapter:
         raise ConfigurationError(
-            "θ must be an adapter by itself or hold the one adapter of all languages. Found"
-            f" `share_adapter=True` and `shared={type(shared).__name__}(...)`. Write `config=None`"
-            " with that `shared` for one adapter."
+            "θ must be an adapter by itself or contain the one adapter of all languages. Found"
+            f" `share_adapter=True` and `shared={type(shared).__name__}(...)`. Pass `config=None`"
+            " with that `shared` to have one adapter."
         )
+
     if not isinstance(backend, TakesSharedPart):
         raise ConfigurationError(
-            "θ can be an adapter only beside language adapters of PEFT. Found language adapters of"
-            " the backend "
-            f'"{backend.name}". Write `shared="all"`, `shared="none"` or a regular expression.'
+            "θ can be an adapter only next to language adapters of PEFT. Found language adapters of"
+            f' the backend "{backend.name}". Use `shared="all"`, `shared="none"` or a regular'
+            " expression."
         )
-    name = base_reference(base)
+
+    base_name = base_reference(base)
+
+    # nothing of the base is θ; what is new and trained after `make_shared_part` is
     held = Ownership.of_base(base, set()).held(base)
-    part = backend.share(shared)
-    return Claim(held.after(base).held(base), "none", part, name)
+    part = shared_part_backend().make_shared_part(base, shared)
+    backend.take_shared_part(part)
+
+    # names inside the base, not yet inside the wrapper, whose `named_parameters()` users see
+    return Theta(held.after(base).held(base), "none", part, base_name)
 
 
-def shared_config(folder: Path, family: Family, wanted: Any, body: str | None) -> Any:
-    """What `get_language_model` takes as `shared` for a saved model.
+def chosen_names(base: nn.Module, shared: object) -> set[str] | None:
+    """The names of the parameters of θ, or `None` for all that are trained.
 
     Args:
-        folder: Of the saved model.
-        family: Its manifest.
-        wanted: What the user asks for; `None` for what was saved.
-        body: As for `Backend.saved_config`.
+        base: The model before any adapter.
+        shared: `"all"`, `"none"` or a regular expression that is searched in the names.
 
     Raises:
-        ConfigurationError: If another θ is asked for where it is an adapter.
+        ConfigurationError: If the expression is malformed, or matches nothing that is trained.
     """
-    if not family.shared_adapter:
-        return family.shared if wanted is None else wanted
-    if wanted not in (None, "none"):
+    if shared == "all":
+        return None
+
+    if shared == "none":
+        return set()
+
+    rule = (
+        '`shared` must be "all", "none" or a regular expression over the names of parameters that'
+        " the base trains."
+    )
+    example = 'Use for example "layer_norm|LayerNorm".'
+    if not isinstance(shared, str):
         raise ConfigurationError(
-            '`shared` must be "none" where the saved θ is an adapter, which freezes it, or be left'
-            f' out. Found {wanted!r}. Write `shared="none"`.'
+            f"{rule} Found {shared!r} of type `{type(shared).__name__}`. {example}"
         )
-    return backend_named("peft").saved_config(folder / SHARED_ADAPTER, body)
+
+    names = [name for name, parameter in base.named_parameters() if parameter.requires_grad]
+    try:
+        chosen = {name for name in names if re.search(shared, name)}
+    except re.error as error:
+        raise ConfigurationError(f"{rule} Found {shared!r}: {error}. {example}") from error
+
+    if not chosen:
+        raise ConfigurationError(
+            f"{rule} Found {shared!r}, which matches none of {names[:_SHOWN]} and {len(names)} in"
+            " all. Use a part of such names."
+        )
+    return chosen

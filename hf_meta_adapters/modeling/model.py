@@ -2,96 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from huggingface_hub import CommitInfo
+from torch import Tensor, nn
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.backends.abilities import MergesLanguages
-from hf_meta_adapters.backends.registry import backend_for, backend_named
-from hf_meta_adapters.errors import (
-    ConfigurationError,
-    HubError,
-    MetaAdapterError,
-    check_known_language,
-    check_languages,
-)
+from hf_meta_adapters.backends import Backend
+from hf_meta_adapters.backends.abilities import ChecksMeans, MergesLanguages, ReplacesModules
+from hf_meta_adapters.backends.recomputation import is_checkpointed
+from hf_meta_adapters.errors import ConfigurationError, check_known_language
 from hf_meta_adapters.hub.client import Access
-from hf_meta_adapters.hub.download import fetch_family
-from hf_meta_adapters.hub.files import body_name, load_base
-from hf_meta_adapters.hub.manifest import SHARED_ADAPTER
-from hf_meta_adapters.modeling._saved import SavedModel
-from hf_meta_adapters.modeling._theta import shared_config
+from hf_meta_adapters.hub.files import body_name, load_weights
+from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family
+from hf_meta_adapters.hub.push import Push
+from hf_meta_adapters.modeling._building import build_model
+from hf_meta_adapters.modeling._checkpointing import enable_checkpointing
+from hf_meta_adapters.modeling._initialisation import check_mixture, check_new_language, mix_
+from hf_meta_adapters.modeling._inner_model import inner_attribute
+from hf_meta_adapters.modeling._loading import Choices, load_adapters, open_saved
+from hf_meta_adapters.modeling._router import Router
+from hf_meta_adapters.modeling._rows import forward_rows, generate_rows
+from hf_meta_adapters.modeling._saving import Tokenizer, Writer, checked_choice, publish
+from hf_meta_adapters.modeling._theta import claim_theta
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
-def get_language_model(
-    base_model: nn.Module,
-    config: Any,
-    languages: Sequence[Language],
-    *,
-    shared: Any = "all",
-    share_adapter: bool = False,
-) -> LanguageAdapterModel:
-    """Put parameters of their own for each language, φ_l, into a model; the rest of it is shared, θ.
-
-    The model is changed in place, as by `peft.get_peft_model`. Fresh adapters are the identity
-    where the method allows it (bottleneck, LoRA, (IA)³, LN tuning, module copies).
-
-    Args:
-        base_model: Any transformers model, with or without a head.
-        config: What the parameters of a language are: a `peft.PeftConfig` (`BottleneckConfig`,
-            `ModuleCopyConfig`, `LoraConfig`, …), an `adapters.AdapterConfig` (`SeqBnConfig`, …;
-            extra `adapters`), or `None` for none, which is the joint baseline (or, with one
-            language, the monolingual one).
-        languages: The keys of the languages, such as `["en", "sw"]`.
-        shared: What θ is: `"all"` (every parameter that `base_model` trains, the default), `"none"`
-            (the base is frozen), a regular expression that is searched in the parameter names of
-            `base_model`, or a `peft.PeftConfig`: θ is then an adapter itself, over a base that is
-            frozen and may be quantised.
-        share_adapter: One adapter for all languages instead of one each, a baseline of the paper.
-            It is part of θ.
-
-    Returns:
-        The model.
-
-    Raises:
-        LanguageError: If a key is malformed or comes twice.
-        ConfigurationError: If the configuration is of no known type, or `shared` matches no
-            parameter.
-        UnsupportedModelError: If the model has adapters already, or the adapter finds nothing in it
-            to attach to.
-
-    Example:
-        >>> from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
-        >>> from hf_meta_adapters import BottleneckConfig
-        >>> base = XLMRobertaForMaskedLM(XLMRobertaConfig(vocab_size=99, hidden_size=8, num_hidden_layers=1,
-        ...                              num_attention_heads=1, intermediate_size=8))
-        >>> model = get_language_model(base, BottleneckConfig(bottleneck_size=2), languages=["en", "sw"])
-        >>> model.languages
-        ('en', 'sw')
-    """
-    keys = check_languages(languages)
-    backend = backend_for(config)(base_model, config)
-    model = LanguageAdapterModel(backend, shared=shared, share_adapter=share_adapter)
-    try:
-        for key in keys:
-            model.add_language(key)
-        if shared not in ("all", "none") and not model.shared_parameters():
-            raise ConfigurationError(
-                "`shared` must leave parameters to θ. Found that each language has its own copy of"
-                " all that "
-                f'{shared!r} matches. Match others too, or write `shared="none"`.'
-            )
-    except MetaAdapterError:
-        if model.shared_part is not None:
-            model.shared_part.remove()
-        raise
-    return model
-
-
-class LanguageAdapterModel(SavedModel):
+class LanguageAdapterModel(nn.Module):
     """A model whose forward pass runs in a language: f(x; θ, φ_l).
 
     Made by `get_language_model` or `LanguageAdapterModel.from_pretrained`. The wrapper owns
@@ -104,13 +46,22 @@ class LanguageAdapterModel(SavedModel):
         shared: What θ is, see `get_language_model`.
         share_adapter: Whether all languages share one adapter.
 
+    Attributes:
+        backend: The backend.
+        model: What a forward pass calls: the base model, or the wrapper of an adapter library.
+        shared: `"all"`, `"none"` or the regular expression that says what θ is.
+        shared_part: θ, if it is an adapter itself.
+        share_adapter: Whether all languages share one adapter.
+
     Example:
         >>> import tempfile, torch
         >>> from peft import LoraConfig
         >>> from transformers import BertConfig, BertModel
-        >>> sizes = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=9)
-        >>> config = LoraConfig(target_modules=["query"])
-        >>> model = get_language_model(BertModel(BertConfig(**sizes)), config, languages=["en", "sw"])
+        >>> from hf_meta_adapters import LanguageAdapterModel, get_language_model
+        >>> sizes = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+        ...              intermediate_size=16, vocab_size=9)
+        >>> base = BertModel(BertConfig(**sizes))
+        >>> model = get_language_model(base, LoraConfig(target_modules=["query"]), ["en", "sw"])
         >>> text = torch.tensor([[1, 2, 3]])
         >>> with model.use_language("sw"):
         ...     states = model(input_ids=text).last_hidden_state
@@ -123,8 +74,240 @@ class LanguageAdapterModel(SavedModel):
         ('sw',)
     """
 
+    def __init__(
+        self, backend: Backend, *, shared: object = "all", share_adapter: bool = False
+    ) -> None:
+        super().__init__()
+        self.backend = backend
+        # users, logs and checkpoints know every parameter by a name that begins with `model.`
+        self.model: Any = backend.module
+        self.training = backend.base.training
+        self.share_adapter = share_adapter
+
+        self._router = Router(backend, SHARED_ADAPTER if share_adapter else None)
+        if is_checkpointed(backend.base):
+            # switched on before, it would recompute in whichever language ran last
+            self.gradient_checkpointing_enable()
+
+        theta = claim_theta(backend, shared, share_adapter)
+        self.shared = theta.choice
+        self.shared_part = theta.part
+        self._base_name = theta.base_name
+        # names in this module instead of the base: they now begin with `model.`
+        self._ownership = theta.held.after(self)
+
+        # what `train_only` excluded; languages that are added later are trained
+        self._frozen_languages: set[Language] = set()
+        self._shared_is_frozen = False
+
+    @property
+    def base_model(self) -> nn.Module:
+        """The transformers model, with the adapters in it."""
+        return self.backend.base
+
+    @property
+    def languages(self) -> tuple[Language, ...]:
+        """The keys of the languages, in the order in which they were added."""
+        return tuple(self._router.languages)
+
+    @property
+    def language(self) -> Language | None:
+        """The language in which a forward pass runs that names none."""
+        return self._router.language
+
+    @property
+    def routes_rows(self) -> bool:
+        """Whether rows in several languages share a forward pass, also in training."""
+        if not self._router.tells_languages_apart:
+            return True
+
+        return self._router.routing(self.languages) is not None
+
+    def forward(
+        self,
+        language: Language | list[Language] | tuple[Language, ...] | None = None,
+        **inputs: object,
+    ) -> Any:
+        """Run the model in a language, or each row of the batch in one of its own.
+
+        Rows in several languages go through one pass where the method can do that (bottleneck
+        adapters and LoRA, see `routes_rows`). Otherwise the rows of each language make a pass of
+        their own, in evaluation only and for outputs that have one entry for each row: logits and
+        hidden states, but neither a loss nor a cache of keys and values.
+
+        Args:
+            language: The key, or a list with one key for each row; default the language of
+                `set_language` or `use_language`.
+            **inputs: The inputs of the base model.
+
+        Returns:
+            What the base model returns.
+
+        Raises:
+            LanguageError: If a language is unknown, or none is named or set.
+            ConfigurationError: If rows in several languages cannot run, or are not as many as the
+                keys.
+        """
+        if isinstance(language, (list, tuple)):
+            return forward_rows(self._router, self.model, language, inputs)
+
+        with self._router.running_in(language):
+            return self.model(**inputs)
+
+    def generate(
+        self,
+        *args: object,
+        language: Language | list[Language] | tuple[Language, ...] | None = None,
+        **inputs: object,
+    ) -> Any:
+        """Generate text in a language, or each row of the batch in one of its own.
+
+        Args:
+            *args: As for the base model's `generate`.
+            language: As for `forward`. With a list, the rows of each language are generated
+                together, and shorter texts are filled up with the padding token.
+            **inputs: As for the base model's `generate`.
+
+        Returns:
+            What the base model's `generate` returns.
+
+        Raises:
+            LanguageError: If a language is unknown, or none is named or set.
+            ConfigurationError: If rows are not as many as the keys, or more than texts is asked
+                for.
+        """
+        if isinstance(language, (list, tuple)):
+            return generate_rows(self._router, self.model, language, args, inputs)
+
+        with self._router.running_in(language):
+            return self.model.generate(*args, **inputs)
+
+    def set_language(self, language: Language) -> None:
+        """Make `language` the one in which forward passes run.
+
+        Args:
+            language: The key.
+
+        Raises:
+            LanguageError: If the model does not have it.
+        """
+        self._router.set_language(language)
+
+    @contextmanager
+    def use_language(self, language: Language) -> Iterator[Self]:
+        """A context in which forward passes run in `language`, and afterwards in the one before."""
+        with self._router.use_language(language):
+            yield self
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: Mapping[str, object] | None = None, **options: object
+    ) -> None:
+        """Recompute activations in the backward pass, each in the language of its forward pass.
+
+        Args:
+            gradient_checkpointing_kwargs: Arguments of `torch.utils.checkpoint.checkpoint`, which
+                cannot be reentrant.
+            **options: Further arguments of the base model's method.
+        """
+        enable_checkpointing(self._router, gradient_checkpointing_kwargs, options)
+
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: Mapping[str, object] | None = None, **options: object
+    ) -> None:
+        """The name of `gradient_checkpointing_enable` in newer versions of transformers."""
+        self.gradient_checkpointing_enable(activation_checkpointing_kwargs, **options)
+
+    def add_language(
+        self, language: Language, copy_from: Language | Mapping[Language, float] | None = None
+    ) -> None:
+        """Give the model a further language; the parameters of all others stay as they are.
+
+        Args:
+            language: Its key.
+            copy_from: A language whose parameters the new one starts from, or the weights of
+                several, of which it gets the mean parameter by parameter, φ_new = Σ_l w_l φ_l, such
+                as `{"sw": 0.6, "en": 0.4}` (they must sum to 1 within 1e-6). Default a fresh
+                adapter.
+
+        Raises:
+            LanguageError: If the key is malformed or taken, or a language to copy from is unknown.
+            ConfigurationError: If the weights are not positive or do not sum to 1.
+        """
+        check_new_language(language, self.languages)
+        mixture = check_mixture(copy_from, self.languages)
+        if len(mixture) > 1 and isinstance(self.backend, ChecksMeans):
+            self.backend.check_mean()
+
+        if not self.share_adapter:
+            self._create(language, owner=language)
+        elif not self.languages:
+            # the one adapter comes with the first language, and belongs to θ
+            self._create(SHARED_ADAPTER, owner=None)
+
+        self._ownership = self._ownership.with_language(language)
+        self._router.languages.append(language)
+
+        if mixture:
+            sources = [self._created(key) for key in mixture]
+            mix_(self._created(language), sources, list(mixture.values()))
+
+        # libraries activate and freeze adapters when they add one
+        self._require_gradients()
+        if self.language is not None:
+            self.set_language(self.language)
+
+    def train_only(self, *languages: Language, shared: bool = False) -> None:
+        """Train φ_l of these languages and nothing else: all other parameters are frozen, also θ.
+
+        `model.train_only("yo")` is what a language needs that is added to a trained model.
+        Languages that are added afterwards are trained as well. `model.train_only(*model.languages,
+        shared=True)` trains everything again.
+
+        Args:
+            *languages: Their keys.
+            shared: Whether θ is trained as well.
+
+        Raises:
+            LanguageError: If the model does not have one of them.
+        """
+        trained = {check_known_language(key, self.languages) for key in languages}
+        self._frozen_languages = set(self.languages) - trained
+        self._shared_is_frozen = not shared
+        self._require_gradients()
+
+    def shared_parameters(self) -> dict[str, nn.Parameter]:
+        """θ: the trained parameters that all languages share, by name in `named_parameters()`."""
+        if self._shared_is_frozen:
+            return {}
+
+        return self._named(self._ownership.shared)
+
+    def language_parameters(self, language: Language) -> dict[str, nn.Parameter]:
+        """φ_l: the trained parameters of one language, by name in `named_parameters()`.
+
+        Args:
+            language: The key.
+
+        Raises:
+            LanguageError: If the model does not have it.
+        """
+        key = check_known_language(language, self.languages)
+        if key in self._frozen_languages:
+            return {}
+
+        return self._named(self._ownership.languages[key])
+
+    def base_state_dict(self) -> dict[str, Tensor]:
+        """The tensors of the base model under the names of its own checkpoint, without adapters."""
+        state = self.state_dict()
+        return {name: state[now] for name, now in self._ownership.original.items()}
+
+    def print_trainable_parameters(self) -> None:
+        """Print how many parameters are shared, language-specific and frozen."""
+        print(self._ownership.count(self))
+
     def merge_language(self, language: Language) -> nn.Module:
-        """Compute a plain transformers model that is f(x; θ, φ_l): the adapter becomes part of the weights.
+        """Compute f(x; θ, φ_l) as a plain transformers model, the adapter merged into its weights.
 
         Args:
             language: The key.
@@ -136,29 +319,98 @@ class LanguageAdapterModel(SavedModel):
             LanguageError: If the model does not have it.
             ConfigurationError: If the method cannot be merged, such as the bottleneck adapter.
         """
-        key = check_known_language(language, self._languages)
+        key = check_known_language(language, self.languages)
         if not isinstance(self.backend, MergesLanguages):
             raise ConfigurationError(
                 "The language adapters must be of a backend that can merge them. Found"
-                f' "{self.backend.name}". Keep the adapter beside the model.'
+                f' "{self.backend.name}". Keep the adapter next to the model.'
             )
-        return self.backend.merged(self._one_for_all or key).requires_grad_(True)
+
+        # PEFT leaves the base frozen, but a plain model is trained as a whole
+        return self.backend.merged(self._router.adapter_of(key)).requires_grad_(True)
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        max_shard_size: int | str | None = None,
+        **details: object,
+    ) -> None:
+        """Write a transformers checkpoint, and each language as an adapter of its own library.
+
+        Where θ is an adapter, it is written to `<save_directory>/shared/`, and a base that was
+        loaded from a folder or the Hub is named, not copied: it must still be as it was loaded.
+
+        Args:
+            save_directory: The folder; `<save_directory>/<language>/` holds the adapters.
+            max_shard_size: The largest file of shared weights, such as "2GB"; default that of
+                transformers.
+            **details: What should be recorded in `language_adapters.json` and on the model card,
+                see `push_to_hub`.
+        """
+        self._writer(details, max_shard_size).write(Path(save_directory))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        languages: Sequence[Language] | None = None,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+        token: str | bool | None = None,
+        processing_class: Tokenizer | None = None,
+        max_shard_size: int | str | None = None,
+        **details: object,
+    ) -> CommitInfo:
+        """Publish the family on the Hub by one commit, or add languages to a published family.
+
+        Args:
+            repo_id: The repository, such as `"me/family"`; created if it is missing.
+            languages: Publish only these. Where the repository holds a family, they are added to it
+                and nothing else of it is touched; it must have the same base, θ and kind of
+                adapter. Default the whole family.
+            private: Whether a new repository is private; default as the account has it.
+            revision: The branch; created if it is missing.
+            commit_message: The message of the commit.
+            create_pr: Offer the change to the owner of the repository, instead of making it.
+            token: The token; default that of `hf auth login`.
+            processing_class: A tokenizer to publish with the whole family.
+            max_shard_size: As for `save_pretrained`.
+            **details: What was measured, for the manifest and the model card, as JSON or results of
+                this package: `scores` (`LanguageScores`, or several), `baselines` (name →
+                `LanguageScores`), `gradient_conflict` (a `ConflictMatrix`), `data` (language →
+                `{"train": rows, "meta": rows}`), `training` (settings), `train_runtime` (seconds),
+                `co2_eq_emissions` (grams), `base_model` (a name), or anything else.
+
+        Returns:
+            The `CommitInfo` of huggingface_hub.
+
+        Raises:
+            LanguageError: If the model does not have a language.
+            HubError: If the repository cannot be written, has moved in the meantime, or holds
+                another family.
+        """
+        chosen, access = checked_choice(languages, self.languages), Access(revision, token)
+        destination = Push(repo_id, chosen, private, revision, commit_message, create_pr, access)
+        return publish(self._writer(details, max_shard_size), destination, processing_class)
 
     @classmethod
     def from_pretrained(
         cls,
         repo_or_path: str | Path,
         *,
-        auto_class: Any = None,
+        auto_class: object = None,
         languages: Sequence[Language] | None = None,
-        shared: Any = None,
+        shared: object = None,
         revision: str | None = None,
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
-        **model_arguments: Any,
-    ) -> LanguageAdapterModel:
-        """Load what `save_pretrained` or `push_to_hub` wrote; of a repository only the files that are needed.
+        **model_arguments: object,
+    ) -> Self:
+        """Load what `save_pretrained` or `push_to_hub` wrote; from the Hub only the files it needs.
 
         Args:
             repo_or_path: The folder, or a repository on the Hub such as `"me/family"`.
@@ -167,12 +419,12 @@ class LanguageAdapterModel(SavedModel):
                 class that was saved.
             languages: The languages to load; default all.
             shared: What θ is from now on, see `get_language_model`; default as saved. A
-                `peft.PeftConfig` puts a fresh adapter beside those of the languages. Where θ was
-                saved as an adapter, `"none"` keeps and freezes it.
+                `peft.PeftConfig` adds a fresh adapter to those of the languages. Where θ was saved
+                as an adapter, `"none"` keeps and freezes it.
             revision: A branch, a tag or a commit of the repository.
             token: The token for a private or gated repository; default that of `hf auth login`.
             cache_dir: Where downloads are kept; default the cache of the Hub.
-            local_files_only: Whether to ask nothing but that cache.
+            local_files_only: Whether to look in that cache only.
             **model_arguments: Further arguments of the class's `from_pretrained`: `num_labels`,
                 `dtype`, `device_map`…
 
@@ -183,43 +435,116 @@ class LanguageAdapterModel(SavedModel):
             HubError: If files are missing, foreign, damaged or unsafe, or cannot be downloaded.
             LanguageError: If a language is asked for that was not saved.
         """
-        access = Access(
-            revision, token, None if cache_dir is None else str(cache_dir), local_files_only
+        cache = None if cache_dir is None else str(cache_dir)
+        access = Access(revision, token, cache, local_files_only)
+        choices = Choices(auto_class, languages, shared, model_arguments)
+        saved = open_saved(repo_or_path, choices, access)
+
+        model = build_model(
+            cls,
+            saved.base,
+            saved.config,
+            saved.languages,
+            shared=saved.shared,
+            share_adapter=saved.family.share_adapter,
         )
-        folder, family = fetch_family(repo_or_path, languages, access)
-        wanted = family.languages if languages is None else check_languages(languages)
-        adapters = family.adapters(wanted)
-        base = load_base(folder, family, auto_class, model_arguments, access)
-        body = None if type(base).__name__ == family.base_class else family.body or body_name(base)
-        config = (
-            backend_named(family.backend).saved_config(folder / adapters[0], body)
-            if adapters
-            else None
-        )
-        theta = shared_config(folder, family, shared, body)
-        model = get_language_model(
-            base, config, wanted, shared=theta, share_adapter=family.share_adapter
-        )
-        if family.shared_adapter and model.shared_part is not None:
-            model.shared_part.load(folder / SHARED_ADAPTER, body)
-            model._base_name = family.base_model, family.base_revision
-        _load_all(model, folder, adapters, body)
+        if saved.family.shared_adapter:
+            # transformers does not always record the commit that it loaded
+            model._base_name = saved.family.base_model, saved.family.base_revision
+        load_adapters(saved, model.backend, model.shared_part)
+
         if model.shared_part is not None and shared == "none":
-            model.train_only(*wanted)
+            model.train_only(*saved.languages)
         return model.eval()
 
+    def load_weights(self, path: str | Path) -> None:
+        """Read θ and every φ_l of this very model from what `save_pretrained` wrote, in place.
 
-def _load_all(
-    model: LanguageAdapterModel, folder: Path, adapters: Sequence[str], body: str | None
-) -> None:
-    """Load adapters, or say of all of them at once what is wrong."""
-    wrong: list[HubError] = []
-    for adapter in adapters:
+        Args:
+            path: The folder.
+
+        Raises:
+            HubError: If the files are of another model, or damaged.
+        """
+        family, state = self._family({}), self.base_state_dict()
+        load_weights(Path(path), family, self.backend, state, self.shared_part)
+
+    def load_language(self, language: Language, path: str | Path) -> None:
+        """Set φ_l to a saved adapter of the same configuration, to start or to continue from it.
+
+        Args:
+            language: The key; the model gets the language if it does not have it.
+            path: The folder of one adapter, in safetensors format: `<language>/` of a saved model,
+                or what PEFT, or `adapters` with `use_safetensors=True`, wrote under any name.
+
+        Raises:
+            HubError: If files are missing, pickled or damaged, or the adapter is of another
+                configuration or model.
+            ConfigurationError: If the languages have no adapters of their own.
+        """
+        if not self._router.tells_languages_apart:
+            raise ConfigurationError(
+                "An adapter can be loaded for one language only if each has its own. Found"
+                f" `share_adapter={self.share_adapter}` and the backend {self.backend.name!r}. Use"
+                " `get_language_model(model, config, languages)` with a `config` and without"
+                " `share_adapter`."
+            )
+
+        if language not in self.languages:
+            self.add_language(language)
+
+        self.backend.load(language, Path(path))
+
+    def __getattr__(self, name: str) -> Any:
+        """Look further in the base model."""
         try:
-            model.backend.load(adapter, folder / adapter, body)
-        except HubError as error:
-            wrong.append(error)
-    if len(wrong) > 1:
-        raise HubError("\n".join(map(str, wrong))) from wrong[0]
-    if wrong:
-        raise wrong[0]
+            return super().__getattr__(name)
+        except AttributeError:
+            # `model` is absent while a copy is being made, and then nothing can be found in it
+            if name == "model" or name.startswith("__"):
+                raise
+
+        return inner_attribute(self.model, name)
+
+    def _create(self, adapter: str, owner: Language | None) -> None:
+        """Create an adapter that belongs to a language, or to θ if `owner` is `None`."""
+        known, held = set(self.modules()), self._ownership.held(self)
+        self.backend.add(adapter)
+        self.model = self.backend.module  # the first adapter may come with a wrapper
+
+        self._ownership = held.after(self, owner)
+        if isinstance(self.backend, ReplacesModules):
+            self._ownership = self._ownership.without(self, self.backend.replaced())
+
+        # new modules are in training mode, whatever the model is in
+        for part in set(self.modules()) - known:
+            part.training = self.base_model.training
+
+    def _require_gradients(self) -> None:
+        trained = [key for key in self.languages if key not in self._frozen_languages]
+        self._ownership.require_gradients(self, trained, shared=not self._shared_is_frozen)
+
+    def _created(self, language: Language) -> list[nn.Parameter]:
+        return list(self._named(self._ownership.created[language]).values())
+
+    def _named(self, names: Iterable[str]) -> dict[str, nn.Parameter]:
+        parameters = dict(self.named_parameters())
+        return {name: parameters[name] for name in names}
+
+    def _writer(self, details: Mapping[str, object], max_shard_size: int | str | None) -> Writer:
+        family, state = self._family(details), self.base_state_dict()
+        return Writer(family, self.backend, state, self.shared_part, max_shard_size)
+
+    def _family(self, details: Mapping[str, object]) -> Family:
+        return Family(
+            languages=self.languages,
+            backend=self.backend.name,
+            shared=self.shared,
+            share_adapter=self.share_adapter,
+            shared_adapter=self.shared_part is not None,
+            base_model=self._base_name[0],
+            base_revision=self._base_name[1],
+            base_class=type(self.base_model).__name__,
+            body=body_name(self.base_model),
+            details=details,
+        )

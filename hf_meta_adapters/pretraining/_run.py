@@ -13,7 +13,7 @@ from datasets import Dataset
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.data import load_language_datasets, load_local_datasets
 from hf_meta_adapters.evaluation import LanguageScores, evaluate_languages
-from hf_meta_adapters.modeling.model import get_language_model
+from hf_meta_adapters.modeling.factory import get_language_model
 from hf_meta_adapters.pretraining._pretraining_arguments import PretrainingArguments
 from hf_meta_adapters.pretraining._tokenize import tokenize
 from hf_meta_adapters.pretraining.from_scratch import new_model, train_tokenizer

@@ -17,7 +17,8 @@ from hf_meta_adapters.backends.bottleneck import BottleneckConfig
 from hf_meta_adapters.backends.module_copy import ModuleCopyConfig
 from hf_meta_adapters.data import LanguageBatchSampler
 from hf_meta_adapters.errors import ConfigurationError
-from hf_meta_adapters.modeling.model import LanguageAdapterModel, get_language_model
+from hf_meta_adapters.modeling.factory import get_language_model
+from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.pretraining import new_model
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 from hf_meta_adapters.training.trainer import MetaAdapterTrainer

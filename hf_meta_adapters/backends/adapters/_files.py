@@ -1,4 +1,4 @@
-"""An adapter of AdapterHub's `adapters` as a folder: `adapter_config.json` and `adapter.safetensors`."""
+"""An adapter of the library `adapters` as a folder: its configuration and `adapter.safetensors`."""
 
 from __future__ import annotations
 
@@ -24,12 +24,11 @@ def write_adapter(directory: Path, model: Any, name: str, state: Mapping[str, Te
     """Write an adapter as `model.save_adapter(..., use_safetensors=True)` does, without a head.
 
     Args:
-        directory: Where to; created if it is missing.
+        directory: The folder to write to; created if it is missing.
         model: The transformers model, with adapters.
         name: The name of the adapter in it.
-        state: Its tensors.
+        state: The adapter's tensors.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     config = build_full_config(
         model.adapters_config.get(name),
         model.config,
@@ -37,14 +36,18 @@ def write_adapter(directory: Path, model: Any, name: str, state: Mapping[str, Te
         name=name,
         model_class=type(model).__name__,
     )
-    tensors = {key: tensor.detach().contiguous().clone() for key, tensor in state.items()}
-    save_file(tensors, directory / SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
+
+    # a clone each: safetensors refuses tensors that share memory
+    tensors = {key: tensor.detach().contiguous().clone() for key, tensor in state.items()}
+
+    directory.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, directory / SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
     (directory / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
 
 
 def read_adapter(
-    directory: Path, model: Any, name: str, state: dict[str, Tensor], names: Mapping[str, str]
+    directory: Path, model: Any, name: str, state: dict[str, Tensor], paths: Mapping[str, str]
 ) -> dict[str, Tensor]:
     """Read an adapter, saved under any name, for the place of one in a model.
 
@@ -52,8 +55,8 @@ def read_adapter(
         directory: The folder of the adapter.
         model: The transformers model, with adapters.
         name: The name of the adapter in it.
-        state: Its tensors.
-        names: Every name under which the library may have saved one of them → its name in `state`.
+        state: The adapter's tensors.
+        paths: Every path under which the library may have saved one of them → its name in `state`.
 
     Returns:
         name → tensor, for the names of `state`.
@@ -64,19 +67,20 @@ def read_adapter(
     """
     saved = _read_json(directory)
     _check_same_config(model.adapters_config.get(name), directory, saved["config"])
-    renamed = AdapterLoader(model).rename_func(saved["name"], name)
-    # A body has its names with a prefix inside a model with a head, and adapters are in the body
-    # alone.
+
+    # A body has its names with a prefix inside a model with a head, and adapters lie in the body.
     body = f"{model.base_model_prefix}."
-    known = {alias.removeprefix(body): own for alias, own in names.items()}
-    found = {}
+    places = {path.removeprefix(body): place for path, place in paths.items()}
+    rename = AdapterLoader(model).rename_func(saved["name"], name)
+
+    tensors = {}
     for key, tensor in read_tensors(directory, SAFE_WEIGHTS_NAME, WEIGHTS_NAME).items():
-        # the library expects a dot before the name of a container, also where that is the first
-        # part
-        here = renamed(f".{key.removeprefix(body)}").removeprefix(".")
-        found[known.get(here, here)] = tensor
-    check_fit(directory / SAFE_WEIGHTS_NAME, state, found)
-    return found
+        # the library expects a dot before the name of a container, even at the very beginning
+        path = rename(f".{key.removeprefix(body)}").removeprefix(".")
+        tensors[places.get(path, path)] = tensor
+
+    check_fit(directory / SAFE_WEIGHTS_NAME, state, tensors)
+    return tensors
 
 
 def read_config(directory: Path) -> AdapterConfig:
@@ -91,37 +95,41 @@ def read_config(directory: Path) -> AdapterConfig:
     return _loaded(directory, _read_json(directory)["config"])
 
 
-def _check_same_config(own: AdapterConfig, directory: Path, saved: Any) -> None:
-    """Refuse an adapter that has the right shapes but means something else by them, such as another activation."""
+def _check_same_config(own: AdapterConfig, directory: Path, saved: object) -> None:
+    """Refuse an adapter of the right shapes that means something else, as by another activation."""
     here, there = _settings(own), _settings(_loaded(directory, saved))
-    wrong = [
+    differences = [
         f"{key}={there.get(key)!r}, not {here.get(key)!r}"
         for key in sorted(here.keys() | there.keys())
         if here.get(key) != there.get(key)
     ]
-    if wrong:
+    if differences:
         raise HubError(
-            "All languages must have adapters of one configuration. Found in"
-            f" {directory / CONFIG_NAME}: "
-            f"{'; '.join(wrong)}. Give `get_language_model` the configuration of the adapter: "
-            f'`AdapterConfig.load(".../{CONFIG_NAME}")`.'
+            "All languages must have adapters of the same configuration. Found in"
+            f" {directory / CONFIG_NAME}: {'; '.join(differences)}. Pass `get_language_model` the"
+            f' configuration of the adapter: `AdapterConfig.load(".../{CONFIG_NAME}")`.'
         )
 
 
 def _settings(config: AdapterConfig) -> dict[str, Any]:
-    """What counts of a configuration, as JSON has it; the parts of a union are numbered."""
-    parts = config.to_dict().get("configs") or [config.to_dict()]
-    named = {
-        f"{number}.{key}" if len(parts) > 1 else key: value
-        for number, part in enumerate(parts)
-        for key, value in part.items()
-        if key not in _NOT_COMPARED
-    }
-    plain: dict[str, Any] = json.loads(json.dumps(named))
+    """The settings of a configuration that matter, as JSON has them; those of a union numbered."""
+    members = config.to_dict().get("configs") or [config.to_dict()]
+
+    # two members of a union may have settings of one name
+    settings = {}
+    for number, member in enumerate(members):
+        start = f"{number}." if len(members) > 1 else ""
+        for key, value in member.items():
+            if key not in _NOT_COMPARED:
+                settings[f"{start}{key}"] = value
+
+    # tuples come back as lists, so that both sides compare as what a file can hold
+    plain: dict[str, Any] = json.loads(json.dumps(settings))
     return plain
 
 
-def _loaded(directory: Path, config: Any) -> AdapterConfig:
+def _loaded(directory: Path, config: object) -> AdapterConfig:
+    """A configuration from what a file holds."""
     try:
         return AdapterConfig.load(config)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -133,21 +141,24 @@ def _loaded(directory: Path, config: Any) -> AdapterConfig:
 
 
 def _read_json(directory: Path) -> dict[str, Any]:
+    """The content of `adapter_config.json`, with a name and a configuration."""
     rule = f"An adapter must have a file `{CONFIG_NAME}` of the library `adapters`."
     path = directory / CONFIG_NAME
     if not path.is_file():
         raise HubError(f"{rule} Found none in {directory}. Download or save it again.")
+
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise HubError(
-            f"{rule} Found in {directory} no JSON: {error}. Download or save it again."
+            f"{rule} Found no JSON in {directory}: {error}. Download or save it again."
         ) from error
-    if not (
-        isinstance(content, dict) and isinstance(content.get("name"), str) and content.get("config")
-    ):
+
+    # any JSON may be in a downloaded file
+    is_mapping = isinstance(content, dict)
+    if not (is_mapping and isinstance(content.get("name"), str) and content.get("config")):
         raise HubError(
-            f"{rule} Found in {directory} one without `name` and `config`. Download or save it"
+            f"{rule} Found one without `name` and `config` in {directory}. Download or save it"
             " again."
         )
     return content

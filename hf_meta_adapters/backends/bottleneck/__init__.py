@@ -1,4 +1,4 @@
-"""The bottleneck adapter of the paper as a PEFT method, registered when this package is imported."""
+"""The bottleneck adapter of the paper as a PEFT method, registered on import."""
 
 from peft.mapping import (
     PEFT_TYPE_TO_CONFIG_MAPPING,

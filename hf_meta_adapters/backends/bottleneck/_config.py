@@ -11,10 +11,11 @@ from transformers.activations import ACT2FN
 
 from hf_meta_adapters.errors import ConfigurationError
 
-PEFT_TYPE: Any = (
-    "BOTTLENECK"  # PEFT's own enumeration of methods is closed; a string serves as well
-)
+# PEFT's own enumeration of methods is closed; a string serves as well
+PEFT_TYPE: Any = "BOTTLENECK"
+
 MODEL_ACTIVATION = "model"
+"""The `non_linearity` that stands for the activation of the model."""
 
 
 @dataclass
@@ -30,21 +31,21 @@ class BottleneckConfig(PeftConfig):
     An encoder or a decoder of L layers gets 2L adapters, an encoder-decoder 2L + 3L. Each has 2dm +
     d + m parameters, for the width d of the model and m of the bottleneck.
 
-    Where the output projections are is found from the structure of the model, and written into
+    The structure of the model tells where the output projections are. They are recorded in
     `target_modules`, so that a saved adapter says where it belongs. Adapters that are active
     together are applied in the order given, as a stack. They cannot be merged. `adapter_names`
-    routes the rows of a batch to different adapters, in training too.
+    routes the rows of a batch to different adapters, also in training.
 
     Args:
         bottleneck_size: The width m.
         non_linearity: `"model"` for the activation that the model's own config names ("gelu" where
             it names none), or a name in `transformers.activations.ACT2FN` such as `"relu"`.
         dropout: The probability of dropout on the input of `down`, in [0, 1).
-        after_attention: Whether there is an adapter after every attention.
-        after_feed_forward: Whether there is one after every feed-forward.
+        after_attention: Whether an adapter follows every attention.
+        after_feed_forward: Whether an adapter follows every feed-forward.
         layers_to_transform: The number or numbers of the layers that get adapters; by default all.
         target_modules: Ends of names of linear layers to put adapters behind, or a regular
-            expression of whole names, in place of what is found.
+            expression of whole names, instead of those that are found.
         modules_to_save: Modules that every adapter gets a trained copy of, such as a classifier.
         init_weights: `False` starts the up-projection at random, so that a fresh adapter does
             something.
@@ -56,8 +57,10 @@ class BottleneckConfig(PeftConfig):
         >>> from hf_meta_adapters import BottleneckConfig
         >>> from peft import get_peft_model
         >>> from transformers import BertConfig, BertModel
-        >>> sizes = dict(hidden_size=8, num_hidden_layers=3, num_attention_heads=2, intermediate_size=16, vocab_size=9)
-        >>> model = get_peft_model(BertModel(BertConfig(**sizes)), BottleneckConfig(bottleneck_size=4), "sw")
+        >>> sizes = dict(hidden_size=8, num_hidden_layers=3, num_attention_heads=2,
+        ...              intermediate_size=16, vocab_size=9)
+        >>> base = BertModel(BertConfig(**sizes))
+        >>> model = get_peft_model(base, BottleneckConfig(bottleneck_size=4), "sw")
         >>> model.get_nb_trainable_parameters()[0] == 3 * 2 * (2 * 8 * 4 + 8 + 4)
         True
         >>> model.peft_config["sw"].target_modules
@@ -91,35 +94,52 @@ class BottleneckConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PEFT_TYPE
+
         if isinstance(self.target_modules, (set, tuple)):
+            # a list in an order that does not depend on the process, as a saved file has it
             self.target_modules = sorted(self.target_modules)
-        if (
-            isinstance(self.bottleneck_size, bool)
-            or not isinstance(self.bottleneck_size, int)
-            or self.bottleneck_size < 1
-        ):
-            raise ConfigurationError(
-                f"`bottleneck_size` must be a positive integer. Found {self.bottleneck_size!r}."
-                " Write for example 128."
-            )
-        if not 0 <= self.dropout < 1:
-            raise ConfigurationError(
-                f"`dropout` must be in [0, 1). Found {self.dropout!r}. Write for example 0.1."
-            )
-        if self.non_linearity != MODEL_ACTIVATION and self.non_linearity not in ACT2FN:
-            close = difflib.get_close_matches(str(self.non_linearity), ACT2FN, n=1) or ["relu"]
-            raise ConfigurationError(
-                '`non_linearity` must be "model" or the name of an activation of transformers.'
-                f" Found {self.non_linearity!r}. Write for example {close[0]!r}."
-            )
-        if not (self.after_attention or self.after_feed_forward or self.target_modules):
-            raise ConfigurationError(
-                "`after_attention` or `after_feed_forward` must be true, or `target_modules` given."
-                " Found neither. Leave them out for both."
-            )
+
+        self._check_numbers()
+        self._check_activation()
+        self._check_places()
 
     @property
     def layer_numbers(self) -> list[int] | None:
         """`layers_to_transform` as a list, or `None` for all layers."""
-        numbers = self.layers_to_transform
-        return [numbers] if isinstance(numbers, int) else numbers
+        if isinstance(self.layers_to_transform, int):
+            return [self.layers_to_transform]
+
+        return self.layers_to_transform
+
+    def _check_numbers(self) -> None:
+        size = self.bottleneck_size
+        # to Python, `True` is the integer 1
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise ConfigurationError(
+                f"`bottleneck_size` must be a positive integer. Found {size!r}. Set it for example"
+                " to 128."
+            )
+
+        if not 0 <= self.dropout < 1:
+            raise ConfigurationError(
+                f"`dropout` must be in [0, 1). Found {self.dropout!r}. Set it for example to 0.1."
+            )
+
+    def _check_activation(self) -> None:
+        name = self.non_linearity
+        if name == MODEL_ACTIVATION or name in ACT2FN:
+            return
+
+        # `str`, for `None` and the like, which a file may hold
+        nearest = difflib.get_close_matches(str(name), ACT2FN, n=1) or ["relu"]
+        raise ConfigurationError(
+            '`non_linearity` must be "model" or the name of an activation of transformers. Found'
+            f" {name!r}. Set it for example to {nearest[0]!r}."
+        )
+
+    def _check_places(self) -> None:
+        if not (self.after_attention or self.after_feed_forward or self.target_modules):
+            raise ConfigurationError(
+                "`after_attention` or `after_feed_forward` must be true, or `target_modules` given."
+                " Found neither. Leave them out to adapt both."
+            )

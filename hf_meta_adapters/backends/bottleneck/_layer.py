@@ -22,7 +22,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
     """Computes `h + up(act(down(h)))`, where `h` is the output of the layer it wraps.
 
     Args:
-        base_layer: The linear layer; it is called as it is, so that it may be quantised.
+        base_layer: The linear layer. It is only called, so that it may be quantised.
     """
 
     # Inherited from PEFT, whose types are not read; `nn.Module` would have type checkers take them
@@ -40,10 +40,10 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         features = features_of(base_layer)
         if features is None:
             raise UnsupportedModelError(
-                "A bottleneck adapter must stand behind a linear layer, whose width it has. Found"
-                f" `{type(base_layer).__name__}`. Write in `target_modules` the names of linear"
-                " layers."
+                "A bottleneck adapter must stand behind a linear layer, whose width it takes. Found"
+                f" `{type(base_layer).__name__}`. Name linear layers in `target_modules`."
             )
+
         self.base_layer = base_layer
         self.in_features, self.out_features = features
         self.bk_down, self.bk_up = nn.ModuleDict(), nn.ModuleDict()
@@ -63,24 +63,26 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
             identity: Whether the up-projection starts at zero, which makes the new adapter the
                 identity.
         """
+        # `up` is drawn even if it is then set to zero: the random numbers after it stay the same
         down, up = nn.Linear(self.out_features, size), nn.Linear(size, self.out_features)
         if identity:
             nn.init.zeros_(up.weight)
             nn.init.zeros_(up.bias)
+
         self.bk_down[name], self.bk_up[name] = down, up
         self.bk_activation[name], self.bk_dropout[name] = ACT2FN[activation], nn.Dropout(dropout)
         self._move_adapter_to_device_of_base_layer(name)
 
     def forward(
-        self, x: Tensor, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any
+        self, x: Tensor, *args: object, adapter_names: Sequence[str] | None = None, **kwargs: object
     ) -> Tensor:
         """Call the wrapped layer, then the active adapters one after the other.
 
         Args:
             x: The input, of shape (B, ..., in).
             args: Further arguments of the wrapped layer.
-            adapter_names: One adapter for each row, `"__base__"` for none, in place of the active
-                ones. Where the batch is a multiple of that (beams of a search), each name holds for
+            adapter_names: One adapter for each row, `"__base__"` for none, instead of the active
+                ones. If the batch is a multiple of that (beams of a search), each name holds for
                 as many rows in succession.
             kwargs: Further arguments of the wrapped layer.
 
@@ -90,52 +92,76 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         hidden = self.base_layer(x, *args, **kwargs)
         if self.disable_adapters:
             return hidden
+
         if adapter_names is not None:
             return self._routed(hidden, adapter_names)
+
         for name in self.active_adapters:
-            hidden = self._changed(name, hidden)
+            hidden = self._adapted(name, hidden)
+
         return hidden
 
-    def merge(self, *args: Any, **kwargs: Any) -> NoReturn:
+    def merge(self, *args: object, **kwargs: object) -> NoReturn:
         """Refuse: the adapter is not linear."""
         raise ConfigurationError(
             "Only a linear adapter can be merged. Found a bottleneck adapter, which has an"
-            " activation inside. Keep it beside the model, or write `model.unload()` for the model"
+            " activation inside. Keep it next to the model, or call `model.unload()` for the model"
             " without it."
         )
 
     unmerge = merge
 
+    def _adapted(self, name: str, hidden: Tensor) -> Tensor:
+        """Compute h + up(act(down(h))), or h if this layer has no adapter of that name."""
+        # a name is active in all layers, also in those that only other adapters are in
+        if name not in self.bk_down:
+            return hidden
+
+        return hidden + self._change(name, hidden)
+
     def _change(self, name: str, hidden: Tensor) -> Tensor:
+        """Compute up(act(down(h))) in the adapter's type, and return it in the type of h."""
         down: Any = self.bk_down[name]
         up: Any = self.bk_up[name]
+
+        # PEFT keeps adapters of a model in half precision in float32
         inputs = self.bk_dropout[name](self._cast_input_dtype(hidden, down.weight.dtype))
         return up(self.bk_activation[name](down(inputs))).to(hidden.dtype)
 
     def _routed(self, hidden: Tensor, adapter_names: Sequence[str]) -> Tensor:
+        """The output with an adapter for each row."""
+        # a search over beams repeats each row of the batch before it calls the model
         beams, rest = divmod(len(hidden), len(adapter_names) or 1)
         if rest or not adapter_names:
             raise ConfigurationError(
-                "`adapter_names` must name one adapter for each row of the batch. Found "
-                f"{len(adapter_names)} names for {len(hidden)} rows. Give one name a row."
+                "`adapter_names` must name one adapter for each row of the batch. Found"
+                f" {len(adapter_names)} names for {len(hidden)} rows. Pass one name per row."
             )
+
+        # runs of rows with the same adapter, such as those of one language after the other
         runs = [(name, beams * len(list(rows))) for name, rows in groupby(adapter_names)]
-        if len({name for name, _ in runs}) == len(
-            runs
-        ):  # together: no numbers of rows go to the device
-            parts = hidden.split([size for _, size in runs])
-            return torch.cat(
-                [self._changed(name, part) for (name, _), part in zip(runs, parts, strict=True)]
-            )
-        names = [name for name in adapter_names for _ in range(beams)]
+        names = {name for name, _ in runs}
+        if len(names) == len(runs):
+            # Slices are views with sizes that the host knows, so no indices go to the device.
+            slices = hidden.split([size for _, size in runs])
+            adapted = [
+                self._adapted(name, part) for (name, _), part in zip(runs, slices, strict=True)
+            ]
+            return torch.cat(adapted)
+
+        return self._routed_by_index(hidden, [name for name in adapter_names for _ in range(beams)])
+
+    def _routed_by_index(self, hidden: Tensor, names: Sequence[str]) -> Tensor:
+        """The output where the rows of some adapter are not next to each other."""
         routed = hidden
         for name in dict.fromkeys(names):
-            if name in self.bk_down:
-                rows = torch.tensor(
-                    [row for row, other in enumerate(names) if other == name], device=hidden.device
-                )
-                routed = routed.index_add(0, rows, self._change(name, hidden[rows]))
-        return routed
+            if name not in self.bk_down:
+                continue
 
-    def _changed(self, name: str, hidden: Tensor) -> Tensor:
-        return hidden + self._change(name, hidden) if name in self.bk_down else hidden
+            numbers = [row for row, other in enumerate(names) if other == name]
+            rows = torch.tensor(numbers, device=hidden.device)
+
+            # out of place: `hidden` is needed in the backward pass
+            routed = routed.index_add(0, rows, self._change(name, hidden[rows]))
+
+        return routed

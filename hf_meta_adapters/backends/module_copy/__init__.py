@@ -1,4 +1,4 @@
-"""Copies of whole modules as a PEFT method, registered when this package is imported."""
+"""Copies of whole modules as a PEFT method, registered on import."""
 
 from peft.mapping import (
     PEFT_TYPE_TO_CONFIG_MAPPING,

@@ -1,8 +1,8 @@
-"""`ModuleCopyConfig`: which modules each language has a copy of, as the configuration of a PEFT method."""
+"""`ModuleCopyConfig`: which modules each language has a copy of, as a configuration of PEFT."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +11,8 @@ from peft import PeftConfig
 from hf_meta_adapters.anatomy.modules import KINDS
 from hf_meta_adapters.errors import ConfigurationError
 
-PEFT_TYPE: Any = (
-    "MODULE_COPY"  # PEFT's own enumeration of methods is closed; a string serves as well
-)
+# PEFT's own enumeration of methods is closed; a string serves as well
+PEFT_TYPE: Any = "MODULE_COPY"
 
 
 @dataclass(init=False)
@@ -29,22 +28,23 @@ class ModuleCopyConfig(PeftConfig):
         modules: `"layer_norm"`, `"feed_forward"` or `"attention"`, found by the structure of the
             model; or a list of names of modules, ends of such names, or regular expressions of
             whole names.
-        target_modules: What was found, a regular expression of whole names. Written when the copies
-            are made.
+        target_modules: The modules that were found, as a regular expression of whole names. Filled
+            in when the copies are made.
         modules_to_save: Further modules that every language gets a trained copy of, such as a
             classifier.
-        **options: Of `peft.PeftConfig`.
+        **options: Arguments of `peft.PeftConfig`.
 
     Raises:
-        ConfigurationError: If `modules` is no kind and no list of strings.
+        ConfigurationError: If `modules` is neither a kind nor a list of strings.
 
     Example:
         >>> from hf_meta_adapters import ModuleCopyConfig, get_language_model
         >>> from transformers import BertConfig, BertModel
-        >>> sizes = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=9)
+        >>> sizes = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+        ...              intermediate_size=16, vocab_size=9)
         >>> base = BertModel(BertConfig(**sizes))
-        >>> model = get_language_model(base, ModuleCopyConfig("layer_norm"), languages=["en", "sw"])
-        >>> sum(parameter.numel() for parameter in model.language_parameters("sw").values()) == 3 * 2 * 8
+        >>> model = get_language_model(base, ModuleCopyConfig("layer_norm"), ["en", "sw"])
+        >>> sum(copy.numel() for copy in model.language_parameters("sw").values()) == 3 * 2 * 8
         True
     """
 
@@ -60,28 +60,37 @@ class ModuleCopyConfig(PeftConfig):
 
     def __init__(
         self,
-        modules: str | Sequence[str] = "layer_norm",
+        modules: str | Iterable[str] = "layer_norm",
         *,
         target_modules: str | list[str] | None = None,
         modules_to_save: list[str] | None = None,
         **options: Any,
     ) -> None:
+        # `PeftConfig` sets `peft_type` to nothing, so it comes first
         super().__init__(**options)
-        self.modules = modules if isinstance(modules, str) else _names(modules)
-        self.target_modules, self.modules_to_save = target_modules, modules_to_save
+        self.modules = _checked(modules)
+        self.target_modules = target_modules
+        self.modules_to_save = modules_to_save
         self.peft_type = PEFT_TYPE
-        if isinstance(modules, str) and modules not in KINDS:
+
+
+def _checked(modules: str | Iterable[str]) -> str | list[str]:
+    """A kind, or a list of names in an order that does not depend on the process."""
+    if isinstance(modules, str):
+        if modules not in KINDS:
             raise ConfigurationError(
                 f"`modules` must be one of {list(KINDS)} or a list of names of modules. Found"
-                f" {modules!r}. Write [{modules!r}] if it is a name."
+                f" {modules!r}. Use [{modules!r}] if it is a name."
             )
+        return modules
 
+    names = list(modules)
+    if isinstance(modules, (set, frozenset)):
+        names.sort()
 
-def _names(modules: Any) -> list[str]:
-    names = sorted(modules) if isinstance(modules, (set, frozenset)) else list(modules)
     if not names or not all(isinstance(name, str) and name for name in names):
         raise ConfigurationError(
-            f"`modules` must hold names of modules, as strings. Found {names!r}. Write for example"
+            f"`modules` must hold names of modules, as strings. Found {names!r}. Use for example"
             ' ["LayerNorm"].'
         )
     return names

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from peft import PeftConfig
 from safetensors.torch import save_file
@@ -33,15 +32,20 @@ def write_adapter(
     """Write an adapter as `PeftModel.save_pretrained` does.
 
     Args:
-        directory: Where to; created if it is missing.
-        config: Its configuration.
+        directory: The folder to write to; created if it is missing.
+        config: The configuration of the adapter.
         state: Its tensors, under the names of a file.
-        base: The name of the base model; `None` if that is the folder above, wherever that will be.
+        base: The name of the base model; `None` if that is the parent folder, which may be moved.
     """
+    # as PEFT saves it: whoever loads the adapter does not train it, unless asked to
     config = copy.deepcopy(config)
-    config.inference_mode, config.base_model_name_or_path = True, base
-    directory.mkdir(parents=True, exist_ok=True)
+    config.inference_mode = True
+    config.base_model_name_or_path = base
+
+    # a clone each: safetensors refuses tensors that share memory
     tensors = {name: tensor.detach().contiguous().clone() for name, tensor in state.items()}
+
+    directory.mkdir(parents=True, exist_ok=True)
     save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
     config.save_pretrained(str(directory))
 
@@ -52,17 +56,18 @@ def read_config(directory: Path, body: str | None = None) -> PeftConfig:
     Args:
         directory: The folder of the adapter.
         body: For a model of another class over the same body, the prefix of the body's names, which
-            is then taken off.
+            is then removed from names of modules.
 
     Returns:
         The configuration, without the name of a base model.
 
     Raises:
-        HubError: If it is missing, or cannot be read.
+        HubError: If the file is missing or cannot be read.
     """
     rule = f"An adapter must have a file `{CONFIG}` of PEFT."
     if not (directory / CONFIG).is_file():
         raise HubError(f"{rule} Found none in {directory}. Download or save the model again.")
+
     try:
         config = PeftConfig.from_pretrained(str(directory))
     except (KeyError, TypeError, ValueError) as error:
@@ -70,49 +75,69 @@ def read_config(directory: Path, body: str | None = None) -> PeftConfig:
             f"{rule} Found in {directory} one that cannot be read: {type(error).__name__}: {error}."
             " Download or save the model again, or install the version of peft that wrote it."
         ) from error
+
+    # where the adapter was trained does not matter, and may be a folder of another machine
     config.base_model_name_or_path = None
-    for setting in _NAMES_OF_MODULES if body else ():
-        names = getattr(config, setting, None)
-        if isinstance(names, (list, set)):
-            setattr(config, setting, type(names)(name.removeprefix(f"{body}.") for name in names))
+    if body:
+        _remove_prefix(config, f"{body}.")
+
     return config
 
 
 def check_same_config(own: PeftConfig, directory: Path, body: str | None) -> None:
-    """Refuse an adapter that has the right shapes but means something else by them, such as another scaling.
+    """Refuse an adapter of the right shapes that means something else, such as another scaling.
 
     Args:
         own: The configuration of the adapter in the model.
         directory: The folder of the adapter to read.
-        body: As in `read_config`.
+        body: As for `read_config`.
 
     Raises:
-        HubError: If the two differ in what counts.
+        HubError: If the two differ in a setting that matters.
     """
     here, saved = own.to_dict(), read_config(directory, body).to_dict()
-    wrong = [
+
+    # of both: a version of PEFT may lack a setting that another has
+    compared = sorted((here.keys() | saved.keys()) - _NOT_COMPARED)
+    differences = [
         f"{name}={saved.get(name)!r}, not {here.get(name)!r}"
-        for name in sorted(here.keys() | saved.keys())
-        if name not in _NOT_COMPARED and _plain(here.get(name)) != _plain(saved.get(name))
+        for name in compared
+        if _plain(here.get(name)) != _plain(saved.get(name))
     ]
-    if wrong:
+    if differences:
         raise HubError(
-            f"All languages must have adapters of one configuration. Found in {directory / CONFIG}:"
-            f" {'; '.join(wrong)}. Train the adapter anew with the configuration of the others."
+            "All languages must have adapters of the same configuration. Found in"
+            f" {directory / CONFIG}: {'; '.join(differences)}. Train the adapter again with the"
+            " configuration of the others."
         )
 
 
 def check_initialisation(config: PeftConfig) -> None:
-    """Refuse a way to begin that changes the base model, which all languages share."""
-    how = getattr(config, "init_lora_weights", True)
-    if isinstance(how, str) and how.lower().startswith(_CHANGES_THE_BASE):
+    """Refuse an initialisation that changes the base model, which all languages share.
+
+    Raises:
+        ConfigurationError: If `init_lora_weights` names one.
+    """
+    # only LoRA and its relatives have it
+    method = vars(config).get("init_lora_weights")
+    if isinstance(method, str) and method.lower().startswith(_CHANGES_THE_BASE):
         raise ConfigurationError(
-            "A new adapter must leave the base model as it is, since all languages share it. Found"
-            f" `init_lora_weights={how!r}`, which changes it. Write for example"
+            "A new adapter must leave the base model as it is, because all languages share it."
+            f" Found `init_lora_weights={method!r}`, which changes it. Set for example"
             " `init_lora_weights=True`."
         )
 
 
-def _plain(value: Any) -> Any:
-    """A setting as JSON would have it: sets come back as lists, in any order."""
-    return sorted(map(str, value)) if isinstance(value, (set, frozenset, list, tuple)) else value
+def _remove_prefix(config: PeftConfig, prefix: str) -> None:
+    """Remove a prefix from the names of modules in a configuration."""
+    for setting in _NAMES_OF_MODULES:
+        names = vars(config).get(setting)
+        if isinstance(names, (list, set)):
+            setattr(config, setting, type(names)(name.removeprefix(prefix) for name in names))
+
+
+def _plain(value: object) -> object:
+    """A setting as JSON has it: sets come back as lists, in any order."""
+    if isinstance(value, (set, frozenset, list, tuple)):
+        return sorted(map(str, value))
+    return value

@@ -1,11 +1,8 @@
-"""θ as an adapter of PEFT over a frozen base, beside which the adapters of the languages are put into the model."""
+"""θ as an adapter of PEFT over a frozen base, on top of which languages get theirs."""
 
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +18,15 @@ from hf_meta_adapters.backends.peft._files import (
     check_same_config,
     write_adapter,
 )
+from hf_meta_adapters.backends.peft._messages import without_noise
 from hf_meta_adapters.backends.weights_file import read_weights
 from hf_meta_adapters.errors import ConfigurationError, UnsupportedModelError
 
 ADAPTER = "shared_adapter"
 """The name of θ inside PEFT; no language has it there."""
+
+SWITCHED = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+"""The layers in which PEFT keeps adapters and switches between them."""
 
 
 class PeftSharedPart(SharedPart):
@@ -36,107 +37,108 @@ class PeftSharedPart(SharedPart):
 
     Args:
         base: The transformers model, without adapters.
-        config: What θ is.
+        config: The configuration of the adapter.
 
     Raises:
-        ConfigurationError: If θ cannot be that.
+        ConfigurationError: If θ cannot be an adapter of that configuration.
         UnsupportedModelError: If it finds nothing in the model to attach to.
     """
 
-    def __init__(self, base: nn.Module, config: PeftConfig) -> None:
-        _check(config)
+    def __init__(self, base: nn.Module, config: object) -> None:
         self.base = base
         self._trained = [parameter for parameter in base.parameters() if parameter.requires_grad]
-        config = copy.deepcopy(config)
-        config.inference_mode = False
+
+        # PEFT fills in what it finds, and a configuration that was loaded is in inference mode
+        settings = _checked(config)
+        settings.inference_mode = False
         known = set(base.modules())
+
         try:
             with without_noise():
-                self.model: Any = get_peft_model(base, config, adapter_name=ADAPTER)
+                self.model: Any = get_peft_model(base, settings, adapter_name=ADAPTER)
         except ValueError as error:
             raise UnsupportedModelError(
-                "The shared adapter must find modules of the model to attach to. Found, for "
-                f"`shared={type(config).__name__}(...)` in `{type(base).__name__}`: {error} Write "
-                "`target_modules=[...]` with some of the model's own modules."
+                "The shared adapter must find modules of the model to attach to. Found, for"
+                f" `shared={type(config).__name__}(...)` in `{type(base).__name__}`: {error} Set"
+                " `target_modules=[...]` to some of the model's own modules."
             ) from error
-        del (
-            self._base.peft_config
-        )  # where the adapters of the languages would look for others of their own kind
+
+        # the adapters of the languages would look there for others of their own kind
+        del self._base.peft_config
+
+        # new modules are in training mode, whatever the model is in
         for part in set(base.modules()) - known:
             part.training = base.training
-        kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
-        self.layers: list[Any] = [part for part in base.modules() if isinstance(part, kinds)]
+
+        self.layers: list[Any] = [part for part in base.modules() if isinstance(part, SWITCHED)]
+
+        # `keep_vars`: the tensors themselves, into which `load` copies
         self.tensors = get_peft_model_state_dict(
             self.model, self.model.state_dict(keep_vars=True), ADAPTER, save_embedding_layers=False
         )
 
     def save(self, directory: Path, base_name: str) -> None:
-        """Write a folder that `PeftModel.from_pretrained` reads; its configuration names the base."""
+        """Write a folder that `PeftModel.from_pretrained` reads, which names the base."""
         write_adapter(directory, self.model.peft_config[ADAPTER], self.tensors, base_name or None)
 
     def load(self, directory: Path, body: str | None = None) -> None:
-        """Read an adapter that PEFT or `save` wrote, after comparing configuration, names and shapes."""
-        found = read_weights(directory, self.tensors, body)
+        """Read what PEFT or `save` wrote, after a comparison of configuration, names and shapes."""
+        weights = read_weights(directory, self.tensors, body)
         check_same_config(self.model.peft_config[ADAPTER], directory, body)
+
         with torch.no_grad():
             for name, tensor in self.tensors.items():
-                tensor.copy_(found[name])
+                tensor.copy_(weights[name])
 
     def remove(self) -> None:
-        """Take the layers out of the base, and train of it what was trained before."""
-        self._base.peft_config = {}  # which PEFT deletes
+        """Take the layers out of the base, and train what it trained before."""
+        self._base.peft_config = {}  # PEFT deletes it, and fails if it is absent
         self.model.unload()
+
         for parameter in self._trained:
             parameter.requires_grad_(True)
 
     def merge(self) -> None:
         """Add θ to the weights of the base; the layers stay in the model."""
         for layer in self.layers:
+            # the others, such as of `modules_to_save`, hold whole modules and nothing to add
             if isinstance(layer, BaseTunerLayer):
                 layer.merge(adapter_names=[ADAPTER])
 
     def merged(self) -> nn.Module:
-        """A copy of the base model with θ in its weights and no adapter in it."""
+        """Compute a copy of the base model with θ in its weights and no adapter in it."""
         twin = copy.deepcopy(self)
         return twin.model.merge_and_unload(adapter_names=[ADAPTER])
 
     @property
     def _base(self) -> Any:
+        """The base, whose attributes of PEFT `nn.Module` does not declare."""
         return self.base
 
 
-@contextmanager
-def without_noise() -> Iterator[None]:
-    """Silence warnings that PEFT causes by itself and that a user can do nothing about."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
-        )
-        warnings.filterwarnings("ignore", message="Unsupported layer type", category=UserWarning)
-        warnings.filterwarnings(
-            "ignore", message="You are trying to modify a model with PEFT for a second time"
-        )
-        warnings.filterwarnings("ignore", message="Already following adapters were merged")
-        warnings.filterwarnings("ignore", message="All adapters are already merged")
-        yield
-
-
-def _check(config: object) -> None:
+def _checked(config: object) -> PeftConfig:
+    """A copy of a configuration that θ can have."""
     rule = '`shared` must be "all", "none", a regular expression or a PeftConfig'
     if not isinstance(config, PeftConfig):
         raise ConfigurationError(
-            f"{rule}. Found {config!r} of type `{type(config).__name__}`. Write for example "
-            '`shared=LoraConfig(target_modules="all-linear")`.'
+            f"{rule}. Found {config!r} of type `{type(config).__name__}`. Use for example"
+            ' `shared=LoraConfig(target_modules="all-linear")`.'
         )
+
     check_initialisation(config)
     if config.is_prompt_learning:
         raise ConfigurationError(
             f"{rule} of a method that puts layers into the model. Found `{type(config).__name__}`,"
-            " whose prompt lies outside of it. Write for example"
+            " whose prompt lies outside of it. Use for example"
             ' `shared=LoraConfig(target_modules="all-linear")`.'
         )
-    if (bias := getattr(config, "bias", "none")) != "none":
+
+    # not every method has the setting
+    bias = vars(config).get("bias", "none")
+    if bias != "none":
         raise ConfigurationError(
-            f"{rule} under which the base stays frozen. Found `bias={bias!r}`, which trains biases"
-            ' of the base. Write `bias="none"`.'
+            f"{rule} that leaves the base frozen. Found `bias={bias!r}`, which trains biases of the"
+            ' base. Set `bias="none"`.'
         )
+
+    return copy.deepcopy(config)

@@ -1,6 +1,4 @@
-"""One batch with rows in several languages: in one pass where the method can, else a pass for each
-language.
-"""
+"""A batch with rows in several languages: one pass if the method can, else one per language."""
 
 from __future__ import annotations
 
@@ -127,24 +125,24 @@ def test_modules_to_save_are_routed_too() -> None:
     [
         (
             lambda model, batch: model(**batch, language=["en", "sw"]),
-            r"one for each row of the batch. Found 2 for 4 rows",
+            r"one key for each row of the batch. Found 2 for 4 rows",
         ),
         (lambda model, batch: model(language=["en", "sw"]), "Found 2 for 0 rows"),
         (
             lambda model, batch: model.train()(**batch, language=KEYS),
-            r"Found \['sw', 'en'\] in one batch. Write `model.eval",
+            r"Found \['sw', 'en'\] in one batch. Call `model.eval",
         ),
         (
             lambda model, batch: model(**batch, labels=batch["input_ids"], language=KEYS),
             (
-                r"one entry for each row. Found the output\['loss'\] of shape \(\) for 2"
+                r"an entry per row. Found the output\['loss'\] of shape \(\) for 2"
                 r" rows.*Leave out the labels"
             ),
         ),
         (
             lambda model, batch: model(**batch, use_cache=True, language=KEYS),
             (
-                r"Found the output\['(past_key_values|cache)'\], a `DynamicCache`. Ask .*"
+                r"Found the output\['(past_key_values|cache)'\], a `DynamicCache`. Switch .*"
                 r" \(`use_cache=False`"
             ),
         ),
@@ -197,6 +195,9 @@ def test_outputs_are_put_together_as_they_were() -> None:
     assert found["d"] is True
     with pytest.raises(
         ConfigurationError,
-        match=r"Found the output\['a'\] of shape \(2, 3\) for 2 rows, beside \(1, 2\)",
+        match=(
+            r"Found the output\['a'\] of shape \(2, 3\) for 2 rows, where another part has"
+            r" \(1, 2\)"
+        ),
     ):
         put_together([{"a": torch.zeros(1, 2)}, {"a": torch.zeros(2, 3)}], rows)

@@ -20,7 +20,7 @@ from hf_meta_adapters.evaluation import (
     register_task,
 )
 from hf_meta_adapters.evaluation import _task as tasks
-from hf_meta_adapters.modeling.model import get_language_model
+from hf_meta_adapters.modeling.factory import get_language_model
 
 from .conftest import LINES, Noise, Oracle
 

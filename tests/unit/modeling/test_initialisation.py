@@ -64,7 +64,7 @@ def test_weights_that_do_not_sum_to_one_are_refused(weights: Any) -> None:
     before = snapshot(model)
     with pytest.raises(
         ConfigurationError,
-        match=r"must be positive and sum to 1 within 1e-06\. Found .* Write for example",
+        match=r"must be positive and sum to 1 within 1e-06\. Found .* Use for example",
     ):
         model.add_language("yo", copy_from=weights)
     assert model.languages == ("en", "sw")

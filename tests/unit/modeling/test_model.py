@@ -1,6 +1,4 @@
-"""`LanguageAdapterModel`: routing, ownership and languages, for every adapter method on the bank of
-tiny models.
-"""
+"""`LanguageAdapterModel`: routing, ownership and languages, for every method on tiny models."""
 
 from __future__ import annotations
 
@@ -317,11 +315,11 @@ def test_the_wrapper_offers_what_the_model_offers() -> None:
 @pytest.mark.parametrize(
     ("name", "instead"),
     [
-        ("set_adapter", "set_language"),
-        ("add_adapter", "add_language"),
-        ("load_adapter", "load_language"),
-        ("delete_adapter", "from_pretrained"),
-        ("disable_adapter", "AutoModel"),
+        ("set_adapter", "Use `set_language"),
+        ("add_adapter", "Use `add_language"),
+        ("load_adapter", "Use `load_language"),
+        ("delete_adapter", "Use `from_pretrained"),
+        ("disable_adapter", "Load .*AutoModel"),
     ],
 )
 def test_methods_of_peft_that_would_break_training_say_what_to_write(
@@ -329,7 +327,7 @@ def test_methods_of_peft_that_would_break_training_say_what_to_write(
 ) -> None:
     model = adapted("bert", "lora")
     assert hasattr(model.model, name)
-    with pytest.raises(AttributeError, match=f"has no `{name}`. Write .*{instead}"):
+    with pytest.raises(AttributeError, match=f"has no `{name}`. {instead}"):
         getattr(model, name)
     assert not hasattr(model, name)
 
@@ -415,7 +413,7 @@ def test_the_sizes_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (
             lambda model, batch: model(**batch),
-            r"must run in a language .*\['en', 'sw'\]. Found none. Write .*set_lang",
+            r"must run in a language .*\['en', 'sw'\]. Found none. Call .*set_lang",
         ),
         (lambda model, batch: model.generate(**batch), "must run in a language"),
         (
@@ -434,9 +432,9 @@ def test_the_sizes_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (lambda model, batch: model.add_language("a/b"), r"Found 'a/b'. Write for example"),
         (
             lambda model, batch: model.add_language("EN"),
-            "more than upper and lower case. Found 'EN' beside 'en'",
+            "more than letter case. Found 'EN' next to 'en'",
         ),
-        (lambda model, batch: model.add_language("sw"), "Found 'sw' beside 'sw'"),
+        (lambda model, batch: model.add_language("sw"), "Found 'sw' next to 'sw'"),
         (lambda model, batch: model.add_language("shared"), "name of the folder .* Found 'shared'"),
         (lambda model, batch: model.add_language("fr", copy_from="de"), r"Found 'de'"),
     ],
@@ -468,7 +466,7 @@ def test_wrong_languages_are_refused_before_the_model_is_touched(languages) -> N
 def test_reentrant_checkpointing_is_refused() -> None:
     model = adapted("bert")
     with pytest.raises(
-        ConfigurationError, match=r"must not be reentrant.*Found {'use_reentrant': True}.*Write"
+        ConfigurationError, match=r"must not be reentrant.*Found {'use_reentrant': True}.*Use"
     ):
         model.gradient_checkpointing_enable({"use_reentrant": True})
 

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from hf_meta_adapters.errors import ConfigurationError
-from hf_meta_adapters.modeling._ownership import Ownership, chosen_names
+from hf_meta_adapters.modeling._ownership import Ownership
+from hf_meta_adapters.modeling._theta import chosen_names
 
 
 class Wrapped(nn.Module):
@@ -34,7 +35,7 @@ NAMES = ["fixed", "adapter.weight", "adapter.bias", "norm.weight", "norm.bias"]
 
 
 def grown() -> tuple[Base, Ownership]:
-    """Two languages named like a part of a name, the second with a parameter that is not trained."""
+    """Two languages named like parts of names, the second with a parameter that is not trained."""
     base = Base()
     held = Ownership.of_base(base).held(base)
     base.adapter = Wrapped(base.adapter)  # type: ignore[assignment]
@@ -171,12 +172,12 @@ def test_shared_names_are_chosen_by_a_regular_expression() -> None:
         (
             "fixed",
             (
-                r"Found 'fixed', which matches none of \['adapter.weight', .* and 4 in all. Write a"
+                r"Found 'fixed', which matches none of \['adapter.weight', .* and 4 in all. Use a"
                 r" part of such"
             ),
         ),
         (None, "Found None of type `NoneType`"),
-        (["norm"], r"Found \['norm'\] of type `list`. Write for example"),
+        (["norm"], r"Found \['norm'\] of type `list`. Use for example"),
     ],
 )
 def test_a_choice_that_cannot_work_is_refused(shared: object, found: str) -> None:

@@ -1,6 +1,4 @@
-"""Models with languages by the library `adapters`: every method on the families that the library
-knows.
-"""
+"""Models with languages by the library `adapters`: every method on families that it knows."""
 
 from __future__ import annotations
 

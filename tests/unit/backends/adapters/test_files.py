@@ -207,7 +207,7 @@ def test_an_adapter_of_another_architecture_is_refused(tmp_path: Path) -> None:
 def test_a_model_without_adapters_of_languages_loads_none(options: Any, tmp_path: Path) -> None:
     options = {"config": METHODS["lora"], **options}
     model = get_language_model(bare("bert"), options.pop("config"), ["en"], **options)
-    with pytest.raises(ConfigurationError, match="where each has its own"):
+    with pytest.raises(ConfigurationError, match="only if each has its own"):
         model.load_language("en", tmp_path)
 
 

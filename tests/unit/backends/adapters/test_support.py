@@ -180,7 +180,7 @@ def test_orthogonal_matrices_have_no_mean() -> None:
 def test_methods_of_the_library_that_would_break_training_say_what_to_write(method: str) -> None:
     model = adapted("bert", languages=LANGUAGES)
     assert hasattr(model.base_model, method)
-    with pytest.raises(AttributeError, match=f"has no `{method}`. Write "):
+    with pytest.raises(AttributeError, match=f"has no `{method}`. Use "):
         getattr(model, method)
 
 

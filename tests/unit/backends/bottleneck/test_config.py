@@ -1,6 +1,4 @@
-"""What `BottleneckConfig` accepts, where it puts adapters in models outside the bank, and what it
-says otherwise.
-"""
+"""What `BottleneckConfig` accepts and refuses, and where it puts adapters in other models."""
 
 from __future__ import annotations
 
@@ -57,7 +55,7 @@ def test_the_defaults_are_those_of_the_paper() -> None:
         ({"bottleneck_size": 8.0}, r"Found 8\.0"),
         ({"dropout": 1.0}, r"`dropout` must be in \[0, 1\). Found 1\.0"),
         ({"dropout": -0.1}, r"Found -0\.1"),
-        ({"non_linearity": "reluu"}, "Found 'reluu'. Write for example 'relu"),
+        ({"non_linearity": "reluu"}, "Found 'reluu'. Set it for example to 'relu"),
         (
             {"after_attention": False, "after_feed_forward": False},
             "`after_attention` or `after_feed_forward` must",
@@ -69,8 +67,13 @@ def test_values_out_of_range_are_refused(options: dict[str, Any], says: str) -> 
         BottleneckConfig(**options)
 
 
-@pytest.mark.parametrize(("options", "end"), [({"after_feed_forward": False}, "attention.output.dense"),
-                                              ({"after_attention": False}, "output.dense")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "end"),
+    [
+        ({"after_feed_forward": False}, "attention.output.dense"),
+        ({"after_attention": False}, "output.dense"),
+    ],
+)
 def test_one_of_the_two_places_can_be_left_out(options: dict[str, bool], end: str) -> None:
     assert adapt("bert", **options) == [f"bert.encoder.layer.{layer}.{end}" for layer in (0, 1)]
 
@@ -130,7 +133,7 @@ def test_a_name_that_peft_would_mistake_is_refused(name: str) -> None:
     model = tiny("mt5").make()
     before = [module for module, _ in model.named_modules()]
     with pytest.raises(
-        ConfigurationError, match=f"Found '{name}'.*Write for example \"language_{name}\""
+        ConfigurationError, match=f"Found '{name}'.*Call it for example \"language_{name}\""
     ):
         get_peft_model(model, BottleneckConfig(bottleneck_size=2), name)
     assert [module for module, _ in model.named_modules()] == before
@@ -140,7 +143,9 @@ def test_unknown_adapters_for_rows_are_named() -> None:
     cell = tiny("bert")
     model = get_peft_model(cell.make(), BottleneckConfig(bottleneck_size=2), "sw")
     for names in (["sw", "xx"], "sw"):
-        with pytest.raises(ConfigurationError, match=r"there are, \['sw'\]"):
+        with pytest.raises(
+            ConfigurationError, match=r"must be a list whose entries are in \['sw'\]"
+        ):
             model(**cell.batch(), adapter_names=names)
     model(**cell.batch(), adapter_names=["sw", "__base__"])
 
@@ -148,14 +153,27 @@ def test_unknown_adapters_for_rows_are_named() -> None:
 OTHERS = {
     "AlbertConfig": (SIZES | {"embedding_size": 8}, ["attention.dense", "ffn_output"], 2),
     "OPTConfig": (
-        {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 16, "vocab_size": 64,
-         "word_embed_proj_dim": 16},
+        {
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "ffn_dim": 16,
+            "vocab_size": 64,
+            "word_embed_proj_dim": 16,
+        },
         ["self_attn.out_proj", "fc2"],
         4,
     ),
     "GPTNeoXConfig": (SIZES, ["attention.dense", "mlp.dense_4h_to_h"], 4),
     "GPTJConfig": (
-        {"n_embd": 16, "n_layer": 2, "n_head": 2, "rotary_dim": 4, "vocab_size": 64, "n_positions": 16},
+        {
+            "n_embd": 16,
+            "n_layer": 2,
+            "n_head": 2,
+            "rotary_dim": 4,
+            "vocab_size": 64,
+            "n_positions": 16,
+        },
         ["attn.out_proj", "mlp.fc_out"],
         4,
     ),
@@ -165,18 +183,33 @@ OTHERS = {
         4,
     ),
     "DeepseekV3Config": (
-        SIZES | {"first_k_dense_replace": 2, "q_lora_rank": 8, "kv_lora_rank": 16, "qk_rope_head_dim": 4,
-                 "qk_nope_head_dim": 4, "v_head_dim": 8, "num_key_value_heads": 2},
+        SIZES
+        | {
+            "first_k_dense_replace": 2,
+            "q_lora_rank": 8,
+            "kv_lora_rank": 16,
+            "qk_rope_head_dim": 4,
+            "qk_nope_head_dim": 4,
+            "v_head_dim": 8,
+            "num_key_value_heads": 2,
+        },
         ["self_attn.o_proj", "mlp.down_proj"],
         4,
     ),
     "Wav2Vec2Config": (
-        SIZES | {"conv_dim": (8,), "conv_stride": (2,), "conv_kernel": (2,), "num_feat_extract_layers": 1,
-                 "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2},
+        SIZES
+        | {
+            "conv_dim": (8,),
+            "conv_stride": (2,),
+            "conv_kernel": (2,),
+            "num_feat_extract_layers": 1,
+            "num_conv_pos_embeddings": 4,
+            "num_conv_pos_embedding_groups": 2,
+        },
         ["attention.out_proj", "feed_forward.output_dense"],
         4,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -192,9 +225,15 @@ def test_the_places_in_models_outside_the_bank(name: str) -> None:
 MIXTURES = {
     "MixtralConfig": SIZES | {"num_key_value_heads": 1, "num_local_experts": 16},
     "DeepseekV3Config": OTHERS["DeepseekV3Config"][0]
-    | {"first_k_dense_replace": 0, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1,
-       "moe_intermediate_size": 16},
-}  # fmt: skip
+    | {
+        "first_k_dense_replace": 0,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "n_group": 1,
+        "topk_group": 1,
+        "moe_intermediate_size": 16,
+    },
+}
 
 
 @pytest.mark.parametrize("name", MIXTURES)

@@ -1,6 +1,4 @@
-"""Copies of whole modules for each language: where they go, what they share, and how PEFT keeps
-them.
-"""
+"""Copies of whole modules: where they go, what they share, and how PEFT keeps them."""
 
 from __future__ import annotations
 
@@ -154,11 +152,11 @@ def test_a_model_without_the_kind_is_refused() -> None:
             "norm",
             (
                 r"must be one of \['layer_norm', 'feed_forward', 'attention'\] or a list.*Found"
-                r" 'norm'. Write \['norm'\]"
+                r" 'norm'. Use \['norm'\]"
             ),
         ),
         ([], r"must hold names of modules, as strings. Found \[\]"),
-        ([3], r"as strings. Found \[3\]. Write"),
+        ([3], r"as strings. Found \[3\]. Use"),
     ],
 )
 def test_a_wrong_configuration_is_refused(modules: Any, message: str) -> None:
@@ -264,7 +262,7 @@ def test_peft_alone_makes_saves_loads_switches_and_merges(tmp_path: Path) -> Non
     assert same(outputs(model, cell.batch()), expected)
     with pytest.raises(
         ConfigurationError,
-        match=r"One copy of a module can be merged at a time. Found \['sw', 'en'\]",
+        match=r"Only one copy of a module can be merged at a time. Found \['sw', 'en'\]",
     ):
         model.merge_adapter(["en"])
     model.unmerge_adapter()
@@ -273,7 +271,7 @@ def test_peft_alone_makes_saves_loads_switches_and_merges(tmp_path: Path) -> Non
     model.base_model.set_adapter(["sw", "en"])
     with pytest.raises(
         ConfigurationError,
-        match=r"One copy of a module can be active at a time. Found \['sw', 'en'\]",
+        match=r"Only one copy of a module can be active at a time. Found \['sw', 'en'\]",
     ):
         outputs(model, cell.batch())
     model.set_adapter("sw")

@@ -1,6 +1,4 @@
-"""The PEFT backend: any method of PEFT, any language key, and files that PEFT did not write for
-this model.
-"""
+"""The PEFT backend: any method of PEFT, any language key, and files from elsewhere."""
 
 from __future__ import annotations
 
@@ -128,9 +126,7 @@ def test_any_method_of_peft_is_routed_trained_saved_and_loaded(name: str, tmp_pa
 
 @pytest.mark.parametrize("method", ["lora", "bottleneck"])
 def test_every_language_is_saved_under_the_same_names(method: str, tmp_path: Path) -> None:
-    """PEFT takes the adapter's name out of the names of tensors; no language may lose more, or a
-    neighbour's.
-    """
+    """PEFT takes the adapter's name out of the names of tensors; nothing else may be lost."""
     cell = tiny("xlm-r")
     config = (
         LoraConfig(r=1, target_modules=["query"])
@@ -195,7 +191,7 @@ def test_the_configuration_of_the_user_stays_hers() -> None:
     [
         (
             lambda: LoraConfig(target_modules=["qkv"]),
-            r"`target_modules={'qkv'}` in `BertForMaskedLM`: .*Write .*'query'",
+            r"`target_modules={'qkv'}` in `BertForMaskedLM`: .*Set .*'query'",
         ),
         (
             lambda: BottleneckConfig(target_modules=["LayerNorm"]),
@@ -219,7 +215,7 @@ def test_an_adapted_model_is_refused() -> None:
     ):
         with pytest.raises(
             UnsupportedModelError,
-            match=r"no adapters of PEFT yet. Found some in .*Write .*add_language",
+            match=r"no adapters of PEFT yet. Found some in .*Call .*add_language",
         ):
             get_language_model(base, LoraConfig(target_modules=["query"]), ["en"])
     with pytest.raises(
@@ -234,7 +230,7 @@ def test_an_initialisation_that_changes_the_base_is_refused(how: str) -> None:
     config.init_lora_weights = how
     with pytest.raises(
         ConfigurationError,
-        match=rf"leave the base model as it is.*Found `init_lora_weights='{how}'`.*Wr",
+        match=rf"leave the base model as it is.*Found `init_lora_weights='{how}'`.*Set",
     ):
         get_language_model(tiny("bert").make(), config, ["en", "sw"])
 
@@ -243,7 +239,7 @@ def test_a_method_for_one_adapter_is_refused() -> None:
     config = peft.AdaLoraConfig(init_r=2, target_r=1, total_step=10, target_modules=["query"])
     with pytest.raises(
         ConfigurationError,
-        match=r"several trained adapters .*Found `AdaLoraConfig`.*Write for example",
+        match=r"several trained adapters .*Found `AdaLoraConfig`.*Use for example",
     ):
         get_language_model(tiny("bert").make(), config, ["en", "sw"])
 
@@ -336,7 +332,7 @@ def test_a_damaged_adapter_is_refused(saved: Path) -> None:
     [
         (
             {"lora_alpha": 99, "use_rslora": True},
-            "one configuration. Found in .*lora_alpha=99, not 8; use_rslora=True",
+            "the same configuration. Found in .*lora_alpha=99, not 8; use_rslora=True",
         ),
         ({"peft_type": "TELEPATHY"}, "one that cannot be read: .*TELEPATHY.* Download or save"),
         ({"peft_type": None}, "one that cannot be read: "),

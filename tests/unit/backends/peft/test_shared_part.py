@@ -1,4 +1,4 @@
-"""θ as an adapter of PEFT over a frozen base, beside every kind of language adapter."""
+"""θ as an adapter of PEFT over a frozen base, next to every kind of language adapter."""
 
 from __future__ import annotations
 
@@ -266,7 +266,7 @@ def test_a_saved_theta_is_frozen_by_none_and_nothing_else_is_possible(tmp_path: 
     assert loaded.language_parameters("da")
     with pytest.raises(
         ConfigurationError,
-        match=r'`shared` must be "none" where the saved θ is an adapter.*Found \'all',
+        match=r'`shared` must be "none", which freezes θ, or be left out .*Found \'all',
     ):
         load(tmp_path, shared="all")
 
@@ -330,13 +330,13 @@ def test_the_base_may_have_integer_weights() -> None:
             BottleneckConfig(),
             LoraConfig(bias="all"),
             ConfigurationError,
-            r"Found `bias='all'`.*Write `bias=\"none\"`",
+            r"Found `bias='all'`.*Set `bias=\"none\"`",
         ),
         (
             BottleneckConfig(),
             {"r": 2},
             ConfigurationError,
-            r"a PeftConfig. Found \{'r': 2\} of type `dict`. Write",
+            r"a PeftConfig. Found \{'r': 2\} of type `dict`. Use",
         ),
         (BottleneckConfig(), None, ConfigurationError, "a PeftConfig. Found None"),
         (
@@ -375,7 +375,7 @@ def test_what_cannot_be_theta_is_refused_and_the_base_left_as_it_was(
 def test_one_adapter_for_all_beside_theta_is_refused() -> None:
     with pytest.raises(
         ConfigurationError,
-        match=r"Found `share_adapter=True` and `shared=LoraConfig\(...\)`. Write `conf",
+        match=r"Found `share_adapter=True` and `shared=LoraConfig\(...\)`. Pass `conf",
     ):
         with_theta(tiny("bert"), "lora", share_adapter=True)
 

@@ -1,0 +1,100 @@
+"""A model with languages, written to a folder or published on the Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from huggingface_hub import CommitInfo
+from torch import Tensor
+
+from hf_meta_adapters._typing import Language
+from hf_meta_adapters.backends import Backend
+from hf_meta_adapters.backends.abilities import SharedPart
+from hf_meta_adapters.errors import check_known_language, check_languages
+from hf_meta_adapters.hub.files import save_family
+from hf_meta_adapters.hub.manifest import Family
+from hf_meta_adapters.hub.push import Push, push_family
+
+
+class Tokenizer(Protocol):
+    """What can be saved into the folder of a model: a tokenizer, a processor."""
+
+    def save_pretrained(self, save_directory: str) -> object:
+        """Write the files."""
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes a model with languages as it is now.
+
+    Args:
+        family: The manifest, with all languages of the model.
+        backend: The backend, which holds the model.
+        state: The tensors of the base model under the names of its own checkpoint.
+        shared_part: θ, if it is an adapter.
+        max_shard_size: The largest file of shared weights; `None` for the default of transformers.
+    """
+
+    family: Family
+    backend: Backend
+    state: Mapping[str, Tensor]
+    shared_part: SharedPart | None
+    max_shard_size: int | str | None
+
+    def write(self, folder: Path, languages: Sequence[Language] | None = None) -> None:
+        """Write the shared weights, the adapters of the languages, the manifest and the card.
+
+        Args:
+            folder: The folder; created if it is missing.
+            languages: The languages; default all.
+        """
+        family = self.family
+        if languages is not None:
+            family = replace(family, languages=tuple(languages))
+
+        # transformers has no value that stands for its default
+        options = {}
+        if self.max_shard_size is not None:
+            options["max_shard_size"] = self.max_shard_size
+
+        save_family(folder, family, self.backend, self.state, self.shared_part, **options)
+
+
+def publish(
+    writer: Writer, destination: Push, processing_class: Tokenizer | None = None
+) -> CommitInfo:
+    """Publish a model with languages by one commit.
+
+    Args:
+        writer: What writes the model.
+        destination: Where to publish, and which languages.
+        processing_class: What to publish with the model.
+    """
+
+    def save(folder: Path) -> None:
+        writer.write(folder, destination.languages)
+        if processing_class is not None:
+            # into the same folder, hence the same commit
+            processing_class.save_pretrained(str(folder))
+
+    return push_family(destination, save)
+
+
+def checked_choice(
+    languages: Sequence[Language] | None, known: Sequence[Language]
+) -> tuple[Language, ...] | None:
+    """Languages of a model that are to be published, or `None` for the whole family.
+
+    Raises:
+        LanguageError: If a key is malformed or comes twice, or the model does not have it.
+    """
+    if languages is None:
+        return None
+
+    keys = check_languages(languages)
+    for key in keys:
+        check_known_language(key, known)
+    return keys

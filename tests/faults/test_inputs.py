@@ -92,7 +92,7 @@ ROWS = {
     ),
     "rows too long": (
         with_rows(lambda row: {k: v * 6 for k, v in row.items()}),
-        "as many tokens.* 31. Found 36",
+        "more tokens than.* 31. Found 36",
     ),
     "labels too few": (
         with_rows(lambda row: {**row, "labels": [5, 5]}),
@@ -263,7 +263,8 @@ def test_a_folder_without_leave_to_write(tmp_path, monkeypatch):
         "tempfile.TemporaryFile", refuse
     )  # whoever runs the tests may be allowed everything
     with pytest.raises(
-        ConfigurationError, match=r"can be written to\. Found .*: Permission denied. Write the name"
+        ConfigurationError,
+        match=r"must be a writable folder\. Found .*: Permission denied. Pass the name",
     ):
         make_trainer(tmp_path, make_model())
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_meta_adapters.training import _checkpoints as files
+from hf_meta_adapters.training import _checkpoint_folders as folders
+from hf_meta_adapters.training import _checkpoint_seal as seals
 from tests.processes import LIMIT, outcome
 from tests.training import Recorder, make_model, make_trainer
 
@@ -69,10 +70,10 @@ def test_a_process_that_dies_ends_the_others(tmp_path):
     codes, errors = outcome_of(tmp_path, ("", "dies"))
     assert codes == [1, 9], errors
     assert errors[0].startswith(
-        "MetaAdapterError: All 2 processes must live until the end. Found one lost after 2 steps"
+        "MetaAdapterError: All 2 processes must stay alive until the end. Found one lost after 2 steps"
     )
     assert f"The last checkpoint is {tmp_path / 'run' / 'checkpoint-2'}." in errors[0]
-    assert files.read_seal(tmp_path / "run" / "checkpoint-2")["step"] == 2
+    assert seals.read_seal(tmp_path / "run" / "checkpoint-2")["step"] == 2
 
 
 @pytest.mark.distributed
@@ -87,7 +88,7 @@ def test_a_loss_that_is_not_finite_on_one_process_stops_both(tmp_path, rank):
             "NonFiniteLossError: Losses and gradients must be finite. Found NaN or infinity in the"
         )
         assert "after 2 steps; no weight was updated" in error
-    assert files.read_seal(tmp_path / "run" / "checkpoint-2")["step"] == 2
+    assert seals.read_seal(tmp_path / "run" / "checkpoint-2")["step"] == 2
 
 
 @pytest.mark.distributed
@@ -97,14 +98,14 @@ def test_a_disk_that_is_full_for_one_process_stops_both(tmp_path):
     assert "No space left on device" in errors[0]
     assert "another process failed" in errors[1]
     for error in errors:
-        assert error.startswith("CheckpointError: A checkpoint must be written as a whole.")
+        assert error.startswith("CheckpointError: A checkpoint must be written completely.")
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"checkpoint-2"}
 
 
 PROGRAMS = {
     "nothing to resume": (
         ["--resume", "true"],
-        "A run can only go on from a checkpoint. Found none",
+        "A run can only be resumed from a checkpoint. Found none",
     ),
     "an unknown setting": (["--config", "bad.yaml"], "A setting must be one of"),
 }

@@ -436,7 +436,7 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.filterwarnings(
-    "ignore:The meta-gradient must point where:UserWarning"
+    "ignore:The meta-gradient has drifted:UserWarning"
 )  # wanted, in one of them
 @pytest.mark.parametrize("name", METHODS)
 def test_a_run_on_two_processes_is_that_of_one(runs, name):
@@ -483,7 +483,7 @@ def sharded_runs(tmp_path_factory):
     return folder
 
 
-@pytest.mark.filterwarnings("ignore:The meta-gradient must point where:UserWarning")
+@pytest.mark.filterwarnings("ignore:The meta-gradient has drifted:UserWarning")
 @pytest.mark.parametrize("name", SHARDED_RUNS)
 def test_a_run_on_sharded_parameters_is_that_of_one_process(sharded_runs, name):
     train(sharded_runs, name, METHODS[name])

@@ -217,7 +217,7 @@ def test_counts_are_those_of_the_rows_over_several_interruptions(tmp_path):
     given = {
         "train_dataset": train,
         "languages_per_step": 1,
-        "sampling_temperature": 1,
+        "sampling_alpha": 1,
         "max_steps": 9,
     }
     given |= {"save_strategy": "steps", "save_steps": 1, "meta_batch_size": 1}

@@ -32,7 +32,7 @@ METHOD = {
     "meta_batch_size": None,
     "meta_every": 1,
     "languages_per_step": None,
-    "sampling_temperature": 0.7,
+    "sampling_alpha": 0.7,
     "fidelity_check_steps": 500,
     "min_fidelity": 0.9,
     "skip_nonfinite_steps": 0,
@@ -123,13 +123,13 @@ def test_no_argument_of_transformers_is_redefined():
         ({"inner_learning_rate": float("nan")}, "Found nan."),
         (
             {"adapter_learning_rate": "1e-3"},
-            "Found '1e-3'. YAML reads 1e-3 as a text: write 1.0e-3.",
+            "Found '1e-3'. YAML reads 1e-3 as text: use 1.0e-3.",
         ),
         (
-            {"sampling_temperature": 5},
-            "Write a temperature T as α = 1/T, for example 0.2 for T = 5.",
+            {"sampling_alpha": 5},
+            "For a temperature T use α = 1/T, for example 0.2 for T = 5.",
         ),
-        ({"sampling_temperature": "0.7"}, "`sampling_temperature` is the exponent α"),
+        ({"sampling_alpha": "0.7"}, "`sampling_alpha` is the exponent α"),
         (
             {"finite_difference_radius": 0.0},
             "`finite_difference_radius` must be positive or None. Found 0.0.",
@@ -145,7 +145,7 @@ def test_no_argument_of_transformers_is_redefined():
         ),
         (
             {"fp16": True, "update_order": "alternating"},
-            'Write `bf16=True` or `update_order="simultaneous"`.',
+            'Use `bf16=True` or `update_order="simultaneous"`.',
         ),
         (
             {"gradient_checkpointing_kwargs": {"use_reentrant": True}},
@@ -176,7 +176,7 @@ def parser() -> HfArgumentParser:
 
 COMMAND_LINE = """--output_dir unused --report_to none --use_cpu True --preset paper --lookahead shared
     --inner_learning_rate 0.5 --adapter_learning_rate 1e-3 --meta_batch_size 4 --meta_every 2 --max_indirect_ratio 0.5
-    --sampling_temperature 0.3
+    --sampling_alpha 0.3
     --skip_nonfinite_steps 2 --sparse_head false --languages_per_pass 3"""
 WRITTEN = {
     **METHOD,
@@ -188,7 +188,7 @@ WRITTEN = {
     "meta_batch_size": 4,
     "meta_every": 2,
     "max_indirect_ratio": 0.5,
-    "sampling_temperature": 0.3,
+    "sampling_alpha": 0.3,
     "skip_nonfinite_steps": 2,
     "sparse_head": False,
     "languages_per_pass": 3,

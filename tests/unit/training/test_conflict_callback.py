@@ -257,9 +257,9 @@ def test_the_default_interval_follows_from_the_number_of_batches(tmp_path):
 
 
 def logged_of(callback: GradientConflictCallback) -> dict[str, Any]:
-    from hf_meta_adapters.training.conflict_callback import _logs
+    from hf_meta_adapters.training.conflict_callback import log_entries
 
-    return _logs(callback.history[0])
+    return log_entries(callback.history[0])
 
 
 def test_of_many_languages_only_means_are_logged(tmp_path):

@@ -88,6 +88,12 @@ def resealed(change):
     return damage
 
 
+def other_counts(folder):
+    content = seals.read_seal(folder)
+    content["progress"]["examples_seen"]["train"]["da"] += 1
+    seals.seal(folder, {k: v for k, v in content.items() if k not in ("format", "files")})
+
+
 def not_a_number(folder):
     tensors = safetensors.torch.load_file(folder / ADAPTER)
     safetensors.torch.save_file(
@@ -135,6 +141,7 @@ DAMAGED = {
         resealed(not_a_number),
         "must be finite before training. Found NaN .*checkpoint-4",
     ),
+    "counts of another step": (other_counts, "step 4: `examples_seen` was .*'da': 9.* and is .*8"),
     "languages that leave the folder": (
         resealed(manifest(languages=["../evil", "da", "te"])),
         "unsafe languages",
@@ -302,7 +309,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(run_dir, where, monkeypatch
         FULL[where](monkeypatch)
     with pytest.raises(
         CheckpointError,
-        match=r"written completely.*checkpoint-6.*No space left.*The last checkpoint is .*checkpoint-4\.",
+        match=r"written completely.*checkpoint-6.*No space.*last checkpoint is .*checkpoint-4\. ",
     ):
         trainer.train(resume_from_checkpoint=True)
     assert whole(run_dir / "checkpoint-4") == before

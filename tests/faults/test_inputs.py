@@ -248,7 +248,7 @@ def test_settings_that_cannot_work(tmp_path, what):
 def test_folders_that_cannot_be_written_to(tmp_path, where):
     (tmp_path / "file").write_text("kept")
     with pytest.raises(
-        (ConfigurationError, ValueError), match=r"`output_dir` must be a folder|null byte"
+        (ConfigurationError, ValueError), match=r"`output_dir` must be a writable folder|null byte"
     ) as error:
         make_trainer(tmp_path / where, make_model())
     assert "\n" not in str(error.value)

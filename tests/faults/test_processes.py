@@ -7,12 +7,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch
 
-from hf_meta_adapters.training import _checkpoint_folders as folders
 from hf_meta_adapters.training import _checkpoint_seal as seals
+from hf_meta_adapters.training._lost_process import is_lost_process
 from tests.processes import LIMIT, outcome
 from tests.training import Recorder, make_model, make_trainer
 
@@ -70,10 +73,44 @@ def test_a_process_that_dies_ends_the_others(tmp_path):
     codes, errors = outcome_of(tmp_path, ("", "dies"))
     assert codes == [1, 9], errors
     assert errors[0].startswith(
-        "MetaAdapterError: All 2 processes must stay alive until the end. Found one lost after 2 steps"
+        "MetaAdapterError: All 2 processes must stay alive until the end."
+        " Found one lost after 2 steps"
     )
     assert f"The last checkpoint is {tmp_path / 'run' / 'checkpoint-2'}." in errors[0]
     assert seals.read_seal(tmp_path / "run" / "checkpoint-2")["step"] == 2
+
+
+def lose(rank, how):
+    """A sum over two processes, in which the second does not take part."""
+    torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=2))
+    torch.distributed.barrier()
+    if rank == 1:
+        if how == "dies":
+            os._exit(9)
+        time.sleep(6)
+        os._exit(0)
+    try:
+        torch.distributed.all_reduce(torch.ones(3))
+    except RuntimeError as error:
+        assert is_lost_process(error), error
+    else:
+        raise AssertionError("the sum over a process that is lost came out")
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(("how", "code"), [("dies", 9), ("hangs", 0)])
+def test_what_gloo_says_of_a_lost_process_is_known(tmp_path, how, code):
+    """It has no type of its own: where torch changes the words, `_lost_process` must learn them."""
+    codes, errors = outcome(tmp_path, lose, [(how,)] * 2)
+    assert codes == [0, code], errors
+
+
+def test_other_errors_are_no_lost_process():
+    for words in (
+        "CUDA out of memory. Tried to allocate",
+        "Expected all tensors to be on the same",
+    ):
+        assert not is_lost_process(RuntimeError(words))
 
 
 @pytest.mark.distributed

@@ -93,7 +93,7 @@ def values(found):
 
 
 def difference(found, expected):
-    """The largest distance between two of the same name, relative to the length of all of its kind."""
+    """The largest distance between two of the same name, relative to the length of the second."""
     assert found.keys() == expected.keys()
     return max(
         (found[name] - expected[name]).norm().item() / (1e-3 + expected[name].norm().item())
@@ -102,7 +102,7 @@ def difference(found, expected):
 
 
 def experts(rank, **options):
-    """Each process uses a part of θ and of φ that the other does not; a third part is used by none."""
+    """Each process uses a part of θ and φ that the other does not; a third part is used by none."""
     theta = {name: torch.linspace(1, 2, 3, dtype=torch.float64).requires_grad_() for name in "abcd"}
     phi = {
         "en": {

@@ -10,8 +10,19 @@ from collections import Counter
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments
 
-from tests.training import LANGUAGES, make_model, make_trainer, masking, rows, snapshot, texts
+from tests.tiny import tiny
+from tests.training import (
+    LANGUAGES,
+    make_model,
+    make_tokenizer,
+    make_trainer,
+    masking,
+    rows,
+    snapshot,
+    texts,
+)
 
 STEPS = 6
 WORKERS = pytest.mark.filterwarnings(
@@ -29,7 +40,7 @@ def streams(seed):
 
 
 def shuffled_streams(seed):
-    """Streams of several shards with a shuffle buffer, which come in another order in every pass."""
+    """Streams of several shards with a shuffle buffer, in another order in every pass."""
     several = {
         key: Dataset.from_list(one).to_iterable_dataset(num_shards=2)
         for key, one in texts(seed).items()
@@ -188,6 +199,38 @@ def test_a_checkpoint_holds_everything(tmp_path):
         12,
         6,
     )
+
+
+def test_a_checkpoint_holds_all_that_transformers_writes(tmp_path):
+    """Its parts are written one by one; a later version of transformers may know more of them."""
+    given = {"save_strategy": "steps", "save_steps": 2}
+    tokenizer = make_tokenizer()
+    ours = make_trainer(tmp_path / "ours", make_model(), processing_class=tokenizer, **given)
+    ours.add_callback(EarlyStoppingCallback(3))  # has a state
+    args = TrainingArguments(
+        str(tmp_path / "theirs"),
+        max_steps=2,
+        per_device_train_batch_size=2,
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+        **given,
+    )
+    base = tiny("xlm-r").make()
+    theirs = Trainer(base, args, train_dataset=rows(1), processing_class=tokenizer)
+    theirs.add_callback(EarlyStoppingCallback(3))
+
+    names, states = [], []
+    for folder in ("ours", "theirs"):
+        (ours if folder == "ours" else theirs).callback_handler.pop_callback(PrinterCallback)
+        (ours if folder == "ours" else theirs).train()
+        place = tmp_path / folder / "checkpoint-2"
+        names.append({path.name for path in place.iterdir()})
+        states.append(json.loads((place / "trainer_state.json").read_text()))
+    assert names[1] - names[0] == {"training_args.bin"}  # a pickle; ours is JSON
+    assert set(states[1]) == set(states[0])
+    assert states[1]["stateful_callbacks"].keys() == states[0]["stateful_callbacks"].keys()
+    assert "EarlyStoppingCallback" in states[0]["stateful_callbacks"]
 
 
 def test_the_loss_scale_is_restored(tmp_path):

@@ -41,9 +41,15 @@ def trained(folder: Path, **given) -> MetaAdapterTrainer:
         **given,
     }
     trainer = make_trainer(
-        folder / "family", model, kind=MetaAdapterTrainer, train_dataset=texts(0), meta_dataset=texts(1),
-        eval_dataset=texts(2), processing_class=make_tokenizer(), **given,
-    )  # fmt: skip
+        folder / "family",
+        model,
+        kind=MetaAdapterTrainer,
+        train_dataset=texts(0),
+        meta_dataset=texts(1),
+        eval_dataset=texts(2),
+        processing_class=make_tokenizer(),
+        **given,
+    )
     trainer.train()
     return trainer
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from hf_meta_adapters.errors import NonFiniteLossError
-from hf_meta_adapters.training._apply_gradients import skip_step
 from hf_meta_adapters.training._adapter_snapshot import AdapterSnapshot
+from hf_meta_adapters.training._apply_gradients import skip_step
 from tests.training import Recorder, make_model, make_trainer, snapshot
 
 METHODS = {

@@ -38,8 +38,10 @@ class AdapterSnapshot:
 
 def _copied(state: Mapping[str, object]) -> dict[str, object]:
     """The optimizer state of one parameter; numbers need no copy."""
+    # Shallow copies would share the moments, which optimizers update in place.
     copies = dict(state)
     for name, entry in state.items():
         if isinstance(entry, Tensor):
             copies[name] = entry.clone()
+
     return copies

@@ -43,12 +43,15 @@ def apply_gradients(
         gradient = None
         if shared:
             gradient = gradients.shared.get(name)
+
         parameter.grad = _scaled(gradient, scale)
 
     terms = _terms(gradients, update)
     for language in model.languages:
         for name, parameter in model.language_parameters(language).items():
+            # A language outside the step has no entry; a parameter that no loss reaches, neither.
             found = [term[language][name] for term in terms if name in term.get(language, {})]
+
             parameter.grad = _scaled(_sum(found), scale)
 
 
@@ -72,10 +75,13 @@ def _terms(gradients: Gradients, update: str) -> list[Mapping[Language, Mapping[
     """The gradients that add up to the update of φ."""
     names = update.split("+")
     terms: list[Mapping[Language, Mapping[str, Tensor]]] = []
+
     if "train" in names:
         terms.append(gradients.train)
+    # Between the steps of `meta_every`, and after alternating updates, there is no meta-gradient.
     if "meta" in names and isinstance(gradients, MetaGradients):
         terms.append(gradients.language)
+
     return terms
 
 

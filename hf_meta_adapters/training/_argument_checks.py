@@ -34,6 +34,8 @@ def check_rate(name: str, value: object) -> None:
     """Check that an argument is a learning rate or `None`."""
     if value is None:
         return
+
+    # NaN is not at least 0, and so is refused.
     if isinstance(value, (int, float)) and value >= 0:
         return
 

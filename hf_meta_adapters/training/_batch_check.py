@@ -52,6 +52,8 @@ class BatchCheck:
                 " Tokenize the text first, or pass a `data_collator` that does."
             )
 
+        # An embedding on a GPU does not report an id outside its table: the process dies with a
+        # device-side assertion, some operations later.
         for name in _TOKENS:
             tokens = batch.get(name)
             if isinstance(tokens, Tensor):
@@ -60,6 +62,7 @@ class BatchCheck:
 
         self._check_shapes(batch, where)
 
+        # Labels in floating point are the targets of a regression: any number will do.
         labels = batch.get("labels")
         if isinstance(labels, Tensor) and not labels.is_floating_point():
             predicted = labels[labels != IGNORED]
@@ -104,6 +107,7 @@ def _label_count(base: PreTrainedModel) -> int | None:
     if getattr(base.config, "problem_type", None) == "regression":
         return None
 
+    # A language model predicts its vocabulary, whatever `num_labels` says.
     weight = getattr(base.get_output_embeddings(), "weight", None)
     if isinstance(weight, Tensor):
         return weight.shape[0]
@@ -112,10 +116,12 @@ def _label_count(base: PreTrainedModel) -> int | None:
 
 def _longest_row(base: PreTrainedModel) -> int | None:
     """The number of positions that the model has; `None` if it computes them."""
+    # Only tables of positions bound a row. Rotary, relative and sinusoidal positions do not.
     rooms = []
     for name, module in base.named_modules():
         if name.rpartition(".")[2] in _POSITIONS and isinstance(module, nn.Embedding):
             rooms.append(_room(module))
+
     return min(rooms, default=None)
 
 
@@ -124,6 +130,7 @@ def _room(positions: nn.Embedding) -> int:
     left_out = 0
     if positions.padding_idx is not None:
         left_out = positions.padding_idx + 1
+
     return positions.num_embeddings - max(left_out, int(getattr(positions, "offset", 0)))
 
 

@@ -45,6 +45,8 @@ def compile_layers(
             f" in `{type(model.base_model).__name__}`. Leave `torch_compile` out."
         )
 
+    # In place, unlike `torch.compile`: modules stay where they are, and with them the names of
+    # parameters, hooks and checkpoints.
     for layer in layers:
         layer.compile(backend=backend or "inductor", mode=mode)
     return len(layers)
@@ -62,5 +64,7 @@ def room_for_languages(model: LanguageAdapterModel) -> Iterator[None]:
     """
     needed = _GRAPHS_PER_LANGUAGE * len(model.languages)
     limit = max(torch._dynamo.config.recompile_limit, needed)
+
+    # The limit is read where a pass needs a new graph, long after `compile_layers`.
     with torch._dynamo.config.patch(recompile_limit=limit):
         yield

@@ -33,6 +33,7 @@ def by_language(name: str, datasets: object) -> Datasets:
     found = "none"
     if datasets is not None:
         found = f"a `{type(datasets).__name__}`"
+
     raise DataError(
         f"`{name}` must be a dict from language to data. Found {found}. Pass for example"
         f' `{name}={{"en": ..., "sw": ...}}`.'
@@ -69,6 +70,7 @@ def assign_roles(
             for language in by_language(name, datasets):
                 check_known_language(language, languages)
 
+    # Meta text that no meta-gradient reads is left out: all rows may then be trained on.
     if not needs_meta:
         check_roles(train, None, selection)
         return train, None

@@ -66,18 +66,20 @@ def draw_batches(
     Raises:
         DataError: If rows do not say their language, or cannot be chosen.
     """
+    # A copy, as drawing from a generator of the collator's would shift its masks in training.
     collate: Collator = copy.deepcopy(loader.collate_fn)
     if isinstance(collate, LanguageCollator):
-        collate = collate.data_collator
+        collate = collate.data_collator  # which makes a batch of one language
 
-    # Of other data than the loader's, the columns that the loader's have: no others were kept for
-    # the model.
+    # The Trainer has dropped the columns of its own data that the model does not take. Of other
+    # data, the same ones are dropped here.
     columns = None
     if source is None:
         source = loader.dataset
     else:
         columns = _column_names(loader.dataset)
 
+    # Reading a row may draw random numbers (augmentation), and so may the collator (masks).
     batches: dict[Language, list[Batch]] = {}
     with seeded(draw.seed):
         for language, rows in _rows(source, draw).items():
@@ -117,6 +119,7 @@ def _rows_by_column(source: Source, draw: Draw, most: int) -> dict[Language, lis
             " to the Trainer, or pass `batches`."
         )
 
+    # The languages of all rows are read before any row is: of a table that is one column.
     order = _random_order(source, draw.column)
     chosen: dict[Language, list[int]] = {}
     for row, value in zip(order, _values(source, order, draw.column), strict=True):
@@ -124,6 +127,7 @@ def _rows_by_column(source: Source, draw: Draw, most: int) -> dict[Language, lis
         if len(rows) < most:
             rows.append(row)
 
+    # In the order of the languages' names: that of the rows depends on the seed.
     by_language = {}
     for language, rows in sorted(chosen.items()):
         by_language[language] = [source[row] for row in rows]

@@ -40,10 +40,13 @@ class KeepPosition(TrainerCallback):
         """
         sampler = train_dataloader.batch_sampler
         if not isinstance(sampler, LanguageBatchSampler):
-            return
+            return  # a loader of a subclass, whose position nobody here knows
 
+        # The sampler is a function of seed and position, so the step alone says what was read. A
+        # checkpoint with other counts was read by another sampler.
         steps_per_epoch = len(sampler) // args.gradient_accumulation_steps
         expected = sampler.examples_seen(*divmod(state.global_step, steps_per_epoch))
+
         if state.global_step == 0:
             self._progress.begin(expected)
         elif not args.ignore_data_skip:
@@ -63,6 +66,7 @@ class KeepPosition(TrainerCallback):
         **_: object,
     ) -> None:
         """Set the epoch from the number of steps taken, which is exact after a resume as well."""
+        # Some are left where a run was stopped in the middle of an optimizer step.
         self._micro_batches.clear()
 
         sampler = train_dataloader.batch_sampler

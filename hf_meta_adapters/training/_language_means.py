@@ -24,6 +24,7 @@ def language_means(
         >>> language_means({"en": {"eval_en_loss": 1.0}, "sw": {"eval_sw_loss": 2.0}}, "eval")
         {'eval_loss': 1.5}
     """
+    # `compute_metrics` may return anything, and other things for other languages.
     values: dict[str, list[float]] = {}
     for language, of_language in metrics.items():
         for name, value in of_language.items():
@@ -35,4 +36,5 @@ def language_means(
     for name, numbers in values.items():
         if len(numbers) == len(metrics):
             means[f"{prefix}_{name}"] = sum(numbers) / len(numbers)
+
     return means

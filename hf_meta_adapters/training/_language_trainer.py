@@ -20,6 +20,7 @@ from hf_meta_adapters.steps.losses import explained_loss
 from hf_meta_adapters.training._compile import room_for_languages
 from hf_meta_adapters.training._dataset_roles import Datasets, by_language
 from hf_meta_adapters.training._language_means import language_means
+from hf_meta_adapters.training._launch_checks import check_distribution
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 from hf_meta_adapters.training.default_collator import get_data_collator
 
@@ -45,6 +46,7 @@ class LanguageTrainer(Trainer):
         eval_dataset: Datasets | None,
         **trainer_arguments: Any,
     ) -> None:
+        # A processor of images or speech is no tokenizer: transformers chooses its collator.
         tokenizer = trainer_arguments.get("processing_class")
         is_tokenizer = isinstance(tokenizer, PreTrainedTokenizerBase)
         if trainer_arguments.get("data_collator") is None and is_tokenizer:
@@ -59,6 +61,7 @@ class LanguageTrainer(Trainer):
             eval_dataset=eval_dataset,
             **trainer_arguments,
         )
+        check_distribution(args, model, self.accelerator)
         self._read_signature(model)
 
     def _read_signature(self, model: LanguageAdapterModel) -> None:
@@ -68,6 +71,7 @@ class LanguageTrainer(Trainer):
         what counts is the base model's.
         """
         base = model.base_model
+
         self.label_names = self.args.label_names or find_labels(type(base)) or ["labels"]
         accepted = list(inspect.signature(base.forward).parameters)
         self._signature_columns = [*accepted, "label", "label_ids", *self.label_names]
@@ -124,6 +128,7 @@ class LanguageTrainer(Trainer):
                 )
             by_name[language] = output.metrics
 
+        # One log line of all languages: reporters draw the curves of a step together.
         metrics: dict[str, float] = {}
         for of_language in by_name.values():
             metrics.update(of_language)
@@ -189,6 +194,7 @@ class LanguageTrainer(Trainer):
             # A stream may not know its columns: it is read as it is.
             if isinstance(dataset, (Dataset, IterableDataset)) and dataset.column_names:
                 kept[language] = self._remove_unused_columns(dataset, language)
+
         return kept
 
     def _loss(self, model: LanguageAdapterModel, batch: Batch) -> Tensor:

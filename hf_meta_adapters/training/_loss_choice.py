@@ -43,6 +43,7 @@ def choose_loss(
 
     if takes_meta:
         check_groups(args.meta_options())
+
     if args.torch_compile:
         raise ConfigurationError(
             "`torch_compile` would compile each layer again for every division of the rows. Found"

@@ -54,13 +54,15 @@ def optimizer_settings(optimizer: torch.optim.Optimizer, *, sharded: bool) -> di
         name → value.
     """
     optimizer = unwrapped(optimizer)
+
     shapes = []
     for group in optimizer.param_groups:
         shapes.append([list(parameter.shape) for parameter in group["params"]])
 
     settings: dict[str, object] = {"optimizer": type(optimizer).__name__, "parameters": shapes}
     if sharded:
-        settings["sharded"] = True
+        settings["sharded"] = True  # absent otherwise, as in checkpoints of earlier versions
+
     return settings
 
 

@@ -61,57 +61,70 @@ class OuterStep:
         )
         """Which setting of the meta-gradient is in use."""
 
-    def __call__(self, step: StepAtHand) -> Gradients | None:
+    def __call__(self, step: StepAtHand) -> Tensor:
         """Compute the gradients and assign them; alternating updates have moved φ by then.
 
         Args:
             step: The step at hand.
 
         Returns:
-            The gradients; `None` where something was not finite and the step is skipped: θ, φ and
-            the state of the optimizer are then those from before, and no parameter has a gradient.
+            The mean training loss of the step's languages, 0-d. NaN where something was not finite
+            and the step is skipped: θ, φ and the state of the optimizer are then those from before,
+            and no parameter has a gradient.
 
         Raises:
             NonFiniteLossError: Before an update with anything that is not finite, if no such step
                 may be skipped.
         """
-        skippable = self._args.skip_nonfinite_steps - self._progress.nonfinite_steps
-
         # Alternating updates move φ halfway through; skipping the step means taking that back.
         before = None
-        if skippable > 0 and self._args.update_order == "alternating":
+        if self._skippable > 0 and self._args.update_order == "alternating":
             adapters = adapter_parameters(step.model, step.languages)
             before = AdapterSnapshot(adapters, unwrapped(step.optimizer))
 
         try:
             gradients = self._gradients(step)
         except NonFiniteLossError as error:
-            if _is_overflow(step, error):
-                self._progress.overflow_steps += 1
-                skip_step(step.model, step.scaler)
-                return None
-
-            if skippable <= 0:
-                raise
-
-            if before is not None:
-                before.restore()
-            self._progress.nonfinite_steps += 1
-            skip_step(step.model, step.scaler)
-            warnings.warn(
-                f"Step {step.number + 1} is skipped; {skippable - 1} more may be. {error}",
-                stacklevel=2,
-            )
-            return None
+            self._skip(step, error, before)
+            return torch.tensor(float("nan"))
 
         # The optimizer will divide the scale out.
         apply_gradients(step.model, gradients, self._args.adapter_update, self._loss_scale(step))
         self._log.add(gradients)
-        return gradients
+        return torch.stack(list(gradients.train_loss.values())).mean()
+
+    @property
+    def _skippable(self) -> int:
+        """How many steps with something that is not finite may still be skipped."""
+        return self._args.skip_nonfinite_steps - self._progress.nonfinite_steps
+
+    def _skip(
+        self, step: StepAtHand, error: NonFiniteLossError, before: AdapterSnapshot | None
+    ) -> None:
+        """Skip the step at hand, or raise the error where no step may be skipped."""
+        if _is_overflow(step, error):
+            # Not a fault of the run: the scaler sees an infinite gradient and lowers its scale.
+            self._progress.overflow_steps += 1
+            skip_step(step.model, step.scaler)
+            return
+
+        if self._skippable <= 0:
+            raise error
+
+        if before is not None:
+            before.restore()
+        self._progress.nonfinite_steps += 1
+        skip_step(step.model, step.scaler)
+        warnings.warn(
+            f"Step {step.number + 1} is skipped; {self._skippable} more may be. {error}",
+            stacklevel=3,
+        )
 
     def _gradients(self, step: StepAtHand) -> Gradients:
         """The gradients of θ, and of φ unless it has been updated; all of them finite."""
         takes_meta = self._takes_meta and step.number % self._args.meta_every == 0
+
+        # Before the gradients, so that a fall-back acts in this very step.
         if takes_meta:
             fidelity = self.check(
                 step.model,
@@ -122,6 +135,7 @@ class OuterStep:
             )
             self._log.add_value("meta_fidelity", fidelity)
 
+        # One pass serves θ and φ, or φ moves first and the training pass sees the new φ.
         if takes_meta and self._args.update_order == "simultaneous":
             gradients: Gradients = self._meta_gradients(step)
         else:
@@ -147,7 +161,9 @@ class OuterStep:
             check_finite(gradients, step.number, self._args.output_dir)
             self._log.add(gradients, losses=False)
 
+            # Without `.grad`, θ is left alone by the optimizer: no step, no momentum, no decay.
             apply_gradients(step.model, gradients, "meta", shared=False)
+
             max_norm = self._args.max_grad_norm
             if max_norm is not None and max_norm > 0:
                 adapters = adapter_parameters(step.model, languages)
@@ -177,6 +193,8 @@ class OuterStep:
         if options.lookahead == "per_language":
             languages_per_pass = 1
 
+        # The seed draws the validation languages of `meta_languages_per_step`: others in each step,
+        # and others for another seed of the run.
         return meta_step(
             step.model,
             step.batches["train"],
@@ -202,6 +220,8 @@ class OuterStep:
         }
 
     def _evaluation(self, step: StepAtHand) -> Evaluation:
+        # DDP sums gradients in hooks of one backward pass. A step here has several, at several θ:
+        # it sums what it computes itself.
         all_reduce = None
         if self._args.world_size > 1:
             all_reduce = torch.distributed.all_reduce
@@ -218,13 +238,6 @@ class OuterStep:
         if step.scaler is None:
             return None
         return step.scaler.scale(torch.ones((), device=self._args.device))
-
-
-def mean_loss(gradients: Gradients | None) -> Tensor:
-    """The mean training loss of the step's languages, 0-d; NaN for a step that was skipped."""
-    if gradients is None:
-        return torch.tensor(float("nan"))
-    return torch.stack(list(gradients.train_loss.values())).mean()
 
 
 def _is_overflow(step: StepAtHand, error: NonFiniteLossError) -> bool:

@@ -59,7 +59,10 @@ class Progress:
         """
         for role, keys in languages.items():
             present = list(keys)
+
             self._seen.setdefault(role, Counter()).update(dict.fromkeys(present, rows[role]))
+
+            # Speed is that of training rows; meta rows come on top of the same steps.
             if role == "train":
                 self._rows += rows[role] * len(present)
 
@@ -75,11 +78,14 @@ class Progress:
         """
         now = time.perf_counter()
         seconds = now - self._since - self._paused
+
         trained = self.examples_seen.get("train", {})
         logs: dict[str, float] = {f"examples_seen_{key}": rows for key, rows in trained.items()}
 
         if seconds > 0:
             logs["examples_per_second"] = self._rows / seconds
+
+        # Trouble is logged once there is some.
         if self.nonfinite_steps:
             logs["nonfinite_steps"] = self.nonfinite_steps
         if self.overflow_steps:

@@ -55,6 +55,8 @@ def push_checkpoint(trainer: Trainer, checkpoint: Path) -> PushInProgress:
         The pushes in progress.
     """
     args, running = trainer.args, trainer.push_in_progress
+
+    # Uploads that take longer than the steps in between would pile up.
     is_pushing = running is not None and not running.is_done()
     if is_pushing and not args.hub_always_push:
         return running
@@ -62,12 +64,15 @@ def push_checkpoint(trainer: Trainer, checkpoint: Path) -> PushInProgress:
     if hasattr(trainer.callback_handler, "on_push_begin"):  # since transformers 5
         trainer.callback_handler.on_push_begin(args, trainer.state, trainer.control)
 
+    # From the checkpoint, not from the model, which is being trained while the upload runs.
     output = Path(args.output_dir)
     ignored = shutil.ignore_patterns(*_OF_THE_RUN)
     shutil.copytree(checkpoint, output, dirs_exist_ok=True, ignore=ignored)
     write_card(output, trainer.hub_model_id, args, {})
 
     jobs = _upload(args, trainer.hub_model_id, trainer.state.global_step, checkpoint)
+
+    # At the end of training transformers waits for what is in progress.
     if is_pushing:
         running.jobs.extend(jobs)
         return running
@@ -78,6 +83,7 @@ def _upload(args: TrainingArguments, repo_id: str, step: int, checkpoint: Path) 
     """Start the uploads: the model, and the checkpoint where the strategy says so."""
     api = HfApi(token=args.hub_token)
     message = f"Training in progress, step {step}"
+
     jobs: list[object] = [
         api.upload_folder(
             repo_id=repo_id,

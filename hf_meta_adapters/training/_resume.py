@@ -51,6 +51,7 @@ def find_checkpoint(run_dir: Path, requested: str | bool, settings: Mapping[str,
     else:
         folder = Path(str(requested))
 
+    # The order of the checks: a whole checkpoint, one that can be resumed, one of this run.
     seal = read_seal(folder)
     if seal.get("model_only"):
         raise CheckpointError(
@@ -78,8 +79,9 @@ def check_same_run(
     """
     differences = []
     for name in sorted({*saved, *current}):
-        if saved.get(name) != current.get(name):
-            before, now = saved.get(name), current.get(name)
+        # What an earlier version did not know, and so did not record, counts as `None`.
+        before, now = saved.get(name), current.get(name)
+        if before != now:
             differences.append(f"`{name}` was {before!r} and is {now!r}")
 
     if differences:
@@ -126,6 +128,8 @@ def _let_torch_load_to_numbered_cpus() -> None:
     def restore(storage: STORAGE, location: str) -> STORAGE | None:
         if re.fullmatch(r"cpu:\d+", location):
             return storage
-        return None
+        return None  # the next registered function is asked
+
+    # Functions are asked in the order of their numbers; those of torch itself are below 30.
 
     register_package(30, lambda _: None, restore)

@@ -80,6 +80,7 @@ def _selection_scores(
 
     if not scores:
         return []
+
     return [{"task": "evaluation", "metric": "loss", "dataset": "selection data", "scores": scores}]
 
 

@@ -103,7 +103,9 @@ class SelfCheck:
     ) -> float | None:
         """The cosine to the exact gradient; `None` where it cannot be computed, now and later."""
         train, meta = (_first_rows(batches, role) for role in ("train", "meta"))
-        devices = [model.device] if model.device.type == "cuda" else []
+        devices = []
+        if model.device.type == "cuda":
+            devices.append(model.device)
 
         try:
             # A run that is checked draws the same random numbers as one that is not.
@@ -129,6 +131,7 @@ class SelfCheck:
     def _fall_back(self, cosine: float, step: int) -> None:
         before = self.options
         self.level += 1
+
         if self.options == before:  # the safer setting was the requested one
             self.level += 1
 

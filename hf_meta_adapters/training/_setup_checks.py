@@ -35,6 +35,7 @@ def check_setup(model: object, args: object, optimizer: object) -> None:
             " MetaAdapterTrainingArguments, which accept the same arguments."
         )
 
+    # Now, and not hours later, with the first checkpoint.
     _check_output_dir(Path(str(args.output_dir)))
 
     if optimizer is not None and args.adapter_learning_rate is not None:
@@ -56,6 +57,7 @@ def check_setup(model: object, args: object, optimizer: object) -> None:
 
 def _check_output_dir(folder: Path) -> None:
     """Check that files can be written to a folder, which is created if it is missing."""
+    # By writing: permissions do not show that a file system is mounted read-only.
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -42,6 +42,7 @@ def split_batches(
             by_language.setdefault(check_language(values), []).append(batch)
             continue
 
+        # Rows keep their order; entries without rows (a flag, say) go to every language.
         rows: dict[Language, list[int]] = {}
         for row, value in enumerate(values):
             rows.setdefault(language_name(value, languages), []).append(row)

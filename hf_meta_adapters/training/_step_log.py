@@ -34,6 +34,7 @@ class StepLog:
             losses: Whether the training losses count (not where one optimizer step computes them
                 several times).
         """
+        # Kept as tensors: reading a value would make the host wait for the device in each step.
         if losses:
             for language, loss in gradients.train_loss.items():
                 self._add(f"loss_{language}", loss)
@@ -41,6 +42,7 @@ class StepLog:
         if isinstance(gradients, MetaGradients):
             for language, loss in gradients.meta_loss.items():
                 self._add(f"meta_loss_{language}", loss)
+
             self._add("meta_direct_norm", gradients.meter.direct_norm)
             self._add("meta_indirect_norm", gradients.meter.indirect_norm)
             self._add("meta_indirect_ratio", gradients.meter.ratio)

@@ -36,6 +36,7 @@ def train_sampler(
     if None in sizes["train"].values() and args.max_steps > 0:
         steps_per_epoch = args.max_steps
 
+    # `seed` is that of dropout and fresh weights as well: `data_seed` keeps the data apart.
     seed = args.data_seed
     if seed is None:
         seed = args.seed

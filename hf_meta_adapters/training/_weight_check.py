@@ -26,6 +26,7 @@ def check_weights(model: LanguageAdapterModel, source: str | Path | None = None)
     for language in model.languages:
         parameters.update(model.language_parameters(language))
 
+    # The first loss would be NaN as well, but nothing would then point to the weights.
     bad = []
     for name, parameter in parameters.items():
         if not bool(torch.isfinite(parameter.detach()).all()):
@@ -36,9 +37,11 @@ def check_weights(model: LanguageAdapterModel, source: str | Path | None = None)
     where = "in the model"
     if source is not None:
         where = f"in {source}"
+
     names = ", ".join(bad[:_NAMED])
     if len(bad) > _NAMED:
         names += f" and {len(bad) - _NAMED} more"
+
     raise HubError(
         f"Weights must be finite before training. Found NaN or infinity {where} in {names}. Load"
         " an earlier checkpoint, or create the adapter anew."

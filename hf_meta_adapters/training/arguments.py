@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 from transformers import TrainingArguments
@@ -167,15 +167,17 @@ class MetaAdapterTrainingArguments(TrainingArguments):
         """Fill in the preset and check everything before any work starts."""
         self._take_over_old_name()
 
-        options = self.meta_options()
-        for name in _OPTIONS:
-            setattr(self, name, getattr(options, name))
+        # Here, and not by defaults of the fields: a preset must see which arguments were given.
+        for name, value in asdict(self.meta_options()).items():
+            setattr(self, name, value)
 
+        given = vars(self)
         defaults = {**_DEFAULTS, **_PRESETS.get(self.preset or "", {})}
         for name, value in defaults.items():
-            if getattr(self, name) is None:
+            if given[name] is None:
                 setattr(self, name, value)
 
+        # Before transformers' own, which asks for devices and may start a process group.
         self._check()
         check_launch(self.deepspeed)
         super().__post_init__()
@@ -186,8 +188,9 @@ class MetaAdapterTrainingArguments(TrainingArguments):
         omitted = {argument.name for argument in fields(TrainingArguments)}
         omitted.add("sampling_temperature")  # `sampling_alpha` under its old name
 
+        given = vars(self)
         names = [argument.name for argument in fields(self) if argument.name not in omitted]
-        return {name: getattr(self, name) for name in names}
+        return {name: given[name] for name in names}
 
     def adapter_rate(self, *, beside_shared: bool) -> float:
         """The learning rate of φ: `adapter_learning_rate`, or what stands for `None`.
@@ -201,6 +204,7 @@ class MetaAdapterTrainingArguments(TrainingArguments):
         if self.adapter_learning_rate is not None:
             return self.adapter_learning_rate
 
+        # Without θ there is no second rate: `learning_rate` is then that of φ.
         factor = 1.0
         if beside_shared:
             factor = _ADAPTER_RATES.get(self.preset or "", _ADAPTER_RATE)
@@ -209,7 +213,8 @@ class MetaAdapterTrainingArguments(TrainingArguments):
 
     def meta_options(self) -> MetaOptions:
         """The options of the outer step."""
-        return meta_options(self.preset, **{name: getattr(self, name) for name in _OPTIONS})
+        given = vars(self)
+        return meta_options(self.preset, **{name: given[name] for name in _OPTIONS})
 
     def _take_over_old_name(self) -> None:
         """Move `sampling_temperature` to `sampling_alpha`; a copy then has the new name only."""
@@ -234,20 +239,23 @@ class MetaAdapterTrainingArguments(TrainingArguments):
         self.sampling_temperature = None
 
     def _check(self) -> None:
+        given = vars(self)
+
         for name, choices in _CHOICES.items():
-            check_choice(name, getattr(self, name), choices)
+            check_choice(name, given[name], choices)
         for name in _POSITIVE:
-            check_positive(name, getattr(self, name))
+            check_positive(name, given[name])
         for name in _POSITIVE_OR_NONE:
-            if getattr(self, name) is not None:
-                check_positive(name, getattr(self, name))
+            if given[name] is not None:
+                check_positive(name, given[name])
         for name in _COUNTS:
-            check_count(name, getattr(self, name))
+            check_count(name, given[name])
         for name in _RATES:
-            check_rate(name, getattr(self, name))
+            check_rate(name, given[name])
         check_cosine("min_fidelity", self.min_fidelity)
         check_exponent("sampling_alpha", self.sampling_alpha)
 
+        # transformers does not check it, and fails later, in a comparison.
         if not isinstance(self.max_steps, int):
             raise ConfigurationError(
                 f"`max_steps` must be a whole number, -1 for epochs. Found {self.max_steps!r}."

@@ -161,6 +161,7 @@ class GradientConflictCallback(TrainerCallback):
         earlier = {step: found for step, found in self.history.items() if step < state.global_step}
         self.history = earlier
 
+        # Known only now, as it depends on how many batches there are.
         if self._every is None:
             self._every = _STEPS_PER_BATCH * sum(map(len, self._probes.values()))
         self._measure(args, state, control, model)
@@ -286,6 +287,7 @@ class GradientConflictCallback(TrainerCallback):
 
         self.history[state.global_step] = conflict
 
+        # The entries that `Trainer.log` would add.
         logs = log_entries(conflict)
         if state.epoch is not None:
             logs["epoch"] = state.epoch
@@ -311,11 +313,13 @@ def log_entries(conflict: ConflictMatrix) -> dict[str, float | str]:
     cosines["gradient_cosine_between_languages"] = conflict.between_languages
     cosines["gradient_cosine_within_languages"] = conflict.within_languages
 
+    # Over all pairs, and over all pairs in all layers: the second is lower.
     worst = conflict.most_conflicting()
     worst_layer = conflict.most_conflicting(per_layer=True)
     cosines["gradient_cosine_lowest"] = worst.cosine
     cosines["gradient_cosine_lowest_layer"] = worst_layer.cosine
 
+    # A pair without independent batches has no cosine; reporters plot no NaN.
     logs: dict[str, float | str] = {}
     for name, cosine in cosines.items():
         if not math.isnan(cosine):

@@ -66,6 +66,7 @@ def get_data_collator(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> C
         >>> batch["labels"].tolist()
         [[1, 1, 0], [1, 0, -100]]
     """
+    # The class of the base model tells the head; that of the wrapper is always the same.
     if isinstance(model, LanguageAdapterModel):
         model = model.base_model
 
@@ -77,6 +78,7 @@ def get_data_collator(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> C
     if head == "token_classification":
         return DataCollatorForTokenClassification(padding_tokenizer)
 
+    # `DataCollatorForSeq2Seq` pads `labels` with -100, of any model.
     return _TextCollator(
         of_text=_text_collator(head, tokenizer),
         of_labels=DataCollatorForSeq2Seq(padding_tokenizer),
@@ -93,6 +95,7 @@ class _TextCollator:
     model: str
 
     def __call__(self, rows: list[dict[str, Any]]) -> Batch:
+        # All rows of a batch come from one dataset.
         if "labels" in rows[0]:
             return self.of_labels(rows)
 
@@ -150,6 +153,7 @@ def _text_collator(head: str, tokenizer: PreTrainedTokenizerBase) -> Collator | 
 
 def _span_collator(tokenizer: PreTrainedTokenizerBase) -> SpanCorruptionCollator | None:
     """Span corruption with sentinels if there are at least two, or else with the mask."""
+    # Special tokens are never part of a span: the end of a text is not to be guessed.
     special = frozenset(tokenizer.all_special_ids)
     sentinels = _sentinels(tokenizer)
     if len(sentinels) > 1:
@@ -179,6 +183,7 @@ def _sentinels(tokenizer: PreTrainedTokenizerBase) -> list[int]:
         token = f"<extra_id_{number}>"
         if token not in vocabulary:
             token = f"▁{token}"  # in mT5 they are pieces of text that begin a word
+
         if token not in vocabulary:
             break
         ids.append(vocabulary[token])
@@ -189,6 +194,7 @@ def _sentinels(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def _with_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """The tokenizer, or a copy that pads with its end of text."""
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
+        # A copy, since the user's tokenizer is saved and published with the model.
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

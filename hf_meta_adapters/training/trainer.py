@@ -27,14 +27,13 @@ from hf_meta_adapters.training._compile import compile_layers
 from hf_meta_adapters.training._dataset_roles import Datasets, assign_roles, by_language
 from hf_meta_adapters.training._keep_position import KeepPosition
 from hf_meta_adapters.training._language_trainer import LanguageTrainer
-from hf_meta_adapters.training._launch_checks import check_distribution
 from hf_meta_adapters.training._lost_process import is_lost_process, lost_process
 from hf_meta_adapters.training._optimizer_groups import (
     adapter_parameters,
     optimizer_settings,
     split_groups,
 )
-from hf_meta_adapters.training._outer_step import OuterStep, mean_loss
+from hf_meta_adapters.training._outer_step import OuterStep
 from hf_meta_adapters.training._progress import Progress
 from hf_meta_adapters.training._publishing import push_checkpoint, write_card
 from hf_meta_adapters.training._resume import check_same_run, find_checkpoint, reading_optimizer
@@ -122,6 +121,7 @@ class MetaAdapterTrainer(LanguageTrainer):
         self._step_log = StepLog()
         self._writer = CheckpointWriter(args)
 
+        # Without parameters of its own, no language has a meta-gradient: a baseline of the paper.
         takes_meta = args.adapter_update != "train" and bool(self._adapters)
         if train_dataset is not None:
             train_dataset, self.meta_dataset = assign_roles(
@@ -131,7 +131,6 @@ class MetaAdapterTrainer(LanguageTrainer):
         super().__init__(
             model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, **trainer_arguments
         )
-        check_distribution(args, model, self.accelerator)
 
         self._outer_step = OuterStep(
             args,
@@ -155,6 +154,8 @@ class MetaAdapterTrainer(LanguageTrainer):
         A `GradientConflictCallback` logs through this Trainer from then on.
         """
         super().add_callback(callback)
+
+        # All of them: those given to the constructor do not come through this method.
         for added in self.callback_handler.callbacks:
             if isinstance(added, GradientConflictCallback):
                 added.trainer = self
@@ -178,6 +179,7 @@ class MetaAdapterTrainer(LanguageTrainer):
                 changed then.
             MetaAdapterError: If another process of the run was lost.
         """
+        # The process that writes tidies up after a killed run, before others look for checkpoints.
         run_dir = Path(str(self.args.output_dir))
         if self.args.should_save:
             discard(run_dir)
@@ -194,6 +196,7 @@ class MetaAdapterTrainer(LanguageTrainer):
             with ExitStack() as contexts:
                 contexts.enter_context(self._forward_passes())
                 if self.is_fsdp_enabled:
+                    # Accelerate shards the head by itself, and its bias would be in two groups.
                     contexts.enter_context(without_head(self.model))
                 return super().train(checkpoint, *args, **kwargs)
         except RuntimeError as error:
@@ -220,9 +223,11 @@ class MetaAdapterTrainer(LanguageTrainer):
         if self.meta_dataset is not None:
             datasets["meta"] = self._without_unused_columns(self.meta_dataset)
 
+        # Not the size of the arguments, which `auto_find_batch_size` may have found too large.
         sampler = train_sampler(datasets, self.args, self._train_batch_size)
         self._rows_per_step = {role: sampler.rows_per_step(role) for role in datasets}
 
+        # Not prepared by Accelerate: the sampler itself gives each process its rows.
         collator = self._get_collator_with_removed_columns(self.data_collator, "training")
         return train_dataloader(datasets, sampler, collator, self.args, BatchCheck(self._model))
 
@@ -241,25 +246,28 @@ class MetaAdapterTrainer(LanguageTrainer):
         self._micro_batches.append(self._prepare_inputs(inputs))
         if not self.accelerator.sync_gradients:
             return torch.zeros((), device=self.args.device)
+
+        # One step over all of them, not a sum of steps: θ must not move between micro-batches.
         batches = join_micro_batches(self._micro_batches)
         self._micro_batches.clear()
 
-        gradients = self._outer_step(
-            StepAtHand(
-                self.state.global_step, self._model, batches, self.optimizer, self.accelerator
-            )
+        step = StepAtHand(
+            self.state.global_step, self._model, batches, self.optimizer, self.accelerator
         )
+        loss = self._outer_step(step)
 
+        # For the log, which is written when the schedule has moved on to the next step.
         if self._adapter_rate is not None:
             self._adapter_rate = self.optimizer.param_groups[-1]["lr"]
         self.progress.add_step(batches, self._rows_per_step)
-        return mean_loss(gradients).to(self.args.device)
+        return loss.to(self.args.device)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """The optimizer of `transformers.Trainer`, with separate groups and a rate for φ."""
         is_given = self.optimizer is not None
         optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
 
+        # Now, before the schedule is made: it starts from the rates of the groups that it finds.
         if self._adapters and not is_given:
             beside_shared = bool(self._model.shared_parameters())
             self._adapter_rate = self.args.adapter_rate(beside_shared=beside_shared)
@@ -268,6 +276,7 @@ class MetaAdapterTrainer(LanguageTrainer):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the losses of each language and the meter of the meta-signal to the training logs."""
+        # Of training: those of evaluation and of the end of a run do not have both.
         if "loss" in logs and "learning_rate" in logs:
             logs = {**logs, **self._step_log.drain(), **self.progress.logs()}
             if self._adapter_rate is not None:
@@ -286,6 +295,7 @@ class MetaAdapterTrainer(LanguageTrainer):
             output_dir: The folder; default that of the arguments.
             _internal_call: As in `transformers.Trainer`.
         """
+        # Without `super()`, which would have Accelerate write sharded weights in another format.
         with gathered(self._model, here=self.args.should_save):
             self._save(output_dir)
 
@@ -309,6 +319,7 @@ class MetaAdapterTrainer(LanguageTrainer):
         )
         self._model.save_pretrained(folder, fallbacks=self._outer_step.check.level, **record)
 
+        # As transformers does it: a collator may be all that knows the tokenizer.
         tokenizer = self.processing_class or getattr(self.data_collator, "tokenizer", None)
         if tokenizer is not None:
             tokenizer.save_pretrained(str(folder))
@@ -339,7 +350,7 @@ class MetaAdapterTrainer(LanguageTrainer):
             if self.hp_search_backend is None and trial is None:
                 self.store_flos()
             place = self._writer.write(
-                run_dir, self.state, (self._write_model, self._write_run), self._record
+                run_dir, self.state, (self._write_model, self._write_run), self._checkpoint_record
             )
 
         if self.args.push_to_hub:
@@ -355,10 +366,11 @@ class MetaAdapterTrainer(LanguageTrainer):
             self._save_scaler(str(folder))
             self._save_rng_state(str(folder))
 
+        # They are part of `trainer_state.json`, which the writer saves last.
         if self.args.should_save:
             record_callbacks(self.state, [*self.callback_handler.callbacks, self.control])
 
-    def _record(self) -> CheckpointRecord:
+    def _checkpoint_record(self) -> CheckpointRecord:
         return {
             "step": self.state.global_step,
             "model_only": bool(self.args.save_only_model),
@@ -377,12 +389,14 @@ class MetaAdapterTrainer(LanguageTrainer):
             self._model.load_weights(resume_from_checkpoint)
         check_weights(self._model, resume_from_checkpoint)
 
+        # A run that fell back to a safer setting of the meta-gradient continues with it.
         details = read_manifest(Path(resume_from_checkpoint)).details
         self._outer_step.check.level = details.get("fallbacks", 0)
 
     def _load_best_model(self) -> None:
         best = Path(self.state.best_model_checkpoint)
-        read_seal(best)
+        read_seal(best)  # it may have been written days ago
+
         with gathered(self._model, write=True):
             self._model.load_weights(best)
 
@@ -390,10 +404,12 @@ class MetaAdapterTrainer(LanguageTrainer):
         if checkpoint is None:
             return
 
+        # States are loaded by position: those of another optimizer may fit by accident.
         record = read_record(Path(checkpoint))
         current = optimizer_settings(self.optimizer, sharded=self.is_fsdp_enabled)
         check_same_run(checkpoint, record["optimizer"], current)
 
         with reading_optimizer(checkpoint, self.args.device):
             super()._load_optimizer_and_scheduler(checkpoint)
+
         self.progress.load_state_dict(record["progress"])

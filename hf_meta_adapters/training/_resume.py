@@ -131,5 +131,4 @@ def _let_torch_load_to_numbered_cpus() -> None:
         return None  # the next registered function is asked
 
     # Functions are asked in the order of their numbers; those of torch itself are below 30.
-
     register_package(30, lambda _: None, restore)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from datasets import Dataset, IterableDataset
@@ -163,13 +164,12 @@ class LanguageTrainer(Trainer):
                 outputs[language] = super().predict(dataset, ignore_keys, prefix)
         return outputs
 
-    def _scoring(self, language: Language) -> ExitStack:
-        """The context in which a language is scored: the same random numbers every time."""
-        contexts = ExitStack()
-        contexts.enter_context(self._forward_passes())
-        contexts.enter_context(self._model.use_language(language))
-        contexts.enter_context(seeded(self.args.seed))
-        return contexts
+    @contextmanager
+    def _scoring(self, language: Language) -> Iterator[None]:
+        """A context in which a language is scored."""
+        # Seeded: a collator that draws masks draws the same ones in every evaluation.
+        with self._forward_passes(), self._model.use_language(language), seeded(self.args.seed):
+            yield
 
     def _forward_passes(self) -> AbstractContextManager[None]:
         """The context of forward passes through layers that may be compiled."""

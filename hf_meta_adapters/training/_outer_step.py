@@ -113,6 +113,7 @@ class OuterStep:
 
         if before is not None:
             before.restore()
+
         self._progress.nonfinite_steps += 1
         skip_step(step.model, step.scaler)
         warnings.warn(

@@ -89,6 +89,7 @@ class SelfCheck:
         # Nothing to learn from a comparison of the exact gradient with itself, and "first_order" is
         # an ablation: its cosine is low on purpose.
         options = self.options
+
         is_exact = (
             options.meta_gradient in ("exact", "forward_mode")
             and options.lookahead == "per_language"
@@ -102,7 +103,9 @@ class SelfCheck:
         **arguments: Unpack[FidelityArguments],
     ) -> float | None:
         """The cosine to the exact gradient; `None` where it cannot be computed, now and later."""
-        train, meta = (_first_rows(batches, role) for role in ("train", "meta"))
+        train = _first_rows(batches, "train")
+        meta = _first_rows(batches, "meta")
+
         devices = []
         if model.device.type == "cuda":
             devices.append(model.device)
@@ -115,8 +118,8 @@ class SelfCheck:
         except (ConfigurationError, RuntimeError, NotImplementedError) as error:
             # An error of one process alone would leave the others waiting for it. What is raised
             # of the configuration is raised in all of them.
-            several = arguments.get("all_reduce") is not None
-            if several and not isinstance(error, ConfigurationError):
+            are_several = arguments.get("all_reduce") is not None
+            if are_several and not isinstance(error, ConfigurationError):
                 raise
 
             self._every = 0
@@ -191,6 +194,7 @@ def _truncated(batch: Batch) -> Batch:
         entries[name] = value
         if isinstance(value, Tensor) and value.dim() and len(value) == rows:
             entries[name] = value[:_ROWS]
+
     return entries
 
 

@@ -227,6 +227,7 @@ class GradientConflictCallback(TrainerCallback):
         without_language = {}
         for language, batches in probes.items():
             without_language[language] = [self._without_language(batch) for batch in batches]
+
         return without_language
 
     def _draw(self, args: TrainingArguments) -> Draw:
@@ -248,6 +249,7 @@ class GradientConflictCallback(TrainerCallback):
                 by_language[language] = [entry]
             else:
                 by_language[language] = list(entry)
+
         return by_language
 
     def _takes_language(self, model: nn.Module) -> bool:
@@ -324,6 +326,7 @@ def log_entries(conflict: ConflictMatrix) -> dict[str, float | str]:
     for name, cosine in cosines.items():
         if not math.isnan(cosine):
             logs[name] = cosine
+
     logs["most_conflicting"] = "–".join(worst.languages)
     logs["most_conflicting_layer"] = f"{'–'.join(worst_layer.languages)} in {worst_layer.layer}"
     return logs
@@ -340,4 +343,5 @@ def _pairs(conflict: ConflictMatrix) -> dict[str, float]:
         if i != j or conflict.baseline is not None:
             name = f"gradient_cosine_{languages[i]}_{languages[j]}"
             cosines[name] = float(conflict.matrix[i, j])
+
     return cosines

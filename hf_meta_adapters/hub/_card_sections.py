@@ -145,8 +145,9 @@ def _training(family: Family, name: Name) -> Iterator[str]:
         yield markdown_table(
             ["setting", "value"], [[f"`{_cell(key)}`", _cell(value)] for key, value in options]
         )
-        if "sampling_temperature" in dict(options):
-            yield "Languages are sampled by q_l ∝ n_l^α, where α is `sampling_temperature`."
+        for alpha in ("sampling_alpha", "sampling_temperature"):  # the name of earlier versions
+            if alpha in dict(options):
+                yield f"Languages are sampled by q_l ∝ n_l^α, where α is `{alpha}`."
     if seconds is not None:
         yield f"Training took {seconds:,.0f} seconds."
 

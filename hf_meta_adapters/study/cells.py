@@ -107,10 +107,9 @@ def _cell(
     trial: bool = False,
 ) -> dict[str, Any]:
     """Return what determines a cell, which sees as many rows of its languages as a model of all languages does."""
-    given = args.training.get("sampling_temperature", _ALPHA)
-    alpha = tuned.get("joint", {}).get("sampling_temperature", given)
+    alpha = _alpha(tuned.get("joint", {}), _alpha(args.training, _ALPHA))
     own = tuned.get(method, tuned.get(METHODS[method].like, {}))
-    training = {**args.training, "sampling_temperature": alpha, **own}
+    training = {**args.training, "sampling_alpha": alpha, **own}
     steps = args.tune_steps if trial else args.steps
     if len(languages) < len(args.languages):
         options = MetaAdapterTrainingArguments(
@@ -131,3 +130,8 @@ def _cell(
         "training": training,
     }
     return {**recorded, **what, "split": "valid" if trial else "test", "tasks": list(tasks)}
+
+
+def _alpha(settings: Mapping[str, Any], default: float) -> float:
+    """The α of the sampling in settings, which may have its deprecated name."""
+    return settings.get("sampling_alpha", settings.get("sampling_temperature", default))

@@ -228,7 +228,7 @@ def examples_seen(
         sizes,
         batch_size=args.per_device_train_batch_size,
         languages_per_step=args.languages_per_step,
-        alpha=args.sampling_temperature,
+        alpha=args.sampling_alpha,
         seed=args.seed,
     )
     return sampler.examples_seen(*divmod(steps, len(sampler)))["train"]

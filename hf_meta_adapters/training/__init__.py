@@ -1,4 +1,4 @@
-"""The Trainer and what serves it: arguments, outer step, checkpoints, publishing, progress, callbacks.
+"""The Trainer, its arguments, outer step, checkpoints, publishing, progress and callbacks.
 
 The root exports `MetaAdapterTrainer`, `MetaAdapterTrainingArguments`, `GradientConflictCallback`
 and `get_data_collator`.

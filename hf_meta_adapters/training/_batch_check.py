@@ -1,15 +1,12 @@
-"""What would end deep inside the model, or on a GPU without a message, is refused where the batch is made."""
+"""Batches that would fail deep inside the model, or on a GPU without a message, are refused."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from hf_meta_adapters._typing import IGNORED_LABEL, Batch, Language
-from hf_meta_adapters.errors import DataError, HubError
+from hf_meta_adapters.errors import DataError
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 
 _POSITIONS = ("position_embeddings", "embed_positions", "wpe")
@@ -24,25 +21,16 @@ class BatchCheck:
     """
 
     def __init__(self, model: LanguageAdapterModel) -> None:
-        base: Any = model.base_model
-        embeddings, head = base.get_input_embeddings(), base.get_output_embeddings()
-        self._vocabulary = getattr(embeddings, "num_embeddings", None)
-        weight = getattr(head, "weight", None)
-        labels = getattr(base.config, "num_labels", None) if weight is None else weight.shape[0]
-        self._labels = (
-            None if getattr(base.config, "problem_type", None) == "regression" else labels
-        )
-        found = [
-            part for name, part in base.named_modules() if name.rpartition(".")[2] in _POSITIONS
-        ]
-        self._main_input = base.main_input_name
-        self._same_length = (
-            "attention_mask",
-            *(() if base.config.is_encoder_decoder else ("labels",)),
-        )
-        self._length = min(
-            (_room(part) for part in found if isinstance(part, nn.Embedding)), default=None
-        )
+        base: PreTrainedModel = model.base_model
+        self._main_input: str = base.main_input_name
+        self._vocabulary = _vocabulary(base)
+        self._labels = _label_count(base)
+        self._length = _longest_row(base)
+
+        # An encoder-decoder's labels are the decoder's, of a length of their own.
+        self._same_length = ["attention_mask"]
+        if not base.config.is_encoder_decoder:
+            self._same_length.append("labels")
 
     def __call__(self, role: str, language: Language, batch: Batch) -> None:
         """Check a batch.
@@ -54,51 +42,53 @@ class BatchCheck:
 
         Raises:
             DataError: If a token or a label has no place in the model, or rows are too long or have
-                unequal columns.
+                columns of unequal length.
         """
         where = f"the {role} rows of {language!r}"
-        if not {self._main_input, "inputs_embeds"} & set(batch):
+        if self._main_input not in batch and "inputs_embeds" not in batch:
             raise DataError(
                 f"A batch must have `{self._main_input}`. Found {sorted(batch)} in {where}."
                 " Tokenize the text first, or pass a `data_collator` that does."
             )
+
+        # An embedding on a GPU does not report an id outside its table: the process dies with a
+        # device-side assertion, some operations later.
         for name in _TOKENS:
-            _within(batch.get(name), self._vocabulary, name, "the vocabulary of the model", where)
-            self._check_length(name, batch.get(name), where)
+            tokens = batch.get(name)
+            if isinstance(tokens, Tensor):
+                _check_range(tokens, self._vocabulary, name, "the vocabulary of the model", where)
+                self._check_length(name, tokens, where)
+
         self._check_shapes(batch, where)
+
+        # Labels in floating point are the targets of a regression: any number will do.
         labels = batch.get("labels")
         if isinstance(labels, Tensor) and not labels.is_floating_point():
-            _within(
-                labels[labels != IGNORED_LABEL],
-                self._labels,
-                "labels",
-                "what the model predicts",
-                where,
-            )
+            predicted = labels[labels != IGNORED_LABEL]
+            _check_range(predicted, self._labels, "labels", "what the model predicts", where)
 
-    def _check_length(self, name: str, tokens: Any, where: str) -> None:
-        if (
-            isinstance(tokens, Tensor)
-            and self._length is not None
-            and tokens.shape[-1] > self._length
-        ):
-            raise DataError(
-                "A row must have at most as many tokens as the model has positions,"
-                f" {self._length}. Found {tokens.shape[-1]} in `{name}` of {where}. Cut the text"
-                f" when it is tokenized: `truncation=True, max_length={self._length}`."
-            )
+    def _check_length(self, name: str, tokens: Tensor, where: str) -> None:
+        if self._length is None or tokens.shape[-1] <= self._length:
+            return
+
+        raise DataError(
+            f"A row must not have more tokens than the model has positions, {self._length}. Found"
+            f" {tokens.shape[-1]} in `{name}` of {where}. Truncate the text when it is tokenized:"
+            f" `truncation=True, max_length={self._length}`."
+        )
 
     def _check_shapes(self, batch: Batch, where: str) -> None:
         tokens = batch.get("input_ids")
+        if not isinstance(tokens, Tensor) or tokens.dim() != 2:
+            return
+
         for name in self._same_length:
             other = batch.get(name)
-            if (
-                isinstance(tokens, Tensor)
-                and isinstance(other, Tensor)
-                and other.dim() == tokens.dim() == 2
-            ):
-                if other.shape == tokens.shape:
-                    continue
+            # Labels of a classifier, (B), and masks of other shapes, (B, T, T), are fine.
+            if not isinstance(other, Tensor) or other.dim() != 2:
+                continue
+
+            if other.shape != tokens.shape:
                 raise DataError(
                     f"`{name}` must be as long as `input_ids`. Found {tuple(other.shape)} and"
                     f" {tuple(tokens.shape)} in {where}. Make both from the same tokens, and let a"
@@ -106,47 +96,62 @@ class BatchCheck:
                 )
 
 
-def check_weights(model: LanguageAdapterModel, source: str | Path | None = None) -> None:
-    """Check that θ and every φ are finite.
-
-    Args:
-        model: The model.
-        source: Where they were read from, for the message.
-
-    Raises:
-        HubError: Naming the first ones that are not.
-    """
-    owned = {**model.shared_parameters()}
-    for key in model.languages:
-        owned.update(model.language_parameters(key))
-    bad = [name for name, one in owned.items() if not bool(torch.isfinite(one.detach()).all())]
-    if bad:
-        where = "in the model" if source is None else f"in {source}"
-        raise HubError(
-            f"Weights must be finite before training. Found NaN or infinity {where} in"
-            f" {', '.join(bad[:3])}{f' and {len(bad) - 3} more' if len(bad) > 3 else ''}. Load an"
-            " earlier checkpoint, or create the adapter anew."
-        )
+def _vocabulary(base: PreTrainedModel) -> int | None:
+    """The number of tokens that the model embeds; `None` if its embedding does not tell."""
+    return getattr(base.get_input_embeddings(), "num_embeddings", None)
 
 
-def _within(values: Any, end: int | None, name: str, what: str, where: str) -> None:
-    if not isinstance(values, Tensor) or end is None or values.numel() == 0:
-        return
-    if values.is_floating_point():
-        raise DataError(
-            f"`{name}` must be whole numbers. Found {values.dtype} in {where}. Give the numbers of"
-            " tokens, not their embeddings."
-        )
-    low, high = (int(bound) for bound in values.aminmax())
-    if low < 0 or high >= end:
-        raise DataError(
-            f"`{name}` must be from 0 to {end - 1}, {what}. Found {low if low < 0 else high} in"
-            f" {where}. Tokenize with the tokenizer of this model, and give it as many labels as"
-            " the data have."
-        )
+def _label_count(base: PreTrainedModel) -> int | None:
+    """The number of classes that the model predicts; `None` if it predicts numbers."""
+    if getattr(base.config, "problem_type", None) == "regression":
+        return None
+
+    # A language model predicts its vocabulary, whatever `num_labels` says.
+    weight = getattr(base.get_output_embeddings(), "weight", None)
+    if isinstance(weight, Tensor):
+        return weight.shape[0]
+    return getattr(base.config, "num_labels", None)
+
+
+def _longest_row(base: PreTrainedModel) -> int | None:
+    """The number of positions that the model has; `None` if it computes them."""
+    # Only tables of positions bound a row. Rotary, relative and sinusoidal positions do not.
+    rooms = []
+    for name, module in base.named_modules():
+        if name.rpartition(".")[2] in _POSITIONS and isinstance(module, nn.Embedding):
+            rooms.append(_room(module))
+
+    return min(rooms, default=None)
 
 
 def _room(positions: nn.Embedding) -> int:
-    """The longest row: some models leave the first places out, those of padding or a fixed offset."""
-    left_out = 0 if positions.padding_idx is None else positions.padding_idx + 1
+    """The longest row: some models leave out the first places, as padding or a fixed offset."""
+    left_out = 0
+    if positions.padding_idx is not None:
+        left_out = positions.padding_idx + 1
+
     return positions.num_embeddings - max(left_out, int(getattr(positions, "offset", 0)))
+
+
+def _check_range(tensor: Tensor, end: int | None, name: str, what: str, where: str) -> None:
+    """Check that whole numbers are in [0, end)."""
+    if end is None or tensor.numel() == 0:
+        return
+
+    if tensor.is_floating_point():
+        raise DataError(
+            f"`{name}` must be whole numbers. Found {tensor.dtype} in {where}. Pass the ids of"
+            " tokens, not their embeddings."
+        )
+
+    low, high = (int(bound) for bound in tensor.aminmax())
+    if low >= 0 and high < end:
+        return
+
+    offending = high
+    if low < 0:
+        offending = low
+    raise DataError(
+        f"`{name}` must be from 0 to {end - 1}, {what}. Found {offending} in {where}. Tokenize with"
+        " the tokenizer of this model, and give the model as many labels as the data have."
+    )

@@ -1,4 +1,4 @@
-"""How far a training run has come: rows of each language that were read, steps that were skipped, and its speed."""
+"""How far a training run has come: rows read of each language, skipped steps, and speed."""
 
 from __future__ import annotations
 
@@ -6,32 +6,50 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 from hf_meta_adapters._typing import Language
+from hf_meta_adapters.data.key import Role
+
+if TYPE_CHECKING:
+    from typing_extensions import NotRequired
+
+
+class ProgressState(TypedDict):
+    """The counts of a run as a checkpoint holds them, JSON.
+
+    Attributes:
+        examples_seen: role → language → rows read by all processes.
+        nonfinite_steps: Steps skipped because a loss or a gradient was not finite.
+        overflow_steps: Steps skipped because the loss scale of fp16 was too large.
+    """
+
+    examples_seen: Mapping[Role, Mapping[Language, int]]
+    nonfinite_steps: int
+    overflow_steps: NotRequired[int]
 
 
 class Progress:
-    """Counts over a whole run, resumed ones included, and the speed since the last log line."""
+    """Counts over a whole run, resumed parts included, and the speed since the last log line."""
 
     def __init__(self) -> None:
         self.nonfinite_steps = 0
-        """Steps that were skipped since a loss or a gradient was not finite."""
+        """Steps skipped because a loss or a gradient was not finite."""
         self.overflow_steps = 0
-        """Steps that were left out since the loss scale of fp16 was too large."""
-        self._seen: dict[str, Counter[Language]] = {}
+        """Steps skipped because the loss scale of fp16 was too large."""
+        self._seen: dict[Role, Counter[Language]] = {}
         self._rows = 0
         self._since = time.perf_counter()
         self._paused = 0.0
 
-    def begin(self, examples_seen: Mapping[str, Mapping[Language, int]]) -> None:
-        """Start anew from counts, as a rule of zero."""
+    def begin(self, examples_seen: Mapping[Role, Mapping[Language, int]]) -> None:
+        """Start anew from given counts, as a rule zeros."""
         self.load_state_dict(
             {"examples_seen": examples_seen, "nonfinite_steps": 0, "overflow_steps": 0}
         )
 
     def add_step(
-        self, languages: Mapping[Any, Iterable[Language]], rows: Mapping[Any, int]
+        self, languages: Mapping[Role, Iterable[Language]], rows: Mapping[Role, int]
     ) -> None:
         """Count an optimizer step.
 
@@ -40,50 +58,66 @@ class Progress:
             rows: role → rows of each of them, over all processes and micro-steps.
         """
         for role, keys in languages.items():
-            held = list(keys)
-            self._seen.setdefault(role, Counter()).update(dict.fromkeys(held, rows[role]))
-            self._rows += rows[role] * len(held) if role == "train" else 0
+            present = list(keys)
+
+            self._seen.setdefault(role, Counter()).update(dict.fromkeys(present, rows[role]))
+
+            # Speed is that of training rows; meta rows come on top of the same steps.
+            if role == "train":
+                self._rows += rows[role] * len(present)
 
     @property
-    def examples_seen(self) -> dict[str, dict[Language, int]]:
-        """Role → language → rows read so far by all processes, each pass over a row counted."""
+    def examples_seen(self) -> dict[Role, dict[Language, int]]:
+        """Role → language → rows read so far by all processes; every pass over a row counts."""
         return {role: dict(sorted(counts.items())) for role, counts in self._seen.items()}
 
     def logs(self) -> dict[str, float]:
-        """What a training log says: rows of training text seen per language, and read per second since the last one."""
+        """The entries of a log line: training rows seen per language, and rows read per second.
+
+        The speed is that since the last call; pauses do not count.
+        """
         now = time.perf_counter()
         seconds = now - self._since - self._paused
-        found: dict[str, float] = {
-            f"examples_seen_{key}": n for key, n in self.examples_seen.get("train", {}).items()
-        }
+
+        trained = self.examples_seen.get("train", {})
+        logs: dict[str, float] = {f"examples_seen_{key}": rows for key, rows in trained.items()}
+
         if seconds > 0:
-            found["examples_per_second"] = self._rows / seconds
+            logs["examples_per_second"] = self._rows / seconds
+
+        # Trouble is logged once there is some.
         if self.nonfinite_steps:
-            found["nonfinite_steps"] = self.nonfinite_steps
+            logs["nonfinite_steps"] = self.nonfinite_steps
         if self.overflow_steps:
-            found["overflow_steps"] = self.overflow_steps
-        self._rows, self._since, self._paused = 0, now, 0.0
-        return found
+            logs["overflow_steps"] = self.overflow_steps
+
+        self._restart_clock(now)
+        return logs
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """A context whose time is none of training: evaluation, and the writing of checkpoints."""
+        """A context whose time is not training time: evaluation, and writing checkpoints."""
         start = time.perf_counter()
         try:
             yield
         finally:
             self._paused += time.perf_counter() - start
 
-    def state_dict(self) -> dict[str, Any]:
-        """The counts, JSON."""
-        steps = {"nonfinite_steps": self.nonfinite_steps, "overflow_steps": self.overflow_steps}
-        return {"examples_seen": self.examples_seen, **steps}
+    def state_dict(self) -> ProgressState:
+        """The counts, for a checkpoint."""
+        return {
+            "examples_seen": self.examples_seen,
+            "nonfinite_steps": self.nonfinite_steps,
+            "overflow_steps": self.overflow_steps,
+        }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from counts that were saved."""
+    def load_state_dict(self, state: ProgressState) -> None:
+        """Continue from saved counts."""
         self._seen = {role: Counter(counts) for role, counts in state["examples_seen"].items()}
-        self.nonfinite_steps, self.overflow_steps = (
-            state["nonfinite_steps"],
-            state.get("overflow_steps", 0),
-        )
-        self._rows, self._since, self._paused = 0, time.perf_counter(), 0.0
+        self.nonfinite_steps = state["nonfinite_steps"]
+        self.overflow_steps = state.get("overflow_steps", 0)  # early checkpoints do not have it
+
+        self._restart_clock(time.perf_counter())
+
+    def _restart_clock(self, now: float) -> None:
+        self._rows, self._since, self._paused = 0, now, 0.0

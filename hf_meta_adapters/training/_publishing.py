@@ -1,13 +1,13 @@
-"""What a training run publishes: its card, and its checkpoints while it goes on."""
+"""What a training run publishes: its card, and its checkpoints while it is running."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import HfApi
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
@@ -23,48 +23,29 @@ _OF_THE_RUN = (
     "checkpoint-*",
     "_*",
 )
-"""What a checkpoint needs to be gone on with, in formats of transformers, and nobody else has a use for."""
+"""What only a resumed run needs, in formats of transformers: not part of the published model."""
 
 
-def run_record(trainer: Any) -> dict[str, Any]:
-    """What is known of a run, for the manifest and the card: settings, data, the last scores, the time it took."""
-    record: dict[str, Any] = {"training": trainer.args.method(), "data": _data(trainer)}
-    history = trainer.state.log_history
-    scores: dict[str, dict[str, float]] = {}
-    for key in trainer._model.languages:
-        name = f"eval_{key}_loss"
-        found = [entry[name] for entry in history if name in entry]
-        if found:
-            scores[key] = {"loss": float(found[-1])}
-    selection = [
-        {"task": "evaluation", "metric": "loss", "dataset": "selection data", "scores": scores}
-    ]
-    if several := [*(selection if scores else []), *trainer.scores]:
-        record["scores"] = several
-    if times := [entry["train_runtime"] for entry in history if "train_runtime" in entry]:
-        record["train_runtime"] = times[-1]
-    name = getattr(trainer._model.base_model.config, "_name_or_path", "")
-    if name and not Path(name).exists():
-        record["base_model"] = name
-    return record
-
-
-def write_card(folder: Path, repo_id: str, args: Any, metadata: Mapping[str, Any]) -> None:
+def write_card(
+    folder: Path, repo_id: str, args: TrainingArguments, metadata: Mapping[str, object]
+) -> None:
     """Write the model card of a run to its folder.
 
     Args:
         folder: The output folder, with the saved family.
         repo_id: The repository, whose card keeps what somebody has written on it.
         args: The training arguments.
-        metadata: Further metadata.
+        metadata: Further metadata; `license` and `tags` are used.
     """
     existing = published_card(repo_id, args.hub_revision, args.hub_token)
     kept = {name: metadata[name] for name in ("license", "tags") if metadata.get(name)}
     write_card_file(folder, existing, repo_id=repo_id, metadata=kept)
 
 
-def push_checkpoint(trainer: Any, checkpoint: Path) -> Any:
-    """Publish a checkpoint in the background, as `transformers.Trainer` does, with the languages and without pickles.
+def push_checkpoint(trainer: Trainer, checkpoint: Path) -> PushInProgress:
+    """Publish a checkpoint in the background, with the languages and without pickles.
+
+    As `transformers.Trainer` does it, but for what is published.
 
     Args:
         trainer: The trainer.
@@ -74,45 +55,59 @@ def push_checkpoint(trainer: Any, checkpoint: Path) -> Any:
         The pushes in progress.
     """
     args, running = trainer.args, trainer.push_in_progress
-    if not args.hub_always_push and running is not None and not running.is_done():
+
+    # Uploads that take longer than the steps in between would pile up.
+    is_pushing = running is not None and not running.is_done()
+    if is_pushing and not args.hub_always_push:
         return running
+
     if hasattr(trainer.callback_handler, "on_push_begin"):  # since transformers 5
         trainer.callback_handler.on_push_begin(args, trainer.state, trainer.control)
+
+    # From the checkpoint, not from the model, which is being trained while the upload runs.
     output = Path(args.output_dir)
-    shutil.copytree(
-        checkpoint, output, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_OF_THE_RUN)
-    )
+    ignored = shutil.ignore_patterns(*_OF_THE_RUN)
+    shutil.copytree(checkpoint, output, dirs_exist_ok=True, ignore=ignored)
     write_card(output, trainer.hub_model_id, args, {})
-    where = {"repo_id": trainer.hub_model_id, "revision": args.hub_revision, "run_as_future": True}
-    message = f"Training in progress, step {trainer.state.global_step}"
-    api = HfApi(token=args.hub_token)
-    jobs = [
-        api.upload_folder(
-            folder_path=output, commit_message=message, ignore_patterns=[*_OF_THE_RUN], **where
-        )
-    ]
-    if args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
-        last = args.hub_strategy == HubStrategy.CHECKPOINT
-        name = "last-checkpoint" if last else checkpoint.name
-        jobs.append(
-            api.upload_folder(
-                folder_path=checkpoint,
-                path_in_repo=name,
-                commit_message=f"{message}, checkpoint",
-                **where,
-            )
-        )
-    if running is not None and not running.is_done():
+
+    jobs = _upload(args, trainer.hub_model_id, trainer.state.global_step, checkpoint)
+
+    # At the end of training transformers waits for what is in progress.
+    if is_pushing:
         running.jobs.extend(jobs)
         return running
     return PushInProgress(jobs)
 
 
-def _data(trainer: Any) -> dict[str, dict[str, int]]:
-    """Of each language the rows of training and of meta text, where they can be counted."""
-    found: dict[str, dict[str, int]] = {}
-    for role, datasets in (("train", trainer.train_dataset), ("meta", trainer.meta_dataset)):
-        for key, dataset in (datasets or {}).items():
-            if hasattr(dataset, "__len__"):
-                found.setdefault(key, {})[role] = len(dataset)
-    return found
+def _upload(args: TrainingArguments, repo_id: str, step: int, checkpoint: Path) -> list[object]:
+    """Start the uploads: the model, and the checkpoint where the strategy says so."""
+    api = HfApi(token=args.hub_token)
+    message = f"Training in progress, step {step}"
+
+    jobs: list[object] = [
+        api.upload_folder(
+            repo_id=repo_id,
+            revision=args.hub_revision,
+            folder_path=args.output_dir,
+            commit_message=message,
+            ignore_patterns=list(_OF_THE_RUN),
+            run_as_future=True,
+        )
+    ]
+
+    names = {
+        HubStrategy.CHECKPOINT: "last-checkpoint",
+        HubStrategy.ALL_CHECKPOINTS: checkpoint.name,
+    }
+    if args.hub_strategy in names:
+        jobs.append(
+            api.upload_folder(
+                repo_id=repo_id,
+                revision=args.hub_revision,
+                folder_path=checkpoint,
+                path_in_repo=names[args.hub_strategy],
+                commit_message=f"{message}, checkpoint",
+                run_as_future=True,
+            )
+        )
+    return jobs

@@ -1,4 +1,4 @@
-"""What a training log says about the languages and the meta-signal between two log lines."""
+"""What a training log says of the losses and the meta-signal since the last log line."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import Tensor
 from hf_meta_adapters.meta import MetaGradients
 from hf_meta_adapters.training._apply_gradients import Gradients
 
-NEGLIGIBLE = 0.01
+_NEGLIGIBLE = 0.01
 _PATIENCE = 3
 
 
 class StepLog:
-    """Means of losses and of the meta-signal over steps, kept on the device until they are asked for.
+    """Means of losses and of the meta-signal over steps, kept on the device until they are read.
 
     It warns once when the indirect part of the meta-gradient has been under 1 % of the direct part
-    in three log lines in a row: φ is then trained on held-out batches and no more.
+    in three log lines in a row: the adapters are then trained on held-out batches and nothing else.
     """
 
     def __init__(self) -> None:
         self._sums: dict[str, tuple[Tensor, int]] = {}
-        self._quiet = 0
+        self._quiet_lines = 0
         self._warned = False
 
     def add(self, gradients: Gradients, *, losses: bool = True) -> None:
@@ -34,54 +34,61 @@ class StepLog:
             losses: Whether the training losses count (not where one optimizer step computes them
                 several times).
         """
-        found: dict[str, Tensor] = {}
+        # Kept as tensors: reading a value would make the host wait for the device in each step.
         if losses:
-            found.update({f"loss_{key}": value for key, value in gradients.train_loss.items()})
+            for language, loss in gradients.train_loss.items():
+                self._add(f"loss_{language}", loss)
+
         if isinstance(gradients, MetaGradients):
-            found.update({f"meta_loss_{key}": value for key, value in gradients.meta_loss.items()})
-            meter = gradients.meter
-            found.update(
-                meta_direct_norm=meter.direct_norm,
-                meta_indirect_norm=meter.indirect_norm,
-                meta_indirect_ratio=meter.ratio,
-                meta_cosine=meter.cosine,
-            )
-        for name, value in found.items():
-            self._add(name, value.detach().float())
+            for language, loss in gradients.meta_loss.items():
+                self._add(f"meta_loss_{language}", loss)
+
+            self._add("meta_direct_norm", gradients.meter.direct_norm)
+            self._add("meta_indirect_norm", gradients.meter.indirect_norm)
+            self._add("meta_indirect_ratio", gradients.meter.ratio)
+            self._add("meta_cosine", gradients.meter.cosine)
 
     def add_value(self, name: str, value: float | None) -> None:
         """Record a value that only some steps have."""
         if value is not None:
             self._add(name, torch.tensor(value))
 
-    def _add(self, name: str, value: Tensor) -> None:
-        total, steps = self._sums.get(name, (torch.zeros_like(value), 0))
-        self._sums[name] = (total + value, steps + 1)
-
     def drain(self) -> dict[str, float]:
         """The means since the last call, as floats, in one transfer from the device."""
         if not self._sums:
             return {}
+
+        # A value may be on the CPU, recorded by `add_value`: the last one decides where.
         device = next(reversed(self._sums.values()))[0].device
-        means = torch.stack(
-            [(total / steps).to(device) for total, steps in self._sums.values()]
-        ).tolist()
-        logs = dict(zip(self._sums, means, strict=True))
+        means = [(total / steps).to(device) for total, steps in self._sums.values()]
+        logs = dict(zip(self._sums, torch.stack(means).tolist(), strict=True))
+
         self._sums = {}
         self._warn_if_negligible(logs)
         return logs
+
+    def _add(self, name: str, value: Tensor) -> None:
+        value = value.detach().float()  # sums of half-precision losses would overflow
+        total, steps = self._sums.get(name, (torch.zeros_like(value), 0))
+        self._sums[name] = (total + value, steps + 1)
 
     def _warn_if_negligible(self, logs: dict[str, float]) -> None:
         ratio = logs.get("meta_indirect_ratio")
         if ratio is None or self._warned:
             return
-        self._quiet = self._quiet + 1 if 0 < ratio < NEGLIGIBLE else 0
-        if self._quiet >= _PATIENCE:
+
+        # A ratio of exactly 0 is switched off on purpose.
+        if 0 < ratio < _NEGLIGIBLE:
+            self._quiet_lines += 1
+        else:
+            self._quiet_lines = 0
+
+        if self._quiet_lines >= _PATIENCE:
             self._warned = True
             warnings.warn(
                 f"The indirect part of the meta-gradient is {ratio:.2%} of the direct part: the"
                 " second-order term hardly acts, and the adapters are trained on held-out batches"
-                ' and no more. Raise `inner_learning_rate`, write `inner_optimizer="adam"`, or'
+                ' and nothing else. Raise `inner_learning_rate`, use `inner_optimizer="adam"`, or'
                 ' save the cost with `meta_gradient="first_order"`.',
                 stacklevel=2,
             )

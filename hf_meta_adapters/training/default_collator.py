@@ -1,4 +1,4 @@
-"""The collator for a kind of model: what makes batches of its training text."""
+"""The default collator of a model: it turns rows of text into batches with labels."""
 
 from __future__ import annotations
 
@@ -24,21 +24,29 @@ from hf_meta_adapters.modeling.model import LanguageAdapterModel
 __all__ = ["get_data_collator"]
 
 Collator: TypeAlias = Callable[[list[Any]], Batch]
+"""Makes a batch of examples."""
+
+# In this order: BART is in the first two, as it is an encoder-decoder.
+_HEADS = {
+    "seq2seq_lm": modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    "masked_lm": modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    "causal_lm": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    "token_classification": modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+}
+_MOST_SENTINELS = 100
 
 
 def get_data_collator(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Collator | None:
-    """Return the collator that makes batches for a model by its head: what it was pretrained to predict.
+    """Return the collator of a model by its head: it makes what such models are pretrained on.
 
     - masked language models: `DataCollatorForLanguageModeling`, 15 % of the tokens;
-    - causal language models: the labels are the tokens, without the padding; a tokenizer that has
-      no padding token (Llama's) pads with its end of text, which stays a label where it ends a
-      text;
+    - causal language models: the labels are the tokens, without the padding; a tokenizer without a
+      padding token (Llama's) pads with its end of text, which stays a label where it ends a text;
     - encoder-decoders: `SpanCorruptionCollator`, with the tokenizer's sentinels (T5, mT5) or its
-    mask (BART, mBART);
+      mask (BART, mBART);
     - token classification: `DataCollatorForTokenClassification`.
 
-    Rows that have `labels` already (translations, say) are padded, and their labels taken as they
-    are.
+    Rows that have `labels` already (translations, say) are padded and keep their labels.
 
     Args:
         model: A model of transformers, or of `get_language_model`.
@@ -53,19 +61,28 @@ def get_data_collator(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> C
         >>> model = GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=9))
         >>> words = Tokenizer(models.WordLevel({"<end>": 0, "habari": 1}, unk_token="<end>"))
         >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>")
-        >>> batch = get_data_collator(model, tokenizer)([{"input_ids": [1, 1, 0]}, {"input_ids": [1, 0]}])
+        >>> collator = get_data_collator(model, tokenizer)
+        >>> batch = collator([{"input_ids": [1, 1, 0]}, {"input_ids": [1, 0]}])
         >>> batch["labels"].tolist()
         [[1, 1, 0], [1, 0, -100]]
     """
+    # The class of the base model tells the head; that of the wrapper is always the same.
     if isinstance(model, LanguageAdapterModel):
         model = model.base_model
-    kind = _kind(model)
-    if kind == "token_classification":
-        return DataCollatorForTokenClassification(_padding(tokenizer))
-    if kind is None:
+
+    head = _head(model)
+    if head is None:
         return None
+
+    padding_tokenizer = _with_padding(tokenizer)
+    if head == "token_classification":
+        return DataCollatorForTokenClassification(padding_tokenizer)
+
+    # `DataCollatorForSeq2Seq` pads `labels` with -100, of any model.
     return _TextCollator(
-        _of_text(kind, tokenizer), DataCollatorForSeq2Seq(_padding(tokenizer)), type(model).__name__
+        of_text=_text_collator(head, tokenizer),
+        of_labels=DataCollatorForSeq2Seq(padding_tokenizer),
+        model=type(model).__name__,
     )
 
 
@@ -77,67 +94,107 @@ class _TextCollator:
     of_labels: Collator
     model: str
 
-    def __call__(self, rows: list[Any]) -> Batch:
+    def __call__(self, rows: list[dict[str, Any]]) -> Batch:
+        # All rows of a batch come from one dataset.
         if "labels" in rows[0]:
             return self.of_labels(rows)
+
         if self.of_text is None:
             raise DataError(
-                "Labels are made of text with a mask token, or with sentinels such as"
-                f" `<extra_id_0>`. Found neither in the tokenizer, for a `{self.model}`. Give rows"
+                "Labels are made from text with a mask token, or with sentinels such as"
+                f" `<extra_id_0>`. Found neither in the tokenizer, for a `{self.model}`. Pass rows"
                 " with `labels`, or a `data_collator`."
             )
         return self.of_text(rows)
 
 
-def _kind(model: nn.Module) -> str | None:
-    kinds = {  # BART is in the first two: it is an encoder-decoder
-        "seq2seq_lm": modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
-        "masked_lm": modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-        "causal_lm": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-        "token_classification": modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
-    }
-    name = type(model).__name__
-    return next((kind for kind, models in kinds.items() if name in _names(models)), None)
+@dataclass(frozen=True)
+class _CausalCollator:
+    """Every token is a label."""
+
+    pad: Collator
+
+    def __call__(self, rows: list[dict[str, Any]]) -> Batch:
+        return self.pad([{**row, "labels": row["input_ids"]} for row in rows])
 
 
-def _names(models: Mapping[str, str | Sequence[str]]) -> set[str]:
-    several = ([names] if isinstance(names, str) else names for names in models.values())
-    return {name for names in several for name in names}
+def _head(model: nn.Module) -> str | None:
+    """What the model predicts, by its class; `None` if this module does not know its head."""
+    class_name = type(model).__name__
+    for head, models in _HEADS.items():
+        if class_name in _class_names(models):
+            return head
+    return None
 
 
-def _of_text(kind: str, tokenizer: PreTrainedTokenizerBase) -> Collator | None:
-    if kind == "causal_lm":
-        padded = DataCollatorForSeq2Seq(_padding(tokenizer))
-        return lambda rows: padded([{**row, "labels": row["input_ids"]} for row in rows])
-    if kind == "masked_lm":
-        return None if tokenizer.mask_token is None else DataCollatorForLanguageModeling(tokenizer)
-    sentinels = _sentinels(tokenizer)
-    if len(sentinels) < 2 and tokenizer.mask_token is None:
+def _class_names(models: Mapping[str, str | Sequence[str]]) -> set[str]:
+    """The classes in a table of transformers: of some types of model it names several."""
+    names: set[str] = set()
+    for entry in models.values():
+        if isinstance(entry, str):
+            names.add(entry)
+        else:
+            names.update(entry)
+    return names
+
+
+def _text_collator(head: str, tokenizer: PreTrainedTokenizerBase) -> Collator | None:
+    """The collator that makes labels from text; `None` where the tokenizer has nothing for it."""
+    if head == "causal_lm":
+        return _CausalCollator(DataCollatorForSeq2Seq(_with_padding(tokenizer)))
+
+    if head == "seq2seq_lm":
+        return _span_collator(tokenizer)
+
+    if tokenizer.mask_token is None:
         return None
-    ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    return DataCollatorForLanguageModeling(tokenizer)
+
+
+def _span_collator(tokenizer: PreTrainedTokenizerBase) -> SpanCorruptionCollator | None:
+    """Span corruption with sentinels if there are at least two, or else with the mask."""
+    # Special tokens are never part of a span: the end of a text is not to be guessed.
     special = frozenset(tokenizer.all_special_ids)
+    sentinels = _sentinels(tokenizer)
     if len(sentinels) > 1:
-        return SpanCorruptionCollator(sentinels=sentinels, special_ids=special, **ends)
+        return SpanCorruptionCollator(
+            sentinels=sentinels,
+            special_ids=special,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+
+    if tokenizer.mask_token is None:
+        return None
     return SpanCorruptionCollator(
-        mask_token_id=tokenizer.mask_token_id, special_ids=special, **ends
+        mask_token_id=tokenizer.mask_token_id,
+        special_ids=special,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
     )
 
 
 def _sentinels(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of `<extra_id_0>`, `<extra_id_1>`, …; those of mT5 are pieces of text, which begin a word."""
-    vocabulary, found = tokenizer.get_vocab(), []
-    for number in range(100):
-        names = (f"<extra_id_{number}>", f"▁<extra_id_{number}>")
-        place = next((vocabulary[name] for name in names if name in vocabulary), None)
-        if place is None:
+    """The ids of `<extra_id_0>`, `<extra_id_1>`, … up to the first that is missing."""
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    ids: list[int] = []
+
+    for number in range(_MOST_SENTINELS):
+        token = f"<extra_id_{number}>"
+        if token not in vocabulary:
+            token = f"▁{token}"  # in mT5 they are pieces of text that begin a word
+
+        if token not in vocabulary:
             break
-        found.append(place)
-    return found
+        ids.append(vocabulary[token])
+
+    return ids
 
 
-def _padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+def _with_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """The tokenizer, or a copy that pads with its end of text."""
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
+        # A copy, since the user's tokenizer is saved and published with the model.
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -1,51 +1,55 @@
-"""`MetaAdapterTrainer`: the Trainer of transformers, with the outer step in place of the backward pass."""
+"""`MetaAdapterTrainer`: the Trainer of transformers, with the outer step for the backward pass."""
 
 from __future__ import annotations
 
-import inspect
 import json
-from collections.abc import Mapping
-from numbers import Real
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase
-from transformers.trainer_utils import HubStrategy, PredictionOutput
-from transformers.utils import find_labels
+from transformers import TrainerCallback
+from transformers.trainer_utils import HubStrategy, TrainOutput
 
-from hf_meta_adapters._typing import Batch, Language
-from hf_meta_adapters.data import LanguageBatchSampler
+from hf_meta_adapters.data.key import Role
 from hf_meta_adapters.data.language_collator import StepBatch
-from hf_meta_adapters.data.seeding import seeded
+from hf_meta_adapters.data.language_datasets import Keyed
 from hf_meta_adapters.hub.manifest import read_manifest
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
-from hf_meta_adapters.steps.losses import explained_loss
-from hf_meta_adapters.steps.sharding import gathered
-from hf_meta_adapters.training._apply_gradients import split_groups
-from hf_meta_adapters.training._batch_check import BatchCheck, check_weights
-from hf_meta_adapters.training._checkpoints import read_seal
+from hf_meta_adapters.steps.sharding import gathered, without_head
+from hf_meta_adapters.training._batch_check import BatchCheck
+from hf_meta_adapters.training._checkpoint_folders import discard
+from hf_meta_adapters.training._checkpoint_seal import CheckpointRecord, read_record, read_seal
+from hf_meta_adapters.training._checkpoint_writer import CheckpointWriter, record_callbacks
 from hf_meta_adapters.training._compile import compile_layers
-from hf_meta_adapters.training._launch_checks import check_distribution
-from hf_meta_adapters.training._outer_step import OuterStep, mean_loss
-from hf_meta_adapters.training._publishing import push_checkpoint, run_record, write_card
-from hf_meta_adapters.training._resumable_trainer import KeepPosition, ResumableTrainer
-from hf_meta_adapters.training._step_log import StepLog
-from hf_meta_adapters.training._train_data import (
-    assign_roles,
-    by_language,
-    check_arguments,
-    read_settings,
-    train_dataloader,
+from hf_meta_adapters.training._dataset_roles import Datasets, assign_roles, by_language
+from hf_meta_adapters.training._keep_position import KeepPosition
+from hf_meta_adapters.training._language_trainer import LanguageTrainer
+from hf_meta_adapters.training._lost_process import is_lost_process, lost_process
+from hf_meta_adapters.training._optimizer_groups import (
+    adapter_parameters,
+    optimizer_settings,
+    split_groups,
 )
+from hf_meta_adapters.training._outer_step import OuterStep
+from hf_meta_adapters.training._progress import Progress
+from hf_meta_adapters.training._publishing import push_checkpoint, write_card
+from hf_meta_adapters.training._resume import check_same_run, find_checkpoint, reading_optimizer
+from hf_meta_adapters.training._run_record import run_record
+from hf_meta_adapters.training._run_settings import run_settings
+from hf_meta_adapters.training._setup_checks import check_setup
+from hf_meta_adapters.training._step_at_hand import StepAtHand, join_micro_batches
+from hf_meta_adapters.training._step_log import StepLog
+from hf_meta_adapters.training._train_loader import train_dataloader, train_sampler
+from hf_meta_adapters.training._weight_check import check_weights
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
-from hf_meta_adapters.training.default_collator import get_data_collator
+from hf_meta_adapters.training.conflict_callback import GradientConflictCallback
 
 
-class MetaAdapterTrainer(ResumableTrainer):
-    """Train θ by the training loss of all languages, and every φ_l by the meta-gradient (or as the arguments say).
+class MetaAdapterTrainer(LanguageTrainer):
+    """Trains θ by the training loss of all languages, and every φ_l by the meta-gradient.
 
     It is a `transformers.Trainer`: callbacks, schedules, logging, checkpoints and precision work as
     there. The baselines of the paper are settings of it: *joint* is a model with `config=None`,
@@ -75,12 +79,16 @@ class MetaAdapterTrainer(ResumableTrainer):
         >>> import tempfile
         >>> from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
         >>> from hf_meta_adapters import BottleneckConfig, get_language_model
-        >>> base = XLMRobertaForMaskedLM(XLMRobertaConfig(vocab_size=99, hidden_size=8, num_hidden_layers=1,
-        ...                              num_attention_heads=1, intermediate_size=8))
-        >>> model = get_language_model(base, BottleneckConfig(bottleneck_size=2), languages=["en", "sw"])
+        >>> config = XLMRobertaConfig(vocab_size=99, hidden_size=8, num_hidden_layers=1,
+        ...                           num_attention_heads=1, intermediate_size=8)
+        >>> base = XLMRobertaForMaskedLM(config)
+        >>> model = get_language_model(base, BottleneckConfig(bottleneck_size=2), ["en", "sw"])
         >>> def rows(first):
-        ...     return [{"input_ids": [first + row, 5, 6], "labels": [-100, 5, 6]} for row in range(20)]
-        >>> args = MetaAdapterTrainingArguments(tempfile.mkdtemp(), max_steps=1, report_to="none", disable_tqdm=True)
+        ...     labels = [-100, 5, 6]
+        ...     return [{"input_ids": [first + row, 5, 6], "labels": labels} for row in range(20)]
+        >>> args = MetaAdapterTrainingArguments(
+        ...     tempfile.mkdtemp(), max_steps=1, report_to="none", disable_tqdm=True
+        ... )
         >>> trainer = MetaAdapterTrainer(model, args, train_dataset={"en": rows(7), "sw": rows(40)})
         >>> trainer.train().global_step  # doctest: +ELLIPSIS
         {'train_runtime': ...}
@@ -92,250 +100,235 @@ class MetaAdapterTrainer(ResumableTrainer):
         model: LanguageAdapterModel,
         args: MetaAdapterTrainingArguments,
         *,
-        train_dataset: Mapping[Language, Any] | None = None,
-        meta_dataset: Mapping[Language, Any] | None = None,
-        eval_dataset: Mapping[Language, Any] | None = None,
+        train_dataset: Datasets | None = None,
+        meta_dataset: Datasets | None = None,
+        eval_dataset: Datasets | None = None,
         **trainer_arguments: Any,
     ) -> None:
-        check_arguments(model, args, trainer_arguments.get("optimizers", (None,))[0])
-        self._adapters = [
-            p for key in model.languages for p in model.language_parameters(key).values()
-        ]
+        optimizer, _ = trainer_arguments.get("optimizers", (None, None))
+        check_setup(model, args, optimizer)
+
+        self.meta_dataset: Datasets | None = None
+        """language → data of the meta-gradient."""
+        self.progress = Progress()
+        """Rows seen of each language, steps skipped."""
+        self.scores: list[Any] = []
+        """What else was measured of the model (`LanguageScores`), for the model card."""
+        self._adapters = adapter_parameters(model, model.languages)
+        self._adapter_rate: float | None = None  # of the last step, where φ has groups of its own
+        self._rows_per_step: dict[Role, int] = {}
+        self._micro_batches: list[StepBatch] = []  # of an optimizer step that is not complete
+        self._step_log = StepLog()
+        self._writer = CheckpointWriter(args)
+
+        # Without parameters of its own, no language has a meta-gradient: a baseline of the paper.
         takes_meta = args.adapter_update != "train" and bool(self._adapters)
-        self.meta_dataset: Mapping[Language, Any] | None = None
         if train_dataset is not None:
             train_dataset, self.meta_dataset = assign_roles(
                 model.languages, train_dataset, meta_dataset, eval_dataset, needs_meta=takes_meta
             )
-        args._n_gpu = min(
-            args.n_gpu, 1
-        )  # DataParallel would scatter a step batch; several devices need a launcher
-        tokenizer = trainer_arguments.get("processing_class")
-        if trainer_arguments.get("data_collator") is None and isinstance(
-            tokenizer, PreTrainedTokenizerBase
-        ):
-            trainer_arguments["data_collator"] = get_data_collator(model, tokenizer)
+
         super().__init__(
-            model=model,
-            args=args,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            **trainer_arguments,
+            model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, **trainer_arguments
         )
-        check_distribution(args, model, self.accelerator)
-        # The wrapper takes `**inputs`, of which nothing can be read: what the base model takes is
-        # what counts.
-        self.label_names = args.label_names or find_labels(type(model.base_model)) or ["labels"]
-        accepted = list(inspect.signature(model.base_model.forward).parameters)
-        self._signature_columns: list[str] | None = [
-            *accepted,
-            "label",
-            "label_ids",
-            *self.label_names,
-        ]
-        self.model_accepts_loss_kwargs = False
-        self.scores: list[Any] = []
-        """What else was measured of the model (`LanguageScores`), for the model card."""
-        self._micro_batches: list[StepBatch] = []
-        self._sampler: LanguageBatchSampler | None = None
-        self._watch = StepLog()
-        self._splits = False  # whether φ has groups of its own in the optimizer
-        self._outer_step = OuterStep(args, takes_meta, self._loss, self._watch, self.progress)
-        self._outer_step.make_sparse(model)
-        self._outer_step.make_routed(model)
+
+        self._outer_step = OuterStep(
+            args,
+            model,
+            self._loss,
+            takes_meta=takes_meta,
+            log=self._step_log,
+            progress=self.progress,
+            sharded=self.is_fsdp_enabled,
+        )
         if args.torch_compile:
             compile_layers(model, backend=args.torch_compile_backend, mode=args.torch_compile_mode)
-            # it would compile a wrapper that no step goes through
+            # Accelerate would compile a wrapper that no step goes through.
             self.accelerator.state.dynamo_plugin.backend = "NO"
-        self.add_callback(KeepPosition(self))
 
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        """The loader of step batches: for each language of a step a batch of training rows, and one of meta rows."""
-        datasets = {"train": self._columns_of(by_language("train_dataset", self.train_dataset))}
+        self.add_callback(KeepPosition(self.progress, self._micro_batches))
+
+    def add_callback(self, callback: type[TrainerCallback] | TrainerCallback) -> None:
+        """Add a callback, as in `transformers.Trainer`.
+
+        A `GradientConflictCallback` logs through this Trainer from then on.
+        """
+        super().add_callback(callback)
+
+        # All of them: those given to the constructor do not come through this method.
+        for added in self.callback_handler.callbacks:
+            if isinstance(added, GradientConflictCallback):
+                added.trainer = self
+
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
+    ) -> TrainOutput:
+        """Train, from the beginning or from a checkpoint.
+
+        Args:
+            resume_from_checkpoint: The folder of a checkpoint, or `True` for the newest in
+                `output_dir` that is complete and undamaged; a warning names those that are not.
+            *args: As in `transformers.Trainer`.
+            **kwargs: As there.
+
+        Returns:
+            As there: steps, mean loss, and metrics.
+
+        Raises:
+            CheckpointError: If the checkpoint is damaged, or of another run. Nothing has been
+                changed then.
+            MetaAdapterError: If another process of the run was lost.
+        """
+        # The process that writes tidies up after a killed run, before others look for checkpoints.
+        run_dir = Path(str(self.args.output_dir))
+        if self.args.should_save:
+            discard(run_dir)
+        self.accelerator.wait_for_everyone()
+
+        checkpoint: str | None = None
+        if resume_from_checkpoint:
+            settings = self._run_settings()
+            checkpoint = str(find_checkpoint(run_dir, resume_from_checkpoint, settings))
+        else:
+            check_weights(self._model)  # those of a checkpoint are checked when they are read
+
+        try:
+            with ExitStack() as contexts:
+                contexts.enter_context(self._forward_passes())
+                if self.is_fsdp_enabled:
+                    # Accelerate shards the head by itself, and its bias would be in two groups.
+                    contexts.enter_context(without_head(self.model))
+                return super().train(checkpoint, *args, **kwargs)
+        except RuntimeError as error:
+            if self.args.world_size > 1 and is_lost_process(error):
+                raise lost_process(error, self.args, self.state.global_step) from error
+            raise
+
+    def _inner_training_loop(
+        self, batch_size: int | None = None, *args: Any, **kwargs: Any
+    ) -> TrainOutput:
+        # transformers 4 would take it from the checkpoint, of perhaps more or fewer processes.
+        if not self.args.auto_find_batch_size:
+            batch_size = self.args.train_batch_size
+        return super()._inner_training_loop(batch_size, *args, **kwargs)
+
+    def get_train_dataloader(self) -> DataLoader[Keyed]:
+        """The loader of step batches.
+
+        A step batch holds a batch of training rows for each language of the step, and one of meta
+        rows.
+        """
+        train = by_language("train_dataset", self.train_dataset)
+        datasets: dict[Role, Datasets] = {"train": self._without_unused_columns(train)}
         if self.meta_dataset is not None:
-            datasets["meta"] = self._columns_of(self.meta_dataset)
+            datasets["meta"] = self._without_unused_columns(self.meta_dataset)
+
+        # Not the size of the arguments, which `auto_find_batch_size` may have found too large.
+        sampler = train_sampler(datasets, self.args, self._train_batch_size)
+        self._rows_per_step = {role: sampler.rows_per_step(role) for role in datasets}
+
+        # Not prepared by Accelerate: the sampler itself gives each process its rows.
         collator = self._get_collator_with_removed_columns(self.data_collator, "training")
-        check = BatchCheck(self._model)
-        loader = train_dataloader(datasets, collator, self.args, self._train_batch_size, check)
-        self._sampler = cast(LanguageBatchSampler, loader.batch_sampler)
-        return loader
+        return train_dataloader(datasets, sampler, collator, self.args, BatchCheck(self._model))
 
     def training_step(
-        self, model: Any, inputs: StepBatch, num_items_in_batch: Any = None
+        self, model: nn.Module, inputs: StepBatch, num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """Take the outer step on the micro-batches of an optimizer step, and leave its gradients in `.grad`.
+        """Take the outer step on the micro-batches of an optimizer step; gradients go to `.grad`.
 
         Returns:
             The mean training loss of the step's languages; zero for all but the last micro-batch,
             which does the work.
         """
         model.train()
-        # of optimizers that evaluate at other weights than they train at (schedule-free)
-        self.optimizer.train()
+        self.optimizer.train()  # schedule-free optimizers evaluate at other weights
+
         self._micro_batches.append(self._prepare_inputs(inputs))
         if not self.accelerator.sync_gradients:
             return torch.zeros((), device=self.args.device)
-        micro, self._micro_batches = self._micro_batches, []
-        batches = {
-            role: {key: [one[role][key] for one in micro] for key in several}
-            for role, several in micro[0].items()
-        }
-        step = self.state.global_step
-        gradients = self._outer_step(
-            self._model, batches, optimizer=self.optimizer, accelerator=self.accelerator, step=step
+
+        # One step over all of them, not a sum of steps: θ must not move between micro-batches.
+        batches = join_micro_batches(self._micro_batches)
+        self._micro_batches.clear()
+
+        step = StepAtHand(
+            self.state.global_step, self._model, batches, self.optimizer, self.accelerator
         )
-        self._adapter_rate = self.optimizer.param_groups[-1]["lr"]
-        sampler = cast(LanguageBatchSampler, self._sampler)
-        self.progress.add_step(batches, {role: sampler.rows_per_step(role) for role in batches})
-        return mean_loss(gradients).to(self.args.device)
+        loss = self._outer_step(step)
 
-    def _loss(self, model: Any, batch: Batch) -> Tensor:
-        # of a copy, since `compute_loss` takes labels out of the batch, and a batch is evaluated
-        # several times
-        with explained_loss(batch, self.label_names):
-            return self.compute_loss(model, dict(batch))
-
-    @property
-    def _model(self) -> LanguageAdapterModel:
-        """The model itself: wrappers for data parallelism know nothing of gradients of gradients."""
-        return self.accelerator.unwrap_model(self.model)
+        # For the log, which is written when the schedule has moved on to the next step.
+        if self._adapter_rate is not None:
+            self._adapter_rate = self.optimizer.param_groups[-1]["lr"]
+        self.progress.add_step(batches, self._rows_per_step)
+        return loss.to(self.args.device)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """The optimizer of `transformers.Trainer`, with groups of their own for φ and `adapter_learning_rate`."""
-        self._splits = self.optimizer is None and bool(self._adapters)
-        optimizer = super().create_optimizer(*args, **kwargs)
-        if self._splits:
+        """The optimizer of `transformers.Trainer`, with separate groups and a rate for φ."""
+        is_given = self.optimizer is not None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
+
+        # Now, before the schedule is made: it starts from the rates of the groups that it finds.
+        if self._adapters and not is_given:
             beside_shared = bool(self._model.shared_parameters())
-            split_groups(
-                optimizer, self._adapters, self.args.adapter_rate(beside_shared=beside_shared)
-            )
+            self._adapter_rate = self.args.adapter_rate(beside_shared=beside_shared)
+            split_groups(optimizer, self._adapters, self._adapter_rate)
         return optimizer
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the losses of each language and the meter of the meta-signal to the training logs."""
+        # Of training: those of evaluation and of the end of a run do not have both.
         if "loss" in logs and "learning_rate" in logs:
-            logs = {**logs, **self._watch.drain(), **self.progress.logs()}
-            if self._splits:
+            logs = {**logs, **self._step_log.drain(), **self.progress.logs()}
+            if self._adapter_rate is not None:
                 logs["adapter_learning_rate"] = self._adapter_rate
         super().log(logs, *args, **kwargs)
 
-    def evaluate(
-        self,
-        eval_dataset: Any = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> dict[str, float]:
-        """Score every language with its φ, and average.
-
-        Args:
-            eval_dataset: language → data; default that of the Trainer.
-            ignore_keys: As in `transformers.Trainer`.
-            metric_key_prefix: As there.
-
-        Returns:
-            `{prefix}_{language}_{metric}` for each language, and `{prefix}_{metric}`, the mean over
-            languages.
-        """
-        datasets = by_language(
-            "eval_dataset", self.eval_dataset if eval_dataset is None else eval_dataset
-        )
-        metrics: dict[str, float] = {}
-        values: dict[str, list[float]] = {}
-        for key, dataset in datasets.items():
-            prefix = f"{metric_key_prefix}_{key}"
-            with self._model.use_language(key), seeded(self.args.seed):
-                found = self.evaluation_loop(
-                    # by key: under persistent workers it keeps one loader for all data sets that
-                    # have none
-                    (
-                        self.get_eval_dataloader(key)
-                        if eval_dataset is None
-                        else self.get_test_dataloader(dataset)
-                    ),
-                    description=f"Evaluation ({key})",
-                    prediction_loss_only=True if self.compute_metrics is None else None,
-                    ignore_keys=ignore_keys,
-                    metric_key_prefix=prefix,
-                )
-            metrics.update(found.metrics)
-            for name, value in found.metrics.items():
-                if isinstance(value, Real):
-                    values.setdefault(name.removeprefix(f"{prefix}_"), []).append(float(value))
-        whole = [name for name, several in values.items() if len(several) == len(datasets)]
-        metrics.update(
-            {f"{metric_key_prefix}_{name}": sum(values[name]) / len(datasets) for name in whole}
-        )
-        self.log(metrics)
-        self.control: Any = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
-        )
+    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        with self.progress.paused():
+            metrics: dict[str, float] = super()._evaluate(*args, **kwargs)
         return metrics
 
-    def predict(
-        self,
-        test_dataset: Any,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "test",
-    ) -> dict[Language, PredictionOutput]:
-        """Predict the data of every language with its φ.
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the model and its languages, whole even where parameters are sharded.
 
         Args:
-            test_dataset: language → data.
-            ignore_keys: As in `transformers.Trainer`.
-            metric_key_prefix: As there.
-
-        Returns:
-            language → predictions, labels and metrics (`{prefix}_{language}_{metric}`).
+            output_dir: The folder; default that of the arguments.
+            _internal_call: As in `transformers.Trainer`.
         """
-        found = {}
-        for key, dataset in by_language("test_dataset", test_dataset).items():
-            with self._model.use_language(key), seeded(self.args.seed):
-                found[key] = super().predict(dataset, ignore_keys, f"{metric_key_prefix}_{key}")
-        return found
+        # Without `super()`, which would have Accelerate write sharded weights in another format.
+        with gathered(self._model, here=self.args.should_save):
+            self._save(output_dir)
 
-    def get_total_train_batch_size(self, args: MetaAdapterTrainingArguments) -> int:
-        """Training rows of an optimizer step: those of all its languages, processes and micro-steps."""
-        return super().get_total_train_batch_size(args) * (
-            args.languages_per_step or len(self.train_dataset)
-        )
-
-    def floating_point_ops(self, inputs: StepBatch) -> float:
-        """Operations of the training pass over all languages of a step; meta text comes on top and is not counted."""
-        return sum(
-            super(MetaAdapterTrainer, self).floating_point_ops(batch)
-            for batch in inputs["train"].values()
-        )
-
-    def _columns_of(self, datasets: Mapping[Language, Any]) -> dict[Language, Any]:
-        """The data without columns that the model does not take."""
-        return {
-            key: (
-                self._remove_unused_columns(one, key)
-                if hasattr(one, "remove_columns") and one.column_names
-                else one
-            )
-            for key, one in datasets.items()
-        }
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def _save(
-        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
+        self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None
     ) -> None:
-        """Write the model and its languages, the tokenizer, and the arguments; weights as safetensors."""
+        """Write the model and its languages, the tokenizer, and the arguments; no pickle."""
         if not self.args.should_save:
             return
+
         folder = Path(output_dir or self.args.output_dir)
-        self._model.save_pretrained(
-            folder, fallbacks=self._outer_step.check.level, **run_record(self)
+        record = run_record(
+            self._model,
+            self.args,
+            {"train": self.train_dataset, "meta": self.meta_dataset},
+            self.state.log_history,
+            self.scores,
         )
+        self._model.save_pretrained(folder, fallbacks=self._outer_step.check.level, **record)
+
+        # As transformers does it: a collator may be all that knows the tokenizer.
         tokenizer = self.processing_class or getattr(self.data_collator, "tokenizer", None)
         if tokenizer is not None:
             tokenizer.save_pretrained(str(folder))
-        (folder / "training_args.json").write_text(
-            json.dumps(self.args.to_sanitized_dict(), indent=2) + "\n"
-        )
+
+        arguments = json.dumps(self.args.to_sanitized_dict(), indent=2)
+        (folder / "training_args.json").write_text(arguments + "\n")
 
     def create_model_card(self, *_: Any, **metadata: Any) -> None:
-        """Write the card of the family to the output folder, over which what others wrote on it on the Hub is kept.
+        """Write the card of the family to the output folder; it keeps what others wrote on the Hub.
 
         Args:
             *_: The language, which is known.
@@ -346,36 +339,77 @@ class MetaAdapterTrainer(ResumableTrainer):
             write_card(Path(self.args.output_dir), self.hub_model_id, self.args, metadata)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        # without `super()`, which would leave out the languages and add the arguments as a pickle
-        if (
-            not self._saving
-            and self.is_world_process_zero()
-            and self.args.hub_strategy != HubStrategy.END
-        ):
+        # Without `super()`, which would leave out the languages and add the arguments as a pickle.
+        if self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:
             self.push_in_progress = push_checkpoint(self, Path(checkpoint_folder))
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
+        # Without `super()`, which would write to the place itself, file after file.
+        run_dir = Path(self._get_output_dir(trial))
+        with self.progress.paused():
+            if self.hp_search_backend is None and trial is None:
+                self.store_flos()
+            place = self._writer.write(
+                run_dir, self.state, (self._write_model, self._write_run), self._checkpoint_record
+            )
+
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(place))
+
+    def _write_model(self, folder: Path) -> None:
+        self.save_model(str(folder), _internal_call=True)
+
+    def _write_run(self, folder: Path) -> None:
+        """Write what a resumed run needs besides the model."""
+        if not self.args.save_only_model:
+            self._save_optimizer_and_scheduler(str(folder))
+            self._save_scaler(str(folder))
+            self._save_rng_state(str(folder))
+
+        # They are part of `trainer_state.json`, which the writer saves last.
+        if self.args.should_save:
+            record_callbacks(self.state, [*self.callback_handler.callbacks, self.control])
+
+    def _checkpoint_record(self) -> CheckpointRecord:
+        return {
+            "step": self.state.global_step,
+            "model_only": bool(self.args.save_only_model),
+            "settings": self._run_settings(),
+            "optimizer": optimizer_settings(self.optimizer, sharded=self.is_fsdp_enabled),
+            "progress": self.progress.state_dict(),
+        }
+
+    def _run_settings(self) -> dict[str, object]:
+        return run_settings(self._model.languages, self.train_dataset, self.meta_dataset, self.args)
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
         with gathered(self._model, write=True):
             self._model.load_weights(resume_from_checkpoint)
         check_weights(self._model, resume_from_checkpoint)
-        self._outer_step.check.level = read_manifest(Path(resume_from_checkpoint)).details.get(
-            "fallbacks", 0
-        )
+
+        # A run that fell back to a safer setting of the meta-gradient continues with it.
+        details = read_manifest(Path(resume_from_checkpoint)).details
+        self._outer_step.check.level = details.get("fallbacks", 0)
 
     def _load_best_model(self) -> None:
-        read_seal(Path(cast(str, self.state.best_model_checkpoint)))
+        best = Path(self.state.best_model_checkpoint)
+        read_seal(best)  # it may have been written days ago
+
         with gathered(self._model, write=True):
-            self._model.load_weights(cast(str, self.state.best_model_checkpoint))
+            self._model.load_weights(best)
 
-    def run_settings(self) -> dict[str, Any]:
-        """What must be the same in a resumed run: which rows of which languages are read in which order."""
-        return read_settings(
-            self._model.languages, self.train_dataset, self.meta_dataset, self.args
-        )
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
 
-    def expected_examples(self, step: int) -> dict[Any, dict[Language, int]]:
-        """Role → language → rows that a run has read after so many optimizer steps."""
-        sampler = cast(LanguageBatchSampler, self._sampler)
-        return sampler.examples_seen(
-            *divmod(step, len(sampler) // self.args.gradient_accumulation_steps)
-        )
+        # States are loaded by position: those of another optimizer may fit by accident.
+        record = read_record(Path(checkpoint))
+        current = optimizer_settings(self.optimizer, sharded=self.is_fsdp_enabled)
+        check_same_run(checkpoint, record["optimizer"], current)
+
+        with reading_optimizer(checkpoint, self.args.device):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+        self.progress.load_state_dict(record["progress"])

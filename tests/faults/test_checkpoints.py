@@ -18,7 +18,8 @@ from peft import LoraConfig
 
 from hf_meta_adapters import BottleneckConfig
 from hf_meta_adapters.errors import CheckpointError, HubError, MetaAdapterError
-from hf_meta_adapters.training import _checkpoints as files
+from hf_meta_adapters.training import _checkpoint_folders as folders
+from hf_meta_adapters.training import _checkpoint_seal as seals
 from tests.training import LANGUAGES, make_model, make_trainer, snapshot, texts
 
 from .conftest import SAVING
@@ -35,7 +36,7 @@ def clear(error):
 
 
 def whole(folder):
-    return files.read_seal(folder)["files"]
+    return seals.read_seal(folder)["files"]
 
 
 def truncated(name):
@@ -79,12 +80,18 @@ def resealed(change):
     """As somebody would leave a checkpoint who changes it on purpose."""
 
     def damage(folder):
-        content = files.read_seal(folder)
+        content = seals.read_seal(folder)
         change(folder)
-        (folder / files.SEAL).unlink()
-        files.seal(folder, {name: value for name, value in content.items() if name != "files"})
+        (folder / seals.SEAL).unlink()
+        seals.seal(folder, {name: value for name, value in content.items() if name != "files"})
 
     return damage
+
+
+def other_counts(folder):
+    content = seals.read_seal(folder)
+    content["progress"]["examples_seen"]["train"]["da"] += 1
+    seals.seal(folder, {k: v for k, v in content.items() if k not in ("format", "files")})
 
 
 def not_a_number(folder):
@@ -109,14 +116,14 @@ def no_state(name):
 DAMAGED = {
     "truncated weights": (
         truncated("model.safetensors"),
-        r"`model.safetensors` with \d+ bytes in place of",
+        r"`model.safetensors` with \d+ bytes instead of",
     ),
-    "truncated adapter": (truncated(ADAPTER), rf"`{ADAPTER}` with \d+ bytes in place of"),
+    "truncated adapter": (truncated(ADAPTER), rf"`{ADAPTER}` with \d+ bytes instead of"),
     "truncated optimizer": (
         truncated("optimizer.pt"),
-        r"`optimizer.pt` with \d+ bytes in place of",
+        r"`optimizer.pt` with \d+ bytes instead of",
     ),
-    "truncated schedule": (truncated("scheduler.pt"), r"`scheduler.pt` with \d+ bytes in place of"),
+    "truncated schedule": (truncated("scheduler.pt"), r"`scheduler.pt` with \d+ bytes instead of"),
     "truncated random numbers": (truncated("rng_state.pth"), r"`rng_state.pth` with \d+ bytes"),
     "truncated state": (truncated("trainer_state.json"), r"`trainer_state.json` with \d+ bytes"),
     "foreign state": (foreign_state, "`trainer_state.json` with"),
@@ -125,8 +132,8 @@ DAMAGED = {
     "no folder of a language": (without("da"), "no `da/"),
     "no optimizer": (without("optimizer.pt"), "no `optimizer.pt`"),
     "no manifest of languages": (without("language_adapters.json"), "no `language_adapters.json`"),
-    "not sealed": (without(files.SEAL), "no `checkpoint.json`, which is written last"),
-    "truncated seal": (truncated(files.SEAL), "that is no JSON"),
+    "not sealed": (without(seals.SEAL), "no `checkpoint.json`, which is written last"),
+    "truncated seal": (truncated(seals.SEAL), "that is not JSON"),
     "an empty folder": (empty, "no `checkpoint.json`"),
     "a pickle in place of an adapter": (pickled, f"no `{ADAPTER}`"),
     "a pickle, sealed": (resealed(pickled), "Found `adapter_model.bin` in .*, a pickle"),
@@ -134,6 +141,7 @@ DAMAGED = {
         resealed(not_a_number),
         "must be finite before training. Found NaN .*checkpoint-4",
     ),
+    "counts of another step": (other_counts, "step 4: `examples_seen` was .*'da': 9.* and is .*8"),
     "languages that leave the folder": (
         resealed(manifest(languages=["../evil", "da", "te"])),
         "unsafe languages",
@@ -170,7 +178,8 @@ def test_the_newest_whole_one_is_taken_in_its_place(run_dir, what):
     DAMAGED[what][0](run_dir / "checkpoint-4")
     trainer = make_trainer(run_dir, make_model(seed=2), **SAVING)
     with pytest.warns(
-        UserWarning, match=r"goes on from .*checkpoint-2, the newest .*Found in .*checkpoint-4"
+        UserWarning,
+        match=r"resumes from .*checkpoint-2, the newest complete .*Found in .*checkpoint-4",
     ):
         trainer.train(resume_from_checkpoint=True)
     assert len(trainer.seen) == 2
@@ -263,7 +272,7 @@ def test_weights_alone_are_no_run(tmp_path):
 def test_there_must_be_a_checkpoint(tmp_path, where):
     trainer = make_trainer(tmp_path, make_model(), **SAVING)
     with pytest.raises(
-        CheckpointError, match=r"can only go on|must be the folder of a checkpoint"
+        CheckpointError, match=r"can only be resumed|must be the folder of a checkpoint"
     ) as error:
         trainer.train(resume_from_checkpoint=where if where is True else str(tmp_path / where))
     assert clear(error.value)
@@ -286,7 +295,7 @@ def no_room(name):
 FULL = {
     "in the adapters": no_room("hf_meta_adapters.backends.peft._files.save_file"),
     "in the optimizer": no_room("torch.save"),
-    "in the seal": no_room("hf_meta_adapters.training._checkpoints.seal"),
+    "in the seal": no_room("hf_meta_adapters.training._checkpoint_writer.seal"),
 }
 
 
@@ -295,12 +304,12 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(run_dir, where, monkeypatch
     before = whole(run_dir / "checkpoint-4")
     trainer = make_trainer(run_dir, make_model(), **{**SAVING, "max_steps": 6})
     if where == "in the seal":
-        monkeypatch.setattr("hf_meta_adapters.training._checkpoints.seal", _full)
+        monkeypatch.setattr("hf_meta_adapters.training._checkpoint_writer.seal", _full)
     else:
         FULL[where](monkeypatch)
     with pytest.raises(
         CheckpointError,
-        match=r"written as a whole.*checkpoint-6.*No space left.*checkpoint-4, is as",
+        match=r"written completely.*checkpoint-6.*No space.*last checkpoint is .*checkpoint-4\. ",
     ):
         trainer.train(resume_from_checkpoint=True)
     assert whole(run_dir / "checkpoint-4") == before
@@ -322,7 +331,8 @@ def test_a_limit_of_the_system_stops_the_run_and_loses_nothing(run_dir):
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))
     try:
         with pytest.raises(
-            CheckpointError, match=r"as a whole.*checkpoint-6.*([Ff]ile too large|unexpected)"
+            CheckpointError,
+            match=r"written completely.*checkpoint-6.*([Ff]ile too large|unexpected)",
         ) as error:
             trainer.train(resume_from_checkpoint=True)
     finally:
@@ -345,7 +355,7 @@ def test_an_old_checkpoint_that_cannot_be_deleted_stays(run_dir, monkeypatch):
         run_dir, make_model(), **{**SAVING, "max_steps": 6, "save_total_limit": 2}
     )
     with pytest.warns(
-        UserWarning, match=r"An old checkpoint stays, as it cannot be deleted: .*checkpoint-2"
+        UserWarning, match=r"An old checkpoint cannot be deleted and stays: .*checkpoint-2"
     ):
         trainer.train(resume_from_checkpoint=True)
     assert {path.name for path in run_dir.iterdir()} == {
@@ -369,9 +379,9 @@ def test_a_checkpoint_that_may_only_be_read_is_resumed_from(run_dir):
 
 
 def test_what_a_kill_left_behind_is_cleaned_away(run_dir):
-    unfinished = run_dir / files.UNFINISHED / "checkpoint-6"
+    unfinished = run_dir / folders.UNFINISHED / "checkpoint-6"
     shutil.copytree(run_dir / "checkpoint-4", unfinished)
-    (unfinished / files.SEAL).unlink()
+    (unfinished / seals.SEAL).unlink()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make_trainer(run_dir, make_model(), **SAVING).train(resume_from_checkpoint=True)
@@ -390,12 +400,13 @@ def test_a_damaged_best_model_is_refused(run_dir, what):
     load = trainer._load_best_model
 
     def damaged():
-        DAMAGED[what][0](files.checkpoints(run_dir)[0])
-        trainer.state.best_model_checkpoint = str(files.checkpoints(run_dir)[0])
+        DAMAGED[what][0](folders.checkpoints(run_dir)[0])
+        trainer.state.best_model_checkpoint = str(folders.checkpoints(run_dir)[0])
         load()
 
     trainer._load_best_model = damaged
     with pytest.raises(
-        MetaAdapterError, match=r"A checkpoint must be as it was written\. Found in .*checkpoint-2"
+        MetaAdapterError,
+        match=r"A checkpoint must be exactly what was written\. Found in .*checkpoint-2",
     ):
         trainer.train()

@@ -92,7 +92,7 @@ ROWS = {
     ),
     "rows too long": (
         with_rows(lambda row: {k: v * 6 for k, v in row.items()}),
-        "as many tokens.* 31. Found 36",
+        "more tokens than.* 31. Found 36",
     ),
     "labels too few": (
         with_rows(lambda row: {**row, "labels": [5, 5]}),
@@ -248,7 +248,7 @@ def test_settings_that_cannot_work(tmp_path, what):
 def test_folders_that_cannot_be_written_to(tmp_path, where):
     (tmp_path / "file").write_text("kept")
     with pytest.raises(
-        (ConfigurationError, ValueError), match=r"`output_dir` must be a folder|null byte"
+        (ConfigurationError, ValueError), match=r"`output_dir` must be a writable folder|null byte"
     ) as error:
         make_trainer(tmp_path / where, make_model())
     assert "\n" not in str(error.value)
@@ -263,7 +263,8 @@ def test_a_folder_without_leave_to_write(tmp_path, monkeypatch):
         "tempfile.TemporaryFile", refuse
     )  # whoever runs the tests may be allowed everything
     with pytest.raises(
-        ConfigurationError, match=r"can be written to\. Found .*: Permission denied. Write the name"
+        ConfigurationError,
+        match=r"must be a writable folder\. Found .*: Permission denied. Pass the name",
     ):
         make_trainer(tmp_path, make_model())
 

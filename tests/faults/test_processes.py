@@ -7,11 +7,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch
 
-from hf_meta_adapters.training import _checkpoints as files
+from hf_meta_adapters.training import _checkpoint_seal as seals
+from hf_meta_adapters.training._lost_process import is_lost_process
 from tests.processes import LIMIT, outcome
 from tests.training import Recorder, make_model, make_trainer
 
@@ -69,10 +73,41 @@ def test_a_process_that_dies_ends_the_others(tmp_path):
     codes, errors = outcome_of(tmp_path, ("", "dies"))
     assert codes == [1, 9], errors
     assert errors[0].startswith(
-        "MetaAdapterError: All 2 processes must live until the end. Found one lost after 2 steps"
+        "MetaAdapterError: All 2 processes must stay alive until the end."
+        " Found one lost after 2 steps"
     )
     assert f"The last checkpoint is {tmp_path / 'run' / 'checkpoint-2'}." in errors[0]
-    assert files.read_seal(tmp_path / "run" / "checkpoint-2")["step"] == 2
+    assert seals.read_seal(tmp_path / "run" / "checkpoint-2")["step"] == 2
+
+
+def lose(rank, how):
+    """A sum over two processes, in which the second does not take part."""
+    torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=2))
+    torch.distributed.barrier()
+    if rank == 1:
+        if how == "dies":
+            os._exit(9)
+        time.sleep(6)
+        os._exit(0)
+    with pytest.raises(RuntimeError) as caught:
+        torch.distributed.all_reduce(torch.ones(3))
+    assert is_lost_process(caught.value), caught.value
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(("how", "code"), [("dies", 9), ("hangs", 0)])
+def test_what_gloo_says_of_a_lost_process_is_known(tmp_path, how, code):
+    """It has no type of its own: where torch changes the words, `_lost_process` must learn them."""
+    codes, errors = outcome(tmp_path, lose, [(how,)] * 2)
+    assert codes == [0, code], errors
+
+
+def test_other_errors_are_no_lost_process():
+    for words in (
+        "CUDA out of memory. Tried to allocate",
+        "Expected all tensors to be on the same",
+    ):
+        assert not is_lost_process(RuntimeError(words))
 
 
 @pytest.mark.distributed
@@ -87,7 +122,7 @@ def test_a_loss_that_is_not_finite_on_one_process_stops_both(tmp_path, rank):
             "NonFiniteLossError: Losses and gradients must be finite. Found NaN or infinity in the"
         )
         assert "after 2 steps; no weight was updated" in error
-    assert files.read_seal(tmp_path / "run" / "checkpoint-2")["step"] == 2
+    assert seals.read_seal(tmp_path / "run" / "checkpoint-2")["step"] == 2
 
 
 @pytest.mark.distributed
@@ -97,14 +132,14 @@ def test_a_disk_that_is_full_for_one_process_stops_both(tmp_path):
     assert "No space left on device" in errors[0]
     assert "another process failed" in errors[1]
     for error in errors:
-        assert error.startswith("CheckpointError: A checkpoint must be written as a whole.")
+        assert error.startswith("CheckpointError: A checkpoint must be written completely.")
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"checkpoint-2"}
 
 
 PROGRAMS = {
     "nothing to resume": (
         ["--resume", "true"],
-        "A run can only go on from a checkpoint. Found none",
+        "A run can only be resumed from a checkpoint. Found none",
     ),
     "an unknown setting": (["--config", "bad.yaml"], "A setting must be one of"),
 }

@@ -9,7 +9,7 @@ from transformers import BertConfig, PreTrainedModel
 
 from hf_meta_adapters import BottleneckConfig, get_language_model
 from hf_meta_adapters.errors import ConfigurationError
-from hf_meta_adapters.training._compile import compile_layers
+from hf_meta_adapters.training._compile import compile_layers, room_for_languages
 from tests.training import make_model
 
 from .test_training import PLAIN, assert_close, run, tensors
@@ -28,7 +28,7 @@ def _fresh():
     counters.clear()
     limit = torch._dynamo.config.recompile_limit
     yield
-    torch._dynamo.config.recompile_limit = limit
+    assert torch._dynamo.config.recompile_limit == limit  # it is raised for a run, and no longer
     torch._dynamo.reset()
 
 
@@ -55,6 +55,14 @@ def test_the_trainer_compiles_and_learns_the_same(tmp_path, monkeypatch, preset)
         found.append({key: value.detach().clone() for key, value in tensors(model).items()})
         assert bool(counters["stats"]["unique_graphs"]) == (name == "compiled")
     assert_close(found[1], found[0], 1e-6)
+
+
+def test_there_is_room_for_every_language():
+    model = make_model([f"l{number}" for number in range(9)])
+    limit = torch._dynamo.config.recompile_limit
+    with room_for_languages(model):
+        assert torch._dynamo.config.recompile_limit == 72 > limit
+    assert torch._dynamo.config.recompile_limit == limit
 
 
 def test_a_model_without_layers_is_refused():

@@ -93,7 +93,7 @@ def values(found):
 
 
 def difference(found, expected):
-    """The largest distance between two of the same name, relative to the length of all of its kind."""
+    """The largest distance between two of the same name, relative to the length of the second."""
     assert found.keys() == expected.keys()
     return max(
         (found[name] - expected[name]).norm().item() / (1e-3 + expected[name].norm().item())
@@ -102,7 +102,7 @@ def difference(found, expected):
 
 
 def experts(rank, **options):
-    """Each process uses a part of θ and of φ that the other does not; a third part is used by none."""
+    """Each process uses a part of θ and φ that the other does not; a third part is used by none."""
     theta = {name: torch.linspace(1, 2, 3, dtype=torch.float64).requires_grad_() for name in "abcd"}
     phi = {
         "en": {
@@ -436,7 +436,7 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.filterwarnings(
-    "ignore:The meta-gradient must point where:UserWarning"
+    "ignore:The meta-gradient has drifted:UserWarning"
 )  # wanted, in one of them
 @pytest.mark.parametrize("name", METHODS)
 def test_a_run_on_two_processes_is_that_of_one(runs, name):
@@ -483,7 +483,7 @@ def sharded_runs(tmp_path_factory):
     return folder
 
 
-@pytest.mark.filterwarnings("ignore:The meta-gradient must point where:UserWarning")
+@pytest.mark.filterwarnings("ignore:The meta-gradient has drifted:UserWarning")
 @pytest.mark.parametrize("name", SHARDED_RUNS)
 def test_a_run_on_sharded_parameters_is_that_of_one_process(sharded_runs, name):
     train(sharded_runs, name, METHODS[name])

@@ -10,8 +10,20 @@ from collections import Counter
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import ExportableState
 
-from tests.training import LANGUAGES, make_model, make_trainer, masking, rows, snapshot, texts
+from tests.tiny import tiny
+from tests.training import (
+    LANGUAGES,
+    make_model,
+    make_tokenizer,
+    make_trainer,
+    masking,
+    rows,
+    snapshot,
+    texts,
+)
 
 STEPS = 6
 WORKERS = pytest.mark.filterwarnings(
@@ -29,7 +41,7 @@ def streams(seed):
 
 
 def shuffled_streams(seed):
-    """Streams of several shards with a shuffle buffer, which come in another order in every pass."""
+    """Streams of several shards with a shuffle buffer, in another order in every pass."""
     several = {
         key: Dataset.from_list(one).to_iterable_dataset(num_shards=2)
         for key, one in texts(seed).items()
@@ -190,6 +202,49 @@ def test_a_checkpoint_holds_everything(tmp_path):
     )
 
 
+class Counting(TrainerCallback, ExportableState):
+    """A callback that has something to remember."""
+
+    steps = 0
+
+    def on_step_end(self, args, state, control, **_):
+        self.steps += 1
+
+    def state(self):
+        return {"args": {}, "attributes": {"steps": self.steps}}
+
+
+def test_a_checkpoint_holds_all_that_transformers_writes(tmp_path):
+    """Its parts are written one by one; a later version of transformers may know more of them."""
+    given = {
+        "max_steps": 2,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "per_device_train_batch_size": 2,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
+    trainer = {"processing_class": make_tokenizer()}
+    make_trainer(
+        tmp_path / "ours", make_model(), callbacks=[Counting()], **trainer, **given
+    ).train()
+    theirs = TrainingArguments(str(tmp_path / "theirs"), **given)
+    Trainer(
+        tiny("xlm-r").make(), theirs, train_dataset=rows(1), callbacks=[Counting()], **trainer
+    ).train()
+
+    names, states = [], []
+    for folder in ("ours", "theirs"):
+        place = tmp_path / folder / "checkpoint-2"
+        names.append({path.name for path in place.iterdir()})
+        states.append(json.loads((place / "trainer_state.json").read_text()))
+    assert names[1] - names[0] == {"training_args.bin"}  # a pickle; ours is JSON
+    assert set(states[1]) == set(states[0])
+    assert states[1]["stateful_callbacks"] == states[0]["stateful_callbacks"]
+    assert states[0]["stateful_callbacks"]["Counting"]["attributes"] == {"steps": 2}
+
+
 def test_the_loss_scale_is_restored(tmp_path):
     scales = []
     for checkpoint in (None, str(tmp_path / "checkpoint-3")):
@@ -217,7 +272,7 @@ def test_counts_are_those_of_the_rows_over_several_interruptions(tmp_path):
     given = {
         "train_dataset": train,
         "languages_per_step": 1,
-        "sampling_temperature": 1,
+        "sampling_alpha": 1,
         "max_steps": 9,
     }
     given |= {"save_strategy": "steps", "save_steps": 1, "meta_batch_size": 1}

@@ -92,7 +92,7 @@ def test_over_an_epoch_every_adapter_moves(tmp_path, preset):
         "languages_per_step": 2,
         "max_steps": -1,
         "num_train_epochs": 1,
-        "sampling_temperature": 1,
+        "sampling_alpha": 1,
     }
     train = {key: rows(number, 2 + 3 * number) for number, key in enumerate(CONFUSABLE)}
     trainer = run(

@@ -157,8 +157,8 @@ def test_what_was_tuned_is_what_the_study_uses(tmp_path):
     args.data = str(ROOT / "recipes" / "data")
     cells = study_cells(args, record["best"])
     assert cells["meta_fast-en+sw-0"]["training"].items() >= record["best"]["meta_fast"].items()
-    alpha = record["best"]["joint"]["sampling_temperature"]
-    assert {cell["training"]["sampling_temperature"] for cell in cells.values()} == {alpha}
+    alpha = record["best"]["joint"]["sampling_alpha"]
+    assert {cell["training"]["sampling_alpha"] for cell in cells.values()} == {alpha}
 
 
 @pytest.mark.parametrize("name", ["tiny", "small", "gpu"])
@@ -169,7 +169,7 @@ def test_a_configuration_is_complete_and_fair(name):
     args = parse_arguments(StudyArguments, ["--config", str(path)])
     assert set(args.methods) | set(args.pair_methods) <= set(METHODS)
     assert {len(several) for several in args.trials.values()} == {len(args.trials["joint"])}
-    assert any("sampling_temperature" in trial for trial in args.trials["joint"])
+    assert any("sampling_alpha" in trial for trial in args.trials["joint"])
     for method, several in args.trials.items():
         for trial in several:  # what cannot work is an error before any training
             given = {**args.training, **METHODS[method].training, **trial}
@@ -186,18 +186,18 @@ def test_trials_have_the_seeds_that_are_asked_for():
     )
     args.data = str(ROOT / "recipes" / "data")
     cells = trial_cells(
-        args, "meta_fast", 1, {"learning_rate": 0.5, "sampling_temperature": 0.3}, {}
+        args, "meta_fast", 1, {"learning_rate": 0.5, "sampling_alpha": 0.3}, {}
     )
     assert sorted(cells) == ["meta_fast-1-en+fr+sw-7", "meta_fast-1-en+fr+sw-8"]
     assert [cell["seed"] for cell in cells.values()] == [7, 8]
-    assert {cell["training"]["sampling_temperature"] for cell in cells.values()} == {0.3}
-    args.training["sampling_temperature"] = 0.1
+    assert {cell["training"]["sampling_alpha"] for cell in cells.values()} == {0.3}
+    args.training["sampling_alpha"] = 0.1
     cell, _ = trial_cells(args, "joint", 0, {}, {}).values()
-    assert cell["training"]["sampling_temperature"] == 0.1
+    assert cell["training"]["sampling_alpha"] == 0.1
     cell, _ = trial_cells(
-        args, "meta_fast", 0, {}, {"joint": {"sampling_temperature": 0.2}}
+        args, "meta_fast", 0, {}, {"joint": {"sampling_alpha": 0.2}}
     ).values()
-    assert cell["training"]["sampling_temperature"] == 0.2  # what was tuned for joint wins
+    assert cell["training"]["sampling_alpha"] == 0.2  # what was tuned for joint wins
 
 
 def test_methods_must_have_as_many_trials():

@@ -9,7 +9,9 @@ import torch
 
 from hf_meta_adapters.errors import NonFiniteLossError
 from hf_meta_adapters.meta import JointGradients, MetaGradients, MetaSignal
-from hf_meta_adapters.training._apply_gradients import apply_gradients, check_finite, split_groups
+from hf_meta_adapters.training._apply_gradients import apply_gradients
+from hf_meta_adapters.training._finite_check import check_finite
+from hf_meta_adapters.training._optimizer_groups import split_groups
 from tests.training import make_model
 
 

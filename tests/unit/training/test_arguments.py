@@ -32,7 +32,7 @@ METHOD = {
     "meta_batch_size": None,
     "meta_every": 1,
     "languages_per_step": None,
-    "sampling_temperature": 0.7,
+    "sampling_alpha": 0.7,
     "fidelity_check_steps": 500,
     "min_fidelity": 0.9,
     "skip_nonfinite_steps": 0,
@@ -123,13 +123,13 @@ def test_no_argument_of_transformers_is_redefined():
         ({"inner_learning_rate": float("nan")}, "Found nan."),
         (
             {"adapter_learning_rate": "1e-3"},
-            "Found '1e-3'. YAML reads 1e-3 as a text: write 1.0e-3.",
+            "Found '1e-3'. YAML reads 1e-3 as text: use 1.0e-3.",
         ),
         (
-            {"sampling_temperature": 5},
-            "Write a temperature T as α = 1/T, for example 0.2 for T = 5.",
+            {"sampling_alpha": 5},
+            "For a temperature T use α = 1/T, for example 0.2 for T = 5.",
         ),
-        ({"sampling_temperature": "0.7"}, "`sampling_temperature` is the exponent α"),
+        ({"sampling_alpha": "0.7"}, "`sampling_alpha` is the exponent α"),
         (
             {"finite_difference_radius": 0.0},
             "`finite_difference_radius` must be positive or None. Found 0.0.",
@@ -145,7 +145,7 @@ def test_no_argument_of_transformers_is_redefined():
         ),
         (
             {"fp16": True, "update_order": "alternating"},
-            'Write `bf16=True` or `update_order="simultaneous"`.',
+            'Use `bf16=True` or `update_order="simultaneous"`.',
         ),
         (
             {"gradient_checkpointing_kwargs": {"use_reentrant": True}},
@@ -174,9 +174,9 @@ def parser() -> HfArgumentParser:
     return HfArgumentParser(MetaAdapterTrainingArguments)
 
 
-COMMAND_LINE = """--output_dir unused --report_to none --use_cpu True --preset paper --lookahead shared
-    --inner_learning_rate 0.5 --adapter_learning_rate 1e-3 --meta_batch_size 4 --meta_every 2 --max_indirect_ratio 0.5
-    --sampling_temperature 0.3
+COMMAND_LINE = """--output_dir unused --report_to none --use_cpu True --preset paper
+    --lookahead shared --inner_learning_rate 0.5 --adapter_learning_rate 1e-3
+    --meta_batch_size 4 --meta_every 2 --max_indirect_ratio 0.5 --sampling_alpha 0.3
     --skip_nonfinite_steps 2 --sparse_head false --languages_per_pass 3"""
 WRITTEN = {
     **METHOD,
@@ -188,7 +188,7 @@ WRITTEN = {
     "meta_batch_size": 4,
     "meta_every": 2,
     "max_indirect_ratio": 0.5,
-    "sampling_temperature": 0.3,
+    "sampling_alpha": 0.3,
     "skip_nonfinite_steps": 2,
     "sparse_head": False,
     "languages_per_pass": 3,
@@ -240,3 +240,37 @@ def test_a_copy_differs_in_what_was_replaced():
     assert (copy.seed, copy.learning_rate) == (7, 0.5)
     with pytest.raises(ConfigurationError, match="`meta_every`"):
         dataclasses.replace(found, meta_every=0)
+
+
+def test_the_old_name_of_the_exponent_still_works_and_warns():
+    with pytest.warns(
+        FutureWarning, match=r"`sampling_temperature` is deprecated.*`sampling_alpha=0.3`"
+    ):
+        found = arguments(sampling_temperature=0.3)
+    assert found.sampling_alpha == 0.3
+    assert "sampling_temperature" not in found.method()
+
+    copy = dataclasses.replace(found, seed=3)  # without a second warning
+    assert copy.sampling_alpha == 0.3
+    assert json.loads(found.to_json_string())["sampling_temperature"] is None
+
+
+@pytest.mark.filterwarnings("ignore:`sampling_temperature` is deprecated:FutureWarning")
+def test_both_names_of_the_exponent_must_agree():
+    assert arguments(sampling_alpha=0.3, sampling_temperature=0.3).sampling_alpha == 0.3
+    with pytest.raises(ConfigurationError, match=r"both must be equal. Found 0.2 and 0.3"):
+        arguments(sampling_alpha=0.3, sampling_temperature=0.2)
+    with pytest.raises(ConfigurationError, match=r"`sampling_alpha` is the exponent α.*Found 5"):
+        arguments(sampling_temperature=5)
+
+
+@pytest.mark.filterwarnings("ignore:`sampling_temperature` is deprecated:FutureWarning")
+def test_a_command_line_may_use_the_old_name_of_the_exponent():
+    given = "--output_dir unused --report_to none --use_cpu True --sampling_temperature 0.3"
+    (found,) = parser().parse_args_into_dataclasses(given.split())
+    assert found.sampling_alpha == 0.3
+
+
+def test_the_options_are_those_of_the_outer_step():
+    names = {field.name for field in dataclasses.fields(MetaAdapterTrainingArguments)}
+    assert {field.name for field in dataclasses.fields(MetaOptions)} <= names

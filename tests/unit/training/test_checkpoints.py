@@ -11,30 +11,31 @@ import pytest
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_meta_adapters.errors import CheckpointError
-from hf_meta_adapters.training import _checkpoints as files
+from hf_meta_adapters.training import _checkpoint_folders as folders
+from hf_meta_adapters.training import _checkpoint_seal as seals
 
 
 def written(run_dir, step, text="weights"):
     """A checkpoint that is complete but for its place."""
-    folder = run_dir / files.UNFINISHED / f"checkpoint-{step}"
+    folder = run_dir / folders.UNFINISHED / f"checkpoint-{step}"
     (folder / "sw").mkdir(parents=True)
     (folder / "model.safetensors").write_text(text)
     (folder / "sw" / "adapter_model.safetensors").write_text(f"adapter {text}")
-    files.seal(folder, {"step": step, "progress": {}})
+    seals.seal(folder, {"step": step, "progress": {}})
     return folder
 
 
 def saved(run_dir, step, text="weights"):
-    return files.commit(written(run_dir, step, text), run_dir)
+    return folders.commit(written(run_dir, step, text), run_dir)
 
 
 def test_a_checkpoint_is_in_its_place_only_when_it_is_whole(tmp_path):
     folder = written(tmp_path, 3)
     assert get_last_checkpoint(tmp_path) is None
-    assert files.checkpoints(tmp_path) == []
-    assert files.commit(folder, tmp_path) == tmp_path / "checkpoint-3"
+    assert folders.checkpoints(tmp_path) == []
+    assert folders.commit(folder, tmp_path) == tmp_path / "checkpoint-3"
     assert get_last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-3")
-    assert files.read_seal(tmp_path / "checkpoint-3")["step"] == 3
+    assert seals.read_seal(tmp_path / "checkpoint-3")["step"] == 3
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-3"]
 
 
@@ -49,9 +50,9 @@ def test_one_whose_replacement_never_came_is_put_back(tmp_path):
     place = saved(tmp_path, 3, "old")
     written(tmp_path, 3, "new")
     os.rename(
-        place, tmp_path / files.UNFINISHED / "replaced-checkpoint-3"
+        place, tmp_path / folders.UNFINISHED / "replaced-checkpoint-3"
     )  # where a process was killed
-    files.discard(tmp_path)
+    folders.discard(tmp_path)
     assert (place / "model.safetensors").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-3"]
 
@@ -59,7 +60,7 @@ def test_one_whose_replacement_never_came_is_put_back(tmp_path):
 def test_what_a_killed_save_left_is_deleted(tmp_path):
     saved(tmp_path, 3)
     written(tmp_path, 6)
-    files.discard(tmp_path)
+    folders.discard(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-3"]
 
 
@@ -77,17 +78,17 @@ def test_what_a_killed_save_left_is_deleted(tmp_path):
 def test_the_last_and_the_best_are_never_deleted(tmp_path, limit, kept):
     for age, step in enumerate((1, 2, 10, 11)):
         os.utime(saved(tmp_path, step), (1000 + age, 1000 + age))
-    files.rotate(tmp_path, limit, {tmp_path / "checkpoint-11", tmp_path / "checkpoint-2"})
-    assert [files._step(path) for path in files.checkpoints(tmp_path)] == kept
-    assert not (tmp_path / files.UNFINISHED).exists()
+    folders.rotate(tmp_path, limit, {tmp_path / "checkpoint-11", tmp_path / "checkpoint-2"})
+    assert [folders._step(path) for path in folders.checkpoints(tmp_path)] == kept
+    assert not (tmp_path / folders.UNFINISHED).exists()
 
 
 def test_the_oldest_goes_first_whatever_its_step(tmp_path):
     """Those of a run that was in this folder before are older than the one just written."""
     for age, step in enumerate((100, 200, 5)):
         os.utime(saved(tmp_path, step), (1000 + age, 1000 + age))
-    files.rotate(tmp_path, 2, {tmp_path / "checkpoint-5"})
-    assert [files._step(path) for path in files.checkpoints(tmp_path)] == [5, 200]
+    folders.rotate(tmp_path, 2, {tmp_path / "checkpoint-5"})
+    assert [folders._step(path) for path in folders.checkpoints(tmp_path)] == [5, 200]
 
 
 def flipped(path):
@@ -98,9 +99,9 @@ def flipped(path):
 
 def resealed(change):
     def damage(folder):
-        content = json.loads((folder / files.SEAL).read_text())
+        content = json.loads((folder / seals.SEAL).read_text())
         change(content)
-        (folder / files.SEAL).write_text(json.dumps(content))
+        (folder / seals.SEAL).write_text(json.dumps(content))
 
     return damage
 
@@ -110,16 +111,16 @@ DAMAGE = {
     "missing folder": (lambda f: (f / "sw").rename(f / "te"), "no `sw/adapter_model.safetensors`"),
     "truncated": (
         lambda f: os.truncate(f / "model.safetensors", 3),
-        "`model.safetensors` with 3 bytes in place of 7",
+        "`model.safetensors` with 3 bytes instead of 7",
     ),
     "altered": (
         lambda f: flipped(f / "sw" / "adapter_model.safetensors"),
         "other bytes than were written",
     ),
-    "no seal": (lambda f: (f / files.SEAL).unlink(), "no `checkpoint.json`, which is written last"),
-    "no JSON": (lambda f: (f / files.SEAL).write_text("{"), "`checkpoint.json` that is no JSON"),
+    "no seal": (lambda f: (f / seals.SEAL).unlink(), "no `checkpoint.json`, which is written last"),
+    "no JSON": (lambda f: (f / seals.SEAL).write_text("{"), "`checkpoint.json` that is not JSON"),
     "no object": (
-        lambda f: (f / files.SEAL).write_text("[]"),
+        lambda f: (f / seals.SEAL).write_text("[]"),
         r"of format \[\], where this version reads 1",
     ),
     "later format": (
@@ -140,22 +141,24 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_taken(tmp_path, w
     damage, said = DAMAGE[what]
     damage(last)
     with pytest.raises(
-        CheckpointError, match=f"must be as it was written. Found in {last} .*{said}.*Take the"
+        CheckpointError,
+        match=f"must be exactly what was written. Found in {last} .*{said}.*Resume from the",
     ) as error:
-        files.read_seal(last)
+        seals.read_seal(last)
     assert "\n" not in str(error.value)
-    found, wrong = files.newest(tmp_path)
+    found, wrong = folders.newest(tmp_path)
     assert found == before
     assert wrong == [str(error.value)]
     damage(before)
     with pytest.raises(
-        CheckpointError, match=r"can only go on from a checkpoint\. .*`resume_from_checkpoint=None`"
+        CheckpointError,
+        match=r"can only be resumed from a checkpoint\. .*`resume_from_checkpoint=None`",
     ):
-        files.newest(tmp_path)
+        folders.newest(tmp_path)
 
 
 def test_without_a_checkpoint_there_is_nothing_to_resume(tmp_path):
     with pytest.raises(CheckpointError, match=f"Found none in {tmp_path}"):
-        files.newest(tmp_path)
+        folders.newest(tmp_path)
     with pytest.raises(CheckpointError, match="Found no folder"):
-        files.read_seal(tmp_path / "checkpoint-7")
+        seals.read_seal(tmp_path / "checkpoint-7")

@@ -95,12 +95,23 @@ def plain(
     )
 
 
+class Listener(TrainerCallback):
+    """The steps whose gradient conflict was logged."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if "gradient_cosine_lowest" in logs:
+            self.steps.append(state.global_step)
+
+
 def logged(trainer: Trainer) -> list[dict[str, Any]]:
     return [entry for entry in trainer.state.log_history if "gradient_cosine_lowest" in entry]
 
 
 class Masking:
-    """A collator that draws masks, from the global random numbers or from a generator of its own."""
+    """A collator that draws masks, from the global random numbers or from its own generator."""
 
     def __init__(self, seed: int | None) -> None:
         self._collate = DataCollatorForLanguageModeling(
@@ -221,8 +232,46 @@ def test_reporters_hear_of_it_wherever_the_callback_stands(tmp_path):
         pass
 
     first, last = Reporter(), Later()
-    plain(tmp_path, [first, GradientConflictCallback(probes(), every=1), last], steps=1).train()
+    callback = GradientConflictCallback(probes(), every=1)
+    trainer = plain(tmp_path, [first, callback, last], steps=1)
+    callback.trainer = trainer
+    trainer.train()
     assert first.heard == last.heard == [0, 1]
+
+
+def test_another_trainer_is_named_when_the_callback_is_added(tmp_path):
+    listener = Listener()
+    trainer = plain(tmp_path, [listener], steps=2)
+    trainer.add_callback(GradientConflictCallback(probes(), every=1, trainer=trainer))
+    trainer.train()
+    assert listener.steps == [0, 1, 2]
+    assert [entry["step"] for entry in logged(trainer)] == [0, 1, 2]
+    losses = [entry["step"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses == [1, 2]  # none is lost
+
+
+def test_without_its_trainer_the_callback_keeps_what_it_measures_and_says_so(tmp_path):
+    pytest.importorskip("tensorboard")
+    listener, callback = Listener(), GradientConflictCallback(probes(), every=1)
+    trainer = plain(tmp_path, [listener, callback], steps=1, report_to="tensorboard")
+    with pytest.warns(UserWarning, match=r"not be reported to \['tensorboard'\].*trainer=trainer"):
+        trainer.train()
+    assert listener.steps == []
+    assert sorted(callback.history) == [entry["step"] for entry in logged(trainer)] == [0, 1]
+
+
+@pytest.mark.parametrize("how", ["constructor", "instance", "class"])
+def test_our_trainer_introduces_itself(tmp_path, how):
+    callback = GradientConflictCallback(every=1, number_of_batches=1)
+    given = {"callbacks": [callback]} if how == "constructor" else {}
+    trainer = make_trainer(tmp_path, make_model(), max_steps=1, **given)
+    if how == "instance":
+        trainer.add_callback(callback)
+    if how == "class":
+        trainer.add_callback(GradientConflictCallback)
+    trainer.add_callback(listener := Listener())
+    trainer.train()
+    assert listener.steps == [0, 1]
 
 
 def test_tensorboard_gets_numbers_and_words(tmp_path, monkeypatch):
@@ -233,13 +282,9 @@ def test_tensorboard_gets_numbers_and_words(tmp_path, monkeypatch):
         if "logging_dir" not in TrainingArguments.__dataclass_fields__
         else {"logging_dir": str(tmp_path / "events")}
     )
-    plain(
-        tmp_path,
-        [GradientConflictCallback(probes(), every=1)],
-        steps=1,
-        report_to="tensorboard",
-        **given,
-    ).train()
+    trainer = plain(tmp_path, [], steps=1, report_to="tensorboard", **given)
+    trainer.add_callback(GradientConflictCallback(probes(), every=1, trainer=trainer))
+    trainer.train()
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
     (file,) = (tmp_path / "events").rglob("events*")
     events = accumulator.EventAccumulator(str(file)).Reload()
@@ -257,9 +302,9 @@ def test_the_default_interval_follows_from_the_number_of_batches(tmp_path):
 
 
 def logged_of(callback: GradientConflictCallback) -> dict[str, Any]:
-    from hf_meta_adapters.training.conflict_callback import _logs
+    from hf_meta_adapters.training.conflict_callback import log_entries
 
-    return _logs(callback.history[0])
+    return log_entries(callback.history[0])
 
 
 def test_of_many_languages_only_means_are_logged(tmp_path):

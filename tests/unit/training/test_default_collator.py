@@ -1,4 +1,4 @@
-"""Without a collator of the user's, rows of text become what the kind of model was pretrained on."""
+"""Without a collator of the user's, rows of text become what such models are pretrained on."""
 
 import pytest
 import torch
@@ -128,5 +128,5 @@ def test_heads_of_other_kinds_are_left_to_transformers():
 @pytest.mark.parametrize("name", ["xlm-r-masked_lm", "m2m-100-seq2seq_lm"])
 def test_text_without_a_mask_is_refused(name):
     model = next(one for one in MODELS if str(one) == name).make()
-    with pytest.raises(DataError, match=r"neither in the tokenizer.*Give rows with `labels`"):
+    with pytest.raises(DataError, match=r"neither in the tokenizer.*Pass rows with `labels`"):
         get_data_collator(model, make_tokenizer(pad_token="<pad>", eos_token="</s>"))(ROWS)

@@ -68,7 +68,7 @@ def test_what_the_outer_step_would_be_wrong_under_is_refused(tmp_path, name):
         check_distribution(args, make_model(), given)
     assert "\n" not in str(caught.value)
     assert any(
-        advice in str(caught.value) for advice in ("rite `", "aunch it with `", "Leave it out")
+        advice in str(caught.value) for advice in ("Use `", "Launch it with `", "Leave it out")
     )
 
 
@@ -105,7 +105,7 @@ def test_processes_that_would_train_alone_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(
-        ConfigurationError, match=r"must train together. Found 2 of them.* Write `use_cpu=True`"
+        ConfigurationError, match=r"must train together. Found 2 of them.* Pass `use_cpu=True`"
     ):
         check_distribution(args, make_model(), accelerator("NO"))
 

@@ -41,9 +41,15 @@ def trained(folder: Path, **given) -> MetaAdapterTrainer:
         **given,
     }
     trainer = make_trainer(
-        folder / "family", model, kind=MetaAdapterTrainer, train_dataset=texts(0), meta_dataset=texts(1),
-        eval_dataset=texts(2), processing_class=make_tokenizer(), **given,
-    )  # fmt: skip
+        folder / "family",
+        model,
+        kind=MetaAdapterTrainer,
+        train_dataset=texts(0),
+        meta_dataset=texts(1),
+        eval_dataset=texts(2),
+        processing_class=make_tokenizer(),
+        **given,
+    )
     trainer.train()
     return trainer
 
@@ -76,13 +82,11 @@ def test_every_strategy_publishes_a_whole_family(
 
 
 def test_the_card_tells_of_the_run_and_nothing_else(hub: HubServer, tmp_path: Path) -> None:
-    trainer = trained(
-        tmp_path, hub_strategy="end", hub_model_id="anna/mine", sampling_temperature=0.5
-    )
+    trainer = trained(tmp_path, hub_strategy="end", hub_model_id="anna/mine", sampling_alpha=0.5)
     trainer.push_to_hub()
     card = ModelCard(hub.repositories["anna/mine"].files()["README.md"].decode())
     assert "| Telugu (te) | 8 | 8 |" in card.text
-    assert "| `sampling_temperature` | 0.5 |" in card.text
+    assert "| `sampling_alpha` | 0.5 |" in card.text
     assert "## Scores" not in card.text
     assert card.data.eval_results is None
     trainer.evaluate()

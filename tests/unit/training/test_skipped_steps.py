@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from hf_meta_adapters.errors import NonFiniteLossError
+from hf_meta_adapters.training._adapter_snapshot import AdapterSnapshot
 from hf_meta_adapters.training._apply_gradients import skip_step
-from hf_meta_adapters.training._undo import Undo
 from tests.training import Recorder, make_model, make_trainer, snapshot
 
 METHODS = {
@@ -137,9 +137,9 @@ def test_parameters_and_their_state_are_put_back_bit_for_bit():
         [own.detach().clone() for own in several],
         copy.deepcopy(optimizer.state_dict()["state"]),
     )
-    undo = Undo(several, optimizer)
+    snapshot_before = AdapterSnapshot(several, optimizer)
     step(several)
-    undo()
+    snapshot_before.restore()
     assert all(torch.equal(own, old) for own, old in zip(several, before, strict=True))
     assert optimizer.state_dict()["state"].keys() == states.keys() == {0}
     assert all(

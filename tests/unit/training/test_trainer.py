@@ -507,7 +507,8 @@ def test_an_optimizer_of_the_user_is_used_as_it_is(tmp_path):
     assert moved(before, model) == {"shared"}
     assert not any("adapter_learning_rate" in entry for entry in training_logs(trainer))
     with pytest.raises(
-        ConfigurationError, match=r"beside an optimizer of your own, `SGD`.*`shared_parameters\(\)`"
+        ConfigurationError,
+        match=r"together with an optimizer that you created, `SGD`.*`shared_parameters\(\)`",
     ):
         make_trainer(tmp_path, model, optimizers=(optimizer, None), adapter_learning_rate=0.1)
 
@@ -559,7 +560,7 @@ def test_logs_hold_losses_of_languages_and_the_meter(tmp_path):
 
 
 def test_a_log_line_holds_only_what_was_in_its_steps(tmp_path):
-    trainer = run(tmp_path, max_steps=4, meta_every=2, languages_per_step=1, sampling_temperature=0)
+    trainer = run(tmp_path, max_steps=4, meta_every=2, languages_per_step=1, sampling_alpha=0)
     for entry, inputs in zip(training_logs(trainer), trainer.seen, strict=True):
         (key,) = inputs["train"]
         assert {name for name in entry if name.startswith("loss_")} == {f"loss_{key}"}
@@ -811,7 +812,7 @@ def test_data_that_cannot_work(tmp_path, what):
 def test_models_and_arguments_of_other_kinds_are_refused(tmp_path):
     model = make_model()
     with pytest.raises(
-        ConfigurationError, match=r"Found `XLMRobertaForMaskedLM`. Write `get_language_model\("
+        ConfigurationError, match=r"Found `XLMRobertaForMaskedLM`. Pass `get_language_model\("
     ):
         MetaAdapterTrainer(model.base_model, arguments(tmp_path))
     with pytest.raises(

@@ -1,0 +1,64 @@
+"""Checks of single arguments; every message names the argument."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hf_meta_adapters.errors import ConfigurationError
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Check that an argument is one of some words."""
+    if value in choices:
+        return
+
+    listed = ", ".join(f'"{choice}"' for choice in choices)
+    raise ConfigurationError(f"`{name}` must be one of {listed}. Found {value!r}.")
+
+
+def check_positive(name: str, value: object) -> None:
+    """Check that an argument is a whole number of at least 1."""
+    if not isinstance(value, int) or value < 1:
+        raise ConfigurationError(f"`{name}` must be a whole number of at least 1. Found {value!r}.")
+
+
+def check_count(name: str, value: object) -> None:
+    """Check that an argument is a whole number of at least 0."""
+    if not isinstance(value, int) or value < 0:
+        raise ConfigurationError(
+            f"`{name}` must be a whole number, or 0 for never. Found {value!r}."
+        )
+
+
+def check_rate(name: str, value: object) -> None:
+    """Check that an argument is a learning rate or `None`."""
+    if value is None:
+        return
+
+    # NaN is not at least 0, and so is refused.
+    if isinstance(value, (int, float)) and value >= 0:
+        return
+
+    hint = ""
+    if isinstance(value, str):
+        hint = " YAML reads 1e-3 as text: use 1.0e-3."
+    raise ConfigurationError(
+        f"`{name}` must be a number of at least 0 or None. Found {value!r}.{hint}"
+    )
+
+
+def check_cosine(name: str, value: object) -> None:
+    """Check that an argument is a cosine that can be exceeded."""
+    if not isinstance(value, (int, float)) or not -1 <= value < 1:
+        raise ConfigurationError(
+            f"`{name}` is a cosine and must be at least -1 and under 1. Found {value!r}."
+        )
+
+
+def check_exponent(name: str, value: object) -> None:
+    """Check that an argument is the exponent α of sampling in proportion to n^α."""
+    if not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ConfigurationError(
+            f"`{name}` is the exponent α of q ∝ n^α and must be in [0, 1]. Found {value!r}. For a"
+            " temperature T use α = 1/T, for example 0.2 for T = 5."
+        )

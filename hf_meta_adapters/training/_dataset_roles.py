@@ -1,0 +1,83 @@
+"""The data that a Trainer is given, language by language, and their roles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias, cast
+
+from hf_meta_adapters._typing import Language
+from hf_meta_adapters.data.overlap import check_roles
+from hf_meta_adapters.data.roles import split_roles
+from hf_meta_adapters.errors import DataError, check_known_language
+
+Datasets: TypeAlias = Mapping[Language, Any]
+"""language → a dataset, map-style or streaming: anything that torch's DataLoader reads."""
+
+
+def by_language(name: str, datasets: object) -> Datasets:
+    """Return the datasets if they are given by language.
+
+    Args:
+        name: The argument, for the message.
+        datasets: What was given for it.
+
+    Returns:
+        The same.
+
+    Raises:
+        DataError: If it is not a mapping.
+    """
+    if isinstance(datasets, Mapping):
+        return cast(Datasets, datasets)
+
+    found = "none"
+    if datasets is not None:
+        found = f"a `{type(datasets).__name__}`"
+
+    raise DataError(
+        f"`{name}` must be a dict from language to data. Found {found}. Pass for example"
+        f' `{name}={{"en": ..., "sw": ...}}`.'
+    )
+
+
+def assign_roles(
+    languages: Sequence[Language],
+    train: Datasets,
+    meta: Datasets | None,
+    selection: Datasets | None,
+    *,
+    needs_meta: bool,
+) -> tuple[Datasets, Datasets | None]:
+    """Check the data of all roles; split meta text off the training text where it is missing.
+
+    Args:
+        languages: The languages of the model.
+        train: The training data.
+        meta: The meta data, if the user has some.
+        selection: The selection data, if there is any.
+        needs_meta: Whether training takes meta-gradients.
+
+    Returns:
+        Training and meta data.
+
+    Raises:
+        LanguageError: If the model does not have a language.
+        DataError: If a role is malformed, or roles overlap.
+    """
+    roles = {"train_dataset": train, "meta_dataset": meta, "eval_dataset": selection}
+    for name, datasets in roles.items():
+        if datasets is not None:
+            for language in by_language(name, datasets):
+                check_known_language(language, languages)
+
+    # Meta text that no meta-gradient reads is left out: all rows may then be trained on.
+    if not needs_meta:
+        check_roles(train, None, selection)
+        return train, None
+
+    check_roles(train, meta, selection)
+    if meta is not None:
+        return train, meta
+
+    split = split_roles(train)
+    return split.train, split.meta

@@ -1,0 +1,134 @@
+"""Resuming a run: from which checkpoint, and whether that is a checkpoint of the same run."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING
+
+import torch
+from torch.serialization import register_package
+
+from hf_meta_adapters.errors import CheckpointError
+from hf_meta_adapters.training._checkpoint_folders import newest
+from hf_meta_adapters.training._checkpoint_seal import read_seal
+from hf_meta_adapters.training._run_settings import current_names
+
+if TYPE_CHECKING:
+    from torch.serialization import STORAGE
+
+# What `torch.load` and `load_state_dict` raise for a file that holds something else.
+_READING = (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, UnpicklingError)
+
+
+def find_checkpoint(run_dir: Path, requested: str | bool, settings: Mapping[str, object]) -> Path:
+    """Find the checkpoint to resume from and check all that needs no model.
+
+    Args:
+        run_dir: The folder of the run.
+        requested: The folder of a checkpoint, or `True` for the newest undamaged one.
+        settings: The settings of the run that wants to resume (`run_settings`).
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: If it is damaged, of another run, or holds no optimizer.
+    """
+    if requested is True:
+        folder, problems = newest(run_dir)
+        if problems:
+            warnings.warn(
+                f"The run resumes from {folder}, the newest complete checkpoint."
+                f" {' '.join(problems)}",
+                stacklevel=3,
+            )
+    else:
+        folder = Path(str(requested))
+
+    # The order of the checks: a whole checkpoint, one that can be resumed, one of this run.
+    seal = read_seal(folder)
+    if seal.get("model_only"):
+        raise CheckpointError(
+            "A run can only be resumed from a checkpoint that holds its optimizer. Found in"
+            f" {folder} one of `save_only_model=True`. Start a new run from its weights:"
+            " `model.load_weights(...)`."
+        )
+
+    check_same_run(folder, current_names(seal["settings"]), settings)
+    return folder
+
+
+def check_same_run(
+    checkpoint: Path | str, saved: Mapping[str, object], current: Mapping[str, object]
+) -> None:
+    """Check that what a checkpoint recorded holds for this run as well.
+
+    Args:
+        checkpoint: The checkpoint, for the message.
+        saved: Recorded name → value.
+        current: The same of this run.
+
+    Raises:
+        CheckpointError: Naming every difference.
+    """
+    differences = []
+    for name in sorted({*saved, *current}):
+        # What an earlier version did not know, and so did not record, counts as `None`.
+        before, now = saved.get(name), current.get(name)
+        if before != now:
+            differences.append(f"`{name}` was {before!r} and is {now!r}")
+
+    if differences:
+        raise CheckpointError(
+            "A resumed run must be the run that was interrupted. Found differences from"
+            f" {checkpoint}: {'; '.join(differences)}. Restore the old values, or start a new run"
+            " from its weights: `model.load_weights(...)`."
+        )
+
+
+@contextmanager
+def reading_optimizer(checkpoint: str, device: torch.device) -> Iterator[None]:
+    """A context in which the states of optimizer and schedule are read.
+
+    Args:
+        checkpoint: The folder, for the message.
+        device: Where they are read to.
+
+    Raises:
+        CheckpointError: If the states are those of another optimizer or schedule.
+    """
+    if device.type == "cpu" and device.index is not None:
+        _let_torch_load_to_numbered_cpus()
+
+    try:
+        yield
+    except _READING as error:
+        raise CheckpointError(
+            "A checkpoint must hold the state of this optimizer and schedule. Found in"
+            f" {checkpoint} another one: {error}. Pass the Trainer the optimizer that the"
+            " checkpoint was saved with."
+        ) from error
+
+
+@cache
+def _let_torch_load_to_numbered_cpus() -> None:
+    """Teach `torch.load` the location "cpu:0", as which several processes know the CPU.
+
+    transformers 4 passes it as `map_location`; torch itself knows "cpu" alone. Registering a
+    location is torch's way to extend `torch.load`, and cannot be undone; it changes nothing that
+    could be loaded before.
+    """
+
+    def restore(storage: STORAGE, location: str) -> STORAGE | None:
+        if re.fullmatch(r"cpu:\d+", location):
+            return storage
+        return None  # the next registered function is asked
+
+    # Functions are asked in the order of their numbers; those of torch itself are below 30.
+    register_package(30, lambda _: None, restore)

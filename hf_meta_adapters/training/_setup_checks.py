@@ -1,0 +1,69 @@
+"""Whether model, arguments and optimizer can work together, checked before anything else."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from hf_meta_adapters.errors import ConfigurationError
+from hf_meta_adapters.modeling.model import LanguageAdapterModel
+from hf_meta_adapters.steps.losses import predicts_the_next_token
+from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
+
+
+def check_setup(model: object, args: object, optimizer: object) -> None:
+    """Check that model, arguments and the user's optimizer can work together.
+
+    Args:
+        model: What was given as the model.
+        args: What was given as the arguments.
+        optimizer: The optimizer that was given, if one was.
+
+    Raises:
+        ConfigurationError: If they cannot.
+    """
+    if not isinstance(model, LanguageAdapterModel):
+        raise ConfigurationError(
+            f"`model` must be a LanguageAdapterModel. Found `{type(model).__name__}`. Pass"
+            " `get_language_model(model, BottleneckConfig(), languages=[...])`, or use"
+            " `config=None` for a baseline."
+        )
+
+    if not isinstance(args, MetaAdapterTrainingArguments):
+        raise ConfigurationError(
+            f"`args` must be MetaAdapterTrainingArguments. Found `{type(args).__name__}`. Pass"
+            " MetaAdapterTrainingArguments, which accept the same arguments."
+        )
+
+    # Now, and not hours later, with the first checkpoint.
+    _check_output_dir(Path(str(args.output_dir)))
+
+    if optimizer is not None and args.adapter_learning_rate is not None:
+        raise ConfigurationError(
+            "`adapter_learning_rate` is the rate of parameter groups in the optimizer that the"
+            " Trainer creates. Found it together with an optimizer that you created,"
+            f" `{type(optimizer).__name__}`. Give that optimizer two groups, with `.values()` of"
+            " `shared_parameters()` and `language_parameters(...)`, and leave out"
+            " `adapter_learning_rate`."
+        )
+
+    if args.label_smoothing_factor and predicts_the_next_token(model):
+        raise ConfigurationError(
+            "`label_smoothing_factor` must be 0 for a model that predicts the next token: the"
+            " Trainer would smooth labels without shifting them. Found"
+            f" {args.label_smoothing_factor}. Pass a `compute_loss_func`."
+        )
+
+
+def _check_output_dir(folder: Path) -> None:
+    """Check that files can be written to a folder, which is created if it is missing."""
+    # By writing: permissions do not show that a file system is mounted read-only.
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigurationError(
+            f"`output_dir` must be a writable folder. Found {folder}: {error.strerror or error}."
+            " Pass the name of a new folder."
+        ) from error

@@ -1,0 +1,93 @@
+"""The loader of step batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch.utils.data import DataLoader
+
+from hf_meta_adapters._typing import Batch, Language
+from hf_meta_adapters.data import LanguageBatchSampler, LanguageCollator, LanguageDatasets
+from hf_meta_adapters.data.key import Role
+from hf_meta_adapters.data.language_datasets import Keyed, size_of
+from hf_meta_adapters.training._dataset_roles import Datasets
+from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
+from hf_meta_adapters.training.default_collator import Collator
+
+
+def train_sampler(
+    datasets: Mapping[Role, Datasets], args: MetaAdapterTrainingArguments, batch_size: int
+) -> LanguageBatchSampler:
+    """The sampler of step batches: which rows of which languages each step of this process holds.
+
+    Args:
+        datasets: role → language → data.
+        args: Meta batch size, sampling, seed and processes.
+        batch_size: Training rows per language, process and micro-step.
+
+    Returns:
+        The sampler.
+    """
+    sizes = {role: _sizes(by_language) for role, by_language in datasets.items()}
+
+    # Without sizes, the steps asked for are the epoch.
+    steps_per_epoch = None
+    if None in sizes["train"].values() and args.max_steps > 0:
+        steps_per_epoch = args.max_steps
+
+    # `seed` is that of dropout and fresh weights as well: `data_seed` keeps the data apart.
+    seed = args.data_seed
+    if seed is None:
+        seed = args.seed
+
+    return LanguageBatchSampler(
+        sizes["train"],
+        sizes.get("meta"),
+        batch_size=batch_size,
+        meta_batch_size=args.meta_batch_size,
+        languages_per_step=args.languages_per_step,
+        alpha=args.sampling_alpha,
+        seed=seed,
+        steps_per_epoch=steps_per_epoch,
+        accumulation_steps=args.gradient_accumulation_steps,
+        rank=args.process_index,
+        world_size=args.world_size,
+    )
+
+
+def train_dataloader(
+    datasets: Mapping[Role, Datasets],
+    sampler: LanguageBatchSampler,
+    collator: Collator,
+    args: MetaAdapterTrainingArguments,
+    check: Callable[[Role, Language, Batch], None],
+) -> DataLoader[Keyed]:
+    """The loader of step batches: for each language a batch of training rows, and one of meta rows.
+
+    Args:
+        datasets: role → language → data.
+        sampler: What each step holds.
+        collator: Makes a batch of examples.
+        args: Seed and workers.
+        check: Called with role, language and batch; raises where that cannot work.
+
+    Returns:
+        The loader.
+    """
+    return DataLoader(
+        LanguageDatasets(datasets),
+        batch_sampler=sampler,
+        collate_fn=LanguageCollator(collator, args.seed, check),
+        # A loader draws from its generator, how often depends on workers and resumes: one that is
+        # its own keeps the dropout masks where they were.
+        generator=torch.Generator().manual_seed(args.seed),
+        num_workers=args.dataloader_num_workers,
+        prefetch_factor=args.dataloader_prefetch_factor,
+        persistent_workers=args.dataloader_persistent_workers,
+        pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
+    )
+
+
+def _sizes(datasets: Datasets) -> dict[Language, int | None]:
+    return {language: size_of(dataset) for language, dataset in datasets.items()}

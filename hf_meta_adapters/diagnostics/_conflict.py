@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.anatomy.layers import KINDS, layer_of, parameter_kind
+from hf_meta_adapters.anatomy.layers import PARAMETER_KINDS, layer_of, parameter_kind
 from hf_meta_adapters.diagnostics._bootstrap import check_bootstrap
 from hf_meta_adapters.diagnostics._conflict_matrix import ConflictMatrix
 from hf_meta_adapters.diagnostics._cosines import bootstrap_interval, estimate_cosines
@@ -121,7 +121,7 @@ def gradient_conflict(
         number_of_batches=seen,
         projection=projection,
         per_layer={layer: matrix(inside) for layer, inside in layers.items()},
-        per_kind={kind: matrix(kinds[kind]) for kind in KINDS if kind in kinds},
+        per_kind={kind: matrix(kinds[kind]) for kind in PARAMETER_KINDS if kind in kinds},
     )
 
 

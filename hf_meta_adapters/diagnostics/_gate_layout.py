@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
 
-from hf_meta_adapters.anatomy.attention_heads import attention_of, head_of_outputs, is_transposed
+from hf_meta_adapters.anatomy.attention_heads import attention_of_parameter, head_of_outputs, is_transposed
 from hf_meta_adapters.errors import ConfigurationError
 
 __all__ = ["GateLayout", "Granularity", "gate_layout"]
@@ -90,7 +90,7 @@ def _layout_of_heads(model: nn.Module, weights: Mapping[str, Tensor]) -> GateLay
     shapes: dict[str, tuple[int, ...]] = {}
     sizes: dict[str, int] = {}
     for name, weight in weights.items():
-        owner = attention_of(name)
+        owner = attention_of_parameter(name)
         if owner is None:
             continue
         numbers = head_of_outputs(model, name, weight)

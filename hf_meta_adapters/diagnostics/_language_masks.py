@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.anatomy.layers import KINDS, layer_of, parameter_kind
+from hf_meta_adapters.anatomy.layers import PARAMETER_KINDS, layer_of, parameter_kind
 from hf_meta_adapters.diagnostics._mask_file import read_masks, write_masks
 from hf_meta_adapters.errors import ConfigurationError, check_known_language
 from hf_meta_adapters.results.plots import plot_lines
@@ -99,7 +99,7 @@ class LanguageMasks:
             Kind → mean of `|2 ẑ − 1|` over its test-time gates ẑ.
         """
         mask, found = self.mask(language, seed), self.confidence[language][seed]
-        groups = {kind: [name for name in mask if parameter_kind(name) == kind] for kind in KINDS}
+        groups = {kind: [name for name in mask if parameter_kind(name) == kind] for kind in PARAMETER_KINDS}
         return {
             kind: (
                 sum(found[n] * mask[n].numel() for n in names) / sum(mask[n].numel() for n in names)
@@ -129,7 +129,7 @@ class LanguageMasks:
     def to_markdown(self) -> str:
         """Return a Markdown table of pruned shares and prune confidence by kind, means over seeds."""
         kinds = [
-            kind for kind in KINDS if any(parameter_kind(name) == kind for name in self.shapes)
+            kind for kind in PARAMETER_KINDS if any(parameter_kind(name) == kind for name in self.shapes)
         ]
         rows = []
         for language in self.languages:

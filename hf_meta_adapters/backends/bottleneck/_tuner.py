@@ -12,13 +12,12 @@ from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
 from torch import nn
 from transformers.activations import ACT2FN
 
-from hf_meta_adapters.anatomy.projections import (
-    describe,
-    layer_number,
+from hf_meta_adapters.anatomy.linear_layers import (
+    describe_linear_layers,
     linear_layers,
-    output_projections,
-    own_modules,
+    visible_modules,
 )
+from hf_meta_adapters.anatomy.projections import layer_number, output_projections
 from hf_meta_adapters.backends.bottleneck._config import MODEL_ACTIVATION, BottleneckConfig
 from hf_meta_adapters.backends.bottleneck._layer import BASE, BottleneckLayer
 from hf_meta_adapters.backends.rows import naming_rows
@@ -118,21 +117,23 @@ def _check_targets(model: nn.Module, config: BottleneckConfig) -> None:
     """Refuse what is not linear, and a choice that matches nothing, before the model is changed."""
     linears = linear_layers(model)
     matched = [
-        name for name, _ in own_modules(model) if name and check_target_module_exists(config, name)
+        name
+        for name, _ in visible_modules(model)
+        if name and check_target_module_exists(config, name)
     ]
     if wrong := [name for name in matched if name not in linears] or (
         [] if matched else ["nothing"]
     ):
         raise UnsupportedModelError(
             f"`target_modules` must match linear layers only. Found that {config.target_modules!r}"
-            f" matches {', '.join(wrong[:5])} in {describe(model)}. Write ends of such names, or"
+            f" matches {', '.join(wrong[:5])} in {describe_linear_layers(model)}. Write ends of such names, or"
             " leave `target_modules` out."
         )
 
 
 def _check_name(name: str, model: nn.Module) -> None:
     """Refuse a name that PEFT would mistake for something else, when it saves an adapter or when it creates it."""
-    parts = {part for module, _ in own_modules(model) for part in module.split(".")}
+    parts = {part for module, _ in visible_modules(model) for part in module.split(".")}
     if name in parts or hasattr(nn.ModuleDict, name):
         owner = (
             f"a part of a module's name in `{type(model).__name__}`"

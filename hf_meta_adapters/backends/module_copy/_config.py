@@ -8,7 +8,7 @@ from typing import Any
 
 from peft import PeftConfig
 
-from hf_meta_adapters.anatomy.modules import KINDS
+from hf_meta_adapters.anatomy.modules import MODULE_KINDS
 from hf_meta_adapters.errors import ConfigurationError
 
 PEFT_TYPE: Any = (
@@ -70,9 +70,9 @@ class ModuleCopyConfig(PeftConfig):
         self.modules = modules if isinstance(modules, str) else _names(modules)
         self.target_modules, self.modules_to_save = target_modules, modules_to_save
         self.peft_type = PEFT_TYPE
-        if isinstance(modules, str) and modules not in KINDS:
+        if isinstance(modules, str) and modules not in MODULE_KINDS:
             raise ConfigurationError(
-                f"`modules` must be one of {list(KINDS)} or a list of names of modules. Found"
+                f"`modules` must be one of {list(MODULE_KINDS)} or a list of names of modules. Found"
                 f" {modules!r}. Write [{modules!r}] if it is a name."
             )
 

@@ -8,7 +8,7 @@ from typing import Any
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
-from hf_meta_adapters.anatomy.modules import module_places, places_pattern
+from hf_meta_adapters.anatomy.modules import find_modules, pattern_of_modules
 from hf_meta_adapters.backends.module_copy._layer import ModuleCopyLayer
 
 
@@ -26,8 +26,8 @@ class ModuleCopyModel(BaseTuner):
                 if one.modules == peft_config.modules
             ]
             found = next((one for one in known if one is not None), None)
-            peft_config.target_modules = found or places_pattern(
-                self.model, module_places(self.model, peft_config.modules)
+            peft_config.target_modules = found or pattern_of_modules(
+                self.model, find_modules(self.model, peft_config.modules)
             )
         return peft_config
 

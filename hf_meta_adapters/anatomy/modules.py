@@ -1,4 +1,4 @@
-"""Modules that can be copied: the attention, feed-forward or norms of a model, or modules by name."""
+"""Modules that can be copied: attention, feed-forward or norms of a model, or modules by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a pass through a model needs, whatever the model: its device, its language, evaluation mode."""
+"""What a pass through any model needs: its device, its language, evaluation mode."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def output_projections(
     feed_forward: bool = True,
     layers: Collection[int] | None = None,
 ) -> list[str]:
-    """Return the last linear layer of every attention and feed-forward sublayer in the numbered layers.
+    """Return the last linear layer of every attention and feed-forward in the numbered layers.
 
     - *Attention*: a module in a numbered layer whose name contains `attn` or `attention`. Its
       output projection is its last linear layer that is not named like a query, key, value or gate.
@@ -169,7 +169,7 @@ def attentions_without_feed_forward(
 
 
 def enclosing_attention(name: str) -> str | None:
-    """Return the innermost attention module of a numbered layer that a linear layer lies in, if any.
+    """Return the innermost attention module of a numbered layer that holds a linear layer, if any.
 
     That is any module whose name contains `attn` or `attention`, with all that it holds; compare
     `attention_heads.attention_of_parameter`, which names the direct parent of a query, key or

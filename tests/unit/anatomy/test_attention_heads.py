@@ -1,4 +1,4 @@
-"""Gates per attention head: which weights a head is made of, and whether planted heads are found."""
+"""Gates per attention head: which weights make up a head, and whether planted heads are found."""
 
 import warnings
 from functools import partial

@@ -21,9 +21,16 @@ class Routed(nn.Module):
 
 def test_every_module_gets_its_own_mode_back_even_after_an_error():
     model = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
-    with pytest.raises(RuntimeError, match="in between"), evaluation_mode(model):
-        assert not any(module.training for module in model.modules())
-        raise RuntimeError("in between")
+    modes = []
+
+    def interrupted():
+        with evaluation_mode(model):
+            modes.extend(module.training for module in model.modules())
+            raise RuntimeError("in between")
+
+    with pytest.raises(RuntimeError, match="in between"):
+        interrupted()
+    assert modes == [False, False, False]
     assert [module.training for module in model.modules()] == [True, True, False]
 
 

@@ -17,7 +17,7 @@ from hf_meta_adapters import (
     ModuleCopyConfig,
     get_language_model,
 )
-from hf_meta_adapters.anatomy.modules import module_places, places_pattern
+from hf_meta_adapters.anatomy.modules import find_modules, pattern_of_modules
 from tests.tiny import TinyModel, tiny
 
 _KEYS_VALUES = re.compile(
@@ -48,7 +48,7 @@ def ia3(base: Any) -> PeftConfig:
 
 
 def layer_norm(base: Any) -> PeftConfig:
-    return LNTuningConfig(target_modules=places_pattern(base, module_places(base, "layer_norm")))
+    return LNTuningConfig(target_modules=pattern_of_modules(base, find_modules(base, "layer_norm")))
 
 
 def bottleneck(base: Any, **options: Any) -> PeftConfig:

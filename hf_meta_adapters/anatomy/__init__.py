@@ -1,4 +1,4 @@
-"""The anatomy of a transformer, told by names: layers, attention heads, projections, modules.
+"""The anatomy of a transformer: layers, heads, projections, modules, by name and structure.
 
-Needs torch only. Backends and diagnostics use it.
+Needs torch only, and knows no library of models: backends and diagnostics use it on any of them.
 """

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -11,14 +9,14 @@ from hf_meta_adapters.errors import ConfigurationError
 
 __all__ = ["check_bootstrap", "percentile_interval", "resampled_counts", "resampled_means"]
 
-_COUNTS_AT_ONCE = 1 << 22
+_MOST_COUNTS = 1 << 22  # that exist at a time: 32 MiB
 
 
 def resampled_counts(size: int, resamples: int, generator: torch.Generator) -> Tensor:
     """Return how often each of n units is drawn by n − 1 draws with replacement (Efron 1979).
 
-    One draw less than usual makes the variance of a resampled mean s²/n with the unbiased s², where
-    n draws would make it (n − 1)/n of that.
+    One draw fewer than usual makes the variance of a resampled mean s²/n with the unbiased s²; with
+    n draws it would be (n − 1)/n of that.
 
     Args:
         size: n, at least 2.
@@ -37,7 +35,7 @@ def resampled_means(values: Tensor, resamples: int, generator: torch.Generator) 
     """Return means of a matrix whose rows and columns are both resampled (Owen 2007).
 
     Args:
-        values: Shape (S, E), such as seeds × examples; a dimension of size 1 is left alone.
+        values: Shape (S, E), such as seeds × examples. A dimension of size 1 is not resampled.
         resamples: R.
         generator: Source of the draws.
 
@@ -45,30 +43,28 @@ def resampled_means(values: Tensor, resamples: int, generator: torch.Generator) 
         Means, shape (R,).
     """
     seeds, examples = values.shape
+    at_once = max(1, _MOST_COUNTS // (seeds + examples))
 
-    def means() -> Iterator[Tensor]:
-        step = max(1, _COUNTS_AT_ONCE // (seeds + examples))
-        for start in range(0, resamples, step):
-            count = min(step, resamples - start)
-            rows, columns = (
-                (
-                    torch.ones(count, 1, dtype=torch.float64)
-                    if n == 1
-                    else resampled_counts(n, count, generator)
-                )
-                for n in (seeds, examples)
-            )
-            yield ((rows @ values) * columns).sum(1) / (rows.sum(1) * columns.sum(1))
+    means: list[Tensor] = []
+    for start in range(0, resamples, at_once):
+        count = min(at_once, resamples - start)
+        # Rows are drawn before columns: the order of the draws is part of what a seed gives.
+        rows = _counts_or_ones(seeds, count, generator)
+        columns = _counts_or_ones(examples, count, generator)
 
-    return torch.cat(list(means()))
+        # An entry counts as often as its row times as often as its column.
+        totals = ((rows @ values) * columns).sum(1)
+        means.append(totals / (rows.sum(1) * columns.sum(1)))
+
+    return torch.cat(means)
 
 
 def percentile_interval(values: Tensor, confidence: float) -> Tensor:
-    """Return the central part of resampled values that holds a share `confidence` of them, leaving out NaN.
+    """Return the central interval that holds a share `confidence` of resampled values, without NaN.
 
     Args:
         values: Shape (R, ...).
-        confidence: Such as 0.95.
+        confidence: The share, such as 0.95.
 
     Returns:
         Lower and upper ends, shape (..., 2).
@@ -94,9 +90,18 @@ def check_bootstrap(resamples: int, confidence: float) -> None:
     """
     if resamples < 0:
         raise ConfigurationError(
-            f"`resamples` must not be negative. Found {resamples}. Write 0 for no intervals."
+            f"`resamples` must not be negative. Found {resamples}. Use 0 for no intervals."
         )
+
     if not 0 < confidence < 1:
         raise ConfigurationError(
-            f"`confidence` must be in (0, 1). Found {confidence}. Write for example 0.95."
+            f"`confidence` must be in (0, 1). Found {confidence}. Use for example 0.95."
         )
+
+
+def _counts_or_ones(size: int, resamples: int, generator: torch.Generator) -> Tensor:
+    """Return resampled counts; ones for a single unit, of which n − 1 draws would be none."""
+    if size == 1:
+        return torch.ones(resamples, 1, dtype=torch.float64)
+
+    return resampled_counts(size, resamples, generator)

@@ -1,4 +1,4 @@
-"""Do the gradients of languages agree? Cosines between them, against what noise alone leaves."""
+"""Do the gradients of languages agree? Cosines between them, next to what noise alone leaves."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.anatomy.layers import KINDS, layer_of, parameter_kind
+from hf_meta_adapters.anatomy.layers import PARAMETER_KINDS, layer_of, parameter_kind
 from hf_meta_adapters.diagnostics._bootstrap import check_bootstrap
-from hf_meta_adapters.diagnostics._conflict_matrix import ConflictMatrix
 from hf_meta_adapters.diagnostics._cosines import bootstrap_interval, estimate_cosines
-from hf_meta_adapters.diagnostics._gradients import Cell, block_products
+from hf_meta_adapters.diagnostics._gradients import BlockProducts, Cell, block_products
 from hf_meta_adapters.diagnostics._language_losses import Batches, LossFunction, select_parameters
+from hf_meta_adapters.diagnostics.conflict_matrix import ConflictMatrix
 from hf_meta_adapters.errors import ConfigurationError, check_languages
 
 __all__ = ["gradient_conflict"]
@@ -35,33 +35,33 @@ def gradient_conflict(
 ) -> ConflictMatrix:
     """Return the cosines `⟨∇L_i, ∇L_j⟩ / (‖∇L_i‖ ‖∇L_j‖)` between the gradients of languages.
 
-    The first diagnostic of Wang, Lipton and Tsvetkov (2020). A cosine between noisy gradients is
-    smaller than that between the expected ones, so by itself it means nothing: what it has to be
-    compared with is the cosine between two *independent* samples of one language, the baseline on
-    the diagonal. Both are estimated at one sample size, m = half the batches of the language that
-    has fewest: entry (i, j) is the cosine between a mean gradient over m batches of i and one over
-    m batches of j that are not the same batches, averaged over all ways to choose them.
-    `disattenuated` removes the noise altogether. With one batch per language the entry is their
-    plain cosine, the diagonal is 1 by definition, and there is no baseline.
+    The first diagnostic of Wang, Lipton and Tsvetkov (2020). Noise makes a cosine between gradients
+    smaller than that between the expected gradients, so the number means nothing by itself. Compare
+    it with the cosine between two *independent* samples of one language, the baseline on the
+    diagonal. Both are estimated at one sample size, m = half the batches of the language that has
+    fewest: entry (i, j) is the cosine between a mean gradient over m batches of i and one over m
+    other batches, of j, averaged over all ways to choose them. `disattenuated` removes the effect
+    of noise. With one batch per language the entry is their plain cosine, the diagonal is 1 by
+    definition, and there is no baseline.
 
-    The model is left as it was: parameters, `.grad`, training modes, `requires_grad` and random
-    states. Gradients are taken in evaluation mode, without dropout.
+    The model stays as it is: parameters, `.grad`, training modes, `requires_grad` and random
+    states. Gradients are computed in evaluation mode, without dropout.
 
     Args:
-        model: Called as `model(**batch)`, returning the loss as `.loss`, `["loss"]` or first
-            element. Where it has `use_language(language)`, the passes of a language run inside it.
+        model: Called as `model(**batch)`. It returns the loss as `.loss`, `["loss"]` or the first
+            element. If it has `use_language(language)`, the passes of a language run inside it.
         batches: For each language one batch, or an iterable of batches of about equal size. A
             handful is enough for a cosine, eight or more for an interval.
         per_layer: Also return the cosines of each layer and each kind of parameter.
-        parameters: A regular expression searched for in the parameter names, or names. By default
-            the model's `shared_parameters()` if it has them, else all with `requires_grad`.
+        parameters: A regular expression to search for in the parameter names, or names. By default
+            the model's `shared_parameters()` if it has them, otherwise all with `requires_grad`.
         loss_function: Called as `loss_function(model, batch)` in place of `model(**batch)`.
-        projection: Keep a random projection to this many dimensions of each gradient, not the
-            gradient: memory falls from `blocks` gradients per language to one in all and `blocks`
-            projections per language (of each layer and kind, with `per_layer`). Inner products then
-            have a root mean square error of at most `√(2/projection)` times the norms (0.022 for
-            4096).
-        blocks: Batches are gathered in up to this many sums per language, the units of the
+        projection: Keep a random projection of each gradient to this many dimensions in place of
+            the gradient. Memory then falls from `blocks` gradients per language to one gradient in
+            all and `blocks` projections per language (of each layer and kind, with `per_layer`).
+            Inner products have a root mean square error of at most `√(2/projection)` times the
+            norms (0.022 for 4096).
+        blocks: Batches are collected in up to this many sums per language, the units of the
             bootstrap.
         resamples: Number of bootstrap resamples; 0 for no intervals.
         confidence: Coverage of the intervals.
@@ -80,8 +80,12 @@ def gradient_conflict(
     Example:
         >>> def loss_function(model, batch):
         ...     return (model.weight * batch["direction"]).sum()
-        >>> batches = {"en": {"direction": torch.tensor([1.0, 0.0])}, "sw": {"direction": torch.tensor([-2.0, 0.0])}}
-        >>> gradient_conflict(torch.nn.Linear(2, 1), batches, parameters="weight", loss_function=loss_function).matrix
+        >>> directions = {"en": torch.tensor([1.0, 0.0]), "sw": torch.tensor([-2.0, 0.0])}
+        >>> batches = {key: {"direction": direction} for key, direction in directions.items()}
+        >>> conflict = gradient_conflict(
+        ...     nn.Linear(2, 1), batches, parameters="weight", loss_function=loss_function
+        ... )
+        >>> conflict.matrix
         tensor([[ 1., -1.],
                 [-1.,  1.]], dtype=torch.float64)
     """
@@ -98,64 +102,100 @@ def gradient_conflict(
         seed=seed,
         progress=progress,
     )
-    seen = tuple(int(products.counts[products.language == i].sum()) for i in range(len(languages)))
-    sample_size, has_baseline = max(1, min(seen) // 2), min(seen) >= 2
-    gram = _sum(products.grams, cells)
-    cosines = estimate_cosines(gram, products, sample_size)
 
-    def matrix(inside: Iterable[Cell]) -> Tensor:
-        found = estimate_cosines(_sum(products.grams, inside), products, sample_size).matrix
-        return found if has_baseline else found.fill_diagonal_(1.0)
+    counts = [products.counts[products.language == index] for index in range(len(languages))]
+    number_of_batches = tuple(int(of_language.sum()) for of_language in counts)
+    # Half of the fewest, so that every language has two samples of that size to compare.
+    sample_size = max(1, min(number_of_batches) // 2)
+    has_baseline = min(number_of_batches) >= 2
 
-    layers, kinds = (_by(cells, 0), _by(cells, 1)) if per_layer else ({}, {})
+    gram = _sum_of_grams(products, cells)
+    matrix = _cosine_matrix(products, cells, sample_size, has_baseline=has_baseline)
+    baseline = disattenuated = None
+    if has_baseline:
+        baseline = matrix.diagonal()
+        disattenuated = estimate_cosines(gram, products, sample_size).disattenuated
+
+    layers, kinds = _layers_and_kinds(cells)
+    if not per_layer:
+        layers, kinds = {}, {}
+
+    def matrices(parts: Mapping[str, list[Cell]]) -> dict[str, Tensor]:
+        return {
+            part: _cosine_matrix(products, inside, sample_size, has_baseline=has_baseline)
+            for part, inside in parts.items()
+        }
+
     return ConflictMatrix(
         languages=languages,
-        matrix=matrix(cells),
-        baseline=cosines.matrix.diagonal() if has_baseline else None,
-        disattenuated=cosines.disattenuated if has_baseline else None,
+        matrix=matrix,
+        baseline=baseline,
+        disattenuated=disattenuated,
         interval=bootstrap_interval(
             gram, products, sample_size, resamples=resamples, confidence=confidence, seed=seed
         ),
         confidence=confidence,
         sample_size=sample_size,
-        number_of_batches=seen,
+        number_of_batches=number_of_batches,
         projection=projection,
-        per_layer={layer: matrix(inside) for layer, inside in layers.items()},
-        per_kind={kind: matrix(kinds[kind]) for kind in KINDS if kind in kinds},
+        per_layer=matrices(layers),
+        per_kind=matrices(kinds),
     )
 
 
 def _cells(
     parameters: Mapping[str, nn.Parameter], *, split: bool
 ) -> dict[Cell, dict[str, nn.Parameter]]:
-    """Return the parameters by layer and kind, or all in one cell."""
+    """Return the parameters by layer and kind, or all of them in one cell."""
+    # With a projection, memory grows with the number of cells.
+    if not split:
+        return {Cell("model", "all"): dict(parameters)}
+
     cells: dict[Cell, dict[str, nn.Parameter]] = {}
     for name, parameter in parameters.items():
-        cell = (layer_of(name), parameter_kind(name)) if split else ("model", "all")
+        cell = Cell(layer_of(name), parameter_kind(name))
         cells.setdefault(cell, {})[name] = parameter
+
     return cells
 
 
-def _by(cells: Iterable[Cell], position: int) -> dict[str, list[Cell]]:
-    """Return the cells of each layer (position 0) or of each kind (1)."""
-    found: dict[str, list[Cell]] = {}
+def _layers_and_kinds(
+    cells: Iterable[Cell],
+) -> tuple[dict[str, list[Cell]], dict[str, list[Cell]]]:
+    """Return layer → its cells, in the order of the model, and kind → its cells, in fixed order."""
+    layers: dict[str, list[Cell]] = {}
+    kinds: dict[str, list[Cell]] = {kind: [] for kind in PARAMETER_KINDS}
     for cell in cells:
-        found.setdefault(cell[position], []).append(cell)
-    return found
+        layers.setdefault(cell.layer, []).append(cell)
+        kinds.setdefault(cell.kind, []).append(cell)
+
+    return layers, {kind: inside for kind, inside in kinds.items() if inside}
 
 
-def _sum(grams: Mapping[Cell, Tensor], cells: Iterable[Cell]) -> Tensor:
-    return torch.stack([grams[cell] for cell in cells]).sum(0)
+def _cosine_matrix(
+    products: BlockProducts, cells: Iterable[Cell], sample_size: int, *, has_baseline: bool
+) -> Tensor:
+    """Return the cosines between the gradients of some cells, shape (L, L)."""
+    cosines = estimate_cosines(_sum_of_grams(products, cells), products, sample_size).matrix
+    if not has_baseline:
+        # A language with a single batch has no second sample to be compared with.
+        cosines.fill_diagonal_(1.0)
+
+    return cosines
+
+
+def _sum_of_grams(products: BlockProducts, cells: Iterable[Cell]) -> Tensor:
+    """Return the products of whole gradients, which are the sums of those of their parts."""
+    return torch.stack([products.grams[cell] for cell in cells]).sum(0)
 
 
 def _check(projection: int | None, blocks: int, resamples: int, confidence: float) -> None:
     check_bootstrap(resamples, confidence)
+
     if projection is not None and projection < 1:
         raise ConfigurationError(
             "`projection` must be a positive number of dimensions, or None for exact products."
-            f" Found {projection}. Write for example 4096."
+            f" Found {projection}. Use for example 4096."
         )
     if blocks < 2:
-        raise ConfigurationError(
-            f"`blocks` must be at least 2. Found {blocks}. Write for example 8."
-        )
+        raise ConfigurationError(f"`blocks` must be at least 2. Found {blocks}. Use for example 8.")

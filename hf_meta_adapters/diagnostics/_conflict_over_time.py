@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from hf_meta_adapters.diagnostics._conflict_matrix import ConflictMatrix
+from hf_meta_adapters.diagnostics.conflict_matrix import ConflictMatrix
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.results.plots import plot_lines
 
@@ -25,43 +25,65 @@ def plot_conflict_over_time(
     path: str | os.PathLike[str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw the cosine between each pair of languages over the training steps; with many pairs mean and extremes.
+    """Draw the cosine between each pair of languages over the training steps.
+
+    More than six pairs are drawn as their mean, highest and lowest cosine.
 
     Args:
-        conflicts: Training step → result of `gradient_conflict`, of the same languages.
-        path: Where to write the picture; its suffix names the format.
+        conflicts: Training step → result of `gradient_conflict`, on the same languages.
+        path: The file to write the picture to; its suffix determines the format.
         ax: Axes to draw into; a new figure by default.
 
     Returns:
         The axes.
 
     Raises:
-        ConfigurationError: If there is none, or the languages change.
+        ConfigurationError: If there are no results, or their languages differ.
     """
-    steps = sorted(conflicts)
-    found = {conflicts[step].languages for step in steps}
-    if len(found) != 1:
+    languages = {conflict.languages for conflict in conflicts.values()}
+    if len(languages) != 1:
         raise ConfigurationError(
-            f"The conflict over time needs results of the same languages. Found {sorted(found)}."
-            " Draw them apart."
+            "The conflict over time needs results on the same languages. Found"
+            f" {sorted(languages)}. Draw them separately."
         )
-    languages = found.pop()
-    pairs = list(combinations(range(len(languages)), 2))
-    lines = {
-        f"{languages[i]}–{languages[j]}": [float(conflicts[step].matrix[i, j]) for step in steps]
-        for i, j in pairs
-    }
-    if len(pairs) > _MOST_PAIRS:
-        columns = list(zip(*lines.values(), strict=True))
-        lines = {
-            "highest pair": [max(column) for column in columns],
-            "mean of pairs": [sum(column) / len(column) for column in columns],
-            "lowest pair": [min(column) for column in columns],
-        }
-    baselines = [conflicts[step].baseline for step in steps]
-    if all(baseline is not None for baseline in baselines):
-        lines["within a language (mean)"] = [float(b.mean()) for b in baselines if b is not None]
-    title = "Cosine between gradients over training"
+
+    # A dict read from JSON may have its steps in any order.
+    steps = sorted(conflicts)
+    results = [conflicts[step] for step in steps]
+
+    lines = _lines_of_pairs(results)
+    if len(lines) > _MOST_PAIRS:
+        lines = _mean_and_range(lines)
+
+    # Only if no step lacks it: a line with gaps would look like a change.
+    baselines = [result.baseline for result in results if result.baseline is not None]
+    if len(baselines) == len(results):
+        lines["within a language (mean)"] = [float(baseline.mean()) for baseline in baselines]
+
     return plot_lines(
-        lines, steps, title=title, xlabel="training step", ylabel="cosine", path=path, ax=ax
+        lines,
+        steps,
+        title="Cosine between gradients over training",
+        xlabel="training step",
+        ylabel="cosine",
+        path=path,
+        ax=ax,
     )
+
+
+def _lines_of_pairs(results: list[ConflictMatrix]) -> dict[str, list[float]]:
+    """Return pair of languages → its cosines, step by step."""
+    lines: dict[str, list[float]] = {}
+    for (i, first), (j, second) in combinations(enumerate(results[0].languages), 2):
+        lines[f"{first}–{second}"] = [float(result.matrix[i, j]) for result in results]
+
+    return lines
+
+
+def _mean_and_range(lines: Mapping[str, list[float]]) -> dict[str, list[float]]:
+    steps = list(zip(*lines.values(), strict=True))
+    return {
+        "highest pair": [max(cosines) for cosines in steps],
+        "mean of pairs": [sum(cosines) / len(cosines) for cosines in steps],
+        "lowest pair": [min(cosines) for cosines in steps],
+    }

@@ -1,4 +1,4 @@
-"""Cosines between the gradients of languages at one common sample size, with their bootstrap."""
+"""Cosines between the gradients of languages at a common sample size, with their bootstrap."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hf_meta_adapters.diagnostics._gradients import BlockProducts
 
 __all__ = ["Cosines", "bootstrap_interval", "estimate_cosines"]
 
-_FEWEST_BLOCKS = 4  # with fewer, too many resamples hold one block only, and no variance
+_FEWEST_BLOCKS = 4  # with fewer, too many resamples consist of one block, without a variance
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,9 +21,10 @@ class Cosines:
     """Cosines between languages.
 
     Attributes:
-        matrix: Cosine of mean gradients over `sample_size` batches, shape (..., L, L); the diagonal
-            is that of two independent means of one language, NaN where it has a single block.
-        disattenuated: Cosine of the expected gradients, shape (..., L, L); NaN where the noise
+        matrix: Cosine between mean gradients over `sample_size` batches, shape (..., L, L). The
+            diagonal is the cosine between two independent means of one language, NaN with a single
+            block.
+        disattenuated: Cosine between the expected gradients, shape (..., L, L); NaN where noise
             hides one of them.
     """
 
@@ -34,14 +35,14 @@ class Cosines:
 def estimate_cosines(
     gram: Tensor, products: BlockProducts, sample_size: int, multiplicity: Tensor | None = None
 ) -> Cosines:
-    """Return `E⟨ḡ_i, ḡ'_j⟩ / √(E‖ḡ_i‖² E‖ḡ_j‖²)` for independent means ḡ over m batches of languages i and j.
+    """Return `E⟨ḡ_i, ḡ'_j⟩ / √(E‖ḡ_i‖² E‖ḡ_j‖²)` for independent means ḡ over m batches each.
 
-    With batch gradients of mean μ_i and total variance σ_i², the numerator is `⟨μ_i, μ_j⟩`,
-    estimated by the products of *different* blocks only, and `E‖ḡ_i‖² = ‖μ_i‖² + σ_i²/m`. This is
-    the cosine of half-samples averaged over all splits, numerator and denominator apart
-    (U-statistics; Hoeffding 1948), so that the diagonal and the rest are cosines between equally
-    noisy vectors. Without the noise term it becomes `⟨μ_i, μ_j⟩ / (‖μ_i‖ ‖μ_j‖)`, the correction
-    for attenuation of Spearman (1904).
+    i and j are languages. With batch gradients of mean μ_i and total variance σ_i², the numerator
+    is `⟨μ_i, μ_j⟩`, estimated from products of *different* blocks only, and
+    `E‖ḡ_i‖² = ‖μ_i‖² + σ_i²/m`. This is the cosine of half-samples averaged over all splits, the
+    numerator and the denominator separately (U-statistics; Hoeffding 1948), so that the diagonal
+    and the rest are cosines between equally noisy vectors. Without the noise term it becomes
+    `⟨μ_i, μ_j⟩ / (‖μ_i‖ ‖μ_j‖)`, the correction for attenuation of Spearman (1904).
 
     Args:
         gram: Inner products of the sums over blocks, shape (U, U).
@@ -52,23 +53,29 @@ def estimate_cosines(
     Returns:
         The cosines, shape (L, L), or (R, L, L).
     """
-    once = torch.ones_like(products.counts) if multiplicity is None else multiplicity
-    member = functional.one_hot(products.language).T.to(gram)  # (L, U)
-    weight = once.unsqueeze(-2) * member  # (..., L, U)
+    if multiplicity is None:
+        multiplicity = torch.ones_like(products.counts)
+    is_of_language = functional.one_hot(products.language).T.to(gram)  # (L, U)
+    weight = multiplicity.unsqueeze(-2) * is_of_language  # (..., L, U)
     counts, squares = products.counts, gram.diagonal()
 
+    # ⟨μ_i, μ_j⟩: the sum of all products between batches of i and of j, over their number.
     inner = weight @ gram @ weight.mT
     pairs = (weight @ counts).unsqueeze(-1) * (weight @ counts).unsqueeze(-2)
+
     # A block must not meet itself: its squared noise would pass for signal.
     inner = inner - torch.diag_embed(weight.square() @ squares)
     pairs = pairs - torch.diag_embed(weight.square() @ counts.square())
     mean = inner / pairs.where(pairs > 0, torch.nan)
     signal = mean.diagonal(dim1=-2, dim2=-1)
 
+    # A sum over c batches has E‖s‖² = c² ‖μ‖² + c σ², which over all blocks gives σ².
     norms, sizes = weight @ squares, weight @ counts.square()
     variance = ((norms - sizes * signal) / (weight @ counts)).clamp(min=0)
-    alone = signal.isnan()
-    expected_norm = torch.where(alone, norms / sizes, signal + variance / sample_size)
+
+    # With a single block, signal and noise cannot be told apart: its own norm takes their place.
+    has_single_block = signal.isnan()
+    expected_norm = torch.where(has_single_block, norms / sizes, signal + variance / sample_size)
     return Cosines(_cosine(mean, expected_norm).clamp(-1, 1), _cosine(mean, signal))
 
 
@@ -83,9 +90,9 @@ def bootstrap_interval(
 ) -> Tensor | None:
     """Return percentile intervals of the cosines over resampled blocks (Efron 1979).
 
-    Products of a block with its own copy are left out, as in the estimate. What remains is
-    conservative where the noise dominates, since resampling adds noise to gradients that carry
-    noise already.
+    Products of a block with its own copy are left out, as in the estimate. The interval is
+    conservative where noise dominates, since resampling adds noise to gradients that are noisy
+    already.
 
     Args:
         gram: Inner products of the sums over blocks, shape (U, U).
@@ -96,19 +103,20 @@ def bootstrap_interval(
         seed: Seed of the resampling.
 
     Returns:
-        Lower and upper ends, shape (L, L, 2), or `None` where a language has fewer than four
-        blocks.
+        Lower and upper ends, shape (L, L, 2); `None` if a language has fewer than four blocks.
     """
     blocks = functional.one_hot(products.language).sum(0)
     if resamples == 0 or int(blocks.min()) < _FEWEST_BLOCKS:
         return None
+
+    # Languages are resampled separately, so that each keeps its number of blocks.
     generator = torch.Generator().manual_seed(seed)
     counts = torch.cat([resampled_counts(n, resamples, generator) for n in blocks.tolist()], dim=1)
-    return percentile_interval(
-        estimate_cosines(gram, products, sample_size, counts).matrix, confidence
-    )
+    resampled = estimate_cosines(gram, products, sample_size, counts)
+    return percentile_interval(resampled.matrix, confidence)
 
 
 def _cosine(inner: Tensor, squared_norms: Tensor) -> Tensor:
+    # An estimated ‖μ‖² may be negative: then there is no cosine.
     norms = squared_norms.where(squared_norms > 0, torch.nan).sqrt()
     return inner / (norms.unsqueeze(-1) * norms.unsqueeze(-2))

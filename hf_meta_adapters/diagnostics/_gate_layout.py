@@ -8,7 +8,11 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
 
-from hf_meta_adapters.anatomy.attention_heads import attention_of, head_of_outputs, is_transposed
+from hf_meta_adapters.anatomy.attention_heads import (
+    attention_of_parameter,
+    head_of_outputs,
+    is_transposed,
+)
 from hf_meta_adapters.errors import ConfigurationError
 
 __all__ = ["GateLayout", "Granularity", "gate_layout"]
@@ -18,14 +22,13 @@ Granularity: TypeAlias = Literal["weight", "neuron", "head", "module"]
 
 @dataclass(frozen=True)
 class GateLayout:
-    """The tensors of gates, and how they reach the weights.
+    """The tensors of gates, and the weights that they stand for.
 
     Attributes:
         shapes: Name of a tensor of gates → its shape.
-        sizes: Name of a tensor of gates → number of weights that one of its gates stands for.
+        sizes: Name of a tensor of gates → number of weights that each of its gates stands for.
         heads: Name of a weight → name of the gates of its heads, and numbers of the heads,
-            broadcast to the weight; empty where each weight has gates of its own under its own
-            name.
+            broadcast to the weight. Empty where every weight has gates under its own name.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -36,14 +39,18 @@ class GateLayout:
         """Return name of a weight → gates that broadcast to it.
 
         Args:
-            gates: Name of a tensor of gates → gates, or anything else of each gate.
+            gates: Name of a tensor of gates → the gates, or any other number of each gate.
         """
         if not self.heads:
             return dict(gates)
-        return {
-            name: gates[owner][numbers.to(gates[owner].device)]
-            for name, (owner, numbers) in self.heads.items()
-        }
+
+        of_weights: dict[str, Tensor] = {}
+        for name, (attention, numbers) in self.heads.items():
+            # Every output gets the gate of its head.
+            of_heads = gates[attention]
+            of_weights[name] = of_heads[numbers.to(of_heads.device)]
+
+        return of_weights
 
 
 def gate_layout(
@@ -54,34 +61,41 @@ def gate_layout(
     Args:
         model: The model.
         weights: Name → weight.
-        granularity: What a gate stands for. With `"head"`, weights outside of query, key and value
-            have no gate.
+        granularity: What a gate stands for. With `"head"`, only the weights of queries, keys and
+            values have gates.
 
     Returns:
         The layout.
 
     Raises:
-        ConfigurationError: If heads cannot be found.
+        ConfigurationError: If there are no heads, or they cannot be found.
     """
     if granularity == "head":
         return _layout_of_heads(model, weights)
-    shapes = {name: _shape(model, name, weight, granularity) for name, weight in weights.items()}
-    sizes = {
-        name: weight.numel() // weight.new_empty(shapes[name]).numel()
-        for name, weight in weights.items()
-    }
+
+    shapes: dict[str, tuple[int, ...]] = {}
+    sizes: dict[str, int] = {}
+    for name, weight in weights.items():
+        shapes[name] = _shape(model, name, weight, granularity)
+        sizes[name] = weight.numel() // weight.new_empty(shapes[name]).numel()
+
     return GateLayout(shapes, sizes, {})
 
 
 def _shape(
     model: nn.Module, name: str, weight: Tensor, granularity: Granularity
 ) -> tuple[int, ...]:
+    """Return the shape of the gates of a weight, which broadcasts to that of the weight."""
     if granularity == "weight":
         return tuple(weight.shape)
+
     shape = [1] * weight.dim()
     if granularity == "neuron":
-        outputs = weight.dim() - 1 if is_transposed(model, name) else 0
+        outputs = 0
+        if is_transposed(model, name):
+            outputs = weight.dim() - 1  # of a bias, this is its one dimension
         shape[outputs] = weight.shape[outputs]
+
     return tuple(shape)
 
 
@@ -89,19 +103,25 @@ def _layout_of_heads(model: nn.Module, weights: Mapping[str, Tensor]) -> GateLay
     heads: dict[str, tuple[str, Tensor]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     sizes: dict[str, int] = {}
+
     for name, weight in weights.items():
-        owner = attention_of(name)
-        if owner is None:
+        attention = attention_of_parameter(name)
+        if attention is None:
             continue
+
         numbers = head_of_outputs(model, name, weight)
         count = int(numbers.max()) + 1
-        shapes[owner] = (count,)
-        sizes[owner] = sizes.get(owner, 0) + weight.numel() // count
-        heads[name] = owner, numbers.reshape(_shape(model, name, weight, "neuron"))
+
+        # Query, key and value share the gates of their attention module.
+        shapes[attention] = (count,)
+        sizes[attention] = sizes.get(attention, 0) + weight.numel() // count
+        heads[name] = attention, numbers.reshape(_shape(model, name, weight, "neuron"))
+
     if not heads:
         raise ConfigurationError(
             "A gate per head needs weights of queries, keys and values, with names such as `query`,"
-            " `q_proj` or "
-            f'`c_attn`. Found none among {list(weights)[:3]} ... Write `granularity="neuron"`.'
+            f" `q_proj` or `c_attn`. Found none among {list(weights)[:3]} ... Use"
+            ' `granularity="neuron"`.'
         )
+
     return GateLayout(shapes, sizes, heads)

@@ -1,4 +1,4 @@
-"""The loss of a model whose weights are multiplied by gates, without touching the weights."""
+"""The loss of a model whose weights are multiplied by gates, without writing to the weights."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class GatedLoss:
 
     Args:
         model: The model.
-        weights: Name → weight to be gated; weights tied to them are gated alike.
+        weights: Name → weight with gates; weights tied to it get the same gates.
         language: The language l.
-        loss_function: Replaces `model(**batch)`.
+        loss_function: Called as `loss_function(model, batch)` in place of `model(**batch)`.
     """
 
     def __init__(
@@ -32,9 +32,10 @@ class GatedLoss:
     ) -> None:
         self._loss = _LossOfLanguage(model, language, loss_function)
         self._weights = weights
-        self._aliases: dict[int, list[str]] = {}
+
+        self._names: dict[int, list[str]] = {}  # id of a parameter → all its names
         for name, parameter in self._loss.named_parameters(remove_duplicate=False):
-            self._aliases.setdefault(id(parameter), []).append(name)
+            self._names.setdefault(id(parameter), []).append(name)
 
     def __call__(self, batch: Batch, gates: Mapping[str, Tensor]) -> Tensor:
         """Return the loss of a batch.
@@ -49,9 +50,10 @@ class GatedLoss:
         gated: dict[str, Tensor] = {}
         for name, weight in self._weights.items():
             product = weight.detach() * gates[name].to(weight)
-            gated |= dict.fromkeys(self._aliases[id(weight)], product)
-        # Every name of a tied weight is replaced above: `tie_weights` would do it, but leave
-        # `adapters` models broken.
+            gated |= dict.fromkeys(self._names[id(weight)], product)
+
+        # Every name of a tied weight is replaced above: `tie_weights=True` would do it as well, but
+        # leaves models of `adapters` broken.
         return torch.func.functional_call(self._loss, gated, (batch,), tie_weights=False)
 
 
@@ -62,7 +64,9 @@ class _LossOfLanguage(nn.Module):
         self, model: nn.Module, language: Language, loss_function: LossFunction | None
     ) -> None:
         super().__init__()
-        self.model, self.language, self.loss_function = model, language, loss_function
+        self.model = model
+        self.language = language
+        self.loss_function = loss_function
 
     def forward(self, batch: Batch) -> Tensor:
         return evaluate_loss(self.model, batch, self.language, self.loss_function)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,12 @@ from hf_meta_adapters.errors import ConfigurationError
 
 __all__ = ["BlockProducts", "Cell", "block_products"]
 
-Cell: TypeAlias = tuple[str, str]
-"""A layer and a kind of parameter."""
+
+class Cell(NamedTuple):
+    """The parameters of one kind in one layer."""
+
+    layer: str
+    kind: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,15 +61,15 @@ def block_products(
 ) -> BlockProducts:
     """Return the inner products between gradient sums over blocks of batches.
 
-    Batch t of a language goes to its block t mod `blocks`, so nothing has to be known of the length
-    beforehand and memory is at most `blocks` gradients (or projections) per language.
+    Batch t of a language goes to its block t mod `blocks`, so the number of batches need not be
+    known beforehand, and memory is at most `blocks` gradients (or projections) per language.
 
     Args:
         model: Called as `model(**batch)`.
         batches: The batches of each language.
         cells: Cell → name → parameter; every parameter is in one cell.
         blocks: The largest number of blocks per language.
-        loss_function: Replaces `model(**batch)`.
+        loss_function: Called as `loss_function(model, batch)` in place of `model(**batch)`.
         projection: Dimension of a random projection of each cell; `None` keeps the gradients.
         seed: Seed of the projection.
         progress: Show a progress bar.
@@ -73,71 +77,115 @@ def block_products(
     Returns:
         The products.
     """
-    parameters = [p for cell in cells.values() for p in cell.values()]
-    sums: list[list[Tensor]] = []
-    owners: list[int] = []
-    counts: list[int] = []
+    sizes = [len(members) for members in cells.values()]
+    parameters = [parameter for members in cells.values() for parameter in members.values()]
+    sums = _BlockSums(blocks)
+
     with (
         preserved_state(model, parameters),
         tqdm(disable=not progress, desc="Gradients", unit="batch") as bar,
     ):
         for index, language in enumerate(batches):
-            first = len(sums)
             for t, batch in enumerate(iterate_batches(batches[language], language)):
                 loss = evaluate_loss(model, batch, language, loss_function)
-                vectors = _vectors(loss, cells, parameters, projection, seed)
-                if t < blocks:
-                    sums.append(
-                        [vector.clone() for vector in vectors]
-                    )  # two gradients may be one tensor
-                    owners.append(index)
-                    counts.append(1)
-                else:
-                    for total, vector in zip(sums[first + t % blocks], vectors, strict=True):
-                        total += vector
-                    counts[first + t % blocks] += 1
+                sums.add(index, t, _vectors(loss, parameters, sizes, projection, seed))
                 bar.update()
+
+    # Projected, a cell is one vector; exact, it is one vector per parameter.
+    if projection is not None:
+        sizes = [1] * len(cells)
     grams: dict[Cell, Tensor] = {}
     start = 0
-    for cell, members in cells.items():
-        width = len(members) if projection is None else 1
-        columns = range(start, start + width)
-        grams[cell] = torch.stack([gram([row[c] for row in sums]) for c in columns]).sum(0)
-        start += width
-    return BlockProducts(grams, torch.tensor(owners), torch.tensor(counts, dtype=torch.float64))
+    for cell, size in zip(cells, sizes, strict=True):
+        columns = range(start, start + size)
+        grams[cell] = torch.stack([gram(sums.column(column)) for column in columns]).sum(0)
+        start += size
+
+    counts = torch.tensor(sums.counts, dtype=torch.float64)
+    return BlockProducts(grams, torch.tensor(sums.languages), counts)
+
+
+class _BlockSums:
+    """Sums of vectors over blocks of batches, one language after the other.
+
+    Args:
+        blocks: The largest number of blocks per language.
+    """
+
+    def __init__(self, blocks: int) -> None:
+        self.languages: list[int] = []
+        self.counts: list[int] = []
+        self._blocks = blocks
+        self._rows: list[list[Tensor]] = []
+
+    def add(self, language: int, t: int, vectors: Sequence[Tensor]) -> None:
+        """Add the vectors of batch t of a language to their block."""
+        if t < self._blocks:
+            # Copied, since autograd may return one tensor as the gradient of two parameters.
+            self._rows.append([vector.clone() for vector in vectors])
+            self.languages.append(language)
+            self.counts.append(1)
+            return
+
+        # Every block of the language exists by now, and they are the last ones.
+        block = len(self._rows) - self._blocks + t % self._blocks
+        self.counts[block] += 1
+        for total, vector in zip(self._rows[block], vectors, strict=True):
+            total += vector
+
+    def column(self, index: int) -> list[Tensor]:
+        """Return the sums of one vector, block by block."""
+        return [row[index] for row in self._rows]
 
 
 def _vectors(
     loss: Tensor,
-    cells: Mapping[Cell, Mapping[str, nn.Parameter]],
-    parameters: list[nn.Parameter],
+    parameters: Sequence[nn.Parameter],
+    sizes: Sequence[int],
     projection: int | None,
     seed: int,
 ) -> list[Tensor]:
-    """Return the gradient as one vector per parameter or, projected, one per cell."""
+    """Return the gradient as one vector per parameter or, projected, one per cell.
+
+    Args:
+        loss: The loss.
+        parameters: All parameters, in the order of the cells.
+        sizes: Number of parameters in each cell.
+        projection: Dimension of the projection, or `None`.
+        seed: Seed of the projection.
+    """
     if not loss.requires_grad:
         raise ConfigurationError(
             "`gradient_conflict` needs a loss with a graph. Found one without `requires_grad`: it"
-            f" was detached, or none of the {len(parameters)} selected parameters acts on it. Check"
-            " `parameters` and `loss_function`."
+            " was detached, or does not depend on any of the"
+            f" {len(parameters)} selected parameters. Check `parameters` and `loss_function`."
         )
+
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
     if projection is None:
-        return [_flat(gradient) for gradient in gradients]
-    projected: list[Tensor] = []
+        return [_as_vector(gradient) for gradient in gradients]
+
+    cells: list[Tensor] = []
     start = 0
-    for members in cells.values():
-        # A seed per parameter: two that were hashed alike would meet in every coordinate.
-        seeded = enumerate(
-            gradients[start : start + len(members)], start=seed * len(parameters) + start
-        )
-        parts = [project(_flat(gradient), projection, seed=own) for own, gradient in seeded]
-        projected.append(torch.stack([part.to(parts[0].device) for part in parts]).sum(0))
-        start += len(members)
-    return projected
+    for size in sizes:
+        # A seed per parameter: two parameters hashed alike would meet in every coordinate.
+        sketches = [
+            project(_as_vector(gradients[index]), projection, seed=seed * len(parameters) + index)
+            for index in range(start, start + size)
+        ]
+
+        # The parameters of one cell may lie on several devices.
+        device = sketches[0].device
+        cells.append(torch.stack([sketch.to(device) for sketch in sketches]).sum(0))
+        start += size
+
+    return cells
 
 
-def _flat(gradient: Tensor) -> Tensor:
-    """Return a gradient as a vector of a precision in which it can be summed."""
+def _as_vector(gradient: Tensor) -> Tensor:
+    """Return a gradient as a vector of a precision in which many can be summed."""
     vector = gradient.detach().reshape(-1)
-    return vector if vector.dtype in (torch.float32, torch.float64) else vector.float()
+    if vector.dtype in (torch.float32, torch.float64):
+        return vector
+
+    return vector.float()

@@ -16,7 +16,7 @@ def gram(rows: Sequence[Tensor]) -> Tensor:
     """Return the inner products `⟨x_i, x_j⟩`, summed in float64, on the CPU.
 
     Args:
-        rows: N vectors of one length, of any type.
+        rows: N vectors of the same length, of any type.
 
     Returns:
         Products, shape (N, N).
@@ -27,7 +27,10 @@ def gram(rows: Sequence[Tensor]) -> Tensor:
                 [1., 1.]], dtype=torch.float64)
     """
     total = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows[0].device)
+
+    # In chunks: all rows at once would take a second copy of them, twice as large.
     for start in range(0, rows[0].numel(), _COLUMNS):
         chunk = torch.stack([row[start : start + _COLUMNS] for row in rows]).double()
         total += chunk @ chunk.T
+
     return total.cpu()

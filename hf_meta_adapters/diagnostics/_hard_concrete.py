@@ -16,7 +16,7 @@ __all__ = [
 ]
 
 GAMMA, ZETA, BETA = -0.1, 1.1, 2 / 3  # stretch and temperature of the paper
-_SPREAD = 0.01  # standard deviation of the initial log α, as there
+_SPREAD = 0.01  # standard deviation of the initial log α, also of the paper
 _EDGE = 1e-6  # keeps the uniform noise off 0 and 1, where its logit is infinite
 _LARGEST_STEP = 1.0
 _NEWTON_STEPS = 4
@@ -39,9 +39,9 @@ def initial_log_alpha(
 
 
 def sample_gates(log_alpha: Tensor, generator: torch.Generator) -> Tensor:
-    """Return `z = min(1, max(0, s (ζ − γ) + γ))` with `s = σ((log u − log(1 − u) + log α) / β)`, `u ~ U(0, 1)`.
+    """Return `z = min(1, max(0, s (ζ − γ) + γ))` with `s = σ((log u − log(1 − u) + log α) / β)`.
 
-    Equations 10 and 11 of the paper, with γ = −0.1, ζ = 1.1 and β = 2/3.
+    Equations 10 and 11 of the paper, with `u ~ U(0, 1)`, γ = −0.1, ζ = 1.1 and β = 2/3.
 
     Args:
         log_alpha: Location of each gate.
@@ -50,12 +50,9 @@ def sample_gates(log_alpha: Tensor, generator: torch.Generator) -> Tensor:
     Returns:
         Gates in [0, 1], differentiable with respect to `log_alpha`.
     """
-    u = (
-        torch.rand(log_alpha.shape, generator=generator)
-        .clamp_(_EDGE, 1 - _EDGE)
-        .to(log_alpha.device)
-    )
-    return (torch.sigmoid((u.logit() + log_alpha) / BETA) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+    u = torch.rand(log_alpha.shape, generator=generator).clamp_(_EDGE, 1 - _EDGE)
+    noise = u.to(log_alpha.device).logit()
+    return (torch.sigmoid((noise + log_alpha) / BETA) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
 
 def keep_probability(log_alpha: Tensor) -> Tensor:
@@ -91,24 +88,29 @@ def deterministic_gates(log_alpha: Tensor) -> Tensor:
 
 
 def shift_to_density(log_alphas: list[Tensor], sizes: list[int], density: float) -> None:
-    """Shift all log α by one number, in place, until the expected share of kept weights is `density`.
+    """Shift all log α by one number, in place, to an expected share `density` of kept weights.
 
-    This takes the place of a penalty λ E‖z‖₀: what λ would have to be for a wanted sparsity depends
-    on the loss and has to be found by trial, while a shift, a step along the constraint, meets it
-    exactly. Solved by Newton's method, warm-started by the solution of the step before.
+    This replaces the penalty λ E‖z‖₀: which λ gives a certain sparsity depends on the loss and has
+    to be found by trial, while a shift, a step along the constraint, meets it exactly. Solved by
+    Newton's method, starting from the solution of the previous step.
 
     Args:
         log_alphas: Gates of each parameter.
         sizes: Weights that a gate of each parameter stands for.
-        density: Wanted share, in (0, 1).
+        density: The share, in (0, 1).
     """
     total = sum(size * log_alpha.numel() for size, log_alpha in zip(sizes, log_alphas, strict=True))
+
     for _ in range(_NEWTON_STEPS):
         kept = slope = 0.0
         for size, log_alpha in zip(sizes, log_alphas, strict=True):
             probability = keep_probability(log_alpha)
             kept += size * float(probability.sum(dtype=torch.float64))
+            # σ' = σ (1 − σ)
             slope += size * float((probability * (1 - probability)).sum(dtype=torch.float64))
+
+        # Where nearly all gates are open or shut, the slope vanishes and a Newton step explodes.
         step = (density - kept / total) / max(slope / total, _EDGE)
+        step = max(-_LARGEST_STEP, min(_LARGEST_STEP, step))
         for log_alpha in log_alphas:
-            log_alpha += max(-_LARGEST_STEP, min(_LARGEST_STEP, step))
+            log_alpha += step

@@ -1,59 +1,76 @@
-"""What limits an adapter's configuration to some layers of a model."""
+"""How to limit an adapter's configuration to some layers of a model."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from dataclasses import is_dataclass
+from typing import cast
 
 from hf_meta_adapters.errors import ConfigurationError
 
 __all__ = ["limits_to_layers"]
 
 
-def limits_to_layers(config: Any, layers: Sequence[str], numbers: Sequence[int]) -> dict[str, Any]:
-    """Return the fields of a configuration that put its adapter into some layers only, with their values.
+def limits_to_layers(
+    config: object, layers: Sequence[str], numbers: Sequence[int]
+) -> dict[str, object]:
+    """Return the fields of a configuration that put its adapter into some layers only.
 
     Args:
-        config: The configuration, told by the fields that it has.
-        layers: Names of the layers, as of `layer_of`.
-        numbers: Their numbers, for a configuration that knows layers by number only.
+        config: The configuration, a dataclass, judged by the fields that it has.
+        layers: Names of the layers, as `layer_of` gives them.
+        numbers: Numbers of the layers, for a configuration that knows layers by number only.
 
     Returns:
         Field → value.
 
     Raises:
-        ConfigurationError: If it has no field for that, or one that cannot be limited.
+        ConfigurationError: If it has no such field, or one that cannot be limited.
     """
-    inside = rf"(?:.*\.)?(?:{'|'.join(re.escape(layer) for layer in layers)})(?:\..*)?"
-    modules = getattr(config, "modules", None)
-    if hasattr(config, "exclude_modules"):
-        # Names, unlike `layers_to_transform`, tell the stacks of an encoder-decoder apart, and
-        # serve "all-linear" too.
-        outside = rf"(?!{inside}$).*"
-        limits: dict[str, Any] = {"exclude_modules": _either(config.exclude_modules, outside)}
-        return limits | (
-            {"layers_to_transform": None} if hasattr(config, "layers_to_transform") else {}
-        )
-    if hasattr(config, "layers_to_transform"):
+    fields: dict[str, object] = {}
+    if is_dataclass(config):
+        fields = vars(config)
+    inside = rf"(?:.*\.)?(?:{_any_of(layers)})(?:\..*)?"
+
+    # Names, unlike `layers_to_transform`, tell the stacks of an encoder-decoder apart, and work
+    # with "all-linear" as well.
+    if "exclude_modules" in fields:
+        excluded = cast("str | Collection[str] | None", fields["exclude_modules"])
+        limits: dict[str, object] = {"exclude_modules": _either(excluded, rf"(?!{inside}$).*")}
+        if "layers_to_transform" in fields:
+            limits["layers_to_transform"] = None
+        return limits
+
+    if "layers_to_transform" in fields:
         return {"layers_to_transform": list(numbers)}
+
+    modules = fields.get("modules")
     if isinstance(modules, list):
-        return {
-            "modules": [rf"(?={inside}$)(?:(?:.*\.)?{re.escape(name)}|{name})" for name in modules]
-        }
-    kind = "" if modules is None else f" of the kind {modules!r}"
+        # A module may be given by the end of its name or by a regular expression of the whole.
+        patterns = [rf"(?:(?:.*\.)?{re.escape(name)}|{name})" for name in modules]
+        return {"modules": [rf"(?={inside}$){pattern}" for pattern in patterns]}
+
+    kind = ""
+    if modules is not None:
+        kind = f" of the kind {modules!r}"
     raise ConfigurationError(
         "A plan needs a configuration that can be limited to layers, by `exclude_modules`,"
         f" `layers_to_transform` or a list of `modules`. Found `{type(config).__name__}`{kind}."
-        " Write for example `plan.configure(BottleneckConfig())` or"
+        " Use for example `plan.configure(BottleneckConfig())` or"
         ' `plan.configure(ModuleCopyConfig(["LayerNorm"]))`.'
     )
 
 
-def _either(excluded: str | Sequence[str] | None, outside: str) -> str:
-    """Return a regular expression for what the user excludes already, and what is outside of the layers."""
+def _either(excluded: str | Collection[str] | None, outside: str) -> str:
+    """Return a regular expression for what the user excludes and for what is outside the layers."""
     if not excluded:
         return outside
+
     if not isinstance(excluded, str):
-        excluded = rf"(?:.*\.)?(?:{'|'.join(map(re.escape, sorted(excluded)))})"
+        excluded = rf"(?:.*\.)?(?:{_any_of(sorted(excluded))})"
     return f"(?:{excluded})|(?:{outside})"
+
+
+def _any_of(names: Sequence[str]) -> str:
+    return "|".join(re.escape(name) for name in names)

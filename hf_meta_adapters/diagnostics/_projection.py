@@ -12,18 +12,18 @@ _CHUNK = 1 << 16  # coordinates whose signs and places exist at a time: 30 bytes
 
 
 def project(vector: Tensor, dimension: int, *, seed: int) -> Tensor:
-    """Return `S x`, a projection to k dimensions with `E⟨Sx, Sy⟩ = ⟨x, y⟩`: a count sketch with random shifts.
+    """Return `S x`, a random projection to k dimensions with `E⟨Sx, Sy⟩ = ⟨x, y⟩`.
 
-    x is cut into rows of k coordinates; every coordinate gets a random sign, every row is rotated
-    by a random shift, and the rows are summed. Two coordinates of different rows meet with
-    probability 1/k and two of one row never, so as for the count sketch (Charikar, Chen and
-    Farach-Colton 2002; Weinberger et al. 2009), for any x and y,
+    A count sketch with random shifts: x is cut into rows of k coordinates; every coordinate gets a
+    random sign, every row is rotated by a random shift, and the rows are summed. Two coordinates of
+    different rows meet with probability 1/k, and two of the same row never. As for the count sketch
+    (Charikar, Chen and Farach-Colton 2002; Weinberger et al. 2009), for any x and y,
 
         E (⟨Sx, Sy⟩ − ⟨x, y⟩)² ≤ 2/k · ‖x‖² ‖y‖²
 
-    The sum of projections of several vectors, each with its own seed, is a projection of their
-    concatenation, for which the same holds. The same seed gives the same S for vectors of one
-    length on one kind of device.
+    The sum of projections of several vectors, each with a seed of its own, is a projection of their
+    concatenation, for which the same holds. A seed gives the same S for all vectors of the same
+    length on the same kind of device.
 
     Args:
         vector: x, shape (P,), float32 or float64.
@@ -42,14 +42,17 @@ def project(vector: Tensor, dimension: int, *, seed: int) -> Tensor:
     columns = torch.arange(dimension, device=vector.device)
     rows_at_once = max(1, _CHUNK // dimension)
     total = vector.new_zeros(dimension)
+
     for chunk in vector.split(rows_at_once * dimension):
         rows = functional.pad(chunk, (0, -chunk.numel() % dimension)).reshape(-1, dimension)
-        signs = (
-            torch.empty_like(rows, dtype=torch.int8)
-            .random_(0, 2, generator=generator)
-            .mul_(2)
-            .sub_(1)
-        )
+
+        # Signs in int8, a quarter of the memory of x.
+        bits = torch.empty_like(rows, dtype=torch.int8).random_(0, 2, generator=generator)
+        signs = bits.mul_(2).sub_(1)
+
+        # A shift per row in place of a place per coordinate: fewer draws, and no atomic additions,
+        # whose order would change the sum from run to run on a GPU.
         shifts = torch.randint(dimension, (len(rows), 1), generator=generator, device=vector.device)
         total += (rows * signs).gather(1, (columns + shifts) % dimension).sum(0)
+
     return total

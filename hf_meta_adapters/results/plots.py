@@ -1,9 +1,9 @@
-"""Drawing of every diagnostic: heat maps, bars with intervals, profiles over layers and over training."""
+"""How every diagnostic is drawn: heat maps, bars with intervals, lines over layers or steps."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
 
@@ -14,24 +14,22 @@ from hf_meta_adapters.results._labels import families_for, language_label
 if TYPE_CHECKING:
     import os
 
+    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.text import Text
+    from numpy.typing import NDArray
 
 __all__ = ["plot_heat_map", "plot_intervals", "plot_lines"]
 
-_COLORS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#000000",
-)  # Okabe and Ito (2008)
+# The palette of Okabe and Ito (2008), which readers with any color vision can tell apart.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "osD^vPX"
-_INSIDE = 3  # a longer legend would lie on the lines
-_ANNOTATED = 14  # larger matrices have no room for numbers
+_GRAY = "#333333"
+
+_MOST_INSIDE = 3  # a longer legend would lie on the lines
+_MOST_LEVEL = 6  # more labels of languages would touch one another
+_MOST_NUMBERED = 14  # the cells of a larger matrix have no room for numbers
 
 
 def plot_heat_map(
@@ -45,51 +43,42 @@ def plot_heat_map(
     path: str | os.PathLike[str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw an L × L matrix of languages, each cell with its number.
+    """Draw a matrix of languages as a heat map, with the number in each cell.
 
     Args:
-        matrix: Shape (L, L); NaN is left white.
+        matrix: Shape (L, L); NaN stays white.
         languages: Labels of rows and columns.
         title: Title of the picture.
         caption: What is compared, below the picture.
-        limits: Values of the two ends of the colours; what lies beyond gets the colour of the end.
-        color_map: Name of a matplotlib colour map.
-        path: Where to write the picture.
+        limits: Values at the two ends of the colors; values beyond get the color of the end.
+        color_map: Name of a matplotlib color map.
+        path: The file to write the picture to.
         ax: Axes to draw into.
 
     Returns:
         The axes.
+
+    Raises:
+        ConfigurationError: If matplotlib is not installed.
     """
-    count = len(languages)
-    side = 3.2 + 0.55 * count
+    side = 3.2 + 0.55 * len(languages)
     ax = _axes(ax, path, (side + 1.2, side))
+
     image = ax.imshow(matrix.numpy(), cmap=color_map, vmin=limits[0], vmax=limits[1])
-    ax.figure.colorbar(
-        image, ax=ax, shrink=0.8, extend="neither" if _inside(matrix, limits) else "both"
-    )
-    labels = [language_label(language) for language in languages]
-    _set_labels(
-        ax.set_xticks(range(count), labels, rotation=45, ha="right", rotation_mode="anchor")
-    )
-    _set_labels(ax.set_yticks(range(count), labels))
+    ax.figure.colorbar(image, ax=ax, shrink=0.8, extend=_ends_of_colors(matrix, limits))
+    if len(languages) <= _MOST_NUMBERED:
+        _write_numbers(ax, matrix, image.to_rgba(matrix.numpy()))
+
+    places, labels = range(len(languages)), [language_label(language) for language in languages]
+    ax.set_xticks(places, labels, rotation=45, ha="right", rotation_mode="anchor")
+    ax.set_yticks(places, labels)
+    _set_fonts(ax.get_xticklabels())
+    _set_fonts(ax.get_yticklabels())
+
+    # As the label of an axis, the caption is part of the layout and never cut off.
     ax.set_xlabel(caption, fontsize="small")
     ax.set_title(title)
-    colors = image.to_rgba(matrix.numpy())
-    for row in range(count if count <= _ANNOTATED else 0):
-        for column in range(count):
-            value = float(matrix[row, column])
-            if value == value:  # not NaN
-                red, green, blue, _ = colors[row, column]
-                dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-                ax.text(
-                    column,
-                    row,
-                    f"{value:.2f}",
-                    ha="center",
-                    va="center",
-                    color="white" if dark else "black",
-                )
-    return _finish(ax, path)
+    return _finished(ax, path)
 
 
 def plot_intervals(
@@ -102,48 +91,61 @@ def plot_intervals(
     path: str | os.PathLike[str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw bars with intervals, one group per language and one colour per series.
+    """Draw values with intervals, one group per language and one color per series.
 
     Args:
-        values: Series → (value, lower end, upper end) of each language; NaN ends draw no interval.
-        languages: The languages.
+        values: Series → (value, lower end, upper end) of each language. An interval with NaN ends
+            is not drawn.
+        languages: Labels of the groups.
         title: Title of the picture.
         ylabel: Label of the value axis.
-        points: Draw points instead, on an axis that need not begin at 0, for values that differ by
-            little.
-        path: Where to write the picture.
+        points: Draw points in place of bars, on an axis that need not begin at 0, for values that
+            differ by little.
+        path: The file to write the picture to.
         ax: Axes to draw into.
 
     Returns:
         The axes.
+
+    Raises:
+        ConfigurationError: If matplotlib is not installed.
     """
     ax = _axes(ax, path, (max(6.5, 2.5 + 0.9 * len(languages)), 4.2))
+
     width = 0.8 / len(values)
-    for index, (name, bars) in enumerate(values.items()):
-        places = [group + (index - (len(values) - 1) / 2) * width for group in range(len(bars))]
-        heights = [value for value, _, _ in bars]
-        arms = [[v - low for v, low, _ in bars], [high - v for v, _, high in bars]]
+    for index, (name, triples) in enumerate(values.items()):
+        # The series stand next to one another, around the tick of their language.
+        offset = (index - (len(values) - 1) / 2) * width
+        places = [group + offset for group in range(len(triples))]
+        heights = [value for value, _, _ in triples]
+        below = [value - low for value, low, _ in triples]
+        above = [high - value for value, _, high in triples]
+
         color = _COLORS[index % len(_COLORS)]
         if points:
-            ax.errorbar(places, heights, yerr=arms, fmt="o", color=color, label=name, capsize=4)
-            continue
-        ax.bar(places, heights, width, color=color, label=name)
-        ax.errorbar(places, heights, yerr=arms, fmt="none", ecolor="#333333", capsize=3)
+            ax.errorbar(
+                places, heights, yerr=[below, above], fmt="o", color=color, label=name, capsize=4
+            )
+        else:
+            ax.bar(places, heights, width, color=color, label=name)
+            ax.errorbar(places, heights, yerr=[below, above], fmt="none", ecolor=_GRAY, capsize=3)
+
     if points:
         ax.grid(axis="y", alpha=0.3)
     else:
-        ax.axhline(0, color="#333333", linewidth=0.8)
-    _set_labels(
-        ax.set_xticks(range(len(languages)), [language_label(language) for language in languages])
-    )
+        ax.axhline(0, color=_GRAY, linewidth=0.8)
+
+    ax.set_xticks(range(len(languages)), [language_label(language) for language in languages])
+    _set_fonts(ax.get_xticklabels())
     ax.set_xlim(-0.5, len(languages) - 0.5)  # a language without a value keeps its place
-    if len(languages) > 6:
+    if len(languages) > _MOST_LEVEL:
         ax.tick_params(axis="x", labelrotation=45)
+
     if len(values) > 1:
         ax.legend()
     ax.set_ylabel(ylabel)
     ax.set_title(title)
-    return _finish(ax, path)
+    return _finished(ax, path)
 
 
 def plot_lines(
@@ -159,40 +161,49 @@ def plot_lines(
     """Draw one line per series: values over layers, or over training steps.
 
     Args:
-        lines: Series → values, as many as `x`.
+        lines: Series → as many values as `x` has places.
         x: Numbers, or names in their order.
         title: Title of the picture.
         xlabel: Label of the horizontal axis.
         ylabel: Label of the value axis.
-        path: Where to write the picture.
+        path: The file to write the picture to.
         ax: Axes to draw into.
 
     Returns:
         The axes.
+
+    Raises:
+        ConfigurationError: If matplotlib is not installed.
     """
     ax = _axes(ax, path, (7.5, 4.2))
-    named = any(isinstance(place, str) for place in x)
-    places: Sequence[Any] = range(len(x)) if named else x
+
+    # Names are placed here: matplotlib would draw a name that comes twice in one place.
+    places: Sequence[float] = [place for place in x if not isinstance(place, str)]
+    if len(places) < len(x):
+        places = range(len(x))
+        labels = [str(name) for name in x]
+        ax.set_xticks(places, labels, rotation=45, ha="right", rotation_mode="anchor")
+
     for index, (name, values) in enumerate(lines.items()):
         color, marker = _COLORS[index % len(_COLORS)], _MARKERS[index % len(_MARKERS)]
         ax.plot(places, values, label=name, markersize=4, color=color, marker=marker)
-    if named:
-        ax.set_xticks(
-            places, [str(place) for place in x], rotation=45, ha="right", rotation_mode="anchor"
-        )
-    ax.axhline(0, color="#333333", linewidth=0.8)
-    if len(lines) > 1:
-        outside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1)} if len(lines) > _INSIDE else {}
-        _set_labels(ax.legend(**outside).get_texts())
+    ax.axhline(0, color=_GRAY, linewidth=0.8)
+
+    if len(lines) > _MOST_INSIDE:
+        _set_fonts(ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1)).get_texts())
+    elif len(lines) > 1:
+        _set_fonts(ax.legend().get_texts())
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     ax.set_title(title)
-    return _finish(ax, path)
+    return _finished(ax, path)
 
 
 def _axes(ax: Axes | None, path: object, size: tuple[float, float]) -> Axes:
+    """Return the caller's axes, or those of a new figure of a size in inches."""
     if ax is not None:
         return ax
+
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -200,27 +211,51 @@ def _axes(ax: Axes | None, path: object, size: tuple[float, float]) -> Axes:
             "`.plot()` needs matplotlib. Found no such package. Install it with `pip install"
             " hf-meta-adapters[plots]`."
         ) from error
-    if path is not None:  # a figure for a file must not stay in the global list of pyplot
+
+    # pyplot keeps every figure until it is closed. Only one to be shown belongs there.
+    if path is not None:
         return Figure(figsize=size, layout="constrained").subplots()
+
     from matplotlib import pyplot
 
     return pyplot.subplots(figsize=size, layout="constrained")[1]
 
 
-def _finish(ax: Axes, path: str | os.PathLike[str] | None) -> Axes:
+def _finished(ax: Axes, path: str | os.PathLike[str] | None) -> Axes:
+    """Write the picture to its file, if it has one."""
+    # For type checkers only: a subfigure, which cannot be saved, has no file either.
     if path is not None:
         cast("Figure", ax.figure).savefig(path, dpi=150)
     return ax
 
 
-def _set_labels(labels: Sequence[Any]) -> None:
+def _set_fonts(labels: Iterable[Text]) -> None:
     """Give each label fonts that have its letters."""
     for label in labels:
-        text: Text = getattr(label, "label1", label)
-        if (families := families_for(text.get_text())) is not None:
-            text.set_fontfamily(list(families))
+        families = families_for(label.get_text())
+        if families is not None:
+            label.set_fontfamily(list(families))
 
 
-def _inside(matrix: Tensor, limits: tuple[float, float]) -> bool:
+def _ends_of_colors(matrix: Tensor, limits: tuple[float, float]) -> str:
+    """Return whether the color bar ends in arrows, which say that values lie beyond its ends."""
     finite = matrix[~matrix.isnan()]
-    return not len(finite) or bool(finite.min() >= limits[0] and finite.max() <= limits[1])
+    if len(finite) and not (finite.min() >= limits[0] and finite.max() <= limits[1]):
+        return "both"
+
+    return "neither"
+
+
+def _write_numbers(ax: Axes, matrix: Tensor, colors: NDArray[np.float64]) -> None:
+    """Write its number into each cell, white on dark colors and black on light ones."""
+    for row, values in enumerate(matrix.tolist()):
+        for column, value in enumerate(values):
+            if value != value:  # NaN
+                continue
+
+            # Luma of ITU-R BT.601: how bright a color looks to the eye.
+            red, green, blue, _ = colors[row, column]
+            color = "black"
+            if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5:
+                color = "white"
+            ax.text(column, row, f"{value:.2f}", ha="center", va="center", color=color)

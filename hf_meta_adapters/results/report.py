@@ -1,51 +1,39 @@
-"""Several results in one report: HTML in one file, Markdown, JSON and pictures."""
+"""Several results in one report: HTML in a single file, Markdown, JSON and pictures."""
 
 from __future__ import annotations
 
 import json
-import os
-from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from hf_meta_adapters.errors import ConfigurationError
-from hf_meta_adapters.results.tables import markdown_to_html
+from hf_meta_adapters.results._html import (
+    bullet_list,
+    markdown_to_html,
+    page,
+    paragraph,
+    picture,
+    section_heading,
+)
+
+if TYPE_CHECKING:
+    import os
 
 __all__ = ["DiagnosticReport", "ReportSection"]
 
-# A page that cannot fetch anything, whatever is in it.
-_HEAD = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff; max-width: 52rem; margin: 0 auto;
-  padding: 1rem; overflow-wrap: break-word; }}
-h1 {{ font-size: 1.6rem; line-height: 1.2; }} h2 {{ font-size: 1.25rem; margin-top: 2.5rem; }}
-div.table {{ overflow-x: auto; }} table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
-th, td {{ border-bottom: 1px solid #d5d5d5; padding: 0.25rem 0.6rem; text-align: right; white-space: nowrap; }}
-th:first-child, td:first-child {{ text-align: left; }}
-figure {{ margin: 1rem 0; }} img {{ max-width: 100%; height: auto; }}
-</style>
-</head>
-<body>
-"""
+_LAST_HEADING = "How it was made"
 
 
 class Result(Protocol):
-    """What every result of a diagnostic can do."""
+    """What a result must be able to do to be part of a report."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Mapping[str, object]:
         """Return everything, ready for JSON."""
 
     def to_markdown(self) -> str:
-        """Return a table."""
+        """Return tables and paragraphs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,27 +42,27 @@ class ReportSection:
 
     Attributes:
         title: Its heading.
-        text: What it shows and what it has to be compared with, a paragraph.
+        text: A paragraph on what it shows and what to compare it with.
         result: The result.
-        pictures: Name of a picture → a function that draws it into the file it is given, such as
+        pictures: Name of a picture → a function that draws it into a given file, such as
             `result.plot`.
     """
 
     title: str
     text: str
     result: Result
-    pictures: Mapping[str, Callable[[Path], Any]] = field(default_factory=dict)
+    pictures: Mapping[str, Callable[[Path], object]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
 class DiagnosticReport:
-    """Results of diagnostics, to be written into a folder.
+    """Results of diagnostics that can be written into a folder.
 
     Attributes:
         title: The heading.
         findings: The main results in words, a sentence each.
-        sections: The results, by the name under which `report.json` has them.
-        about: What was done, with what: model, texts, versions, command; ready for JSON.
+        sections: Name in `report.json` → a result.
+        about: How the results were made: model, texts, versions, command; ready for JSON.
 
     Example:
         >>> import tempfile
@@ -91,10 +79,10 @@ class DiagnosticReport:
     title: str
     findings: tuple[str, ...]
     sections: Mapping[str, ReportSection]
-    about: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, object] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything but the pictures, ready for JSON."""
+    def to_dict(self) -> dict[str, object]:
+        """Return everything except the pictures, ready for JSON."""
         results = {name: section.result.to_dict() for name, section in self.sections.items()}
         return {
             "title": self.title,
@@ -104,69 +92,69 @@ class DiagnosticReport:
         }
 
     def to_markdown(self) -> str:
-        """Return the report as a Markdown page that shows the pictures beside it."""
-        parts = [f"# {self.title}", "\n".join(f"- {finding}" for finding in self.findings)]
+        """Return the report as a Markdown page that shows the pictures next to it."""
+        blocks = [f"# {self.title}", "\n".join(f"- {finding}" for finding in self.findings)]
+
         for section in self.sections.values():
-            parts += [f"## {section.title}", section.text, section.result.to_markdown()]
-            parts += [f"![{_caption(name)}]({name}.png)" for name in section.pictures]
-        parts += [
-            "## How it was made",
-            "\n".join(f"- {name}: {value}" for name, value in self.about.items()),
-        ]
-        return "\n\n".join(part for part in parts if part) + "\n"
+            blocks += [f"## {section.title}", section.text, section.result.to_markdown()]
+            blocks += [f"![{_caption(name)}]({name}.png)" for name in section.pictures]
+
+        blocks += [f"## {_LAST_HEADING}", "\n".join(f"- {line}" for line in self._about_lines())]
+        return "\n\n".join(block for block in blocks if block) + "\n"
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write `report.html` (everything in one file, for any browser, without a network), `.md`, `.json` and PNGs.
+        """Write `report.html`, `report.md`, `report.json` and the pictures as PNG files.
+
+        `report.html` holds everything, for any browser, without a network.
 
         Args:
-            folder: Where to; made if it is not there. Files of these names are replaced, others
-                left alone.
+            folder: The folder; created if it does not exist. Files of these names are replaced,
+                others left alone.
 
         Raises:
-            ConfigurationError: If two sections have a picture of one name.
+            ConfigurationError: If two sections have a picture of the same name, or the package
+                Markdown is missing, or matplotlib where there are pictures.
         """
-        place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
         names = [name for section in self.sections.values() for name in section.pictures]
         if len(set(names)) < len(names):
             raise ConfigurationError(
                 f"Pictures of a report must have different names. Found {sorted(names)}. Rename"
                 " those of one section."
             )
+
+        # Before the first file is written: a missing package must not leave half a report.
+        tables = [markdown_to_html(s.result.to_markdown()) for s in self.sections.values()]
+
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
         for section in self.sections.values():
             for name, draw in section.pictures.items():
                 draw(place / f"{name}.png")
+
+        # `json` would write NaN, which no other program reads: no report is better than that one.
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
         (place / "report.json").write_text(text + "\n", encoding="utf-8")
         (place / "report.md").write_text(self.to_markdown(), encoding="utf-8")
-        (place / "report.html").write_text(self._to_html(place), encoding="utf-8")
+        html = page(self.title, self._html_blocks(place, tables))
+        (place / "report.html").write_text(html, encoding="utf-8")
 
-    def _to_html(self, place: Path) -> str:
-        """Return the page, with the pictures of the folder inside it."""
-        parts = [
-            _HEAD.format(title=escape(self.title)),
-            f"<h1>{escape(self.title)}</h1>",
-            _list(self.findings),
-        ]
-        for section in self.sections.values():
-            parts += [f"<h2>{escape(section.title)}</h2>", f"<p>{escape(section.text)}</p>"]
-            parts += [markdown_to_html(section.result.to_markdown())]
-            parts += [
-                _figure(name, (place / f"{name}.png").read_bytes()) for name in section.pictures
-            ]
-        made = _list(f"{name}: {value}" for name, value in self.about.items())
-        return "\n".join([*parts, "<h2>How it was made</h2>", made, "</body>\n</html>\n"])
+    def _html_blocks(self, place: Path, tables: list[str]) -> Iterator[str]:
+        """Yield the blocks of the page, with the tables given and the pictures of a folder."""
+        yield bullet_list(self.findings)
 
+        for section, table in zip(self.sections.values(), tables, strict=True):
+            yield section_heading(section.title)
+            yield paragraph(section.text)
+            yield table
+            # Inside the page, so that it can be mailed or moved without the folder.
+            for name in section.pictures:
+                yield picture(_caption(name), (place / f"{name}.png").read_bytes())
 
-def _list(items: Any) -> str:
-    return "<ul>" + "".join(f"<li>{escape(str(item))}</li>" for item in items) + "</ul>"
+        yield section_heading(_LAST_HEADING)
+        yield bullet_list(self._about_lines())
 
-
-def _figure(name: str, png: bytes) -> str:
-    return (
-        f'<figure><img alt="{escape(_caption(name))}"'
-        f' src="data:image/png;base64,{b64encode(png).decode()}"></figure>'
-    )
+    def _about_lines(self) -> list[str]:
+        return [f"{name}: {value}" for name, value in self.about.items()]
 
 
 def _caption(name: str) -> str:

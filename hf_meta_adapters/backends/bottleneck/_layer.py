@@ -11,7 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from hf_meta_adapters.anatomy.projections import features_of
+from hf_meta_adapters.anatomy.linear_layers import features_of
 from hf_meta_adapters.errors import ConfigurationError, UnsupportedModelError
 
 BASE = "__base__"

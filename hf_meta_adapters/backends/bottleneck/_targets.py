@@ -7,13 +7,12 @@ import re
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 
-from hf_meta_adapters.anatomy.projections import (
-    describe,
-    layer_number,
+from hf_meta_adapters.anatomy.linear_layers import (
+    describe_linear_layers,
     linear_layers,
-    output_projections,
-    own_modules,
+    visible_modules,
 )
+from hf_meta_adapters.anatomy.projections import layer_number, output_projections
 from hf_meta_adapters.backends.bottleneck._config import BottleneckConfig
 from hf_meta_adapters.errors import ConfigurationError, UnsupportedModelError
 
@@ -65,7 +64,9 @@ def check_targets(model: nn.Module, config: BottleneckConfig) -> None:
 
     # with the function by which PEFT will match them
     matched = [
-        name for name, _ in own_modules(model) if name and check_target_module_exists(config, name)
+        name
+        for name, _ in visible_modules(model)
+        if name and check_target_module_exists(config, name)
     ]
     unfit = [name for name in matched if name not in linear]
     if not matched:
@@ -74,7 +75,7 @@ def check_targets(model: nn.Module, config: BottleneckConfig) -> None:
     if unfit:
         raise UnsupportedModelError(
             "`target_modules` must match linear layers only. Found that"
-            f" {config.target_modules!r} matches {', '.join(unfit[:_SHOWN])} in {describe(model)}."
+            f" {config.target_modules!r} matches {', '.join(unfit[:_SHOWN])} in {describe_linear_layers(model)}."
             " Use ends of such names, or leave `target_modules` out."
         )
 

@@ -9,7 +9,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
-from hf_meta_adapters.anatomy.projections import own_modules
+from hf_meta_adapters.anatomy.linear_layers import visible_modules
 from hf_meta_adapters.backends.bottleneck._activation import activation_name
 from hf_meta_adapters.backends.bottleneck._config import BottleneckConfig
 from hf_meta_adapters.backends.bottleneck._layer import BASE, BottleneckLayer
@@ -89,7 +89,7 @@ class BottleneckModel(BaseTuner):
 def _check_name(name: str, model: nn.Module) -> None:
     """Refuse a name that PEFT mistakes for something else when it creates or saves an adapter."""
     # PEFT tells adapters apart by the components of the names of tensors
-    components = {part for module, _ in own_modules(model) for part in module.split(".")}
+    components = {part for module, _ in visible_modules(model) for part in module.split(".")}
     if name in components:
         owner = f"a part of a module's name in `{type(model).__name__}`"
     elif hasattr(nn.ModuleDict, name):

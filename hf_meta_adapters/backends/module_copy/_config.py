@@ -8,7 +8,7 @@ from typing import Any
 
 from peft import PeftConfig
 
-from hf_meta_adapters.anatomy.modules import KINDS
+from hf_meta_adapters.anatomy.modules import MODULE_KINDS
 from hf_meta_adapters.errors import ConfigurationError
 
 # PEFT's own enumeration of methods is closed; a string serves as well
@@ -77,9 +77,9 @@ class ModuleCopyConfig(PeftConfig):
 def _checked(modules: str | Iterable[str]) -> str | list[str]:
     """A kind, or a list of names in an order that does not depend on the process."""
     if isinstance(modules, str):
-        if modules not in KINDS:
+        if modules not in MODULE_KINDS:
             raise ConfigurationError(
-                f"`modules` must be one of {list(KINDS)} or a list of names of modules. Found"
+                f"`modules` must be one of {list(MODULE_KINDS)} or a list of names of modules. Found"
                 f" {modules!r}. Use [{modules!r}] if it is a name."
             )
         return modules

@@ -7,7 +7,7 @@ import re
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
-from hf_meta_adapters.anatomy.modules import module_places, places_pattern
+from hf_meta_adapters.anatomy.modules import find_modules, pattern_of_modules
 from hf_meta_adapters.backends.module_copy._config import ModuleCopyConfig
 from hf_meta_adapters.backends.module_copy._layer import ModuleCopyLayer
 
@@ -25,8 +25,8 @@ class ModuleCopyModel(BaseTuner):
             peft_config.target_modules = self._known_targets(peft_config)
 
         if peft_config.target_modules is None:
-            places = module_places(self.model, peft_config.modules)
-            peft_config.target_modules = places_pattern(self.model, places)
+            places = find_modules(self.model, peft_config.modules)
+            peft_config.target_modules = pattern_of_modules(self.model, places)
 
         return peft_config
 

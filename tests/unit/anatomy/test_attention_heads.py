@@ -1,4 +1,4 @@
-"""Gates per attention head: which weights a head is made of, and whether planted heads are found."""
+"""Gates per attention head: which weights make up a head, and whether planted heads are found."""
 
 import warnings
 from functools import partial
@@ -9,8 +9,13 @@ import transformers
 from torch import nn
 
 from hf_meta_adapters import BottleneckConfig, get_language_model
-from hf_meta_adapters.anatomy.attention_heads import attention_of, head_of_outputs, is_transposed
-from hf_meta_adapters.anatomy.projections import attention_outputs, linear_layers
+from hf_meta_adapters.anatomy.attention_heads import (
+    attention_of_parameter,
+    head_of_outputs,
+    is_transposed,
+)
+from hf_meta_adapters.anatomy.linear_layers import linear_layers
+from hf_meta_adapters.anatomy.projections import attention_outputs
 from hf_meta_adapters.diagnostics import LanguageMasks, learn_language_masks, mask_overlap
 from hf_meta_adapters.errors import ConfigurationError
 from tests.adapted import lora
@@ -126,8 +131,8 @@ def test_a_head_without_its_weights_hands_nothing_on(case):
     outputs = attention_outputs(linear_layers(model))
     projections = {}
     for name, weight in model.named_parameters():
-        if attention_of(name) is not None:
-            projections.setdefault(attention_of(name), {})[name] = weight.detach()
+        if attention_of_parameter(name) is not None:
+            projections.setdefault(attention_of_parameter(name), {})[name] = weight.detach()
     assert len(projections) == len(outputs)
     for (attention, weights), output in zip(projections.items(), outputs.values(), strict=True):
         assert output.startswith(attention.removesuffix(".self"))
@@ -155,7 +160,7 @@ def test_gates_of_heads_leave_the_model_alone(family):
         model, {"en": cell.batch()}, sparsity=0.5, granularity="head", seeds=(0,), steps=2
     )
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
-    assert all(attention_of(name) is not None for name in masks.shapes)
+    assert all(attention_of_parameter(name) is not None for name in masks.shapes)
     for name, mask in masks.mask("en", 0).items():
         assert (mask & torch.ones(masks.shapes[name], dtype=torch.bool)).shape == before[name].shape
     assert masks.sparsity("en", 0) == pytest.approx(0.5)
@@ -168,7 +173,7 @@ def test_heads_of_a_model_with_adapters_are_those_of_its_base(method):
     names = [
         name
         for name, p in base.named_parameters()
-        if attention_of(name) is not None and p.dim() == 2
+        if attention_of_parameter(name) is not None and p.dim() == 2
     ]
     model = get_language_model(base, method(base), ["en", "sw"])
     masks = learn_language_masks(

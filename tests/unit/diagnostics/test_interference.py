@@ -93,7 +93,7 @@ def test_equal_compute_is_enforced():
     equal = interference_report(
         scores, scores, monolingual_examples_seen=100, joint_examples_seen={"en": 100, "sw": 100}
     )
-    assert "as many examples" in equal.to_markdown()
+    assert "same number of examples" in equal.to_markdown()
     unequal = {"monolingual_examples_seen": {"en": 100, "sw": 1000}, "joint_examples_seen": 100}
     with pytest.raises(ConfigurationError, match=r"\{'sw': \(1000, 100\)\}"):
         interference_report(scores, scores, **unequal)

@@ -13,7 +13,7 @@ from hf_meta_adapters.diagnostics import (
     gradient_conflict,
     plan_language_capacity,
 )
-from hf_meta_adapters.diagnostics._capacity_plan import LayerNeed
+from hf_meta_adapters.diagnostics.capacity_plan import LayerNeed
 from hf_meta_adapters.errors import ConfigurationError
 from tests.adapted import ia3, layer_norm, lora
 from tests.tiny import PRETRAINING, tiny

@@ -1,12 +1,16 @@
 import json
+import re
+import sys
 from base64 import b64decode
+from html import escape
 from html.parser import HTMLParser
 
 import pytest
 
 from hf_meta_adapters.diagnostics import DiagnosticReport, ReportSection, interference_report
 from hf_meta_adapters.errors import ConfigurationError
-from hf_meta_adapters.results.tables import markdown_table, markdown_to_html
+from hf_meta_adapters.results._html import markdown_to_html
+from hf_meta_adapters.results.tables import markdown_table
 
 RESULT = interference_report(
     {"en": {"<ner>": 80.0, "pos": 1.0}, "te": {"<ner>": 70.0}},
@@ -93,4 +97,36 @@ def test_two_pictures_of_one_name_are_refused(tmp_path):
 def test_every_cell_of_a_table_comes_through():
     table = markdown_table(["a", "", "c"], [["**x**", "", "<1>"], ["", "y", ""]])
     assert read(markdown_to_html(table)).rows == [["a", "", "c"], ["x", "", "<1>"], ["", "y", ""]]
-    assert markdown_to_html("a\nb\n\n**c**") == "<p>a b</p>\n<p><strong>c</strong></p>"
+    assert markdown_to_html("a\nb\n\n**c**") == "<p>a\nb</p>\n<p><strong>c</strong></p>"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<script>alert(1)</script>",
+        "<b onclick=x>",
+        "&lt;b&gt; & &#60;b&#62;",
+        "[a](javascript:alert(1))",
+        "![a](http://b)",
+        "[a]",
+        "<http://b>",
+        "<a@b.c>",
+        "\"a\" 'b'",
+        "`a` *b* __c__ \\* <!-- d -->",
+    ],
+)
+def test_text_of_users_stays_text(text):
+    table = markdown_table(["a", "b"], [[text, "1"], ["x", text]])
+    page = markdown_to_html(f"{table}\n\nScores: {text}.\n\n[a]: http://b")
+    assert read(page).rows == [["a", "b"], [text, "1"], ["x", text]]
+    assert set(re.findall(r"<(\w+)", page)) == {"table", "thead", "tbody", "tr", "th", "td", "p"}
+    assert f"<p>Scores: {escape(text)}.</p>" in page
+
+
+def test_without_the_package_markdown_the_extra_is_named_and_nothing_is_written(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "markdown", None)
+    with pytest.raises(ConfigurationError, match=r"package Markdown.*hf-meta-adapters\[plots\]"):
+        report(costs=RESULT.plot).save(tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()

@@ -243,7 +243,7 @@ def test_a_mixture_of_experts_is_refused_by_name_until_its_feed_forwards_are_lef
     model = transformers.AutoModel.from_config(getattr(transformers, name)(**MIXTURES[name]))
     with pytest.raises(UnsupportedModelError) as error:
         get_peft_model(model, BottleneckConfig(bottleneck_size=2), "sw")
-    assert f"Found no feed-forward beside layers.*.self_attn in `{type(model).__name__}`" in str(
+    assert f"Found no feed-forward next to layers.*.self_attn in `{type(model).__name__}`" in str(
         error.value
     )
     assert "'layers.*.self_attn.o_proj'" in str(error.value)

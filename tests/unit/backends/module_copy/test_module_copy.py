@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoModelForTokenClassification, BertModel
 
 from hf_meta_adapters import LanguageAdapterModel, ModuleCopyConfig, get_language_model
-from hf_meta_adapters.anatomy.modules import KINDS, module_places, places_pattern
+from hf_meta_adapters.anatomy.modules import MODULE_KINDS, find_modules, pattern_of_modules
 from hf_meta_adapters.backends.module_copy._layer import ModuleCopyLayer
 from hf_meta_adapters.backends.weights_file import WEIGHTS
 from hf_meta_adapters.errors import ConfigurationError, UnsupportedModelError
@@ -50,7 +50,7 @@ PLACES = {
 
 @pytest.mark.parametrize(("name", "kind"), PLACES)
 def test_the_places_of_a_kind(name: str, kind: str) -> None:
-    assert module_places(tiny(name).make(), kind) == PLACES[name, kind]
+    assert find_modules(tiny(name).make(), kind) == PLACES[name, kind]
 
 
 @pytest.mark.parametrize("cell", PRETRAINING, ids=str)
@@ -58,7 +58,7 @@ def test_the_kinds_are_disjoint_but_for_norms_and_cover_every_linear_layer_of_th
     cell: TinyModel,
 ) -> None:
     base = cell.make()
-    places = {kind: module_places(base, kind) for kind in KINDS}
+    places = {kind: find_modules(base, kind) for kind in MODULE_KINDS}
     assert not set(places["attention"]) & set(places["feed_forward"])
     inside = tuple(f"{place}." for kind in ("attention", "feed_forward") for place in places[kind])
     layers = [
@@ -70,29 +70,27 @@ def test_the_kinds_are_disjoint_but_for_norms_and_cover_every_linear_layer_of_th
     assert all("Norm" in norm.__name__ for norm in norms)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODULE_KINDS)
 @pytest.mark.parametrize("cell", MODELS, ids=str)
 def test_a_pattern_finds_its_places_and_those_of_the_body_alone(cell: TinyModel, kind: str) -> None:
     base = cell.make()
-    places = module_places(base, kind)
-    pattern = places_pattern(base, places)
-    assert module_places(base, [pattern]) == [
+    places = find_modules(base, kind)
+    pattern = pattern_of_modules(base, places)
+    assert find_modules(base, [pattern]) == [
         name for name, _ in base.named_modules() if name in places
     ]
     body = getattr(base, base.base_model_prefix, None)
     if isinstance(body, nn.Module):
         start = f"{base.base_model_prefix}."
-        assert set(module_places(body, [pattern])) == {
-            place.removeprefix(start) for place in places
-        }
+        assert set(find_modules(body, [pattern])) == {place.removeprefix(start) for place in places}
 
 
 def test_modules_are_named_by_ends_and_regular_expressions() -> None:
     base = tiny("bert").make()
     both = [f"bert.encoder.layer.{n}.intermediate" for n in (0, 1)]
-    assert module_places(base, ["intermediate"]) == module_places(base, both) == both
-    assert module_places(base, [r".*layer\.1\.output"]) == ["bert.encoder.layer.1.output"]
-    nested = module_places(base, ["attention", r".*attention\.output\.LayerNorm", "cls"])
+    assert find_modules(base, ["intermediate"]) == find_modules(base, both) == both
+    assert find_modules(base, [r".*layer\.1\.output"]) == ["bert.encoder.layer.1.output"]
+    nested = find_modules(base, ["attention", r".*attention\.output\.LayerNorm", "cls"])
     assert nested == ["bert.encoder.layer.0.attention", "bert.encoder.layer.1.attention", "cls"]
 
 
@@ -108,16 +106,16 @@ class Packed(nn.Linear):
         (
             ["norms"],
             UnsupportedModelError,
-            r"Found none for 'norms'. Write names .*`BertForMaskedLM`, such as \['Layer",
+            r"Found none for 'norms'. Use the names .*`BertForMaskedLM`, such as \['Layer",
         ),
         (["dropout"], UnsupportedModelError, "Found none for 'dropout'"),
         (
             ["encoder.layer"],
             UnsupportedModelError,
-            "Found for 'encoder.layer' 'bert.encoder.layer', which is a list",
+            "Found 'bert.encoder.layer' for 'encoder.layer', which is a list",
         ),
-        (["cls.packed"], UnsupportedModelError, "'cls.packed', which is quantised"),
-        (["["], ConfigurationError, r"Found '\[': unterminated character set .*Write for example"),
+        (["cls.packed"], UnsupportedModelError, "'cls.packed', which is quantized"),
+        (["["], ConfigurationError, r"Found '\[': unterminated character set .*Use for example"),
     ],
 )
 def test_modules_that_cannot_be_copied_are_refused(
@@ -137,10 +135,10 @@ def test_a_model_without_the_kind_is_refused() -> None:
             super().__init__()
             self.first = nn.Linear(2, 2)
 
-    for kind in KINDS:
+    for kind in MODULE_KINDS:
         with pytest.raises(
             UnsupportedModelError,
-            match=rf'Found none for "{kind}". Write .*`Bare`, such as \[\'first',
+            match=rf'Found none for "{kind}". Use the names .*`Bare`, such as \[\'first',
         ):
             get_language_model(Bare(), ModuleCopyConfig(kind), ["en"])
 
@@ -174,14 +172,14 @@ def test_a_configuration_survives_a_file(tmp_path: Path) -> None:
     assert again.to_dict() == config.to_dict()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODULE_KINDS)
 def test_the_originals_are_frozen_outside_of_theta_and_in_the_checkpoint(
     kind: str, tmp_path: Path
 ) -> None:
     cell = tiny("bert")
     bare = cell.make()
     model = get_language_model(cell.make(), ModuleCopyConfig(kind), ["en", "sw"])
-    places = module_places(bare, kind)
+    places = find_modules(bare, kind)
     originals = {
         name
         for name, _ in bare.named_parameters()

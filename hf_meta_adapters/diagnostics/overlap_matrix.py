@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from hf_meta_adapters._typing import Language
+from hf_meta_adapters.diagnostics._language_matrix import (
+    entries_between_languages,
+    language_table,
+)
 from hf_meta_adapters.results.plots import plot_heat_map, plot_lines
-from hf_meta_adapters.results.tables import as_lists, format_number, markdown_table
+from hf_meta_adapters.results.tables import as_lists, format_number
 
 if TYPE_CHECKING:
     import os
@@ -26,9 +30,9 @@ class OverlapMatrix:
 
     Attributes:
         languages: The languages, in the order of rows and columns.
-        matrix: Mean overlap over pairs of different seeds, shape (L, L); the diagonal is
-            `baseline`.
-        baseline: Overlap between seeds of one language, shape (L,), or `None` with a single seed.
+        matrix: Mean overlap over pairs of different seeds, shape (L, L). The diagonal holds
+            `baseline`, or 1 without a baseline.
+        baseline: Overlap between seeds of one language, shape (L,); `None` with a single seed.
         per_layer: Layer → matrix of that layer.
         chance: Overlap of independent masks of the same mean density.
         measure: `"jaccard"` or `"agreement"`.
@@ -46,20 +50,24 @@ class OverlapMatrix:
     @property
     def between_languages(self) -> float:
         """Mean overlap of two languages; NaN with a single language."""
-        return _off_diagonal_mean(self.matrix)
+        return float(entries_between_languages(self.matrix).mean())
 
     @property
     def between_seeds(self) -> float:
         """Mean overlap of two seeds of one language; NaN with a single seed."""
-        return float("nan") if self.baseline is None else float(self.baseline.mean())
+        if self.baseline is None:
+            return float("nan")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as strings, numbers, lists and dicts, ready for JSON; NaN becomes `None`."""
+        return float(self.baseline.mean())
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the result as strings, numbers, lists and dicts for JSON, with `None` for NaN."""
         return {
             "languages": list(self.languages),
             "matrix": as_lists(self.matrix),
-            "baseline": None if self.baseline is None else as_lists(self.baseline),
+            "baseline": as_lists(self.baseline),
             "per_layer": {layer: as_lists(matrix) for layer, matrix in self.per_layer.items()},
+            # Means are written in single precision, as in every report so far.
             "between_languages": as_lists(torch.tensor(self.between_languages)),
             "between_seeds": as_lists(torch.tensor(self.between_seeds)),
             "chance": self.chance,
@@ -68,23 +76,25 @@ class OverlapMatrix:
         }
 
     def to_markdown(self) -> str:
-        """Return the matrix as a Markdown table, and what it has to be compared with."""
-        rows = [
-            [language, *(format_number(float(value), 2) for value in row)]
-            for language, row in zip(self.languages, self.matrix, strict=True)
-        ]
-        return f"{markdown_table([self.measure, *self.languages], rows)}\n\n{self._caption()}"
+        """Return the matrix as a Markdown table, and what to compare it with."""
+
+        def entry(i: int, j: int) -> str:
+            return format_number(float(self.matrix[i, j]), 2)
+
+        table = language_table(self.measure, self.languages, entry)
+        return f"{table}\n\n{self._caption()}"
 
     def plot(self, path: str | os.PathLike[str] | None = None, ax: Axes | None = None) -> Axes:
         """Draw the matrix as a heat map.
 
         Args:
-            path: Where to write the picture; its suffix names the format.
+            path: The file to write the picture to; its suffix determines the format.
             ax: Axes to draw into; a new figure by default.
 
         Returns:
             The axes.
         """
+        # The whole range of an overlap, so that the pictures of several models can be compared.
         return plot_heat_map(
             self.matrix,
             self.languages,
@@ -99,22 +109,25 @@ class OverlapMatrix:
     def plot_layers(
         self, path: str | os.PathLike[str] | None = None, ax: Axes | None = None
     ) -> Axes:
-        """Draw, layer by layer, the overlap between languages and that between seeds.
+        """Draw the mean overlap between languages and between seeds, layer by layer.
 
         Args:
-            path: Where to write the picture.
-            ax: Axes to draw into.
+            path: The file to write the picture to; its suffix determines the format.
+            ax: Axes to draw into; a new figure by default.
 
         Returns:
             The axes.
         """
+        matrices = self.per_layer.values()
+
         lines = {
-            "between languages": [_off_diagonal_mean(matrix) for matrix in self.per_layer.values()]
+            "between languages": [
+                float(entries_between_languages(matrix).mean()) for matrix in matrices
+            ]
         }
         if self.baseline is not None:
-            lines["between seeds"] = [
-                float(matrix.diagonal().mean()) for matrix in self.per_layer.values()
-            ]
+            lines["between seeds"] = [float(matrix.diagonal().mean()) for matrix in matrices]
+
         return plot_lines(
             lines,
             list(self.per_layer),
@@ -126,16 +139,10 @@ class OverlapMatrix:
         )
 
     def _caption(self) -> str:
-        seeds = (
-            "one seed, no baseline"
-            if self.baseline is None
-            else f"between seeds {self.between_seeds:.2f}"
-        )
-        return (
-            f"Between languages {format_number(self.between_languages, 2)}, {seeds}, by chance"
-            f" {self.chance:.2f}."
-        )
+        seeds = "one seed, no baseline"
+        if self.baseline is not None:
+            seeds = f"between seeds {self.between_seeds:.2f}"
 
-
-def _off_diagonal_mean(matrix: Tensor) -> float:
-    return float(matrix[~torch.eye(len(matrix), dtype=torch.bool)].mean())
+        # NaN with a single language.
+        between = format_number(self.between_languages, 2)
+        return f"Between languages {between}, {seeds}, by chance {self.chance:.2f}."

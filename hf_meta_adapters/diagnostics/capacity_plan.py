@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from torch import Tensor
 
@@ -12,7 +12,12 @@ from hf_meta_adapters._typing import Language
 from hf_meta_adapters.anatomy.layers import layer_index
 from hf_meta_adapters.diagnostics._layer_limits import limits_to_layers
 from hf_meta_adapters.results.plots import plot_lines
-from hf_meta_adapters.results.tables import as_lists, format_number, markdown_table
+from hf_meta_adapters.results.tables import (
+    as_lists,
+    format_number,
+    markdown_table,
+    none_if_nan,
+)
 
 if TYPE_CHECKING:
     import os
@@ -44,7 +49,7 @@ class LayerNeed:
 
 @dataclass(frozen=True, eq=False)
 class CapacityPlan:
-    """Where to put language-specific capacity, and who shares it.
+    """Where to put language-specific capacity, and which languages share it.
 
     Attributes:
         target_layers: The layers that should get it, in the order of the model.
@@ -64,23 +69,25 @@ class CapacityPlan:
 
     @property
     def layers_to_transform(self) -> list[int]:
-        """The numbers of the target layers, as PEFT's configs take them.
+        """The numbers of the target layers, in the form that PEFT's configurations take.
 
-        An encoder-decoder counts both stacks from 0, so that a number there means a layer of each.
+        An encoder-decoder counts the layers of both stacks from 0, so a number there means a layer
+        of each.
         """
-        return sorted(
-            {index for layer in self.target_layers if (index := layer_index(layer)) is not None}
-        )
+        # As a set: layer 3 of the encoder and layer 3 of the decoder are one number.
+        indices = {layer_index(layer) for layer in self.target_layers}
+        return sorted(index for index in indices if index is not None)
 
     def configure(self, config: Config) -> Config:
         """Return a copy of an adapter's configuration that puts it into the target layers only.
 
         Args:
             config: A dataclass that can be limited in one of three ways: with `exclude_modules`
-                (`peft.LoraConfig`, `peft.IA3Config`, `peft.LNTuningConfig`, …), which keeps all but
-                the target layers out; with `layers_to_transform` (`BottleneckConfig`), whose
-                numbers mean both stacks of an encoder-decoder; or with a list of `modules`
-                (`ModuleCopyConfig(["LayerNorm"])`), of which those outside are left out.
+                (`peft.LoraConfig`, `peft.IA3Config`, `peft.LNTuningConfig`, …), which keeps
+                everything but the target layers out; with `layers_to_transform`
+                (`BottleneckConfig`), whose numbers mean both stacks of an encoder-decoder; or with
+                a list of `modules` (`ModuleCopyConfig(["LayerNorm"])`), which is narrowed to the
+                modules inside the target layers.
 
         Returns:
             The configuration for `get_language_model`.
@@ -91,29 +98,39 @@ class CapacityPlan:
         Example:
             >>> from hf_meta_adapters import BottleneckConfig
             >>> need = LayerNeed("encoder.layer.3", conflict=0.5, specificity=None, rank=1.0)
-            >>> plan = CapacityPlan(("encoder.layer.3",), (("en",), ("sw",)), (need,), ("en", "sw"), Tensor(), 0.5)
+            >>> plan = CapacityPlan(
+            ...     target_layers=("encoder.layer.3",),
+            ...     groups=(("en",), ("sw",)),
+            ...     layers=(need,),
+            ...     languages=("en", "sw"),
+            ...     similarity=Tensor(),
+            ...     share_above=0.5,
+            ... )
             >>> plan.configure(BottleneckConfig(bottleneck_size=8)).layers_to_transform
             [3]
         """
         limits = limits_to_layers(config, self.target_layers, self.layers_to_transform)
+        # A copy, so that the configuration stays as it is; `replace` runs its checks once more.
         limited: Config = replace(config, **limits)  # type: ignore[type-var]
         return limited
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as strings, numbers, lists and dicts, ready for JSON; NaN becomes `None`."""
+    def to_dict(self) -> dict[str, object]:
+        """Return the result as strings, numbers, lists and dicts for JSON, with `None` for NaN."""
+        layers = [
+            {
+                "layer": need.layer,
+                "conflict": none_if_nan(need.conflict),
+                "specificity": need.specificity,
+                "rank": need.rank,
+            }
+            for need in self.layers
+        ]
+
         return {
             "target_layers": list(self.target_layers),
             "layers_to_transform": self.layers_to_transform,
             "groups": [list(group) for group in self.groups],
-            "layers": [
-                {
-                    "layer": need.layer,
-                    "conflict": None if math.isnan(need.conflict) else need.conflict,
-                    "specificity": need.specificity,
-                    "rank": need.rank,
-                }
-                for need in self.layers
-            ],
+            "layers": layers,
             "languages": list(self.languages),
             "similarity": as_lists(self.similarity),
             "share_above": self.share_above,
@@ -121,19 +138,18 @@ class CapacityPlan:
 
     def to_markdown(self) -> str:
         """Return the ranked layers as a Markdown table, and the groups of languages."""
-        rows = [
-            [
-                f"**{need.layer}**" if need.layer in self.target_layers else need.layer,
-                format_number(need.rank, 1),
-                format_number(need.conflict, sign=True),
-                format_number(
-                    math.nan if need.specificity is None else need.specificity, sign=True
-                ),
-            ]
-            for need in self.layers
-        ]
-        groups = "; ".join(" + ".join(group) for group in self.groups)
+        rows: list[list[str]] = []
+        for need in self.layers:
+            name = need.layer
+            if name in self.target_layers:
+                name = f"**{name}**"
+
+            conflict = format_number(need.conflict, sign=True)
+            specificity = format_number(_nan_if_none(need.specificity), sign=True)
+            rows.append([name, format_number(need.rank, 1), conflict, specificity])
+
         table = markdown_table(["layer", "rank", "conflict", "specificity"], rows)
+        groups = "; ".join(" + ".join(group) for group in self.groups)
         return (
             f"{table}\n\nBold layers are in the plan. Languages that may share an adapter:"
             f" {groups}."
@@ -143,7 +159,7 @@ class CapacityPlan:
         """Draw conflict and specificity of the layers, the neediest first.
 
         Args:
-            path: Where to write the picture; its suffix names the format.
+            path: The file to write the picture to; its suffix determines the format.
             ax: Axes to draw into; a new figure by default.
 
         Returns:
@@ -151,16 +167,22 @@ class CapacityPlan:
         """
         lines = {"conflict of gradients": [need.conflict for need in self.layers]}
         if any(need.specificity is not None for need in self.layers):
-            missing = math.nan
-            lines["specificity of masks"] = [
-                missing if n.specificity is None else n.specificity for n in self.layers
-            ]
+            lines["specificity of masks"] = [_nan_if_none(need.specificity) for need in self.layers]
+
         return plot_lines(
             lines,
             [need.layer for need in self.layers],
             title="Where languages differ most",
-            xlabel="layer, the greatest need first",
-            ylabel="short of agreement within a language",
+            xlabel="layer, greatest need first",
+            ylabel="shortfall from agreement within a language",
             path=path,
             ax=ax,
         )
+
+
+def _nan_if_none(value: float | None) -> float:
+    """Return a number for tables and pictures, which leave NaN out."""
+    if value is None:
+        return math.nan
+
+    return value

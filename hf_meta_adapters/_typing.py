@@ -24,3 +24,6 @@ MicroBatches: TypeAlias = Loss | Sequence[Loss]
 
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
 """The examples of one language: a `datasets.Dataset`, or a list of dicts."""
+
+IGNORED_LABEL = -100
+"""The label of a position that no loss counts: the default `ignore_index` of torch's cross entropy."""

@@ -15,6 +15,7 @@ from hf_meta_adapters.data import LanguageBatchSampler, LanguageCollator, Langua
 from hf_meta_adapters.data.language_datasets import size_of
 from hf_meta_adapters.data.overlap import check_roles
 from hf_meta_adapters.data.roles import split_roles
+from hf_meta_adapters.data.step_partition import StepPartition
 from hf_meta_adapters.errors import ConfigurationError, DataError, check_known_language
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps.losses import predicts_the_next_token
@@ -215,9 +216,11 @@ def train_dataloader(
         alpha=args.sampling_temperature,
         seed=args.seed if args.data_seed is None else args.data_seed,
         steps_per_epoch=args.max_steps if streaming and args.max_steps > 0 else None,
-        accumulation_steps=args.gradient_accumulation_steps,
-        rank=args.process_index,
-        world_size=args.world_size,
+        partition=StepPartition(
+            rank=args.process_index,
+            world_size=args.world_size,
+            accumulation_steps=args.gradient_accumulation_steps,
+        ),
     )
     return DataLoader(
         LanguageDatasets(datasets),

@@ -33,7 +33,8 @@ EQUAL = [
 DIFFERENT = [
     "ab", "a b", "", ["ab"], ["a", "b"], [["a"], "b"], [["a", "b"]], [1, 2], [12], [[1], 2],
     {"text": "ab"}, {"title": "ab"}, {"text": "a", "title": "b"}, {"input_ids": [1, 2]},
-    {"input_ids": [1, 2, 0]}, b"ab", "1", 1, 1.5, True, datetime.date(2020, 1, 1), {"text": b"ab"}, "\ud800", "é", "e\u0301",
+    {"input_ids": [1, 2, 0]}, b"ab", "1", 1, 1.5, True, datetime.date(2020, 1, 1), {"text": b"ab"},
+    "\ud800", "é", "e\u0301",
 ]  # fmt: skip
 
 

@@ -78,7 +78,7 @@ def test_the_picture_and_the_table_have_every_method(tmp_path: Path) -> None:
         ({"a": {"en": [1.0]}}, {"confidence": 1.0}, ConfigurationError, r"Found 1\.0"),
         ({"a": {"en": [1.0]}, "b": {"sw": [1.0]}}, {}, LanguageError, r"Found \['sw'\] for 'b'"),
         ({"a": {"en": [1.0]}, "b": {"en": [1.0, 2.0]}}, {}, DataError, "'b': 2"),
-        ({"a": {"en": [1.0], "sw": [1.0, 2.0]}}, {}, DataError, "one score a seed"),
+        ({"a": {"en": [1.0], "sw": [1.0, 2.0]}}, {}, DataError, "one score per seed"),
         ({"a": {"en": [float("nan")]}}, {}, DataError, "Found nan"),
     ],
 )

@@ -51,6 +51,7 @@ def digest(row: Example, columns: Sequence[str] | None = None) -> bytes:
         True
     """
     if isinstance(row, Mapping):
+        # `datasets` fills columns that a row lacks with `None`.
         row = {name: row[name] for name in _columns(row, columns) if row[name] is not None}
 
     text = json.dumps(row, sort_keys=True, default=_plain)
@@ -86,6 +87,7 @@ def _rows(dataset: MapStyleDataset) -> Iterable[Example]:
 
 def _columns(row: Mapping[str, object], columns: Sequence[str] | None) -> Sequence[str]:
     if columns is None:
+        # Tokens alone: masks and ids of the same text may differ between two datasets.
         return ["input_ids"] if "input_ids" in row else list(row)
 
     missing = [name for name in columns if name not in row]
@@ -94,6 +96,7 @@ def _columns(row: Mapping[str, object], columns: Sequence[str] | None) -> Sequen
             f"Every row must have the columns {list(columns)}. Found a row of {list(row)}. Add the"
             " missing columns or remove the row."
         )
+
     return columns
 
 

@@ -61,6 +61,8 @@ def load_local_datasets(
             f"`folder` must be a folder that holds one folder for each language. Found no {root}."
             " Check the spelling, and the folder in which the command was started."
         )
+
+    # A name alone: nothing may lead out of the folder.
     if Path(split).name != split:
         raise DataError(
             '`split` must be the name of a file without suffix, such as "test". Found'
@@ -73,6 +75,7 @@ def load_local_datasets(
             f"A folder of data must hold <language>/{split}.<suffix>. Found none in {root}. Pass"
             " the folder above those of the languages."
         )
+
     return {check_language(key): _read(root / key, split, limit) for key in keys}
 
 
@@ -87,6 +90,7 @@ def _file(folder: Path, split: str) -> Path | None:
         path = folder / f"{split}{suffix}"
         if path.is_file():
             return path
+
     return None
 
 
@@ -99,10 +103,12 @@ def _read(folder: Path, split: str, limit: int | None) -> datasets.Dataset:
         )
 
     parse = _PARSERS[path.name[len(split) :].removesuffix(".gz")]
+
     rows: list[Row] = []
     for number, line in enumerate(_lines(path), 1):
         if limit is not None and len(rows) >= limit:
             break
+
         if line:
             rows.append(_parse(parse, line, f"line {number} of {path}"))
 
@@ -111,12 +117,14 @@ def _read(folder: Path, split: str, limit: int | None) -> datasets.Dataset:
             f"A file of data must hold at least one example. Found none in {path}. Remove the"
             " language, or fill the file."
         )
+
     return datasets.Dataset.from_list(rows)
 
 
 def _contents(folder: Path) -> str:
     if not folder.is_dir():
         return "no such folder"
+
     return str(sorted(file.name for file in folder.iterdir()))
 
 
@@ -128,6 +136,7 @@ def _lines(path: Path) -> Iterator[str]:
             for line in file:
                 yield line.decode("utf-8").rstrip("\r\n")
                 lines_read += 1
+    # Damage to a compressed file shows as any of the last three, depending on where it is.
     except (UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
         raise DataError(
             "A file of data must be UTF-8 text, compressed by gzip if its name ends in .gz. Found"
@@ -139,6 +148,7 @@ def _lines(path: Path) -> Iterator[str]:
 def _open(path: Path) -> BinaryIO:
     if path.suffix == ".gz":
         return cast(BinaryIO, gzip.open(path, "rb"))
+
     return path.open("rb")
 
 
@@ -157,6 +167,7 @@ def _parse(parse: Callable[[str], object], line: str, where: str) -> Row:
             f"A line must hold an object. Found `{type(row).__name__}` in {where}. Use a line such"
             ' as {"text": "..."}.'
         )
+
     return row
 
 
@@ -164,6 +175,7 @@ def _parse_pair(line: str) -> Row:
     key, tab, text = line.partition("\t")
     if not tab:
         raise ValueError("no tab")
+
     return {"id": key, "text": text}
 
 

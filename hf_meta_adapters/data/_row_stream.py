@@ -39,6 +39,7 @@ class RowStream:
             if self._shuffle:
                 row = int(self._permutation(pass_number, self._size)[place])
             rows.append((row, pass_number))
+
         return rows
 
     def _permutation(self, pass_number: int, size: int) -> NDArray[np.int64]:

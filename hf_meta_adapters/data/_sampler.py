@@ -88,12 +88,14 @@ class LanguageBatchSampler(Sampler[list[Key]]):
             self._sizes["meta"] = meta_sizes
         _check_sizes(self._sizes, sampling_weights)
 
+        # Of one process and one micro-step.
         if meta_batch_size is None:
             meta_batch_size = batch_size
         self._batch_sizes: dict[Role, int] = {
             "train": check_whole_number("batch_size", batch_size),
             "meta": check_whole_number("meta_batch_size", meta_batch_size),
         }
+
         if languages_per_step is None:
             languages_per_step = len(languages)
         self._languages_per_step = check_whole_number(
@@ -106,9 +108,12 @@ class LanguageBatchSampler(Sampler[list[Key]]):
 
         # Where one epoch has no room for every language, exact counts hold over a cycle of epochs.
         self._cycle = ceil(len(languages) / (self._steps * self._languages_per_step))
-        weights = _weights(train_sizes, alpha) if sampling_weights is None else sampling_weights
+        weights = sampling_weights
+        if weights is None:
+            weights = _weights(train_sizes, alpha)
         self._counts = self._counts_per_cycle(languages, weights)
 
+        # Seeded one by one: adding a language leaves the order of the others' rows as it is.
         self._streams: dict[tuple[Role, Language], RowStream] = {}
         for role, sizes in self._sizes.items():
             for key, size in sizes.items():
@@ -145,6 +150,7 @@ class LanguageBatchSampler(Sampler[list[Key]]):
         for role in self._sizes:
             per_step = self.rows_per_step(role)
             rows[role] = {key: count * per_step for key, count in visits.items()}
+
         return rows
 
     def rows_per_step(self, role: Role) -> int:
@@ -169,6 +175,7 @@ class LanguageBatchSampler(Sampler[list[Key]]):
                     yield languages, visits
                 for key in languages:
                     visits[key] += 1
+
             cycle, skipped = cycle + 1, 0
 
     def _keys(
@@ -182,6 +189,7 @@ class LanguageBatchSampler(Sampler[list[Key]]):
                 )
                 rows = self._streams[role, language].rows(positions)
                 keys += [Key(role, language, row, visit) for row, visit in rows]
+
         return keys
 
     def _epoch_length(self, steps_per_epoch: int | None) -> int:
@@ -197,6 +205,7 @@ class LanguageBatchSampler(Sampler[list[Key]]):
                 " `max_steps=1000` in the training arguments."
             )
 
+        # As many steps as show the rows of all languages, each once if it is sampled by its size.
         rows = sum(size or 0 for size in sizes.values())
         return ceil(rows / (self._languages_per_step * self.rows_per_step("train")))
 
@@ -204,6 +213,7 @@ class LanguageBatchSampler(Sampler[list[Key]]):
         self, languages: Sequence[Language], weights: Mapping[Language, float]
     ) -> dict[Language, int]:
         """Return c_l: in how many steps of a cycle each language is."""
+        # Exact counts, not independent draws: by chance, a rare language could miss an epoch.
         steps = self._cycle * self._steps
         return apportion(
             steps * self._languages_per_step,

@@ -73,10 +73,12 @@ def load_language_datasets(
         name = names.get(key, key)
         rows = datasets.load_dataset(str(source), name, split=split, revision=revision)
         rows = _with_prefix(rows, id_prefixes.get(key))
+
         if not len(rows):
             condition = ""
             if id_prefixes.get(key):
                 condition = f", with ids that begin with {id_prefixes[key]!r}"
+
             raise DataError(
                 f"A language must have examples. Found none of {key!r} in {source}, split"
                 f" {split!r}{condition}. Remove the language."
@@ -85,6 +87,7 @@ def load_language_datasets(
         if limit is not None:
             rows = rows.select(range(min(limit, len(rows))))
         by_language[key] = rows
+
     return by_language
 
 

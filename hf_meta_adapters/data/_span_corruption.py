@@ -67,6 +67,7 @@ class SpanCorruptionCollator:
                 f" {len(self.sentinels)} sentinels and `mask_token_id={self.mask_token_id}`. Pass"
                 " one of them."
             )
+
         if not 0 < self.noise_density < 1 or not self.mean_span_length >= 1:
             raise ConfigurationError(
                 "`noise_density` must be in (0, 1) and `mean_span_length` at least 1. Found"
@@ -95,6 +96,7 @@ class SpanCorruptionCollator:
 
     def _draw_spans(self, tokens: Sequence[int]) -> list[list[int]]:
         """Return the places of each span to cut out."""
+        # Of n words at most n − 1, so that some text is left to tell what is missing.
         words = [place for place, token in enumerate(tokens) if token not in self.special_ids]
         cut = min(max(round(self.noise_density * len(words)), 1), len(words) - 1)
         if cut < 1:
@@ -107,12 +109,14 @@ class SpanCorruptionCollator:
         # Kept and hidden segments take turns, and the first is kept: so no two spans touch.
         kept_lengths = _random_segments(len(words) - cut, count)
         hidden_lengths = _random_segments(cut, count)
+
         spans = []
         start = 0
         for kept, hidden in zip(kept_lengths, hidden_lengths, strict=True):
             start += kept
             spans.append(words[start : start + hidden])
             start += hidden
+
         return spans
 
     def _replace(self, tokens: Sequence[int], spans: Sequence[Sequence[int]]) -> list[int]:
@@ -123,6 +127,8 @@ class SpanCorruptionCollator:
             replacement = self.mask_token_id
             if replacement is None:
                 replacement = self.sentinels[number]
+
+            # The first place of a span takes the replacement, the others drop out.
             replacements[span[0]] = replacement
             hidden.update(span)
 
@@ -132,6 +138,7 @@ class SpanCorruptionCollator:
                 inputs.append(replacements[place])
             elif place not in hidden:
                 inputs.append(token)
+
         return inputs
 
     def _labels(self, tokens: list[int], spans: Sequence[Sequence[int]]) -> list[int]:
@@ -139,12 +146,14 @@ class SpanCorruptionCollator:
             return tokens
 
         labels = []
+        # There are more sentinels than spans: the next one marks the end of the last span.
         for sentinel, span in zip(self.sentinels, spans, strict=False):
             labels += [sentinel, *(tokens[place] for place in span)]
 
         labels.append(self.sentinels[len(spans)])
         if self.eos_token_id is not None:
             labels.append(self.eos_token_id)
+
         return labels
 
 
@@ -152,6 +161,7 @@ def _random_segments(total: int, count: int) -> list[int]:
     """Divide a number into positive summands at random, every division with equal probability."""
     # count − 1 distinct cuts among the total − 1 places between units: each set is equally likely.
     ends = (torch.randperm(total - 1)[: count - 1] + 1).sort().values.tolist()
+
     return [end - start for start, end in zip([0, *ends], [*ends, total], strict=True)]
 
 

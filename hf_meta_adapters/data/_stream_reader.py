@@ -62,6 +62,8 @@ class StreamReader:
     def _begin(self, pass_number: int) -> Iterator[Example]:
         self._pass, self._pass_start = pass_number, self._position
 
+        # By name, not by type: `datasets` and many streams of users have it.
         if hasattr(self._dataset, "set_epoch"):
             self._dataset.set_epoch(pass_number)
+
         return iter(self._dataset)

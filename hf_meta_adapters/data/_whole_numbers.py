@@ -29,4 +29,5 @@ def check_whole_number(
     too_large = highest is not None and value > highest
     if not isinstance(value, int) or value < lowest or too_large:
         raise ConfigurationError(f"`{name}` must be a whole number {bounds}. Found {value!r}.")
+
     return value

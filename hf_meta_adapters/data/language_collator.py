@@ -69,9 +69,11 @@ class LanguageCollator:
         for (role, language), group in groups.items():
             with seeded(self._seed_of(role, language, group)):
                 batch = self._collate(role, language, [example for _, example in group])
+
             if self._check is not None:
                 self._check(role, language, batch)
             step.setdefault(role, {})[language] = batch
+
         return step
 
     def _seed_of(self, role: Role, language: Language, group: Sequence[Keyed]) -> int:
@@ -79,6 +81,7 @@ class LanguageCollator:
         numbers: list[int] = []
         for key, _ in group:
             numbers += (key.index, key.visit)
+
         return stable_seed(self._seed, role, language, *numbers)
 
     def _collate(self, role: Role, language: Language, examples: list[Example]) -> Batch:
@@ -101,4 +104,5 @@ class LanguageCollator:
 def _describe(example: Example) -> str:
     if isinstance(example, Mapping):
         return f"columns {sorted(map(str, example))}"
+
     return f"`{type(example).__name__}`"

@@ -79,6 +79,8 @@ class LanguageDatasets(Dataset[Keyed]):
         for role, by_language in datasets.items():
             for language, dataset in by_language.items():
                 self._datasets[role, language] = dataset
+
+                # Readers are made now, so that an iterator is refused before training begins.
                 if not is_map_style(dataset):
                     self._readers[role, language] = StreamReader(dataset, role, language)
 
@@ -109,17 +111,20 @@ class LanguageDatasets(Dataset[Keyed]):
             run = list(group)
             rows = self._read(role, language, [key.index for key in run])
             examples += zip(run, rows, strict=True)
+
         return examples
 
     def _read(self, role: Role, language: Language, rows: list[int]) -> Sequence[Example]:
         reader = self._readers.get((role, language))
         if reader is not None:
+            # Only here, since the dataset is made before the DataLoader starts its workers.
             _check_workers()
             return [reader.read(position) for position in rows]
 
         dataset = self._datasets[role, language]
         if isinstance(dataset, _ReadsInGroups):
             return dataset.__getitems__(rows)
+
         return [cast(MapStyleDataset, dataset)[row] for row in rows]
 
 

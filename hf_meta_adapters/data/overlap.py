@@ -46,12 +46,14 @@ def check_roles(
             check_languages(datasets)
             _check_not_empty(role, datasets)
 
+    # Language by language: a sentence may well be the same in two of them.
     for language in train:
         comparable: dict[str, MapStyleDataset] = {}
         for role, datasets in roles.items():
             dataset = datasets.get(language)
             if is_map_style(dataset):
                 comparable[role] = dataset
+
         _check_overlap(language, comparable, columns)
 
 

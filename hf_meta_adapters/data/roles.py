@@ -87,6 +87,7 @@ def split_roles(
         row_digests = list(digests(dataset, language, columns))
         for role, rows in _assign_rows(row_digests, language, shares, seed).items():
             parts[role][language] = _select(dataset, rows)
+
     return LanguageRoles(**parts)
 
 
@@ -104,15 +105,18 @@ def _assign_rows(
             " shares, or remove the language."
         )
 
+    # Distinct rows are cut, not rows: copies of a text go where the text goes.
     role_of = dict.fromkeys(distinct, "train")
     start = 0
     for role, count in counts.items():
         role_of.update(dict.fromkeys(distinct[start : start + count], role))
         start += count
 
+    # In the order of the data, whatever that of the hashes.
     rows: dict[str, list[int]] = {"train": [], **{role: [] for role in shares}}
     for row, row_digest in enumerate(row_digests):
         rows[role_of[row_digest]].append(row)
+
     return rows
 
 
@@ -120,4 +124,5 @@ def _select(dataset: MapStyleDataset, rows: list[int]) -> object:
     # `datasets.Dataset.select` keeps features and stays a `Dataset`; others are only wrapped.
     if hasattr(dataset, "select"):
         return dataset.select(rows)
+
     return Subset(dataset, rows)  # type: ignore[arg-type]  # torch asks for `len` and `[]` only

@@ -88,10 +88,12 @@ def apportion(
     exact = {key: Fraction(weight) for key, weight in weights.items()}
     shares = _bounded_shares(total, exact, minimum, highest)
 
+    # `sorted` is stable, so ties go to the language that comes first.
     counts = {key: int(share) for key, share in shares.items()}
     largest_remainder_first = sorted(shares, key=lambda key: counts[key] - shares[key])
     for key in largest_remainder_first[: total - sum(counts.values())]:
         counts[key] += 1
+
     return counts
 
 

@@ -40,4 +40,5 @@ def best_spans(start: Tensor, end: Tensor, *, longest: int, count: int) -> list[
     for value, index in zip(values.tolist(), indices.tolist(), strict=True):
         first, last = divmod(index, n)
         spans.append((value, first, last))
+
     return spans

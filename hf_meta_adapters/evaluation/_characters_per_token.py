@@ -71,4 +71,5 @@ def characters_by_decoding(length: int, tokens: Sequence[str]) -> NDArray[np.flo
     sizes = np.array([max(len(token), 1) for token in tokens], dtype=np.float64)
     if not len(sizes):
         return sizes
+
     return sizes * (length / sizes.sum())

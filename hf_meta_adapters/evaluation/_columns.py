@@ -53,6 +53,8 @@ def label_column(
     def as_string(label: str | int) -> str:
         if isinstance(label, str):
             return label
+
+        # −1 stands for a missing label in many datasets; Python would read it from the end.
         if 0 <= label < len(classes):
             return classes[label]
 
@@ -70,6 +72,7 @@ def label_column(
             labels.append(as_string(value))
         else:
             labels.append([as_string(label) for label in value])
+
     return labels
 
 
@@ -91,6 +94,7 @@ def _column_name(dataset: Rows, names: Sequence[str], language: Language | None)
             " it."
         )
 
+    # Rows of a list may differ in their columns; the first one stands for all.
     present = sorted(dataset[0])
     for name in names:
         if name in present:

@@ -31,12 +31,12 @@ def compare_methods(
     higher_is_better: bool = True,
     confidence: float = 0.95,
 ) -> MethodComparison:
-    r"""Compute d̄ ± t_{n−1} s_d / √n, paired over seeds, of each treatment against each other method.
+    r"""Compute d̄ ± t_{n−1} s_d / √n, paired over n seeds, of treatments against all other methods.
 
-    The unit is a seed, of which there are n: d is the difference of the means over languages of two
-    models of one seed, since languages of one model are not independent. P-values are those of the
-    paired t test, adjusted for the number of comparisons by Holm (1979). With a handful of seeds
-    only large and steady differences are significant.
+    The unit is a seed: d is the difference of the means over languages of two models of one seed,
+    since languages of one model are not independent. P-values are those of the paired t test,
+    adjusted for the number of comparisons by Holm (1979). With a handful of seeds, only large and
+    steady differences are significant.
 
     Args:
         scores: Method → language → one score per seed, in the same order of seeds.
@@ -64,6 +64,7 @@ def compare_methods(
     matrices = _matrices(scores, languages)
     means = {name: _t_test(matrix.mean(0), confidence) for name, matrix in matrices.items()}
 
+    # Signed so that a positive difference means a better treatment, whatever the metric.
     sign = 1.0 if higher_is_better else -1.0
     differences = []
     for treatment in treatments:
@@ -103,6 +104,7 @@ def _matrices(
     """Return the scores of each method as a matrix (languages, seeds), all of one shape."""
     matrices = {}
     for name, by_language in scores.items():
+        # The languages of every matrix are in the same order, whatever that of the scores.
         matrices[name] = _matrix(name, by_language, languages)
 
     seeds = {name: matrix.shape[1] for name, matrix in matrices.items()}
@@ -164,6 +166,7 @@ def _t_test(values: NDArray[np.float64], confidence: float) -> _TTest:
     # For differences this is the paired test: ttest_rel(a, b) is ttest_1samp(a − b, 0).
     test = metrics_library("scipy.stats").ttest_1samp(values, popmean=0.0)
     interval = test.confidence_interval(confidence)
+
     return _TTest(mean, float(interval.low), float(interval.high), float(test.pvalue))
 
 
@@ -171,7 +174,9 @@ def _difference(
     treatment: str, baseline: str, gains: NDArray[np.float64], confidence: float
 ) -> PairedDifference:
     """Test the gains of a treatment over a baseline, a matrix (languages, seeds)."""
+    # The mean over languages comes first: seeds are independent, languages of a model are not.
     test = _t_test(gains.mean(0), confidence)
+
     return PairedDifference(
         treatment=treatment,
         baseline=baseline,

@@ -86,6 +86,8 @@ def evaluate_languages(
     """
     if isinstance(task, str):
         task = get_task(task)
+
+    # What can be checked is checked before the first pass, since all passes may take hours.
     languages = _check_data(datasets)
     routes = _routes(model, languages, adapters or {}, source_language)
     _check_head(model, task)
@@ -100,6 +102,8 @@ def evaluate_languages(
     for language in languages:
         data = datasets[language]
         features = task.features(data, tokenizer, language=language, max_length=max_length)
+
+        # Logits of a whole test set would not fit in memory: `decode` keeps little of each batch.
         decoded = run_model(
             model,
             features,
@@ -108,6 +112,7 @@ def evaluate_languages(
             batch_size=batch_size,
             progress=progress,
         )
+
         predictions = task.predictions(data, features, decoded)
         scores[language] = task.score(data, predictions, language=language)
         warn_if_constant(scores[language].constant_prediction, language, task.name)
@@ -140,11 +145,13 @@ def _check_data(datasets: Mapping[Language, Rows]) -> tuple[Language, ...]:
                 f"Scores need a dataset of known length. Found `{type(data).__name__}` for"
                 f" {language!r}. Use for example `Dataset.from_list(list(stream.take(1000)))`."
             )
+
         if not len(data):
             raise DataError(
                 f"A dataset must hold at least one example. Found none for {language!r}. Remove"
                 " the language."
             )
+
     return languages
 
 
@@ -155,6 +162,7 @@ def _routes(
     source_language: Language | None,
 ) -> dict[Language, Language]:
     """Return the language that the model runs in for each language of the data."""
+    # The keys of `adapters` are languages of the data, its values languages of the model.
     for language in adapters:
         check_known_language(language, languages, what="`datasets`, which `adapters` refers to")
     routes = {language: adapters.get(language, language) for language in languages}
@@ -163,6 +171,7 @@ def _routes(
         known: Any = getattr(model, "languages", None)
         for language in routes.values():
             check_known_language(language, known)
+
         if source_language is not None:
             check_known_language(source_language, known)
     elif adapters:
@@ -170,6 +179,7 @@ def _routes(
             f"`adapters` needs a model with language adapters. Found `{type(model).__name__}`."
             " Create one with `get_language_model`."
         )
+
     return routes
 
 
@@ -193,6 +203,7 @@ def _check_head(model: nn.Module, task: Task) -> None:
 def _saved_tokenizer(model: nn.Module) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
+    # An empty path fails like an unknown one; `None` would be a `TypeError`.
     path = config_value(model, "name_or_path")
     try:
         return AutoTokenizer.from_pretrained(path or "")

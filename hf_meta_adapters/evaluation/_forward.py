@@ -61,7 +61,7 @@ def run_model(
         )
 
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    pad_token_id = config_value(model, "pad_token_id") or 0
+    pad_token_id = config_value(model, "pad_token_id") or 0  # any token will do under the mask
 
     # The longest rows come first: if memory is short, the first batch fails, not the last.
     order = sorted(range(len(features)), key=lambda i: -len(features[i]["input_ids"]))
@@ -75,6 +75,7 @@ def run_model(
             indices = order[start : start + batch_size]
             rows = [features[i] for i in indices]
             inputs = _collate(rows, pad_token_id)
+
             output = model(**{name: tensor.to(device) for name, tensor in inputs.items()})
             results.update(zip(indices, decode(rows, output), strict=True))
             bar.update(len(indices))
@@ -117,6 +118,7 @@ def language_router(model: nn.Module) -> LanguageRouter | None:
     """Return the method `use_language` of a model; `None` for a model without languages."""
     # By name, not by type: a compiled model is a wrapper that hands on the attributes of ours.
     use_language = getattr(model, "use_language", None)
+
     return use_language if callable(use_language) else None
 
 
@@ -129,6 +131,7 @@ def _collate(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, 
         if name in rows[0]:
             padded = [[*row[name], *[filler] * (length - len(row[name]))] for row in rows]
             inputs[name] = torch.tensor(padded)
+
     return inputs
 
 
@@ -143,6 +146,7 @@ def _evaluating(model: nn.Module, language: Language | None) -> Iterator[None]:
     # mode on purpose.
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
+
     try:
         with routed, torch.no_grad():
             yield

@@ -121,11 +121,13 @@ class LanguageScores:
             "examples": dict(self.examples),
         }
 
+        # Left out by default: it may be as large as the test sets.
         if per_example:
             scores["per_example"] = {}
             for language, arrays in self.per_example.items():
                 lists = {name: values.tolist() for name, values in arrays.items()}
                 scores["per_example"][language] = lists
+
         return scores
 
     def to_markdown(self) -> str:
@@ -137,6 +139,7 @@ class LanguageScores:
             rows.append([self._label(language), *_numbers(scores, metrics), examples])
         rows.append(["mean", *_numbers(self.mean, metrics), ""])
 
+        # With the source language alone, there is no language to transfer to.
         has_zero_shot = len(set(self.languages) - {self.source_language}) > 0
         if self.source_language is not None and has_zero_shot:
             rows.append(["zero-shot mean", *_numbers(self.zero_shot_mean, metrics), ""])
@@ -168,10 +171,12 @@ class LanguageScores:
         if not languages:
             return {}
 
+        # Unweighted: a language with a large test set must not hide the others.
         chosen = [self.scores[language] for language in languages]
         means = {}
         for metric in chosen[0]:
             means[metric] = float(np.mean([scores[metric] for scores in chosen]))
+
         return means
 
     def _label(self, language: Language) -> str:
@@ -183,13 +188,16 @@ class LanguageScores:
 
         if not marks:
             return language
+
         return f"{language} ({', '.join(marks)})"
 
     def _caption(self) -> str:
         better = "higher" if self.higher_is_better else "lower"
         caption = f"Task {self.task}; {self.metric}: {better} is better."
+
         if self.source_language is not None:
             caption += f" Trained on labels in {self.source_language} only."
+
         return caption
 
 

@@ -59,6 +59,7 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Iterat
         else:
             decoded = [str(tokenizer.decode([token])) for token in tokens]
             characters = characters_by_decoding(len(text), decoded)
+
         yield TokenizedText(text, np.array(tokens, dtype=np.int64), characters)
 
 
@@ -87,9 +88,12 @@ class RowLayout:
         Yields:
             The rows.
         """
+        # Without overlap, so that every token is scored once.
         room = limit - len(self.before) - len(self.after)
         for window, _ in windows([1] * len(text.tokens), room):
             row = self._row(text.part(window), scored[window.start : window.stop])
+
+            # A row without a target would cost a pass and add nothing.
             if any(target != IGNORED_LABEL for target in row["targets"]):
                 yield row
 
@@ -107,11 +111,13 @@ class RowLayout:
 
         targets = [IGNORED_LABEL] * len(input_ids)
         characters = [0.0] * len(input_ids)
+
         for index in np.flatnonzero(scored):
             place = first + index
             if place >= 0:  # else nothing comes before the first token, so nothing predicts it
                 targets[place] = int(text.tokens[index])
                 characters[place] = float(text.characters[index])
+
         return {
             "input_ids": input_ids,
             "attention_mask": [1] * len(input_ids),

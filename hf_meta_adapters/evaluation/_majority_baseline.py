@@ -17,7 +17,9 @@ __all__ = ["majority_baseline"]
 
 
 def majority_baseline(task: Task, train: Rows, datasets: Mapping[Language, Rows]) -> LanguageScores:
-    """Compute the scores of predicting the most frequent label of `train`, argmax_y n_y, everywhere.
+    """Compute the scores of predicting argmax_y n_y everywhere, n_y counted in `train`.
+
+    This is the most frequent label of the training data, and the least that a model must beat.
 
     Args:
         task: A tagging task, or NLI.
@@ -47,6 +49,7 @@ def majority_baseline(task: Task, train: Rows, datasets: Mapping[Language, Rows]
             predictions = [[label] * len(words) for words in column(rows, ["tokens"], language)]
         else:
             predictions = [label] * len(rows)
+
         scores[language] = task.score(rows, predictions, language=language).metrics
 
     return LanguageScores(

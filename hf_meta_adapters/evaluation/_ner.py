@@ -49,6 +49,7 @@ class NER(TokenClassification):
                 " the data to the BIO scheme."
             )
 
+        # Without a prefix, "O" has the type "", which is never counted.
         return tag if tag[2:] in self.types else "O"
 
     def score(
@@ -58,12 +59,16 @@ class NER(TokenClassification):
         references = []
         for labels in self.references(dataset, language):
             references.append([str(label) for label in labels])
+
+        # Before scoring, where data without a single entity of these types would go unnoticed.
         self._check_types(dataset, references, language)
 
+        # Their sums over the examples give the micro average: 2 correct / (predicted + expected).
         correct, predicted, expected = [], [], []
         for prediction, reference in zip(predictions, references, strict=True):
             predicted_spans = spans(repair_bio(prediction))
             true_spans = spans(repair_bio(reference))
+
             correct.append(len(predicted_spans & true_spans))
             predicted.append(len(predicted_spans))
             expected.append(len(true_spans))

@@ -54,7 +54,10 @@ class NLI(Task):
         rows = []
         for example, label in enumerate(self.references(dataset, language)):
             inputs = {name: values[example] for name, values in encodings.items()}
+
+            # A Trainer reads the class under the name `labels`, even though it is a single one.
             rows.append({**inputs, "labels": self.label2id[label], "example": example})
+
         return rows
 
     def decode(self, rows: Sequence[Feature], output: object) -> list[str]:
@@ -74,6 +77,7 @@ class NLI(Task):
         correct = np.array(
             [a == b for a, b in zip(predictions, references, strict=True)], dtype=np.float64
         )
+
         return TaskScore(
             metrics=compute(ClassF1, predictions=predictions, references=references),
             per_example={"correct": correct},
@@ -90,4 +94,5 @@ class NLI(Task):
                 f"A label must be one of {list(self.labels)}. Found {unknown[0]!r} in language"
                 f" {language!r}. Rename the labels, and remove pairs without one."
             )
+
         return labels

@@ -39,6 +39,7 @@ class PassageReader:
         special = self.tokenizer.num_special_tokens_to_add(pair=True)
         room = self.limit - special - question_tokens
 
+        # A stride as long as the room would never advance; half of the room always does.
         encoding = self.tokenizer(
             question,
             passage,
@@ -49,12 +50,15 @@ class PassageReader:
             return_offsets_mapping=True,
         )
         names = [name for name in _INPUTS if name in encoding]
+
         for window, offsets in enumerate(encoding["offset_mapping"]):
             places = []
             for place, side in enumerate(encoding.sequence_ids(window)):
                 if side == 1:  # the passage; 0 is the question, and None a special token
                     start, end = offsets[place]
                     places.append([place, start, _after_marks(passage, end)])
+
+            # An empty passage has no token, and so no answer.
             if places:
                 yield {**{name: encoding[name][window] for name in names}, "places": places}
 
@@ -68,6 +72,7 @@ class PassageReader:
         if len(offsets) > longest:
             _, end = offsets[longest - 1]
             return question[:end], longest
+
         return question, len(offsets)
 
 
@@ -97,6 +102,7 @@ def answer_positions(
     nowhere = 0
     if cls_token_id in row["input_ids"]:
         nowhere = row["input_ids"].index(cls_token_id)
+
     return {"start_positions": nowhere, "end_positions": nowhere}
 
 

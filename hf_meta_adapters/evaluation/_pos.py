@@ -43,6 +43,7 @@ class POS(TokenClassification):
                 f"A part of speech must be one of UPOS, {', '.join(self.labels)}. Found {tag!r}."
                 " Map the tags of the data to these."
             )
+
         return tag
 
     def score(
@@ -61,6 +62,7 @@ class POS(TokenClassification):
                 for label, true_label in zip(prediction, reference, strict=True)
                 if true_label is not None
             ]
+
             predicted.append([label for label, _ in scored])
             expected.append([true_label for _, true_label in scored])
             correct.append(sum(label == true_label for label, true_label in scored))

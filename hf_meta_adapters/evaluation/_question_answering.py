@@ -103,11 +103,15 @@ class QuestionAnswering(Task):
                     f"Every question must have an answer. Found none for example {example} of"
                     f" language {language!r}. Remove such questions."
                 )
+
+            # Training aims at the first answer; a score takes the best match over all of them.
             start = answers["answer_start"][0]
             answer = start, start + len(answers["text"][0])
+
             for row in reader.windows(questions[example], passages[example]):
                 positions = answer_positions(row, answer, tokenizer.cls_token_id)
                 rows.append({**row, **positions, "example": example})
+
         return rows
 
     def decode(self, rows: Sequence[Feature], output: object) -> list[list[Span]]:
@@ -127,12 +131,14 @@ class QuestionAnswering(Task):
             for score, first, last in spans:
                 in_characters.append((score, row["places"][first][1], row["places"][last][2]))
             decoded.append(in_characters)
+
         return decoded
 
     def predictions(
         self, dataset: Rows, features: Sequence[Feature], decoded: Sequence[list[Span]]
     ) -> list[str]:
         """Return the text of the best span per question; empty if all its spans are white space."""
+        # By default no span: an empty passage has no row.
         spans: dict[int, list[Span]] = defaultdict(list)
         for feature, window_spans in zip(features, decoded, strict=True):
             spans[feature["example"]].extend(window_spans)
@@ -140,8 +146,11 @@ class QuestionAnswering(Task):
         answers = []
         for example, passage in enumerate(column(dataset, ["context"])):
             ranked = sorted(spans[example], key=lambda span: -span[0])
+
+            # Lazily, since the best span has text nearly always.
             texts = (passage[start:end].strip() for _, start, end in ranked)
             answers.append(next(filter(None, texts), ""))
+
         return answers
 
     def score(self, dataset: Rows, predictions: Sequence[str], *, language: Language) -> TaskScore:

@@ -68,6 +68,7 @@ class TokenClassification(Task):
                     " remove the example."
                 )
             references.append([self.label(tag) for tag in tags])
+
         return references
 
     def features(
@@ -97,13 +98,16 @@ class TokenClassification(Task):
         rows = []
         for example, words in enumerate(column(dataset, ["tokens"], language)):
             for encoding, first_subwords in _encode(tokenizer, words, limit, self.overlap):
+                # Ignored: later subwords, words of another window, and words without a label.
                 labels = [IGNORED_LABEL] * len(encoding["input_ids"])
                 for place, word in first_subwords:
                     label = references[example][word]
                     if label is not None:
                         labels[place] = ids[label]
+
                 row = {**encoding, "labels": labels, "words": first_subwords, "example": example}
                 rows.append(row)
+
         return rows
 
     def decode(self, rows: Sequence[Feature], output: object) -> list[list[tuple[int, str]]]:
@@ -113,6 +117,7 @@ class TokenClassification(Task):
         decoded = []
         for row, classes in zip(rows, best, strict=True):
             decoded.append([(word, self.labels[classes[place]]) for place, word in row["words"]])
+
         return decoded
 
     def predictions(
@@ -122,10 +127,13 @@ class TokenClassification(Task):
         decoded: Sequence[list[tuple[int, str]]],
     ) -> list[list[str]]:
         """Return one label for each word of each example."""
+        # A word without a subword is in no row, and keeps this label.
         labels = [[self.unseen] * len(words) for words in column(dataset, ["tokens"])]
+
         for feature, predicted in zip(features, decoded, strict=True):
             for word, label in predicted:
                 labels[feature["example"]][word] = label
+
         return labels
 
 
@@ -134,6 +142,7 @@ def flatten(sentences: Sequence[Sequence[str]]) -> list[str]:
     tags: list[str] = []
     for sentence in sentences:
         tags += sentence
+
     return tags
 
 
@@ -144,6 +153,7 @@ def _encode(
     if not words:
         return
 
+    # The whole sentence at once tells how many subwords each word has, so where it can be cut.
     pieces = tokenizer(
         [*words], is_split_into_words=True, add_special_tokens=False, verbose=False
     ).word_ids()
@@ -165,5 +175,6 @@ def _encode(
         for place, word in enumerate(encoding.word_ids()):
             if word is not None and shown[word] in owned:
                 first_subwords.setdefault(shown[word], place)
+
         if first_subwords:
             yield dict(encoding), [[place, word] for word, place in first_subwords.items()]

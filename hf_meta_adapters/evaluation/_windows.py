@@ -35,12 +35,14 @@ def length_limit(tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> 
         if limit >= _UNLIMITED:
             limit = _DEFAULT
 
+    # Room for two tokens: a window of one would show it without any context.
     special = tokenizer.num_special_tokens_to_add()
     if limit <= special + 1:
         raise ConfigurationError(
             f"`max_length` must leave room for at least two tokens of text besides the {special}"
             f" special tokens. Found {limit}. Use for example 128."
         )
+
     return limit
 
 
@@ -59,6 +61,7 @@ def special_tokens_around(
     # Found by comparison, since no attribute of a tokenizer tells them.
     bare = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     full = tokenizer(text, verbose=False)["input_ids"]
+
     start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
     return full[:start], full[start + len(bare) :]
 
@@ -94,6 +97,7 @@ def windows(sizes: Sequence[int], room: int, overlap: int = 0) -> list[tuple[ran
         if boundary > owned:
             cut.append((range(begin, end), range(owned, boundary)))
         begin, owned = following, boundary
+
     return cut
 
 
@@ -104,11 +108,12 @@ def _end_of_window(sizes: Sequence[int], begin: int, room: int) -> int:
     while end < len(sizes) and used + sizes[end] <= room:
         used += sizes[end]
         end += 1
+
     return end
 
 
 def _begin_of_next(sizes: Sequence[int], begin: int, end: int, overlap: int) -> int:
-    """Return where the next window begins: after the first item of this one, so that they advance."""
+    """Return where the next window begins: behind the first item of this one, to advance."""
     following = end
     if end == len(sizes):
         return following
@@ -117,4 +122,5 @@ def _begin_of_next(sizes: Sequence[int], begin: int, end: int, overlap: int) -> 
     while following - 1 > begin and shared + sizes[following - 1] <= overlap:
         following -= 1
         shared += sizes[following]
+
     return following

@@ -120,6 +120,8 @@ def bits_per_character(
     rows = run_model(
         model, features, score_rows, language=language, batch_size=batch_size, progress=progress
     )
+
+    # A text without a row is counted too, as long as it is not the last.
     texts = 1 + max(feature["example"] for feature in features)
     return LanguageModelScore.of_sums(sum_rows(features, rows, texts), language)
 
@@ -129,6 +131,8 @@ def sum_rows(
 ) -> NDArray[np.float64]:
     """Return bits, characters and tokens of each text, shape (texts, 3), from its windows."""
     sums = np.zeros((texts, 3))
+
+    # Unlike `sums[texts] += rows`, this adds up the rows of one text.
     np.add.at(sums, [feature["example"] for feature in features], np.array(rows))
     return sums
 
@@ -137,6 +141,8 @@ def score_rows(rows: Sequence[Feature], output: object) -> list[RowScore]:
     """Return bits, characters and tokens of each row of a batch."""
     logits = logits_of(output, "logits", 3)  # (B, T, V)
     targets = _targets(rows, logits)  # (B, T)
+
+    # On a GPU, cross entropy would fail without naming the token, and leave the device unusable.
     if targets.max() >= logits.shape[-1]:
         raise ConfigurationError(
             "A language model must predict every token of the tokenizer. Found logits over"
@@ -151,18 +157,22 @@ def score_rows(rows: Sequence[Feature], output: object) -> list[RowScore]:
     losses[scored] = cross_entropy(
         logits[scored].float(), targets[scored], reduction="none"
     ).double()
+
     bits = (losses.sum(1) / math.log(2)).tolist()
     tokens = scored.sum(1).tolist()
 
     scores = []
     for row, row_bits, row_tokens in zip(rows, bits, tokens, strict=True):
         scores.append(RowScore(row_bits, sum(row["characters"]), row_tokens))
+
     return scores
 
 
 def _targets(rows: Sequence[Feature], logits: Tensor) -> Tensor:
     """Return the targets of the rows, padded to the shape (B, T) of the logits."""
     targets = torch.full(logits.shape[:2], IGNORED_LABEL, device=logits.device)
+
     for index, row in enumerate(rows):
         targets[index, : len(row["targets"])] = torch.tensor(row["targets"], device=logits.device)
+
     return targets

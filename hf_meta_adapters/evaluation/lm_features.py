@@ -88,6 +88,7 @@ def masked_lm_features(
         )
 
     def choose(number: int, tokens: NDArray[np.int64]) -> NDArray[np.bool_]:
+        # At least one mask, so that short texts count; but never more than there are known tokens.
         known = np.flatnonzero(tokens != tokenizer.unk_token_id)
         count = min(len(known), max(1, round(mask_probability * len(tokens))))
 
@@ -151,6 +152,8 @@ def causal_lm_features(
         before, _ = special_tokens_around(tokenizer, text)
         if not before and tokenizer.bos_token_id is not None:
             before = [tokenizer.bos_token_id]
+
+        # Nothing follows: the end of a text is not scored, and a causal model cannot see it.
         return RowLayout(before, after=())
 
     return _features(tokenizer, texts, language, max_length, choose, layout)
@@ -171,6 +174,8 @@ def _features(
     for example, text in enumerate(tokenize(tokenizer, texts)):
         if not len(text.tokens):
             continue
+
+        # Once is enough: what a tokenizer puts around a text does not depend on the text.
         if layout is None:
             layout = make_layout(text.text)
         scored = choose(example, text.tokens)

@@ -48,8 +48,11 @@ class PairedDifference:
     def to_dict(self) -> dict[str, Any]:
         """Return the attributes by name, ready for JSON (NaN as `None`)."""
         values = asdict(self)
+
+        # One seed has neither interval nor p-value, and JSON has no NaN.
         for name in ("low", "high", "p_value"):
             values[name] = _nan_to_none(values[name])
+
         return values
 
 
@@ -102,6 +105,7 @@ class MethodComparison:
         for name, matrix in self.scores.items():
             means = [format_number(sum(row) / len(row)) for row in matrix]
             rows.append([name, *means, _with_interval(*self.means[name])])
+
         parts = [markdown_table(["method", *self.languages, "mean"], rows), self._caption()]
 
         if self.differences:
@@ -111,6 +115,7 @@ class MethodComparison:
                 "Paired over seeds. Wins: pairs of a language and a seed in which the treatment is"
                 " better."
             )
+
         return "\n\n".join(parts)
 
     def plot(self, path: str | os.PathLike[str] | None = None, ax: Axes | None = None) -> Axes:
@@ -124,6 +129,8 @@ class MethodComparison:
             The axes.
         """
         better = "higher" if self.higher_is_better else "lower"
+
+        # Methods are identifiers, such as `meta_train`; an axis is for readers.
         return plot_intervals(
             {self.metric: list(self.means.values())},
             [name.replace("_", " ") for name in self.means],
@@ -139,6 +146,7 @@ class MethodComparison:
         seeds = f"{self.seeds} seeds, {self.confidence:.0%} t intervals"
         if self.seeds == 1:
             seeds = "one seed, no intervals"
+
         return f"{self.metric}: {better} is better; {seeds}."
 
 
@@ -156,9 +164,9 @@ def _with_interval(mean: float, low: float, high: float, *, sign: bool = False) 
     value = format_number(mean, sign=sign)
     if math.isnan(low):
         return value
+
     return f"{value} [{format_number(low, sign=sign)}, {format_number(high, sign=sign)}]"
 
 
 def _nan_to_none(value: float) -> float | None:
-    # JSON has no NaN.
     return None if math.isnan(value) else value

@@ -24,6 +24,7 @@ def compute(metric: type[evaluate.Metric], **inputs: Any) -> dict[str, float]:
     """Return the values of a metric, and leave no file: `evaluate` caches inputs in a folder."""
     with TemporaryDirectory() as folder:
         values: dict[str, float] = metric(cache_dir=folder, keep_in_memory=True).compute(**inputs)
+
     return values
 
 
@@ -43,6 +44,7 @@ def repair_bio(tags: Sequence[str]) -> list[str]:
         else:
             repaired.append(tag)
         previous = tag
+
     return repaired
 
 
@@ -79,6 +81,7 @@ class SpanF1(evaluate.Metric):
         predicted = [repair_bio(tags) for tags in predictions]
         expected = [repair_bio(tags) for tags in references]
 
+        # v1 is the strict evaluation; by default, seqeval reads tags leniently.
         seqeval = metrics_library("seqeval.metrics.v1")
         precision, recall, f1, _ = seqeval.precision_recall_fscore_support(
             expected,
@@ -87,6 +90,7 @@ class SpanF1(evaluate.Metric):
             scheme=metrics_library("seqeval.scheme").IOB2,
             zero_division=0,
         )
+
         return {
             "precision": float(precision),
             "recall": float(recall),
@@ -110,6 +114,7 @@ class TagAccuracy(evaluate.Metric):
     def _compute(
         self, predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]
     ) -> dict[str, float]:
+        # Flat: every word counts alike, so long sentences weigh more than short ones.
         predicted: list[str] = []
         expected: list[str] = []
         for prediction, reference in zip(predictions, references, strict=True):
@@ -133,9 +138,11 @@ class ClassF1(evaluate.Metric):
         return _information("Accuracy and macro F1 of classes", _TEXT)
 
     def _compute(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+        # A class that is never predicted has no precision; its F1 counts as 0.
         sklearn = metrics_library("sklearn.metrics")
         accuracy = sklearn.accuracy_score(references, predictions)
         macro_f1 = sklearn.f1_score(references, predictions, average="macro", zero_division=0)
+
         return {"accuracy": float(accuracy), "macro_f1": float(macro_f1)}
 
 
@@ -172,6 +179,7 @@ def _share_of_changes(before: Sequence[Sequence[str]], after: Sequence[Sequence[
     changed: list[bool] = []
     for tags, new_tags in zip(before, after, strict=True):
         changed += [tag != new for tag, new in zip(tags, new_tags, strict=True)]
+
     return float(np.mean(changed)) if changed else 0.0
 
 

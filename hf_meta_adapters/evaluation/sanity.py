@@ -42,6 +42,7 @@ def head_of(model: nn.Module) -> dict[str, Tensor]:
         # as it is.
         if not in_body and ".original_module." not in name:
             head[name] = value.detach().clone()
+
     return head
 
 
@@ -57,10 +58,12 @@ def check_moved(before: Mapping[str, Tensor], model: nn.Module) -> None:
     """
     after = dict(model.named_parameters())
 
+    # Bit by bit: a step of the optimizer, however small, changes some entry of every parameter.
     unmoved = []
     for name, value in before.items():
         if torch.equal(value, after[name].detach().to(value.device)):
             unmoved.append(name)
+
     if unmoved:
         raise ConfigurationError(
             f"Training must move every parameter of the head. Found {unmoved} unchanged. Check what"
@@ -87,6 +90,7 @@ def warn_if_adapters_agree(
             outputs = _outputs(model, features, language)
             if all(torch.equal(a, b) for a, b in zip(expected, outputs, strict=True)):
                 same.append(language)
+
     if same:
         warnings.warn(
             f"The adapters of {same} give the same output as that of {source!r}: they were never"
@@ -102,8 +106,10 @@ def _outputs(model: nn.Module, features: Sequence[Feature], language: Language) 
     def first_output(rows: Sequence[Feature], output: object) -> list[Tensor]:
         if isinstance(output, ModelOutput):
             output = output.to_tuple()[0]
+
         return [*cast(Tensor, output).cpu()]
 
+    # One batch for every language: equal adapters then give equal bits.
     return run_model(model, features, first_output, language=language, batch_size=len(features))
 
 

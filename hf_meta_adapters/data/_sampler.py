@@ -88,7 +88,7 @@ class LanguageBatchSampler(Sampler[list[Key]]):
             self._sizes["meta"] = meta_sizes
         _check_sizes(self._sizes, sampling_weights)
 
-        # Of one process and one micro-step.
+        # Rows of one process and one micro-step.
         if meta_batch_size is None:
             meta_batch_size = batch_size
         self._batch_sizes: dict[Role, int] = {
@@ -113,7 +113,7 @@ class LanguageBatchSampler(Sampler[list[Key]]):
             weights = _weights(train_sizes, alpha)
         self._counts = self._counts_per_cycle(languages, weights)
 
-        # Seeded one by one: adding a language leaves the order of the others' rows as it is.
+        # Each has its own seed: adding a language does not reorder the rows of the others.
         self._streams: dict[tuple[Role, Language], RowStream] = {}
         for role, sizes in self._sizes.items():
             for key, size in sizes.items():
@@ -226,7 +226,7 @@ class LanguageBatchSampler(Sampler[list[Key]]):
 def _weights(sizes: Mapping[Language, int | None], alpha: float) -> dict[Language, float]:
     known = {key: size for key, size in sizes.items() if size is not None}
     if len(known) < len(sizes):
-        # Beside a stream of unknown size, no language can claim a larger share.
+        # With a stream of unknown size among them, no language can claim a larger share.
         known = dict.fromkeys(sizes, 1)
 
     return temperature_distribution(known, alpha)

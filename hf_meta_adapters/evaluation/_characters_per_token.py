@@ -67,7 +67,7 @@ def characters_by_decoding(length: int, tokens: Sequence[str]) -> NDArray[np.flo
         >>> characters_by_decoding(5, ["to", "be"]).tolist()
         [2.5, 2.5]
     """
-    # A token may be decoded to nothing, as a byte that is half a letter; it still stands for some.
+    # A token that decodes to nothing, such as a byte of a letter, still stands for something.
     sizes = np.array([max(len(token), 1) for token in tokens], dtype=np.float64)
     if not len(sizes):
         return sizes

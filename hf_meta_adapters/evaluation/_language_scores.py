@@ -161,7 +161,7 @@ class LanguageScores:
         if self.source_language is not None:
             title = f"{self.task}, trained on {self.source_language}"
 
-        # One model has no interval: without its ends, a bar is drawn bare.
+        # NaN as the ends of the intervals: the scores of one model have none.
         bars = [(value, float("nan"), float("nan")) for value in self.values().values()]
         return plot_intervals(
             {self.metric: bars}, self.languages, title=title, ylabel=self.metric, path=path, ax=ax

@@ -25,8 +25,8 @@ class TokenClassification(Task):
     """One tag for each word, read from the logits of its first subword.
 
     No word is lost: a sentence that is too long is cut between words into windows that overlap, and
-    each word is labelled and scored in the window that shows most around it; a word of which the
-    tokenizer leaves nothing is predicted as `unseen`.
+    each word is labelled and scored in the window with most context for it. A word that the
+    tokenizer drops entirely is predicted as `unseen`.
 
     The examples have a column `tokens` and one of `tag_columns`.
 

@@ -192,6 +192,6 @@ def _features(
 
 
 def _random(seed: int, language: Language | None, row: int) -> np.random.Generator:
-    # A generator of its own for each row: its masks do not depend on the rows before it.
+    # A separate generator for each row: its masks do not depend on the rows before it.
     digest = hashlib.sha256(f"{seed}/{language}/{row}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "big"))

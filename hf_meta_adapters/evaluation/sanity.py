@@ -38,8 +38,7 @@ def head_of(model: nn.Module) -> dict[str, Tensor]:
     head = {}
     for name, value in model.named_parameters():
         in_body = body != "" and name.startswith(f"{body}.")
-        # Next to the head that a task adapter trains, PEFT keeps the original one, which stays
-        # as it is.
+        # PEFT keeps the original head next to the one that a task adapter trains; it never moves.
         if not in_body and ".original_module." not in name:
             head[name] = value.detach().clone()
 

@@ -16,7 +16,7 @@ from hf_meta_adapters.diagnostics import (
     plan_language_capacity,
 )
 from hf_meta_adapters.evaluation import evaluate_languages, register_task
-from hf_meta_adapters.evaluation.bits import bits_per_character
+from hf_meta_adapters.evaluation.language_model_score import bits_per_character
 from hf_meta_adapters.evaluation.lm_features import masked_lm_features
 from hf_meta_adapters.hub.download import list_languages
 from hf_meta_adapters.meta import MetaGradients, MetaOptions, MetaSignal

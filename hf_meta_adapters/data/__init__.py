@@ -1,4 +1,4 @@
-"""Which rows next, and where they come from: sampling, batches of one language, roles of text, loaders of data."""
+"""Which rows come next, and from where: sampling, batches, roles of text, loaders of data."""
 
 from hf_meta_adapters.data._local_files import load_local_datasets
 from hf_meta_adapters.data._sampler import LanguageBatchSampler

@@ -5,20 +5,36 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 from tqdm.auto import tqdm
 
+from hf_meta_adapters.data.key import Example
+from hf_meta_adapters.data.language_datasets import MapStyleDataset
 from hf_meta_adapters.errors import DataError
 
-_LONG = 100_000  # rows above which hashing takes long enough to show a progress bar
+_MOST_WITHOUT_PROGRESS = 100_000  # hashing more rows takes long enough to show a progress bar
 
 
-def digest(row: Any, columns: Sequence[str] | None = None) -> bytes:
-    """16 bytes that depend on the content of a row alone: BLAKE2b of the row as JSON.
+@runtime_checkable
+class _ArrayLike(Protocol):
+    """Tensors, arrays and numpy's scalars."""
 
-    A tensor, an array, a tuple and a list of the same numbers are equal, and so is a column that is
-    `None` to one that is not there.
+    def tolist(self) -> object: ...
+
+
+@runtime_checkable
+class _DateLike(Protocol):
+    """Dates and times."""
+
+    def isoformat(self) -> str: ...
+
+
+def digest(row: Example, columns: Sequence[str] | None = None) -> bytes:
+    """Compute 16 bytes that depend on the content of a row alone: BLAKE2b of the row as JSON.
+
+    A tensor, an array, a tuple and a list of the same numbers are equal, and a column that is
+    `None` equals one that is missing.
 
     Args:
         row: A mapping of columns, a text, a list of token ids.
@@ -28,50 +44,73 @@ def digest(row: Any, columns: Sequence[str] | None = None) -> bytes:
         The digest.
 
     Raises:
-        DataError: If a column is not there, or holds something without a value to compare.
+        DataError: If a column is missing, or holds something without a value to compare.
 
     Example:
         >>> digest({"input_ids": [5, 6], "labels": [0, 1]}) == digest({"input_ids": (5, 6)})
         True
     """
     if isinstance(row, Mapping):
+        # `datasets` fills columns that a row lacks with `None`.
         row = {name: row[name] for name in _columns(row, columns) if row[name] is not None}
-    return hashlib.blake2b(
-        json.dumps(row, sort_keys=True, default=_plain).encode("ascii"), digest_size=16
-    ).digest()
+
+    text = json.dumps(row, sort_keys=True, default=_plain)
+    return hashlib.blake2b(text.encode("ascii"), digest_size=16).digest()
 
 
-def digests(dataset: Any, name: str, columns: Sequence[str] | None = None) -> Iterator[bytes]:
-    """The digest of every row of a map-style dataset, in order, with a progress bar if there are many."""
-    rows: Iterable[Any] = (
-        dataset if hasattr(dataset, "__iter__") else (dataset[row] for row in range(len(dataset)))
-    )
-    bar = tqdm(rows, desc=f"hashing {name}", total=len(dataset), disable=len(dataset) <= _LONG)
+def digests(
+    dataset: MapStyleDataset, name: str, columns: Sequence[str] | None = None
+) -> Iterator[bytes]:
+    """Return the digest of every row in order, with a progress bar if there are many.
+
+    Args:
+        dataset: The rows.
+        name: What they are, for the progress bar.
+        columns: The columns that count, see `digest`.
+
+    Returns:
+        An iterator over the digests.
+    """
+    count = len(dataset)
+    hide_bar = count <= _MOST_WITHOUT_PROGRESS
+    bar = tqdm(_rows(dataset), desc=f"hashing {name}", total=count, disable=hide_bar)
     return (digest(row, columns) for row in bar)
 
 
-def _columns(row: Mapping[str, Any], columns: Sequence[str] | None) -> Sequence[str]:
+def _rows(dataset: MapStyleDataset) -> Iterable[Example]:
+    if isinstance(dataset, Iterable):
+        return dataset
+
+    # Python would iterate by `[0]`, `[1]`, … up to an IndexError, which not all datasets raise.
+    return (dataset[row] for row in range(len(dataset)))
+
+
+def _columns(row: Mapping[str, object], columns: Sequence[str] | None) -> Sequence[str]:
     if columns is None:
+        # Tokens alone: masks and ids of the same text may differ between two datasets.
         return ["input_ids"] if "input_ids" in row else list(row)
+
     missing = [name for name in columns if name not in row]
     if missing:
         raise DataError(
-            f"Every row must have the columns {list(columns)}. Found a row of {list(row)}. Add them"
-            " or leave it out."
+            f"Every row must have the columns {list(columns)}. Found a row of {list(row)}. Add the"
+            " missing columns or remove the row."
         )
+
     return columns
 
 
-def _plain(value: Any) -> Any:
-    """A value that JSON does not know, in types that it does."""
-    if hasattr(value, "tolist"):
+def _plain(value: object) -> object:
+    """Return a value that JSON does not know, in types that it does."""
+    if isinstance(value, _ArrayLike):
         return value.tolist()
-    if hasattr(value, "isoformat"):
+    if isinstance(value, _DateLike):
         return value.isoformat()
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, bytes):
         return {"bytes": value.hex()}
+
     raise DataError(
         "Rows are compared by their texts and numbers. Found a value of type"
         f' `{type(value).__name__}`. Name the columns that count, for example `columns=["text"]`.'

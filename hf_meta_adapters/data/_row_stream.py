@@ -1,4 +1,4 @@
-"""Endless streams of row numbers, one for each role and language, that can be entered at any position."""
+"""Endless streams of row numbers, one for each role and language, readable from any position."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hf_meta_adapters.data.seeding import stable_seed
 
 
 class RowStream:
-    """Rows in passes: every pass is a new permutation of all rows, so that all are used equally often up to one.
+    """Rows in passes: each pass is a new permutation, so all rows are used equally often up to one.
 
     Args:
         size: n, the number of rows; `None` for a streaming dataset, whose rows come as they come.
@@ -23,19 +24,28 @@ class RowStream:
         self._size = size
         self._seed = seed
         self._shuffle = shuffle
-        self._pass: tuple[int, np.ndarray] | None = None
+        self._last_pass: tuple[int, NDArray[np.int64]] | None = None
 
     def rows(self, positions: Iterable[int]) -> list[tuple[int, int]]:
-        """The row at each position of the stream, and the number ⌊position / n⌋ of its pass."""
+        """Return the row at each position of the stream, and its pass, ⌊position / n⌋."""
         if self._size is None:
+            # Where a pass over a streaming dataset ends is known only to its reader.
             return [(position, 0) for position in positions]
-        places = (divmod(position, self._size) for position in positions)
-        return [(self._row(number, place), number) for number, place in places]
 
-    def _row(self, number: int, place: int) -> int:
-        if not self._shuffle:
-            return place
-        if self._pass is None or self._pass[0] != number:
-            generator = torch.Generator().manual_seed(stable_seed(*self._seed, number))
-            self._pass = number, torch.randperm(self._size or 0, generator=generator).numpy()
-        return int(self._pass[1][place])
+        rows = []
+        for position in positions:
+            pass_number, place = divmod(position, self._size)
+            row = place
+            if self._shuffle:
+                row = int(self._permutation(pass_number, self._size)[place])
+            rows.append((row, pass_number))
+
+        return rows
+
+    def _permutation(self, pass_number: int, size: int) -> NDArray[np.int64]:
+        # Positions are read in ascending order, so remembering the last pass draws each only once.
+        if self._last_pass is None or self._last_pass[0] != pass_number:
+            generator = torch.Generator().manual_seed(stable_seed(*self._seed, pass_number))
+            self._last_pass = pass_number, torch.randperm(size, generator=generator).numpy()
+
+        return self._last_pass[1]

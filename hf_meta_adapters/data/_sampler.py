@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from math import ceil
 
@@ -11,7 +11,9 @@ from torch.utils.data import Sampler
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.data._row_stream import RowStream
 from hf_meta_adapters.data._schedule import language_schedule
+from hf_meta_adapters.data._whole_numbers import check_whole_number
 from hf_meta_adapters.data.key import Key, Role
+from hf_meta_adapters.data.step_partition import StepPartition
 from hf_meta_adapters.data.temperature import apportion, temperature_distribution
 from hf_meta_adapters.errors import (
     ConfigurationError,
@@ -22,12 +24,12 @@ from hf_meta_adapters.errors import (
 
 
 class LanguageBatchSampler(Sampler[list[Key]]):
-    """Lists of keys, one list for each (micro-)step: a batch of training rows, and one of meta rows, per language.
+    """Lists of keys, one for each (micro-)step: per language, a batch of training and of meta rows.
 
     Everything is a function of the seed and the position in the run. To continue a run, set the
-    epoch and skip the steps that were taken; nothing else has to be stored. Over an epoch of T
-    steps with k of the L languages each, language l is in exactly c_l steps, where the c_l are T ·
-    k · q_l rounded so that they sum to T · k, between 1 and T each (`temperature_distribution`,
+    epoch and skip the steps already taken; nothing else has to be stored. Over an epoch of T steps
+    with k of the L languages each, language l is in exactly c_l steps, where the c_l are T · k ·
+    q_l rounded so that they sum to T · k, between 1 and T each (`temperature_distribution`,
     `apportion`, `language_schedule`). If T · k < L, no epoch has room for every language, and the
     counts hold over ⌈L / (T · k)⌉ epochs. With all languages in every step q plays no part.
 
@@ -47,13 +49,10 @@ class LanguageBatchSampler(Sampler[list[Key]]):
         sampling_weights: q_l up to a factor, in place of n_l^α. Where it is `None` and a size is
             unknown, all languages are taken equally often.
         seed: The seed.
-        steps_per_epoch: T, in optimizer steps; `None` for as many as show Σ n_l rows. Needed if
+        steps_per_epoch: T, in optimizer steps; `None` for as many as show Σ n_l rows. Required if
             training data stream.
-        accumulation_steps: Micro-steps of one optimizer step: that many lists in a row hold the
-            same languages.
-        rank: The number of this process.
-        world_size: The number of processes; process r gets every world_size-th row of the global
-            batch from r on.
+        partition: How an optimizer step is divided among processes and micro-steps, each of which
+            yields one list; `None` for one process without accumulation.
         shuffle: Whether rows are shuffled; a streaming dataset is read as it comes.
 
     Raises:
@@ -62,7 +61,8 @@ class LanguageBatchSampler(Sampler[list[Key]]):
         LanguageError: If train, meta and weights name different languages.
 
     Example:
-        >>> sampler = LanguageBatchSampler({"en": 4, "sw": 2}, batch_size=2, steps_per_epoch=1, shuffle=False)
+        >>> sizes = {"en": 4, "sw": 2}
+        >>> sampler = LanguageBatchSampler(sizes, batch_size=2, steps_per_epoch=1, shuffle=False)
         >>> [(key.language, key.index) for key in next(iter(sampler))]
         [('en', 0), ('en', 1), ('sw', 0), ('sw', 1)]
     """
@@ -79,9 +79,7 @@ class LanguageBatchSampler(Sampler[list[Key]]):
         sampling_weights: Mapping[Language, float] | None = None,
         seed: int = 0,
         steps_per_epoch: int | None = None,
-        accumulation_steps: int = 1,
-        rank: int = 0,
-        world_size: int = 1,
+        partition: StepPartition | None = None,
         shuffle: bool = True,
     ) -> None:
         languages = check_languages(train_sizes)
@@ -89,37 +87,41 @@ class LanguageBatchSampler(Sampler[list[Key]]):
         if meta_sizes is not None:
             self._sizes["meta"] = meta_sizes
         _check_sizes(self._sizes, sampling_weights)
-        self._rows: dict[Role, int] = {
-            "train": _count("batch_size", batch_size),
-            "meta": _count(
-                "meta_batch_size", batch_size if meta_batch_size is None else meta_batch_size
-            ),
+
+        # Rows of one process and one micro-step.
+        if meta_batch_size is None:
+            meta_batch_size = batch_size
+        self._batch_sizes: dict[Role, int] = {
+            "train": check_whole_number("batch_size", batch_size),
+            "meta": check_whole_number("meta_batch_size", meta_batch_size),
         }
-        per_step = len(languages) if languages_per_step is None else languages_per_step
-        self._per_step = _count("languages_per_step", per_step, highest=len(languages))
-        self._accumulation = _count("accumulation_steps", accumulation_steps)
-        self._world = _count("world_size", world_size)
-        self._rank = _count("rank", rank, lowest=0, highest=world_size - 1)
+
+        if languages_per_step is None:
+            languages_per_step = len(languages)
+        self._languages_per_step = check_whole_number(
+            "languages_per_step", languages_per_step, highest=len(languages)
+        )
+
+        self._partition = partition or StepPartition()
         self._seed, self._epoch = seed, 0
         self._steps = self._epoch_length(steps_per_epoch)
-        self._cycle = ceil(len(languages) / (self._steps * self._per_step))
-        weights = _weights(train_sizes, alpha) if sampling_weights is None else sampling_weights
-        total = self._cycle * self._steps * self._per_step
-        self._counts = apportion(
-            total,
-            {key: weights[key] for key in languages},
-            minimum=1,
-            maximum=self._cycle * self._steps,
-        )
-        self._streams = {
-            (role, key): RowStream(size, (seed, role, key), shuffle=shuffle)
-            for role, sizes in self._sizes.items()
-            for key, size in sizes.items()
-        }
+
+        # Where one epoch has no room for every language, exact counts hold over a cycle of epochs.
+        self._cycle = ceil(len(languages) / (self._steps * self._languages_per_step))
+        weights = sampling_weights
+        if weights is None:
+            weights = _weights(train_sizes, alpha)
+        self._counts = self._counts_per_cycle(languages, weights)
+
+        # Each has its own seed: adding a language does not reorder the rows of the others.
+        self._streams: dict[tuple[Role, Language], RowStream] = {}
+        for role, sizes in self._sizes.items():
+            for key, size in sizes.items():
+                self._streams[role, key] = RowStream(size, (seed, role, key), shuffle=shuffle)
 
     def __len__(self) -> int:
         """The number of micro-steps of an epoch."""
-        return self._steps * self._accumulation
+        return self._steps * self._partition.accumulation_steps
 
     def set_epoch(self, epoch: int) -> None:
         """Start the next iteration at the beginning of an epoch."""
@@ -127,19 +129,12 @@ class LanguageBatchSampler(Sampler[list[Key]]):
 
     def __iter__(self) -> Iterator[list[Key]]:
         """Yield the keys of this process, micro-step by micro-step."""
-        for languages, seen in islice(self._walk(self._epoch), self._steps):
-            for part in range(self._accumulation):
-                yield [
-                    Key(role, key, row, visit)
-                    for role in self._sizes
-                    for key in languages
-                    for row, visit in self._streams[role, key].rows(
-                        self._positions(role, seen[key], part)
-                    )
-                ]
+        for languages, visits in islice(self._walk(self._epoch), self._steps):
+            for micro_step in range(self._partition.accumulation_steps):
+                yield self._keys(languages, visits, micro_step)
 
     def examples_seen(self, epoch: int, step: int) -> dict[Role, dict[Language, int]]:
-        """How many rows of each role and language all processes have been given before a step of an epoch.
+        """Count the rows that all processes together were given before a step of an epoch.
 
         Args:
             epoch: The epoch.
@@ -147,88 +142,116 @@ class LanguageBatchSampler(Sampler[list[Key]]):
                 to there.
 
         Returns:
-            role → language → rows, passes over the same row counted each.
+            role → language → rows; a row counts once for each pass over it.
         """
-        _, seen = next(islice(self._walk(epoch), step, None))
-        return {
-            role: {key: count * self.rows_per_step(role) for key, count in seen.items()}
-            for role in self._sizes
-        }
+        _, visits = next(islice(self._walk(epoch), step, None))
+
+        rows: dict[Role, dict[Language, int]] = {}
+        for role in self._sizes:
+            per_step = self.rows_per_step(role)
+            rows[role] = {key: count * per_step for key, count in visits.items()}
+
+        return rows
 
     def rows_per_step(self, role: Role) -> int:
         """Rows of a language in an optimizer step, over all processes and micro-steps."""
-        return self._rows[role] * self._world * self._accumulation
+        return self._batch_sizes[role] * self._partition.parts
 
     def _walk(self, epoch: int) -> Iterator[tuple[list[Language], dict[Language, int]]]:
-        """The optimizer steps from the beginning of an epoch on: languages, and in how many steps each was before."""
-        cycle, part = divmod(epoch, self._cycle)
-        skipped = part * self._steps
-        seen = {key: cycle * count for key, count in self._counts.items()}
+        """Yield, from an epoch on, the languages of each optimizer step and their earlier visits.
+
+        The dict of visits is updated in place as the walk goes on.
+        """
+        cycle, epoch_in_cycle = divmod(epoch, self._cycle)
+        skipped = epoch_in_cycle * self._steps
+
+        # Every cycle holds exactly the same counts, so whole cycles need not be replayed.
+        visits = {key: cycle * count for key, count in self._counts.items()}
         while True:
-            schedule = language_schedule(
-                self._counts, self._per_step, seed=(self._seed, "schedule", cycle)
-            )
-            for number, languages in enumerate(schedule):
-                if number >= skipped:
-                    yield languages, seen
+            seed = (self._seed, "schedule", cycle)
+            schedule = language_schedule(self._counts, self._languages_per_step, seed=seed)
+            for step, languages in enumerate(schedule):
+                if step >= skipped:
+                    yield languages, visits
                 for key in languages:
-                    seen[key] += 1
+                    visits[key] += 1
+
             cycle, skipped = cycle + 1, 0
 
-    def _positions(self, role: Role, visit: int, part: int) -> range:
-        """Where in its stream this process reads, in one micro-step of the visit-th step that holds the language."""
-        rows = self._rows[role] * self._world
-        start = visit * self.rows_per_step(role) + part * rows
-        return range(start + self._rank, start + rows, self._world)
+    def _keys(
+        self, languages: Sequence[Language], visits: Mapping[Language, int], micro_step: int
+    ) -> list[Key]:
+        keys: list[Key] = []
+        for role in self._sizes:
+            for language in languages:
+                positions = self._partition.positions(
+                    visits[language], micro_step, self._batch_sizes[role]
+                )
+                rows = self._streams[role, language].rows(positions)
+                keys += [Key(role, language, row, visit) for row, visit in rows]
 
-    def _epoch_length(self, given: int | None) -> int:
-        if given is not None:
-            return _count("steps_per_epoch", given)
+        return keys
+
+    def _epoch_length(self, steps_per_epoch: int | None) -> int:
+        if steps_per_epoch is not None:
+            return check_whole_number("steps_per_epoch", steps_per_epoch)
+
         sizes = self._sizes["train"]
         streaming = [key for key, size in sizes.items() if size is None]
         if streaming:
             raise ConfigurationError(
-                "The length of an epoch must be known. Found streaming training data of"
-                f" {streaming}. Write for example `steps_per_epoch=1000` here, or `max_steps=1000`"
-                " in the training arguments."
+                "The length of an epoch must be known. Found streaming training data for"
+                f" {streaming}. Set the length, for example `steps_per_epoch=1000` here, or"
+                " `max_steps=1000` in the training arguments."
             )
-        return ceil(
-            sum(size or 0 for size in sizes.values())
-            / (self._per_step * self.rows_per_step("train"))
+
+        # As many steps as show the rows of all languages, each once if it is sampled by its size.
+        rows = sum(size or 0 for size in sizes.values())
+        return ceil(rows / (self._languages_per_step * self.rows_per_step("train")))
+
+    def _counts_per_cycle(
+        self, languages: Sequence[Language], weights: Mapping[Language, float]
+    ) -> dict[Language, int]:
+        """Return c_l: in how many steps of a cycle each language is."""
+        # Exact counts, not independent draws: by chance, a rare language could miss an epoch.
+        steps = self._cycle * self._steps
+        return apportion(
+            steps * self._languages_per_step,
+            {key: weights[key] for key in languages},
+            minimum=1,
+            maximum=steps,
         )
 
 
 def _weights(sizes: Mapping[Language, int | None], alpha: float) -> dict[Language, float]:
     known = {key: size for key, size in sizes.items() if size is not None}
-    return temperature_distribution(
-        known if len(known) == len(sizes) else dict.fromkeys(sizes, 1), alpha
-    )
+    if len(known) < len(sizes):
+        # With a stream of unknown size among them, no language can claim a larger share.
+        known = dict.fromkeys(sizes, 1)
 
-
-def _count(name: str, value: int, *, lowest: int = 1, highest: int | None = None) -> int:
-    if not isinstance(value, int) or value < lowest or (highest is not None and value > highest):
-        bounds = f"of at least {lowest}" if highest is None else f"from {lowest} to {highest}"
-        raise ConfigurationError(f"`{name}` must be a whole number {bounds}. Found {value!r}.")
-    return value
+    return temperature_distribution(known, alpha)
 
 
 def _check_sizes(
     sizes: Mapping[Role, Mapping[Language, int | None]], weights: Mapping[Language, float] | None
 ) -> None:
+    """Check that all roles, and the weights, name the same languages, and that each has rows."""
     train = sizes["train"]
-    for name, other in (
-        ("meta text", sizes.get("meta", train)),
-        ("`sampling_weights`", weights or train),
-    ):
+    others: dict[str, Mapping[Language, object]] = {
+        "meta text": sizes.get("meta", train),
+        "`sampling_weights`": weights or train,
+    }
+    for name, other in others.items():
         if set(other) != set(train):
             raise LanguageError(
-                f"Training text and {name} must be of the same languages. Found {list(train)} and"
-                f" {list(other)}."
+                f"Training text and {name} must have the same languages. Found {list(train)} and"
+                f" {list(other)}. Add or remove languages in one of them."
             )
-    for role, several in sizes.items():
-        empty = [key for key, size in several.items() if size == 0]
+
+    for role, role_sizes in sizes.items():
+        empty = [key for key, size in role_sizes.items() if size == 0]
         if empty:
             raise DataError(
-                f"The {role} data of {empty} must hold examples. Found none. Leave the language"
-                " out."
+                f"The {role} data of {empty} must hold examples. Found none. Remove these"
+                " languages."
             )

@@ -12,14 +12,15 @@ from hf_meta_adapters.data.seeding import stable_seed
 def language_schedule(
     counts: Mapping[Language, int], languages_per_step: int, *, seed: tuple[object, ...]
 ) -> Iterator[list[Language]]:
-    """Draw k languages for each of T steps, such that language l is in exactly c_l steps and in none of them twice.
+    """Draw k distinct languages for each of T steps, so that language l is in exactly c_l steps.
 
-    With R steps left, of which r_l must hold language l, the step draws k languages with inclusion
+    With R steps left, r_l of which must hold language l, the step draws k languages with inclusion
     probabilities r_l / R by systematic sampling (Madow, 1949): the languages, in random order,
     cover intervals of lengths r_l on a line of length k · R, and those that hold one of the points
     u, u + R, u + 2R, … are taken, u uniform in 0, …, R − 1. As r_l ≤ R, no interval holds two
-    points. One with r_l = R holds exactly one, so r_l ≤ R − 1 afterwards in every case, and the
-    counts come out exactly. Every step is in expectation the same mixture, Pr(l in step) = c_l / T.
+    points. An interval with r_l = R holds exactly one, so r_l ≤ R − 1 afterwards in every case, and
+    the counts come out exactly. Every step is in expectation the same mixture, Pr(l in step) =
+    c_l / T.
 
     Args:
         counts: c_l ≤ T, which sum to T · k.
@@ -31,14 +32,20 @@ def language_schedule(
     """
     left = dict(counts)
     draw = random.Random(stable_seed(*seed)).random
-    for steps_left in range(sum(counts.values()) // languages_per_step, 0, -1):
+    steps = sum(counts.values()) // languages_per_step
+
+    for steps_left in range(steps, 0, -1):
         order = sorted(left, key=lambda _: draw())
-        edge = -1 - int(draw() * steps_left)
+
+        # [s, s + r) holds a point u + m·R exactly if ⌊(s − 1 − u) / R⌋ < ⌊(s + r − 1 − u) / R⌋;
+        # so the ends of the intervals are counted from −1 − u.
+        end = -1 - int(draw() * steps_left)
         taken = set()
         for language in order:
-            start, edge = edge, edge + left[language]
-            if start // steps_left < edge // steps_left:
+            start, end = end, end + left[language]
+            if start // steps_left < end // steps_left:
                 taken.add(language)
+
         for language in taken:
             left[language] -= 1
         yield [language for language in left if language in taken]

@@ -1,20 +1,17 @@
-"""Text for encoder-decoders to train on: spans are cut out of it, and asked for."""
+"""Training text for encoder-decoders: spans are cut out, and the labels ask for them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from hf_meta_adapters._typing import Batch
+from hf_meta_adapters._typing import IGNORED_LABEL, Batch, Rows
 from hf_meta_adapters.errors import ConfigurationError
 
 __all__ = ["SpanCorruptionCollator"]
-
-_IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -25,7 +22,7 @@ class SpanCorruptionCollator:
     mT5: the k-th span is replaced by the k-th sentinel, and the labels are each sentinel with its
     span, one more sentinel, and the end. With `mask_token_id`, text infilling (Lewis et al. 2020),
     as for BART and mBART: each span is replaced by one mask, and the labels are the whole row. Of n
-    tokens, round(`noise_density` · n) are cut out, at least one, in round(that /
+    tokens, c = round(`noise_density` · n) are cut out, at least one, in round(c /
     `mean_span_length`) spans; all ways to divide them have the same probability. Special tokens
     stay.
 
@@ -39,11 +36,13 @@ class SpanCorruptionCollator:
         mean_span_length: Tokens in a span.
 
     Raises:
-        ConfigurationError: If not one of `sentinels` and `mask_token_id` is given, or a number is
-            out of range.
+        ConfigurationError: If both or neither of `sentinels` and `mask_token_id` are given, or a
+            number is out of range.
 
     Example:
-        >>> collator = SpanCorruptionCollator(pad_token_id=0, sentinels=(99, 98), eos_token_id=1, special_ids={1})
+        >>> collator = SpanCorruptionCollator(
+        ...     pad_token_id=0, sentinels=(99, 98), eos_token_id=1, special_ids={1}
+        ... )
         >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
         <...>
         >>> batch = collator([{"input_ids": [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 1]}])
@@ -64,80 +63,110 @@ class SpanCorruptionCollator:
     def __post_init__(self) -> None:
         if (len(self.sentinels) > 1) == (self.mask_token_id is not None):
             raise ConfigurationError(
-                "Spans are replaced either by sentinels, at least two, or by a mask. Found"
-                f" {len(self.sentinels)} sentinels and `mask_token_id={self.mask_token_id}`. Give"
+                "Spans must be replaced either by sentinels, at least two, or by a mask. Found"
+                f" {len(self.sentinels)} sentinels and `mask_token_id={self.mask_token_id}`. Pass"
                 " one of them."
             )
+
         if not 0 < self.noise_density < 1 or not self.mean_span_length >= 1:
             raise ConfigurationError(
-                "`noise_density` must be in (0, 1) and `mean_span_length` at least 1. Found "
-                f"{self.noise_density} and {self.mean_span_length}. Write for example 0.15 and 3."
+                "`noise_density` must be in (0, 1) and `mean_span_length` at least 1. Found"
+                f" {self.noise_density} and {self.mean_span_length}. Use for example 0.15 and 3."
             )
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
+    def __call__(self, rows: Rows) -> Batch:
         """Make a batch of rows with `input_ids`; other columns are left out.
 
         Returns:
             `input_ids`, `attention_mask` and `labels`, each (rows, length).
         """
-        pairs = [self._corrupt([int(token) for token in row["input_ids"]]) for row in rows]
-        inputs, labels = zip(*pairs, strict=True)
-        lengths = torch.tensor([len(one) for one in inputs])
+        inputs, labels = [], []
+        for row in rows:
+            tokens = [int(token) for token in row["input_ids"]]
+            spans = self._draw_spans(tokens)
+            inputs.append(self._replace(tokens, spans))
+            labels.append(self._labels(tokens, spans))
+
+        lengths = torch.tensor([len(tokens) for tokens in inputs])
         return {
-            "input_ids": _filled(inputs, self.pad_token_id),
+            "input_ids": _padded(inputs, self.pad_token_id),
             "attention_mask": (torch.arange(int(lengths.max())) < lengths.unsqueeze(1)).long(),
-            "labels": _filled(labels, _IGNORED),
+            "labels": _padded(labels, IGNORED_LABEL),
         }
 
-    def _corrupt(self, row: list[int]) -> tuple[list[int], list[int]]:
-        words = [place for place, token in enumerate(row) if token not in self.special_ids]
-        spans = [[words[k] for k in span] for span in self._spans(len(words))]
-        hidden = {place: number for number, span in enumerate(spans) for place in span}
-        kept: list[int] = []
-        for place, token in enumerate(row):
-            if place not in hidden:
-                kept.append(token)
-            elif place == spans[hidden[place]][0]:
-                kept.append(
-                    self.sentinels[hidden[place]]
-                    if self.mask_token_id is None
-                    else self.mask_token_id
-                )
-        if self.mask_token_id is not None:
-            return kept, row
-        labels = [
-            token
-            for number, span in enumerate(spans)
-            for token in (self.sentinels[number], *_at(row, span))
-        ]
-        end = [] if self.eos_token_id is None else [self.eos_token_id]
-        return kept, [*labels, self.sentinels[len(spans)], *end]
-
-    def _spans(self, length: int) -> Iterator[range]:
-        """Yield the spans of a row of so many tokens: kept and cut-out segments take turns, the first is kept."""
-        cut = min(max(round(self.noise_density * length), 1), length - 1)
+    def _draw_spans(self, tokens: Sequence[int]) -> list[list[int]]:
+        """Return the places of each span to cut out."""
+        # Of n words at most n − 1, so that some text is left to tell what is missing.
+        words = [place for place, token in enumerate(tokens) if token not in self.special_ids]
+        cut = min(max(round(self.noise_density * len(words)), 1), len(words) - 1)
         if cut < 1:
-            return
-        spans = min(max(round(cut / self.mean_span_length), 1), length - cut)
+            return []
+
+        count = min(max(round(cut / self.mean_span_length), 1), len(words) - cut)
         if self.mask_token_id is None:
-            spans = min(spans, len(self.sentinels) - 1)
-        place = 0
-        for kept, hidden in zip(_segments(length - cut, spans), _segments(cut, spans), strict=True):
-            yield range(place + kept, place + kept + hidden)
-            place += kept + hidden
+            count = min(count, len(self.sentinels) - 1)  # the last one ends the labels
+
+        # Kept and hidden segments take turns, and the first is kept: so no two spans touch.
+        kept_lengths = _random_segments(len(words) - cut, count)
+        hidden_lengths = _random_segments(cut, count)
+
+        spans = []
+        start = 0
+        for kept, hidden in zip(kept_lengths, hidden_lengths, strict=True):
+            start += kept
+            spans.append(words[start : start + hidden])
+            start += hidden
+
+        return spans
+
+    def _replace(self, tokens: Sequence[int], spans: Sequence[Sequence[int]]) -> list[int]:
+        """Return the tokens with a sentinel or a mask in place of each span."""
+        replacements: dict[int, int] = {}
+        hidden: set[int] = set()
+        for number, span in enumerate(spans):
+            replacement = self.mask_token_id
+            if replacement is None:
+                replacement = self.sentinels[number]
+
+            # The first place of a span takes the replacement, the others drop out.
+            replacements[span[0]] = replacement
+            hidden.update(span)
+
+        inputs = []
+        for place, token in enumerate(tokens):
+            if place in replacements:
+                inputs.append(replacements[place])
+            elif place not in hidden:
+                inputs.append(token)
+
+        return inputs
+
+    def _labels(self, tokens: list[int], spans: Sequence[Sequence[int]]) -> list[int]:
+        if self.mask_token_id is not None:
+            return tokens
+
+        labels = []
+        # There are more sentinels than spans: the next one marks the end of the last span.
+        for sentinel, span in zip(self.sentinels, spans, strict=False):
+            labels += [sentinel, *(tokens[place] for place in span)]
+
+        labels.append(self.sentinels[len(spans)])
+        if self.eos_token_id is not None:
+            labels.append(self.eos_token_id)
+
+        return labels
 
 
-def _segments(total: int, count: int) -> list[int]:
-    """Divide a number into positive summands at random, all divisions alike."""
+def _random_segments(total: int, count: int) -> list[int]:
+    """Divide a number into positive summands at random, every division with equal probability."""
+    # count − 1 distinct cuts among the total − 1 places between units: each set is equally likely.
     ends = (torch.randperm(total - 1)[: count - 1] + 1).sort().values.tolist()
+
     return [end - start for start, end in zip([0, *ends], [*ends, total], strict=True)]
 
 
-def _at(row: Sequence[int], places: Sequence[int]) -> list[int]:
-    return [row[place] for place in places]
-
-
-def _filled(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
+def _padded(rows: Sequence[Sequence[int]], filler: int) -> Tensor:
+    """Return rows of different lengths as one tensor, filled up on the right."""
     return torch.nn.utils.rnn.pad_sequence(
         [torch.tensor(row) for row in rows], batch_first=True, padding_value=filler
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from hf_meta_adapters._typing import Language
 
@@ -25,3 +25,10 @@ class Key(NamedTuple):
     language: Language
     index: int  # type: ignore[assignment]  # a field, in place of tuple.index
     visit: int = 0
+
+
+Example: TypeAlias = Any
+"""A row in whatever form its collator takes: a dict of columns, a text, a list of token ids."""
+
+Keyed: TypeAlias = tuple[Key, Example]
+"""An example with its address."""

@@ -1,24 +1,23 @@
-"""No text has two roles: the check of data whose roles the user has given."""
+"""No text has two roles: the check of data whose roles the user assigned."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.data._digest import digests
-from hf_meta_adapters.data.language_datasets import size_of
+from hf_meta_adapters.data.language_datasets import MapStyleDataset, is_map_style, size_of
 from hf_meta_adapters.errors import DataError, check_languages
 
 
 def check_roles(
-    train: Mapping[Language, Any],
-    meta: Mapping[Language, Any] | None,
-    selection: Mapping[Language, Any] | None = None,
+    train: Mapping[Language, object],
+    meta: Mapping[Language, object] | None,
+    selection: Mapping[Language, object] | None = None,
     *,
     columns: Sequence[str] | None = None,
 ) -> None:
-    """Check that train and meta have the same languages, none of them empty, and that no row has two roles.
+    """Check that train and meta have the same languages, all with rows, and no row has two roles.
 
     Rows are equal if their digests are: near-duplicates pass, and so do equal rows of different
     languages. Streaming data cannot be compared without reading it, and is not.
@@ -26,8 +25,8 @@ def check_roles(
     Args:
         train: Training data of each language.
         meta: Meta data of each language; `None` if there is none.
-        selection: Selection data; of other languages, too (zero-shot), or of some only.
-        columns: The columns in which rows are compared; `None` for `input_ids` if there are such,
+        selection: Selection data, possibly of other languages (zero-shot), or of some only.
+        columns: The columns in which rows are compared; `None` for `input_ids` if rows have them,
             else all.
 
     Raises:
@@ -38,53 +37,73 @@ def check_roles(
     Example:
         >>> check_roles({"sw": ["moja", "mbili"]}, {"sw": ["tatu"]})
     """
-    roles = {"train": train, "meta": meta or {}, "selection": selection or {}}
     if meta is not None:
         _check_same_languages(train, meta)
-    for role, several in roles.items():
-        for language in check_languages(several) if several or role == "train" else ():
-            if size_of(several[language]) == 0:
-                raise DataError(
-                    f"The {role} data of {language!r} must hold examples. Found none. Leave the"
-                    " language out."
-                )
+
+    roles = {"train": train, "meta": meta or {}, "selection": selection or {}}
+    for role, datasets in roles.items():
+        if datasets or role == "train":
+            check_languages(datasets)
+            _check_not_empty(role, datasets)
+
+    # Language by language: a sentence may well be the same in two of them.
     for language in train:
-        own = {role: several[language] for role, several in roles.items() if language in several}
-        _check_overlap(
-            language, {role: one for role, one in own.items() if size_of(one) is not None}, columns
-        )
+        comparable: dict[str, MapStyleDataset] = {}
+        for role, datasets in roles.items():
+            dataset = datasets.get(language)
+            if is_map_style(dataset):
+                comparable[role] = dataset
+
+        _check_overlap(language, comparable, columns)
 
 
-def _check_same_languages(train: Mapping[Language, Any], meta: Mapping[Language, Any]) -> None:
+def _check_not_empty(role: str, datasets: Mapping[Language, object]) -> None:
+    for language, dataset in datasets.items():
+        if size_of(dataset) == 0:
+            raise DataError(
+                f"The {role} data of {language!r} must hold examples. Found none. Remove the"
+                " language."
+            )
+
+
+def _check_same_languages(
+    train: Mapping[Language, object], meta: Mapping[Language, object]
+) -> None:
+    only_in_train = [key for key in train if key not in meta]
+    only_in_meta = [key for key in meta if key not in train]
+
     for here, there, missing in (
-        ("train", "meta", [key for key in train if key not in meta]),
-        ("meta", "train", [key for key in meta if key not in train]),
+        ("train", "meta", only_in_train),
+        ("meta", "train", only_in_meta),
     ):
         if missing:
             raise DataError(
-                f"Train and meta data must be of the same languages. Found {missing} in {here}"
-                f" alone. Add the {there} data of {missing}, leave the language out, or give no"
-                " meta data to have it split off."
+                f"Train and meta data must have the same languages. Found {missing} in {here}"
+                f" alone. Add the {there} data of {missing}, remove these languages, or pass no"
+                " meta data: it is then split off the training data."
             )
 
 
 def _check_overlap(
-    language: Language, roles: Mapping[str, Any], columns: Sequence[str] | None
+    language: Language, roles: Mapping[str, MapStyleDataset], columns: Sequence[str] | None
 ) -> None:
     if len(roles) < 2:
         return
-    first: dict[bytes, tuple[str, int]] = {}
+
+    # A row that is equal to several others is reported with the first of them.
+    first_seen: dict[bytes, tuple[str, int]] = {}
     for role, dataset in roles.items():
-        twice = []
-        for row, mark in enumerate(digests(dataset, f"{role} {language}", columns)):
-            other, there = first.setdefault(mark, (role, row))
-            if other != role:
-                twice.append((row, other, there))
-        if twice:
-            row, other, there = twice[0]
+        overlaps = []
+        for row, row_digest in enumerate(digests(dataset, f"{role} {language}", columns)):
+            other_role, other_row = first_seen.setdefault(row_digest, (role, row))
+            if other_role != role:
+                overlaps.append((row, other_role, other_row))
+
+        if overlaps:
+            row, other_role, other_row = overlaps[0]
             raise DataError(
-                f"A text must have one role only. Found {len(twice)} rows of the {role} data of"
-                f" {language!r} in other roles too, the first in row {row} of {role} and row"
-                f" {there} of {other}. Remove them, or give one dataset and let `split_roles`"
-                " split it."
+                f"A text must have only one role. Found {len(overlaps)} rows of the {role} data of"
+                f" {language!r} that have another role as well, the first in row {row} of {role}"
+                f" and row {other_row} of {other_role}. Remove them, or pass one dataset and let"
+                " `split_roles` split it."
             )

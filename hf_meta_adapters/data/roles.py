@@ -1,4 +1,4 @@
-"""The three roles of text: train (θ and the virtual step), meta (the outer loss), selection (choosing a model)."""
+"""The roles of text: train (θ and the virtual step), meta (the outer loss), model selection."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.utils.data import Subset
 
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.data._digest import digests
-from hf_meta_adapters.data.language_datasets import size_of
+from hf_meta_adapters.data.language_datasets import MapStyleDataset, is_map_style
 from hf_meta_adapters.data.seeding import stable_seed
 from hf_meta_adapters.errors import ConfigurationError, DataError, check_languages
 
@@ -21,8 +21,8 @@ class LanguageRoles:
 
     Args:
         train: For the training loss.
-        meta: For the validation loss of the meta-gradient; empty if none was asked for.
-        selection: For choosing checkpoints and settings; empty if none was asked for.
+        meta: For the validation loss of the meta-gradient; empty if none was requested.
+        selection: For choosing checkpoints and settings; empty if none was requested.
     """
 
     train: dict[Language, Any]
@@ -31,28 +31,28 @@ class LanguageRoles:
 
 
 def split_roles(
-    datasets: Mapping[Language, Any],
+    datasets: Mapping[Language, object],
     *,
     meta: float = 0.1,
     selection: float = 0.0,
     seed: int = 0,
     columns: Sequence[str] | None = None,
 ) -> LanguageRoles:
-    """Split the data of each language into train, meta and selection, by a keyed hash of the content of each row.
+    """Split the data of each language into train, meta and selection, by hashes of its rows.
 
-    Equal rows get the same role, so that no text is trained and validated on. Among the distinct
-    rows of a language the shares are exact up to rounding, and at least one row. Rows of different
-    languages are not compared: text that is aligned over languages (a verse and its translation)
-    has to be split by its ids.
+    Equal rows get the same role, so that no text is both trained and validated on. Among the
+    distinct rows of a language the shares are exact up to rounding, and at least one row. Rows of
+    different languages are not compared: split text that is aligned across languages (a verse and
+    its translation) by its ids instead.
 
     Args:
         datasets: A map-style dataset of each language: `datasets.Dataset`, a torch dataset, or a
             list.
         meta: The share of meta rows; 0 for none.
         selection: The share of selection rows; 0 for none.
-        seed: Another seed splits otherwise.
+        seed: Another seed gives another split.
         columns: The columns in which rows must be equal to be kept together, such as `["context"]`
-            for questions about the same passage; `None` for `input_ids` if there are such, else
+            for questions about the same passage; `None` for `input_ids` if rows have them, else
             all.
 
     Returns:
@@ -71,41 +71,58 @@ def split_roles(
     if not all(0 <= share < 1 for share in shares.values()) or meta + selection >= 1:
         raise ConfigurationError(
             "The shares of meta and selection text must be at least 0 and leave some to train on."
-            f" Found meta={meta}, selection={selection}. Write for example meta=0.1,"
-            " selection=0.05."
+            f" Found meta={meta}, selection={selection}. Use for example meta=0.1, selection=0.05."
         )
-    wanted = {role: share for role, share in shares.items() if share}
-    parts: dict[str, dict[Language, Any]] = {"train": {}, "meta": {}, "selection": {}}
+    shares = {role: share for role, share in shares.items() if share}
+
+    parts: dict[str, dict[Language, object]] = {"train": {}, "meta": {}, "selection": {}}
     for language in check_languages(datasets):
         dataset = datasets[language]
-        if size_of(dataset) is None:
+        if not is_map_style(dataset):
             raise DataError(
                 "Only data with a length can be split into roles. Found a streaming dataset for"
-                f" {language!r}. Give the meta text yourself, as `meta_dataset`."
+                f" {language!r}. Pass the meta text separately, as `meta_dataset`."
             )
-        marks = list(digests(dataset, language, columns))
-        for role, rows in _rows(marks, language, wanted, seed).items():
-            parts[role][language] = (
-                dataset.select(rows) if hasattr(dataset, "select") else Subset(dataset, rows)
-            )
+
+        row_digests = list(digests(dataset, language, columns))
+        for role, rows in _assign_rows(row_digests, language, shares, seed).items():
+            parts[role][language] = _select(dataset, rows)
+
     return LanguageRoles(**parts)
 
 
-def _rows(
-    marks: list[bytes], language: Language, wanted: Mapping[str, float], seed: int
+def _assign_rows(
+    row_digests: list[bytes], language: Language, shares: Mapping[str, float], seed: int
 ) -> dict[str, list[int]]:
-    """Row numbers by role: distinct contents are put in the order of a keyed hash and cut at the shares."""
-    distinct = sorted(set(marks), key=lambda mark: stable_seed(seed, mark.hex()))
-    counts = {role: max(1, round(share * len(distinct))) for role, share in wanted.items()}
+    """Return row numbers by role: distinct rows, ordered by a keyed hash, are cut at the shares."""
+    # A hash, not a shuffle: rows that are added or moved do not reorder the others.
+    distinct = sorted(set(row_digests), key=lambda row_digest: stable_seed(seed, row_digest.hex()))
+    counts = {role: max(1, round(share * len(distinct))) for role, share in shares.items()}
     if len(distinct) <= sum(counts.values()):
         raise DataError(
-            f"The data of {language!r} must be enough for {len(wanted) + 1} roles. Found"
-            f" {len(distinct)} distinct rows for the shares {dict(wanted)}. Add data, change the"
-            " shares, or leave the language out."
+            f"The data of {language!r} must be enough for {len(shares) + 1} roles. Found"
+            f" {len(distinct)} distinct rows for the shares {dict(shares)}. Add data, change the"
+            " shares, or remove the language."
         )
-    roles = [role for role, count in counts.items() for _ in range(count)]
-    role_of = dict(zip(distinct, roles + ["train"] * (len(distinct) - len(roles)), strict=True))
-    found: dict[str, list[int]] = {"train": [], **{role: [] for role in wanted}}
-    for row, mark in enumerate(marks):
-        found[role_of[mark]].append(row)
-    return found
+
+    # Distinct rows are cut, not rows: copies of a text go where the text goes.
+    role_of = dict.fromkeys(distinct, "train")
+    start = 0
+    for role, count in counts.items():
+        role_of.update(dict.fromkeys(distinct[start : start + count], role))
+        start += count
+
+    # In the order of the data, whatever that of the hashes.
+    rows: dict[str, list[int]] = {"train": [], **{role: [] for role in shares}}
+    for row, row_digest in enumerate(row_digests):
+        rows[role_of[row_digest]].append(row)
+
+    return rows
+
+
+def _select(dataset: MapStyleDataset, rows: list[int]) -> object:
+    # `datasets.Dataset.select` keeps features and stays a `Dataset`; others are only wrapped.
+    if hasattr(dataset, "select"):
+        return dataset.select(rows)
+
+    return Subset(dataset, rows)  # type: ignore[arg-type]  # torch asks for `len` and `[]` only

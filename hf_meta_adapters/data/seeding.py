@@ -1,4 +1,4 @@
-"""Random numbers that are a function of names and numbers, in every process and on every machine."""
+"""Random numbers as a function of names and numbers, the same in all processes and machines."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ import torch
 
 
 def stable_seed(*parts: object) -> int:
-    """A seed below 2⁶³ made from the parts, unlike `hash` the same in every process."""
+    """Hash the parts to a seed below 2⁶³ that, unlike `hash`, is the same in every process."""
+    # The unit separator keeps ("a", "bc") and ("ab", "c") apart.
     digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
+
+    # One bit less than 8 bytes hold: the seed fits a signed 64-bit integer.
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """A context whose random numbers (torch on the CPU, numpy, Python) start from `seed` and leave no trace.
+    """A context whose random numbers (torch on the CPU, numpy, Python) start from `seed`.
 
-    Random numbers of accelerators are left alone: the dropout masks of training go on as if nothing
-    had happened.
+    The states of the three generators are restored at the end. Random numbers of accelerators are
+    left alone: the dropout masks of training continue as if nothing had happened.
 
     Args:
         seed: The seed.
@@ -37,13 +40,17 @@ def seeded(seed: int) -> Iterator[None]:
         ...     torch.equal(torch.rand(2), first)
         True
     """
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the accelerators, too
-    np.random.seed(seed % 2**32)
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()
+    python_state = random.getstate()
+
+    # Not `torch.manual_seed`, which would seed the accelerators as well.
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # numpy's global generator takes 32 bits
     random.seed(seed)
+
     try:
         yield
     finally:
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])
-        random.setstate(states[2])
+        torch.set_rng_state(torch_state)
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)

@@ -1,9 +1,11 @@
-"""Columns of a dataset by the names that they have in the usual datasets, and class labels as strings."""
+"""Columns of a dataset under any of their usual names, and class labels as strings."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
+
+import datasets
 
 from hf_meta_adapters._typing import Language, Rows
 from hf_meta_adapters.errors import DataError
@@ -12,7 +14,7 @@ __all__ = ["column", "label_column"]
 
 
 def column(dataset: Rows, names: Sequence[str], language: Language | None = None) -> list[Any]:
-    """Return the values of the first of the named columns that there is.
+    """Return the values of the first of the named columns that the dataset has.
 
     Args:
         dataset: The examples.
@@ -25,13 +27,14 @@ def column(dataset: Rows, names: Sequence[str], language: Language | None = None
     Raises:
         DataError: If there is no such column, or no example.
     """
-    return _named(dataset, names, language)[1]
+    name = _column_name(dataset, names, language)
+    return [row[name] for row in dataset]
 
 
 def label_column(
     dataset: Rows, names: Sequence[str], language: Language | None = None
 ) -> list[Any]:
-    """Return labels, or lists of them, as strings: ids of a `datasets.ClassLabel` column are replaced by its names.
+    """Return labels as strings: ids of a `datasets.ClassLabel` column are replaced by its names.
 
     Args:
         dataset: The examples.
@@ -44,48 +47,65 @@ def label_column(
     Raises:
         DataError: If there is no such column, or it holds numbers without names.
     """
-    name, values = _named(dataset, names, language)
-    feature = (getattr(dataset, "features", None) or {}).get(name)
-    classes = getattr(getattr(feature, "feature", feature), "names", None)
+    name = _column_name(dataset, names, language)
+    classes = _class_names(dataset, name)
 
-    def as_string(label: Any) -> str:
+    def as_string(label: str | int) -> str:
         if isinstance(label, str):
             return label
-        if classes is None or not 0 <= label < len(classes):
-            raise DataError(
-                f"Labels must be strings, or ids of a `datasets.ClassLabel` column. Found {label!r}"
-                f" in column {name!r}"
-                f"{_of(language)}{f', which has {len(classes)} classes' if classes else ''}. Cast"
-                " the column, for "
-                f'example with `dataset.cast_column("{name}", ClassLabel(names=[...]))`, and leave'
-                " out what has no "
-                "label."
-            )
-        return str(classes[label])
 
-    return [
-        as_string(v) if isinstance(v, str | int) else [as_string(label) for label in v]
-        for v in values
-    ]
+        # −1 stands for a missing label in many datasets; Python would read it from the end.
+        if 0 <= label < len(classes):
+            return classes[label]
+
+        limit = f", which has {len(classes)} classes" if classes else ""
+        raise DataError(
+            f"Labels must be strings, or ids of a `datasets.ClassLabel` column. Found {label!r} in"
+            f" column {name!r}{_of(language)}{limit}. Cast the column, for example with"
+            f' `dataset.cast_column("{name}", ClassLabel(names=[...]))`, and remove examples'
+            " without a label."
+        )
+
+    labels: list[str | list[str]] = []
+    for value in (row[name] for row in dataset):
+        if isinstance(value, str | int):
+            labels.append(as_string(value))
+        else:
+            labels.append([as_string(label) for label in value])
+
+    return labels
 
 
-def _named(dataset: Rows, names: Sequence[str], language: Language | None) -> tuple[str, list[Any]]:
+def _class_names(dataset: Rows, name: str) -> Sequence[str]:
+    """Return the names of the classes of a column; none where it is no `ClassLabel`."""
+    if not isinstance(dataset, datasets.Dataset):
+        return ()
+
+    # The feature of a column of lists holds that of their items under this name, whatever its type.
+    feature = dataset.features[name]
+    feature = getattr(feature, "feature", feature)
+    return feature.names if isinstance(feature, datasets.ClassLabel) else ()
+
+
+def _column_name(dataset: Rows, names: Sequence[str], language: Language | None) -> str:
     if not len(dataset):
         raise DataError(
-            f"A dataset must hold at least one example. Found an empty one{_of(language)}. Leave it"
-            " out."
+            f"A dataset must hold at least one example. Found an empty one{_of(language)}. Remove"
+            " it."
         )
-    first: Mapping[str, Any] = dataset[0]
-    name = next((name for name in names if name in first), None)
-    if name is None:
-        raise DataError(
-            f"The examples{_of(language)} must have a column {' or '.join(map(repr, names))}. Found"
-            f" {sorted(first)}. "
-            f'Rename one, for example with `dataset.rename_column("{sorted(first)[0]}",'
-            f' "{names[0]}")`.'
-        )
-    return name, [row[name] for row in dataset]
+
+    # Rows of a list may differ in their columns; the first one stands for all.
+    present = sorted(dataset[0])
+    for name in names:
+        if name in present:
+            return name
+
+    raise DataError(
+        f"The examples{_of(language)} must have a column {' or '.join(map(repr, names))}. Found"
+        f" {present}. Rename one, for example with"
+        f' `dataset.rename_column("{present[0]}", "{names[0]}")`.'
+    )
 
 
 def _of(language: Language | None) -> str:
-    return f" of language {language!r}" if language is not None else ""
+    return "" if language is None else f" of language {language!r}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,9 +15,9 @@ from hf_meta_adapters.errors import (
     check_known_language,
     check_languages,
 )
-from hf_meta_adapters.evaluation._forward import run
-from hf_meta_adapters.evaluation._score_checks import check_head, warn_if_constant
-from hf_meta_adapters.evaluation._scores import LanguageScores
+from hf_meta_adapters.evaluation._constant_prediction import warn_if_constant
+from hf_meta_adapters.evaluation._forward import config_value, language_router, run_model
+from hf_meta_adapters.evaluation._language_scores import LanguageScores
 from hf_meta_adapters.evaluation._task import Task, TaskScore, get_task
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def evaluate_languages(
 
     A model with `use_language` runs in the language of the data: with the adapter φ_l and the
     shared θ, which holds the head. So within-language and zero-shot evaluation are the same call;
-    `source_language` records which languages were trained on. Before any pass, the languages, the
+    `source_language` records which language was trained on. Before any pass, the languages, the
     data and the classes of the head are checked; a language in which one class is predicted
     everywhere gives a `ConstantPredictionWarning`.
 
@@ -53,11 +53,11 @@ def evaluate_languages(
         task: "ner", "pos", "qa", "nli", "masked_lm", "causal_lm", or any `Task`.
         datasets: Language → examples (a `datasets.Dataset`, or a list of dicts) with the columns
             that the task names.
-        source_language: The language whose labels the head was trained on, if it was one.
+        source_language: The language whose labels the head was trained on, if it was only one.
         processing_class: The tokenizer; by default the one that was saved with the model.
         adapters: Language → language, to run a language with the adapter of another one: for a
             language without an adapter, or to see what the right adapter is worth.
-        batch_size: Rows a pass.
+        batch_size: Rows per pass.
         max_length: Tokens in a row; by default what the tokenizer allows, at most 512.
         device: Where to move the model first; by default it stays where it is.
         progress: Show a progress bar for each language.
@@ -75,25 +75,36 @@ def evaluate_languages(
         >>> from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
         >>> letters = Tokenizer(models.WordLevel({"?": 0, "a": 1, "b": 2}, unk_token="?"))
         >>> letters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=letters, unk_token="?", bos_token="?")
+        >>> tokenizer = PreTrainedTokenizerFast(
+        ...     tokenizer_object=letters, unk_token="?", bos_token="?"
+        ... )
         >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=3, n_embd=4, n_layer=1, n_head=1))
         >>> data = {"en": [{"text": "abba"}], "sw": [{"text": "baba"}, {"text": "ab"}]}
         >>> scores = evaluate_languages(model, "causal_lm", data, processing_class=tokenizer)
         >>> scores.languages, 1 < scores["sw"]["bits_per_character"] < 2
         (('en', 'sw'), True)
     """
-    task = get_task(task) if isinstance(task, str) else task
+    if isinstance(task, str):
+        task = get_task(task)
+
+    # What can be checked is checked before the first pass, since all passes may take hours.
     languages = _check_data(datasets)
     routes = _routes(model, languages, adapters or {}, source_language)
-    check_head(model, task)
-    tokenizer = processing_class if processing_class is not None else _saved_tokenizer(model)
+    _check_head(model, task)
+
+    tokenizer = processing_class
+    if tokenizer is None:
+        tokenizer = _saved_tokenizer(model)
     if device is not None:
         model.to(device)
+
     scores: dict[Language, TaskScore] = {}
     for language in languages:
         data = datasets[language]
         features = task.features(data, tokenizer, language=language, max_length=max_length)
-        decoded = run(
+
+        # Logits of a whole test set would not fit in memory: `decode` keeps little of each batch.
+        decoded = run_model(
             model,
             features,
             task.decode,
@@ -101,10 +112,11 @@ def evaluate_languages(
             batch_size=batch_size,
             progress=progress,
         )
-        scores[language] = task.score(
-            data, task.predictions(data, features, decoded), language=language
-        )
-        warn_if_constant(scores[language].constant_prediction, language, task)
+
+        predictions = task.predictions(data, features, decoded)
+        scores[language] = task.score(data, predictions, language=language)
+        warn_if_constant(scores[language].constant_prediction, language, task.name)
+
     return LanguageScores(
         task=task.name,
         metric=task.metric,
@@ -118,24 +130,28 @@ def evaluate_languages(
 
 
 def _check_data(datasets: Mapping[Language, Rows]) -> tuple[Language, ...]:
+    """Return the languages of the data, each with at least one example."""
     if not isinstance(datasets, Mapping):
         raise DataError(
             f"`datasets` must map each language to its examples. Found `{type(datasets).__name__}`."
-            ' Write for example {"en": dataset}.'
+            ' Use for example {"en": dataset}.'
         )
+
     languages = check_languages(datasets)
     for language in languages:
-        if not hasattr(datasets[language], "__len__"):
+        data: object = datasets[language]
+        if not isinstance(data, Sized):
             raise DataError(
-                "Scores need a dataset of known length. Found"
-                f" `{type(datasets[language]).__name__}` for {language!r}. Write for example"
-                " `Dataset.from_list(list(stream.take(1000)))`."
+                f"Scores need a dataset of known length. Found `{type(data).__name__}` for"
+                f" {language!r}. Use for example `Dataset.from_list(list(stream.take(1000)))`."
             )
-        if not len(datasets[language]):
+
+        if not len(data):
             raise DataError(
-                f"A dataset must hold at least one example. Found none for {language!r}. Leave it"
-                " out."
+                f"A dataset must hold at least one example. Found none for {language!r}. Remove"
+                " the language."
             )
+
     return languages
 
 
@@ -146,29 +162,53 @@ def _routes(
     source_language: Language | None,
 ) -> dict[Language, Language]:
     """Return the language that the model runs in for each language of the data."""
+    # The keys of `adapters` are languages of the data, its values languages of the model.
     for language in adapters:
         check_known_language(language, languages, what="`datasets`, which `adapters` refers to")
     routes = {language: adapters.get(language, language) for language in languages}
-    known: Any = getattr(model, "languages", None)
-    if callable(getattr(model, "use_language", None)):
-        for language in [*routes.values(), *([] if source_language is None else [source_language])]:
+
+    if language_router(model) is not None:
+        known: Any = getattr(model, "languages", None)
+        for language in routes.values():
             check_known_language(language, known)
+
+        if source_language is not None:
+            check_known_language(source_language, known)
     elif adapters:
         raise ConfigurationError(
-            f"`adapters` needs a model with language adapters. Found `{type(model).__name__}`. Make"
-            " one with `get_language_model`."
+            f"`adapters` needs a model with language adapters. Found `{type(model).__name__}`."
+            " Create one with `get_language_model`."
         )
+
     return routes
+
+
+def _check_head(model: nn.Module, task: Task) -> None:
+    """Check that the classes of the head are those of the task, in the same order."""
+    names = config_value(model, "id2label")
+    if names is None or not task.labels:
+        return
+
+    # A config from JSON has strings as keys.
+    classes = {int(index): name for index, name in names.items()}
+    if classes != task.id2label:
+        raise ConfigurationError(
+            "The head of the model must have the classes of the task, in the same order:"
+            f" {task.id2label}. Found {classes}. Create the model with `id2label=task.id2label,"
+            f" label2id=task.label2id`, where `task = get_task({task.name!r})`; if it was trained"
+            " in exactly this order without the names, set `model.config.id2label = task.id2label`."
+        )
 
 
 def _saved_tokenizer(model: nn.Module) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
-    path: Any = getattr(getattr(model, "config", None), "name_or_path", None)
+    # An empty path fails like an unknown one; `None` would be a `TypeError`.
+    path = config_value(model, "name_or_path")
     try:
         return AutoTokenizer.from_pretrained(path or "")
     except (OSError, ValueError) as error:
         raise ConfigurationError(
             "The text must be cut into tokens by the model's tokenizer. Found none saved in"
-            f" {path!r}. Write `evaluate_languages(..., processing_class=tokenizer)`."
+            f" {path!r}. Pass `evaluate_languages(..., processing_class=tokenizer)`."
         ) from error

@@ -1,4 +1,4 @@
-"""Forward passes of an evaluation: routed to a language, in batches of similar length, the model left as it was."""
+"""Forward passes of an evaluation: routed to a language, in batches of rows of similar length."""
 
 from __future__ import annotations
 
@@ -13,52 +13,59 @@ from tqdm.auto import tqdm
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.errors import ConfigurationError
 
-__all__ = ["Feature", "logits_of", "run"]
+__all__ = ["Feature", "config_value", "language_router", "logits_of", "run_model"]
 
 Feature: TypeAlias = dict[str, Any]
-"""One row of model input as lists of length T, and what is needed to score it under names that no model takes."""
+"""A row of model inputs as lists of length T, and what scoring needs under names no model takes."""
+
+LanguageRouter: TypeAlias = Callable[[Language], AbstractContextManager[object]]
+"""The method `use_language` of a model: the context of a pass with one language's adapter."""
 
 Decoded = TypeVar("Decoded")
 
 _PADDING = {"attention_mask": 0, "token_type_ids": 0}
 
 
-def run(
+def run_model(
     model: nn.Module,
     features: Sequence[Feature],
-    decode: Callable[[Sequence[Feature], Any], Sequence[Decoded]],
+    decode: Callable[[Sequence[Feature], object], Sequence[Decoded]],
     *,
     language: Language | None = None,
     batch_size: int = 32,
     progress: bool = False,
 ) -> list[Decoded]:
-    """Return what `decode` makes of the model's output for each feature, in the order of the features.
+    """Return what `decode` makes of the model's output for each feature, in their order.
 
     Rows of similar length share a batch, padded on the right. The model runs in evaluation mode,
     without gradients, inside `model.use_language(language)` where it has that method; its modes are
     restored afterwards.
 
     Args:
-        model: A transformers model, or one wrapped around it.
+        model: A transformers model, or a wrapper around one.
         features: The rows.
-        decode: Takes the rows of a batch and the model's output; returns one small result a row.
+        decode: Takes the rows of a batch and the model's output; returns one small result per row.
         language: The language of the rows.
-        batch_size: Rows a pass.
+        batch_size: Rows per pass.
         progress: Show a progress bar.
 
     Returns:
-        One result a row.
+        One result per row.
 
     Raises:
         ConfigurationError: If `batch_size` is not a positive integer.
     """
     if batch_size < 1:
         raise ConfigurationError(
-            f"`batch_size` must be at least 1. Found {batch_size}. Write for example 32."
+            f"`batch_size` must be at least 1. Found {batch_size}. Use for example 32."
         )
+
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    padding = getattr(getattr(model, "config", None), "pad_token_id", None) or 0
+    pad_token_id = config_value(model, "pad_token_id") or 0  # any token will do under the mask
+
+    # The longest rows come first: if memory is short, the first batch fails, not the last.
     order = sorted(range(len(features)), key=lambda i: -len(features[i]["input_ids"]))
+
     results: dict[int, Decoded] = {}
     with (
         _evaluating(model, language),
@@ -67,15 +74,16 @@ def run(
         for start in range(0, len(order), batch_size):
             indices = order[start : start + batch_size]
             rows = [features[i] for i in indices]
-            output = model(
-                **{name: tensor.to(device) for name, tensor in _collate(rows, padding).items()}
-            )
+            inputs = _collate(rows, pad_token_id)
+
+            output = model(**{name: tensor.to(device) for name, tensor in inputs.items()})
             results.update(zip(indices, decode(rows, output), strict=True))
             bar.update(len(indices))
+
     return [results[i] for i in range(len(features))]
 
 
-def logits_of(output: Any, name: str, dimensions: int) -> Tensor:
+def logits_of(output: object, name: str, dimensions: int) -> Tensor:
     """Return one output of a model.
 
     Args:
@@ -90,34 +98,55 @@ def logits_of(output: Any, name: str, dimensions: int) -> Tensor:
         ConfigurationError: If the model has another head.
     """
     logits = getattr(output, name, None)
-    if not isinstance(logits, Tensor) or logits.dim() != dimensions:
-        found = "nothing of that name" if logits is None else f"shape {tuple(logits.shape)}"
-        raise ConfigurationError(
-            f"The task reads `{name}` with {dimensions} dimensions from the model. Found {found} in"
-            f" `{type(output).__name__}`. Load the model with the head of the task, for example by"
-            " `AutoModelForTokenClassification`."
-        )
-    return logits
+    if isinstance(logits, Tensor) and logits.dim() == dimensions:
+        return logits
+
+    description = "nothing of that name" if logits is None else f"shape {tuple(logits.shape)}"
+    raise ConfigurationError(
+        f"The task reads `{name}` with {dimensions} dimensions from the model. Found {description}"
+        f" in `{type(output).__name__}`. Load the model with the head of the task, for example by"
+        " `AutoModelForTokenClassification`."
+    )
 
 
-def _collate(rows: Sequence[Mapping[str, Any]], padding: int) -> dict[str, Tensor]:
+def config_value(model: nn.Module, name: str) -> Any:
+    """Return an entry of `model.config`, or `None` where there is no config or no such entry."""
+    return getattr(getattr(model, "config", None), name, None)
+
+
+def language_router(model: nn.Module) -> LanguageRouter | None:
+    """Return the method `use_language` of a model; `None` for a model without languages."""
+    # By name, not by type: a compiled model is a wrapper that hands on the attributes of ours.
+    use_language = getattr(model, "use_language", None)
+
+    return use_language if callable(use_language) else None
+
+
+def _collate(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, Tensor]:
     """Return the inputs of the rows as tensors of shape (B, T)."""
     length = max(len(row["input_ids"]) for row in rows)
-    return {
-        name: torch.tensor([[*row[name], *[fill] * (length - len(row[name]))] for row in rows])
-        for name, fill in {"input_ids": padding, **_PADDING}.items()
-        if name in rows[0]
-    }
+
+    inputs = {}
+    for name, filler in {"input_ids": pad_token_id, **_PADDING}.items():
+        if name in rows[0]:
+            padded = [[*row[name], *[filler] * (length - len(row[name]))] for row in rows]
+            inputs[name] = torch.tensor(padded)
+
+    return inputs
 
 
 @contextmanager
 def _evaluating(model: nn.Module, language: Language | None) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    use_language = getattr(model, "use_language", None)
-    routed: AbstractContextManager[Any] = nullcontext()
-    if language is not None and callable(use_language):
+    routed: AbstractContextManager[object] = nullcontext()
+    use_language = language_router(model)
+    if language is not None and use_language is not None:
         routed = use_language(language)
+
+    # Module by module: `model.train()` afterwards would wake parts that were frozen in evaluation
+    # mode on purpose.
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
+
     try:
         with routed, torch.no_grad():
             yield

@@ -1,21 +1,20 @@
-"""Language models as tasks: bits per character of masked and of causal ones."""
+"""What masked and causal language models share as tasks: the score in bits per character."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 from hf_meta_adapters._typing import Language, Rows
-from hf_meta_adapters.evaluation._columns import column
 from hf_meta_adapters.evaluation._forward import Feature
-from hf_meta_adapters.evaluation._task import Task, TaskScore, register_task
-from hf_meta_adapters.evaluation.bits import LanguageModelScore, score_rows, sum_rows
-from hf_meta_adapters.evaluation.lm_features import causal_lm_features, masked_lm_features
+from hf_meta_adapters.evaluation._task import Task, TaskScore
+from hf_meta_adapters.evaluation.language_model_score import (
+    LanguageModelScore,
+    RowScore,
+    score_rows,
+    sum_rows,
+)
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-__all__ = ["CausalLM", "LanguageModeling", "MaskedLM"]
+__all__ = ["LanguageModeling"]
 
 
 class LanguageModeling(Task):
@@ -29,77 +28,26 @@ class LanguageModeling(Task):
     higher_is_better = False
     text_columns = ("text", "sentence")
 
-    def decode(self, rows: Sequence[Feature], output: Any) -> list[tuple[float, float, int]]:
+    def decode(self, rows: Sequence[Feature], output: object) -> list[RowScore]:
         """Return bits, characters and tokens of each row."""
         return score_rows(rows, output)
 
     def predictions(
-        self, dataset: Rows, features: Sequence[Feature], decoded: Sequence[Any]
+        self, dataset: Rows, features: Sequence[Feature], decoded: Sequence[RowScore]
     ) -> list[list[float]]:
         """Return bits, characters and tokens of each text."""
         return sum_rows(features, decoded, len(dataset)).tolist()
 
-    def score(self, dataset: Rows, predictions: Sequence[Any], *, language: Language) -> TaskScore:
-        """Return bits per character and the loss in nats per token; per example bits, characters and tokens."""
+    def score(
+        self, dataset: Rows, predictions: Sequence[list[float]], *, language: Language
+    ) -> TaskScore:
+        """Return bits per character and the loss in nats per token; per example what they sum."""
         score = LanguageModelScore.of_sums(predictions, language)
         return TaskScore(
-            {"bits_per_character": score.bits_per_character, "loss": score.loss},
-            {
+            metrics={"bits_per_character": score.bits_per_character, "loss": score.loss},
+            per_example={
                 "bits": score.bits,
                 "characters": score.characters,
                 "tokens": score.tokens.astype(float),
             },
         )
-
-
-@register_task
-class MaskedLM(LanguageModeling):
-    """Bits per character of a masked language model on fixed masks, see `masked_lm_features`.
-
-    Args:
-        seed: Seed of the masks.
-        mask_probability: The share of tokens that is masked.
-    """
-
-    name = "masked_lm"
-
-    def __init__(self, *, seed: int = 0, mask_probability: float = 0.15) -> None:
-        self.seed = seed
-        self.mask_probability = mask_probability
-
-    def features(
-        self,
-        dataset: Rows,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        language: Language,
-        max_length: int | None = None,
-    ) -> list[Feature]:
-        """Return the rows of `masked_lm_features`: for scoring, not for training, which wants new masks each time."""
-        return masked_lm_features(
-            tokenizer,
-            column(dataset, self.text_columns, language),
-            language=language,
-            seed=self.seed,
-            mask_probability=self.mask_probability,
-            max_length=max_length,
-        )
-
-
-@register_task
-class CausalLM(LanguageModeling):
-    """Bits per character of a causal language model, see `causal_lm_features`."""
-
-    name = "causal_lm"
-
-    def features(
-        self,
-        dataset: Rows,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        language: Language,
-        max_length: int | None = None,
-    ) -> list[Feature]:
-        """Return the rows of `causal_lm_features`: for scoring, not for training."""
-        texts = column(dataset, self.text_columns, language)
-        return causal_lm_features(tokenizer, texts, language=language, max_length=max_length)

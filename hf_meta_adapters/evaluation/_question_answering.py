@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from hf_meta_adapters._typing import Language, Rows
 from hf_meta_adapters.errors import ConfigurationError, DataError
+from hf_meta_adapters.evaluation._best_spans import Span, best_spans
 from hf_meta_adapters.evaluation._columns import column
+from hf_meta_adapters.evaluation._constant_prediction import constant_class
 from hf_meta_adapters.evaluation._forward import Feature, logits_of
-from hf_meta_adapters.evaluation._score_checks import constant_class
+from hf_meta_adapters.evaluation._passage_windows import PassageReader, answer_positions
 from hf_meta_adapters.evaluation._task import Task, TaskScore, register_task
 from hf_meta_adapters.evaluation._windows import length_limit
 from hf_meta_adapters.evaluation.answers import answer_f1, best_match, exact_match
@@ -24,43 +24,15 @@ from hf_meta_adapters.evaluation.metrics import AnswerMatch, compute
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["QuestionAnswering", "best_spans"]
-
-
-def best_spans(
-    start: Tensor, end: Tensor, *, longest: int, count: int
-) -> list[tuple[float, int, int]]:
-    """Return the `count` spans i ≤ j < i + longest with the largest s_i + e_j, the best one first.
-
-    Args:
-        start: Logits s of the first token, shape (n,).
-        end: Logits e of the last token, shape (n,).
-        longest: Tokens at most in a span.
-        count: How many spans.
-
-    Returns:
-        Score, first and last token of each; fewer than `count` where there are not so many.
-
-    Example:
-        >>> best_spans(torch.tensor([0.0, 2.0]), torch.tensor([1.0, 0.0]), longest=2, count=2)
-        [(2.0, 1, 1), (1.0, 0, 0)]
-    """
-    n = len(start)
-    allowed = torch.ones(n, n, dtype=torch.bool, device=start.device).triu().tril(longest - 1)
-    scores = (start[:, None] + end[None, :]).masked_fill(~allowed, -torch.inf).flatten()
-    values, indices = scores.topk(min(count, int(allowed.sum())))
-    return [
-        (value, index // n, index % n)
-        for value, index in zip(values.tolist(), indices.tolist(), strict=True)
-    ]
+__all__ = ["QuestionAnswering"]
 
 
 @register_task
 class QuestionAnswering(Task):
-    """Extractive question answering as in SQuAD v1.1: exact match and F1, averaged over the questions.
+    """Extractive question answering as in SQuAD v1.1: mean exact match and mean F1 of the answers.
 
     A passage that is too long is read in windows that overlap by `stride` tokens, and the best span
-    of all windows is the answer, spans of white space apart. The examples have the columns
+    of all windows is the answer, not counting spans of white space. The examples have the columns
     `question`, `context` and `answers` (`text` and `answer_start`, which counts characters); every
     question has an answer.
 
@@ -91,6 +63,7 @@ class QuestionAnswering(Task):
             raise ConfigurationError(
                 f'`normalization` must be "language" or "squad". Found {normalization!r}.'
             )
+
         self.normalization = normalization
         self.stride = stride
         self.longest_question = longest_question
@@ -105,131 +78,95 @@ class QuestionAnswering(Task):
         language: Language,
         max_length: int | None = None,
     ) -> list[Feature]:
-        """Return windows with `start_positions` and `end_positions` of the first answer, and `places` of the passage.
+        """Return windows with `places` and the positions of the first answer.
 
-        A window without the whole answer points at its classification token, or at its first one.
-        `places` holds the place, start and end (in characters) of each token of the passage.
+        `places` holds the place, start and end (in characters) of each token of the passage. The
+        `start_positions` and `end_positions` of a window without the whole answer are its
+        classification token, or its first one.
         """
         if not tokenizer.is_fast:
             raise ConfigurationError(
-                "Answers can be found in a passage only by a fast tokenizer. Found"
+                "Only a fast tokenizer can locate answers in a passage. Found"
                 f" `{type(tokenizer).__name__}`. Load the tokenizer by"
                 " `AutoTokenizer.from_pretrained`, with `tokenizers` installed."
             )
+
         limit = length_limit(tokenizer, max_length)
-        questions, contexts = (
-            column(dataset, ["question"], language),
-            column(dataset, ["context"], language),
-        )
+        reader = PassageReader(tokenizer, limit, self.stride, self.longest_question)
+        questions = column(dataset, ["question"], language)
+        passages = column(dataset, ["context"], language)
+
         rows = []
         for example, answers in enumerate(column(dataset, ["answers"], language)):
             if not answers["text"]:
                 raise DataError(
                     f"Every question must have an answer. Found none for example {example} of"
-                    f" language {language!r}. Leave such questions out."
+                    f" language {language!r}. Remove such questions."
                 )
-            first = answers["answer_start"][0]
-            answer = first, first + len(answers["text"][0])
-            for row in self._windows(tokenizer, questions[example], contexts[example], limit):
-                rows.append(
-                    {**row, **_positions(row, answer, tokenizer.cls_token_id), "example": example}
-                )
+
+            # Training aims at the first answer; a score takes the best match over all of them.
+            start = answers["answer_start"][0]
+            answer = start, start + len(answers["text"][0])
+
+            for row in reader.windows(questions[example], passages[example]):
+                positions = answer_positions(row, answer, tokenizer.cls_token_id)
+                rows.append({**row, **positions, "example": example})
+
         return rows
 
-    def decode(self, rows: Sequence[Feature], output: Any) -> list[list[tuple[float, int, int]]]:
+    def decode(self, rows: Sequence[Feature], output: object) -> list[list[Span]]:
         """Return the best spans of each window: score, first and last character."""
-        starts, ends = (
-            logits_of(output, name, 2).float() for name in ("start_logits", "end_logits")
-        )
+        starts = logits_of(output, "start_logits", 2).float()
+        ends = logits_of(output, "end_logits", 2).float()
+
         decoded = []
         for row, start, end in zip(rows, starts, ends, strict=True):
+            # Only tokens of the passage can answer, so others are left out before the ranking.
             places = torch.tensor([place for place, _, _ in row["places"]], device=start.device)
-            best = best_spans(
+            spans = best_spans(
                 start[places], end[places], longest=self.longest_answer, count=self.n_best
             )
-            decoded.append(
-                [(score, row["places"][i][1], row["places"][j][2]) for score, i, j in best]
-            )
+
+            in_characters = []
+            for score, first, last in spans:
+                in_characters.append((score, row["places"][first][1], row["places"][last][2]))
+            decoded.append(in_characters)
+
         return decoded
 
     def predictions(
-        self, dataset: Rows, features: Sequence[Feature], decoded: Sequence[Any]
+        self, dataset: Rows, features: Sequence[Feature], decoded: Sequence[list[Span]]
     ) -> list[str]:
-        """Return the text of the best span of each question; empty if all its spans are white space."""
-        spans = defaultdict(list)
-        for feature, own in zip(features, decoded, strict=True):
-            spans[feature["example"]].extend(own)
+        """Return the text of the best span per question; empty if all its spans are white space."""
+        # By default no span: an empty passage has no row.
+        spans: dict[int, list[Span]] = defaultdict(list)
+        for feature, window_spans in zip(features, decoded, strict=True):
+            spans[feature["example"]].extend(window_spans)
+
         answers = []
-        for example, context in enumerate(column(dataset, ["context"])):
+        for example, passage in enumerate(column(dataset, ["context"])):
             ranked = sorted(spans[example], key=lambda span: -span[0])
-            texts = (context[start:end].strip() for _, start, end in ranked)
+
+            # Lazily, since the best span has text nearly always.
+            texts = (passage[start:end].strip() for _, start, end in ranked)
             answers.append(next(filter(None, texts), ""))
+
         return answers
 
     def score(self, dataset: Rows, predictions: Sequence[str], *, language: Language) -> TaskScore:
         """Return exact match and F1, and both for each question."""
         references = [answers["text"] for answers in column(dataset, ["answers"], language)]
         rules = language if self.normalization == "language" else None
+
+        matches, f1_scores = [], []
+        for prediction, texts in zip(predictions, references, strict=True):
+            matches.append(best_match(exact_match, prediction, texts, rules))
+            f1_scores.append(best_match(answer_f1, prediction, texts, rules))
+
         return TaskScore(
-            compute(AnswerMatch, predictions=predictions, references=references, language=rules),
-            {
-                name: np.array(
-                    [
-                        best_match(measure, p, r, rules)
-                        for p, r in zip(predictions, references, strict=True)
-                    ]
-                )
-                for name, measure in (("exact_match", exact_match), ("f1", answer_f1))
-            },
-            constant_class(predictions, [texts[0] for texts in references]),
+            metrics=compute(
+                AnswerMatch, predictions=predictions, references=references, language=rules
+            ),
+            per_example={"exact_match": np.array(matches), "f1": np.array(f1_scores)},
+            constant_prediction=constant_class(predictions, [texts[0] for texts in references]),
         )
-
-    def _windows(
-        self, tokenizer: PreTrainedTokenizerBase, question: str, context: str, limit: int
-    ) -> Iterator[Feature]:
-        longest = min(self.longest_question, limit // 2)
-        offsets = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True)[
-            "offset_mapping"
-        ]
-        if len(offsets) > longest:
-            question, offsets = question[: offsets[longest - 1][1]], offsets[:longest]
-        room = limit - tokenizer.num_special_tokens_to_add(pair=True) - len(offsets)
-        encoding = tokenizer(
-            question,
-            context,
-            truncation="only_second",
-            max_length=limit,
-            stride=max(0, min(self.stride, room // 2)),
-            return_overflowing_tokens=True,
-            return_offsets_mapping=True,
-        )
-        inputs = [
-            name for name in ("input_ids", "attention_mask", "token_type_ids") if name in encoding
-        ]
-        for window, offset in enumerate(encoding["offset_mapping"]):
-            sides = encoding.sequence_ids(window)
-            places = [
-                [place, offset[place][0], _after_marks(context, offset[place][1])]
-                for place, side in enumerate(sides)
-                if side == 1
-            ]
-            if places:
-                yield {**{name: encoding[name][window] for name in inputs}, "places": places}
-
-
-def _after_marks(text: str, end: int) -> int:
-    """Return the end of the letter: a tokenizer that strips accents leaves its marks (vowels, in Hindi) uncovered."""
-    while end < len(text) and unicodedata.category(text[end]).startswith("M"):
-        end += 1
-    return end
-
-
-def _positions(row: Feature, answer: tuple[int, int], cls_token: int | None) -> dict[str, int]:
-    """Return the places of the first and the last token of an answer, or twice that of the classification token."""
-    begin, finish = answer
-    inside = [place for place, start, end in row["places"] if start < finish and end > begin]
-    whole = row["places"][0][1] <= begin and row["places"][-1][2] >= finish
-    if inside and whole:
-        return {"start_positions": inside[0], "end_positions": inside[-1]}
-    none = row["input_ids"].index(cls_token) if cls_token in row["input_ids"] else 0
-    return {"start_positions": none, "end_positions": none}

@@ -1,4 +1,4 @@
-"""What a task is: the four steps from data to scores, and the names by which tasks are asked for."""
+"""What a task is: the four steps from data to scores, and the registry of tasks by name."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class TaskScore:
 
 
 class Task(ABC):
-    """How data becomes features, how the output of a model becomes predictions, and how these are scored.
+    """How data becomes features, model output becomes predictions, and predictions are scored.
 
-    Write a task of your own by deriving from this class; pass an instance to `evaluate_languages`,
-    or register the class under a name.
+    To add a task, derive from this class. Pass an instance to `evaluate_languages`, or register the
+    class under a name with `register_task`.
 
     Attributes:
         name: The name of the task.
@@ -56,7 +56,7 @@ class Task(ABC):
 
     @property
     def id2label(self) -> dict[int, str]:
-        """What a model's head must be made with: `from_pretrained(..., id2label=task.id2label)`."""
+        """The classes of the head, as in `from_pretrained(..., id2label=task.id2label)`."""
         return dict(enumerate(self.labels))
 
     @property
@@ -73,7 +73,7 @@ class Task(ABC):
         language: Language,
         max_length: int | None = None,
     ) -> list[Feature]:
-        """Return the rows that the model is run on, with their labels, so that a Trainer can train on them, too.
+        """Return the rows that the model is run on, with labels, so that a Trainer can use them.
 
         Args:
             dataset: The examples.
@@ -82,18 +82,18 @@ class Task(ABC):
             max_length: Tokens in a row; by default what the tokenizer allows, at most 512.
 
         Returns:
-            One or more rows for each example, whose number is their `example`.
+            One or more rows for each example; `example` of a row is the number of its example.
         """
 
     @abstractmethod
     def decode(self, rows: Sequence[Feature], output: Any) -> Sequence[Any]:
-        """Return what has to be kept of the model's output for each row of a batch: something small, not logits."""
+        """Return what to keep of the model's output for each row of a batch: not whole logits."""
 
     @abstractmethod
     def predictions(
         self, dataset: Rows, features: Sequence[Feature], decoded: Sequence[Any]
     ) -> list[Any]:
-        """Return one prediction for each example, from all rows of it."""
+        """Return one prediction for each example, from all its rows."""
 
     @abstractmethod
     def score(self, dataset: Rows, predictions: Sequence[Any], *, language: Language) -> TaskScore:
@@ -106,7 +106,9 @@ TaskClass = TypeVar("TaskClass", bound=type[Task])
 
 
 def register_task(task: TaskClass) -> TaskClass:
-    """Make a task class known by its `name`, as a decorator; `get_task` calls it without arguments.
+    """Register a task class under its `name`, as a decorator.
+
+    `get_task` calls the class without arguments.
 
     Args:
         task: The class.
@@ -117,19 +119,21 @@ def register_task(task: TaskClass) -> TaskClass:
     Raises:
         ConfigurationError: If another class has the name.
     """
+    # The same class may come again, as when a notebook runs a cell twice that imports it.
     if _TASKS.setdefault(task.name, task) is not task:
         raise ConfigurationError(
-            f"A task must have a name of its own. Found {task.name!r}, which is taken. Set another"
+            f"A task must have a unique name. Found {task.name!r}, which is taken. Set another"
             f" `name` in `{task.__name__}`."
         )
     return task
 
 
 def get_task(name: str) -> Task:
-    """Return the task of that name with its default settings: ner, pos, qa, nli, masked_lm, causal_lm, or your own.
+    """Return a task by name, with its default settings.
 
     Args:
-        name: The name.
+        name: "ner", "pos", "qa", "nli", "masked_lm", "causal_lm", or the name of a class passed to
+            `register_task`.
 
     Returns:
         A new instance.
@@ -143,7 +147,7 @@ def get_task(name: str) -> Task:
     """
     if name not in _TASKS:
         raise ConfigurationError(
-            f"`task` must be a `Task` or one of {sorted(_TASKS)}. Found {name!r}. Derive from"
-            " `Task` and decorate the class with `@register_task` to add one."
+            f"`task` must be a `Task` or one of {sorted(_TASKS)}. Found {name!r}. To add a task,"
+            " derive a class from `Task` and decorate it with `@register_task`."
         )
     return _TASKS[name]()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["length_limit", "special_tokens_around", "windows"]
 
-_UNSET = 1_000_000  # a tokenizer without a limit says 1e30
+_UNLIMITED = 1_000_000  # a tokenizer without a limit says 1e30
 _DEFAULT = 512
 
 
@@ -27,16 +27,22 @@ def length_limit(tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> 
         The limit.
 
     Raises:
-        ConfigurationError: If there is no room for text beside the special tokens.
+        ConfigurationError: If the special tokens leave no room for text.
     """
-    own = tokenizer.model_max_length
-    limit = max_length if max_length is not None else own if own < _UNSET else _DEFAULT
+    limit = max_length
+    if limit is None:
+        limit = tokenizer.model_max_length
+        if limit >= _UNLIMITED:
+            limit = _DEFAULT
+
+    # Room for two tokens: a window of one would show it without any context.
     special = tokenizer.num_special_tokens_to_add()
     if limit <= special + 1:
         raise ConfigurationError(
-            f"`max_length` must leave room for at least two tokens of text beside the {special}"
-            f" special tokens. Found {limit}. Write for example 128."
+            f"`max_length` must leave room for at least two tokens of text besides the {special}"
+            f" special tokens. Found {limit}. Use for example 128."
         )
+
     return limit
 
 
@@ -52,23 +58,25 @@ def special_tokens_around(
     Returns:
         The ids before, and those after.
     """
+    # Found by comparison, since no attribute of a tokenizer tells them.
     bare = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     full = tokenizer(text, verbose=False)["input_ids"]
+
     start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
     return full[:start], full[start + len(bare) :]
 
 
 def windows(sizes: Sequence[int], room: int, overlap: int = 0) -> list[tuple[range, range]]:
-    """Cut a sequence of items into windows that fit, and give each item to the window that shows most around it.
+    """Cut a sequence into windows that fit, each item owned by the window with most context for it.
 
     Args:
         sizes: Tokens of each item (a word; 1 for a sequence of tokens).
-        room: Tokens in a window. An item that is larger stands alone in its window.
+        room: Tokens in a window. A larger item stands alone in its window.
         overlap: Tokens at most that a window shares with the one before.
 
     Returns:
-        For each window the items in it and, among them, those that belong to it. Every item belongs
-        to one window.
+        For each window the items in it and, among them, those that it owns. Every item is owned by
+        one window.
 
     Example:
         >>> windows([1] * 5, room=3)
@@ -76,21 +84,43 @@ def windows(sizes: Sequence[int], room: int, overlap: int = 0) -> list[tuple[ran
         >>> windows([1] * 5, room=4, overlap=2)
         [(range(0, 4), range(0, 3)), (range(2, 5), range(3, 5))]
     """
-    result: list[tuple[range, range]] = []
+    cut: list[tuple[range, range]] = []
     begin = owned = 0
+
     while owned < len(sizes):
-        end, used = begin + 1, sizes[begin]
-        while end < len(sizes) and used + sizes[end] <= room:
-            used += sizes[end]
-            end += 1
-        following, shared = end, 0
-        while (
-            end < len(sizes) and following - 1 > begin and shared + sizes[following - 1] <= overlap
-        ):
-            following -= 1
-            shared += sizes[following]
+        end = _end_of_window(sizes, begin, room)
+        following = _begin_of_next(sizes, begin, end, overlap)
+
+        # Both windows show the items from `following` to `end`: the first half of them has more
+        # context in this window, the second half in the next.
         boundary = (following + end + 1) // 2
         if boundary > owned:
-            result.append((range(begin, end), range(owned, boundary)))
+            cut.append((range(begin, end), range(owned, boundary)))
         begin, owned = following, boundary
-    return result
+
+    return cut
+
+
+def _end_of_window(sizes: Sequence[int], begin: int, room: int) -> int:
+    """Return the end of the longest window that fits, of at least one item."""
+    end = begin + 1
+    used = sizes[begin]
+    while end < len(sizes) and used + sizes[end] <= room:
+        used += sizes[end]
+        end += 1
+
+    return end
+
+
+def _begin_of_next(sizes: Sequence[int], begin: int, end: int, overlap: int) -> int:
+    """Return where the next window begins: behind the first item of this one, to advance."""
+    following = end
+    if end == len(sizes):
+        return following
+
+    shared = 0
+    while following - 1 > begin and shared + sizes[following - 1] <= overlap:
+        following -= 1
+        shared += sizes[following]
+
+    return following

@@ -1,4 +1,4 @@
-"""Exact match and F1 between answers: the rules of SQuAD v1.1, and those of MLQA for other languages."""
+"""Exact match and F1 between answers: the rules of SQuAD v1.1, and of MLQA for other languages."""
 
 from __future__ import annotations
 
@@ -23,23 +23,26 @@ _ARTICLES = {
     "ar": re.compile("ال"),
     "fr": re.compile(r"\b(?:un|une|le|la|les|du|des)\b"),
 }
-_ELIDED = re.compile(
-    r"\bl['’]"
-)  # French l'; without its apostrophe it could no longer be told from the noun
+
+# French l', removed before punctuation: without its apostrophe it would be part of the noun.
+_ELIDED = re.compile(r"\bl['’]")
+
 _UNSPACED = frozenset({"zh", "ja", "th", "lo", "km", "my"})
-_UNSPACED_LETTER = re.compile(  # Han (as MLQA has it), kana, Thai and Lao, Myanmar, Khmer
+
+# Han (in the range of MLQA), kana, Thai and Lao, Myanmar, Khmer
+_UNSPACED_LETTER = re.compile(
     r"([\u4e00-\u9fa5\u3040-\u30ff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff])"
 )
 
 
 def normalize_answer(text: str, language: Language | None = None) -> str:
-    """Lower-case an answer and drop its punctuation, its articles and its surplus spaces, in this order.
+    """Lower-case an answer, then drop its punctuation, its articles and its surplus spaces.
 
     With a language, the rules are those of MLQA (Lewis et al., 2020): all punctuation of Unicode,
     the articles of the language (en, es, de, vi; every ال in ar; none elsewhere), and in languages
-    written without spaces each letter is a word of its own (zh; here ja, th, lo, km and my, too).
-    French is ours: un, une, le, la, les, du, des and l'. Without a language they are those of SQuAD
-    v1.1 (Rajpurkar et al., 2016): ASCII punctuation and English articles.
+    written without spaces each letter is a separate word (zh; here also ja, th, lo, km and my).
+    The rules of French are ours: un, une, le, la, les, du, des and l'. Without a language, the
+    rules are those of SQuAD v1.1 (Rajpurkar et al., 2016): ASCII punctuation and English articles.
 
     Args:
         text: The answer.
@@ -49,20 +52,26 @@ def normalize_answer(text: str, language: Language | None = None) -> str:
         The words of the answer, joined by single spaces.
 
     Example:
-        >>> normalize_answer("The  U.S.A.!"), normalize_answer("L’eau, une fois", "fr"), normalize_answer("北京", "zh")
-        ('usa', 'eau fois', '北 京')
+        >>> normalize_answer("The  U.S.A.!"), normalize_answer("L’eau, une fois", "fr")
+        ('usa', 'eau fois')
+        >>> normalize_answer("北京", "zh")
+        '北 京'
     """
     text = text.lower()
     if language is None:
-        return " ".join(_ENGLISH.sub(" ", text.translate(_ASCII)).split())
+        text = _ENGLISH.sub(" ", text.translate(_ASCII))
+        return " ".join(text.split())
+
     base = re.split("[-_]", language.lower())[0]
     if base == "fr":
         text = _ELIDED.sub(" ", text)
     text = text.translate(_punctuation())
+
     if base in _ARTICLES:
         text = _ARTICLES[base].sub(" ", text)
     if base in _UNSPACED:
         text = _UNSPACED_LETTER.sub(r" \1 ", text)
+
     return " ".join(text.split())
 
 
@@ -72,14 +81,17 @@ def exact_match(prediction: str, reference: str, language: Language | None = Non
 
 
 def answer_f1(prediction: str, reference: str, language: Language | None = None) -> float:
-    """Return 2·c / (p + r): words in common, of the prediction and of the reference, counted as bags.
+    """Return 2·c / (p + r): words in common, of the prediction and of the reference, as bags.
 
-    As in SQuAD v1.1 it is 0 where nothing is in common, also where both are empty.
+    As in SQuAD v1.1 it is 0 where nothing is in common, even where both are empty.
     """
     predicted = normalize_answer(prediction, language).split()
     expected = normalize_answer(reference, language).split()
+
     common = sum((Counter(predicted) & Counter(expected)).values())
-    return 2 * common / (len(predicted) + len(expected)) if common else 0.0
+    if not common:
+        return 0.0
+    return 2 * common / (len(predicted) + len(expected))
 
 
 def best_match(
@@ -88,7 +100,7 @@ def best_match(
     references: Iterable[str],
     language: Language | None = None,
 ) -> float:
-    """Return the best value of `measure` over the references of a question; 0 where there is none."""
+    """Return the best value of `measure` over the references of a question; 0 without any."""
     return max((measure(prediction, reference, language) for reference in references), default=0.0)
 
 
@@ -98,6 +110,9 @@ _ASCII = dict.fromkeys(map(ord, string.punctuation))
 @lru_cache(maxsize=1)
 def _punctuation() -> dict[int, None]:
     """Every code point of Unicode's categories P*, and what ASCII calls punctuation."""
-    return _ASCII | dict.fromkeys(
-        c for c in range(sys.maxunicode) if unicodedata.category(chr(c)).startswith("P")
-    )
+    # Cached: this goes through a million code points. ASCII comes on top because Unicode counts
+    # `$`, `+` and a few more among the symbols.
+    punctuation = [
+        code for code in range(sys.maxunicode) if unicodedata.category(chr(code)).startswith("P")
+    ]
+    return _ASCII | dict.fromkeys(punctuation)

@@ -1,4 +1,4 @@
-"""The result of `compare_methods`."""
+"""The result of `compare_methods`: scores of methods, their means and paired differences."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class PairedDifference:
     """How much better one method is than another.
 
     Attributes:
-        treatment: The one.
-        baseline: The other.
-        mean: Mean over seeds of the difference of the means over languages; above 0: the treatment
-            is better.
+        treatment: The method under test.
+        baseline: The method that it is compared with.
+        mean: Mean over seeds of the difference of the means over languages; above 0 where the
+            treatment is better.
         low: Lower end of its interval; NaN with one seed.
         high: Upper end.
         p_value: Of the paired t test over seeds, adjusted for the number of comparisons; NaN with
             one seed.
-        wins: In how many pairs of language and seed the treatment is better.
+        wins: In how many pairs of a language and a seed the treatment is better.
         pairs: How many pairs there are.
     """
 
@@ -44,6 +44,16 @@ class PairedDifference:
     p_value: float
     wins: int
     pairs: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the attributes by name, ready for JSON (NaN as `None`)."""
+        values = asdict(self)
+
+        # One seed has neither interval nor p-value, and JSON has no NaN.
+        for name in ("low", "high", "p_value"):
+            values[name] = _nan_to_none(values[name])
+
+        return values
 
 
 @dataclass(frozen=True)
@@ -74,51 +84,39 @@ class MethodComparison:
         return len(next(iter(self.scores.values()))[0])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as strings, numbers, lists and dicts, ready for JSON (NaN as `None`)."""
+        """Return strings, numbers, lists and dicts, ready for JSON (NaN as `None`)."""
+        means: dict[str, list[float | None]] = {}
+        for name, mean_and_ends in self.means.items():
+            means[name] = [_nan_to_none(value) for value in mean_and_ends]
+
         return {
             "metric": self.metric,
             "higher_is_better": self.higher_is_better,
             "confidence": self.confidence,
             "languages": list(self.languages),
             "scores": {name: [list(row) for row in rows] for name, rows in self.scores.items()},
-            "means": {
-                name: [_or_none(value) for value in mean] for name, mean in self.means.items()
-            },
-            "differences": [
-                {key: _or_none(value) for key, value in asdict(d).items()} for d in self.differences
-            ],
+            "means": means,
+            "differences": [difference.to_dict() for difference in self.differences],
         }
 
     def to_markdown(self) -> str:
         """Return a table of the scores, and one of the differences if there are treatments."""
-        rows = [
-            [
-                name,
-                *(format_number(sum(own) / len(own)) for own in self.scores[name]),
-                _with_interval(*self.means[name]),
-            ]
-            for name in self.scores
-        ]
-        better = "higher" if self.higher_is_better else "lower"
-        seeds = (
-            "one seed, no intervals"
-            if self.seeds == 1
-            else f"{self.seeds} seeds, {self.confidence:.0%} t intervals"
-        )
-        found = [
-            markdown_table(["method", *self.languages, "mean"], rows),
-            f"{self.metric}: {better} is better; {seeds}.",
-        ]
+        rows = []
+        for name, matrix in self.scores.items():
+            means = [format_number(sum(row) / len(row)) for row in matrix]
+            rows.append([name, *means, _with_interval(*self.means[name])])
+
+        parts = [markdown_table(["method", *self.languages, "mean"], rows), self._caption()]
+
         if self.differences:
             header = ["treatment", "against", "better by", "p (Holm)", "wins"]
-            found.append(
-                markdown_table(header, [_row(difference) for difference in self.differences])
-            )
-            found.append(
-                "Paired over seeds; wins: pairs of language and seed in which the treatment is"
+            parts.append(markdown_table(header, [_row(d) for d in self.differences]))
+            parts.append(
+                "Paired over seeds. Wins: pairs of a language and a seed in which the treatment is"
                 " better."
             )
-        return "\n\n".join(found)
+
+        return "\n\n".join(parts)
 
     def plot(self, path: str | os.PathLike[str] | None = None, ax: Axes | None = None) -> Axes:
         """Draw the mean of each method as a point with its interval.
@@ -131,6 +129,8 @@ class MethodComparison:
             The axes.
         """
         better = "higher" if self.higher_is_better else "lower"
+
+        # Methods are identifiers, such as `meta_train`; an axis is for readers.
         return plot_intervals(
             {self.metric: list(self.means.values())},
             [name.replace("_", " ") for name in self.means],
@@ -141,16 +141,22 @@ class MethodComparison:
             ax=ax,
         )
 
+    def _caption(self) -> str:
+        better = "higher" if self.higher_is_better else "lower"
+        seeds = f"{self.seeds} seeds, {self.confidence:.0%} t intervals"
+        if self.seeds == 1:
+            seeds = "one seed, no intervals"
+
+        return f"{self.metric}: {better} is better; {seeds}."
+
 
 def _row(difference: PairedDifference) -> list[str]:
-    value = _with_interval(difference.mean, difference.low, difference.high, sign=True)
-    wins = f"{difference.wins} of {difference.pairs}"
     return [
         difference.treatment,
         difference.baseline,
-        value,
+        _with_interval(difference.mean, difference.low, difference.high, sign=True),
         format_number(difference.p_value),
-        wins,
+        f"{difference.wins} of {difference.pairs}",
     ]
 
 
@@ -158,8 +164,9 @@ def _with_interval(mean: float, low: float, high: float, *, sign: bool = False) 
     value = format_number(mean, sign=sign)
     if math.isnan(low):
         return value
+
     return f"{value} [{format_number(low, sign=sign)}, {format_number(high, sign=sign)}]"
 
 
-def _or_none(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value
+def _nan_to_none(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,11 +1,9 @@
-"""The metrics of the tasks as `evaluate.Metric`s that need no download. All values are shares from 0 to 1."""
+"""The metrics of the tasks as `evaluate.Metric`s that need no download, with values from 0 to 1."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from tempfile import TemporaryDirectory
-from types import ModuleType
 from typing import Any
 
 import datasets
@@ -13,7 +11,7 @@ import evaluate
 import numpy as np
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.errors import ConfigurationError
+from hf_meta_adapters.evaluation._metrics_library import metrics_library
 from hf_meta_adapters.evaluation.answers import answer_f1, best_match, exact_match
 
 __all__ = ["AnswerMatch", "ClassF1", "SpanF1", "TagAccuracy", "compute", "repair_bio", "spans"]
@@ -23,9 +21,10 @@ _TEXTS = datasets.Sequence(_TEXT)
 
 
 def compute(metric: type[evaluate.Metric], **inputs: Any) -> dict[str, float]:
-    """Return the values of a metric without leaving a file behind (`evaluate` keeps its inputs in a cache folder)."""
+    """Return the values of a metric, and leave no file: `evaluate` caches inputs in a folder."""
     with TemporaryDirectory() as folder:
         values: dict[str, float] = metric(cache_dir=folder, keep_in_memory=True).compute(**inputs)
+
     return values
 
 
@@ -36,11 +35,17 @@ def repair_bio(tags: Sequence[str]) -> list[str]:
         >>> repair_bio(["I-PER", "I-PER", "I-LOC", "O", "I-LOC"])
         ['B-PER', 'I-PER', 'B-LOC', 'O', 'B-LOC']
     """
-    before = ["O", *tags]
-    return [
-        f"B-{tag[2:]}" if tag.startswith("I-") and last[1:] != tag[1:] else tag
-        for last, tag in zip(before, tags, strict=False)
-    ]
+    repaired = []
+    previous = "O"
+    for tag in tags:
+        continues = previous[1:] == tag[1:]  # "-X", whether after B or I
+        if tag.startswith("I-") and not continues:
+            repaired.append(f"B-{tag[2:]}")
+        else:
+            repaired.append(tag)
+        previous = tag
+
+    return repaired
 
 
 def spans(tags: Sequence[str]) -> set[tuple[str, int, int]]:
@@ -50,15 +55,16 @@ def spans(tags: Sequence[str]) -> set[tuple[str, int, int]]:
         >>> spans(["B-PER", "I-PER", "O"])
         {('PER', 0, 1)}
     """
-    return set(_library("seqeval.metrics.sequence_labeling").get_entities([*tags]))
+    labeling = metrics_library("seqeval.metrics.sequence_labeling")
+    return set(labeling.get_entities([*tags]))
 
 
 class SpanF1(evaluate.Metric):
-    """Precision, recall and F1 of entity spans over all sentences: a span is right if both ends and its type are.
+    """Precision, recall and F1 of entity spans, which are right if both ends and the type are.
 
-    Strict IOB2, micro average, by seqeval. Tags are repaired first (`repair_bio`), references too;
-    `repaired` says which share of the predicted tags needed it. 0 where there is nothing to divide
-    by.
+    Strict IOB2, micro average over all sentences, by seqeval. Tags are repaired first
+    (`repair_bio`), including the references; `repaired` is the share of the predicted tags that
+    needed it. 0 where there is nothing to divide by.
 
     Example:
         >>> tags = [["B-PER", "I-PER", "O", "B-LOC"]]
@@ -72,24 +78,24 @@ class SpanF1(evaluate.Metric):
     def _compute(
         self, predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]
     ) -> dict[str, float]:
-        scheme = _library("seqeval.scheme").IOB2
-        predicted, expected = (
-            [repair_bio(p) for p in predictions],
-            [repair_bio(r) for r in references],
+        predicted = [repair_bio(tags) for tags in predictions]
+        expected = [repair_bio(tags) for tags in references]
+
+        # v1 is the strict evaluation; by default, seqeval reads tags leniently.
+        seqeval = metrics_library("seqeval.metrics.v1")
+        precision, recall, f1, _ = seqeval.precision_recall_fscore_support(
+            expected,
+            predicted,
+            average="micro",
+            scheme=metrics_library("seqeval.scheme").IOB2,
+            zero_division=0,
         )
-        precision, recall, f1, _ = _library("seqeval.metrics.v1").precision_recall_fscore_support(
-            expected, predicted, average="micro", scheme=scheme, zero_division=0
-        )
-        changed = [
-            a != b
-            for p, q in zip(predictions, predicted, strict=True)
-            for a, b in zip(p, q, strict=True)
-        ]
+
         return {
             "precision": float(precision),
             "recall": float(recall),
             "f1": float(f1),
-            "repaired": float(np.mean(changed)) if changed else 0.0,
+            "repaired": _share_of_changes(predictions, predicted),
         }
 
 
@@ -97,7 +103,8 @@ class TagAccuracy(evaluate.Metric):
     """Accuracy of tags over all words of all sentences.
 
     Example:
-        >>> compute(TagAccuracy, predictions=[["NOUN", "VERB"], ["NOUN"]], references=[["NOUN", "NOUN"], ["NOUN"]])
+        >>> references = [["NOUN", "NOUN"], ["NOUN"]]
+        >>> compute(TagAccuracy, predictions=[["NOUN", "VERB"], ["NOUN"]], references=references)
         {'accuracy': 0.6666666666666666}
     """
 
@@ -107,15 +114,23 @@ class TagAccuracy(evaluate.Metric):
     def _compute(
         self, predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]
     ) -> dict[str, float]:
-        flat = [[tag for tags in side for tag in tags] for side in (references, predictions)]
-        return {"accuracy": float(_library("sklearn.metrics").accuracy_score(*flat))}
+        # Flat: every word counts alike, so long sentences weigh more than short ones.
+        predicted: list[str] = []
+        expected: list[str] = []
+        for prediction, reference in zip(predictions, references, strict=True):
+            predicted += prediction
+            expected += reference
+
+        sklearn = metrics_library("sklearn.metrics")
+        return {"accuracy": float(sklearn.accuracy_score(expected, predicted))}
 
 
 class ClassF1(evaluate.Metric):
     """Accuracy, and F1 as the unweighted mean over the classes that occur.
 
     Example:
-        >>> compute(ClassF1, predictions=["neutral", "neutral"], references=["neutral", "entailment"])
+        >>> references = ["neutral", "entailment"]
+        >>> compute(ClassF1, predictions=["neutral", "neutral"], references=references)
         {'accuracy': 0.5, 'macro_f1': 0.3333333333333333}
     """
 
@@ -123,20 +138,19 @@ class ClassF1(evaluate.Metric):
         return _information("Accuracy and macro F1 of classes", _TEXT)
 
     def _compute(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-        sklearn = _library("sklearn.metrics")
-        return {
-            "accuracy": float(sklearn.accuracy_score(references, predictions)),
-            "macro_f1": float(
-                sklearn.f1_score(references, predictions, average="macro", zero_division=0)
-            ),
-        }
+        # A class that is never predicted has no precision; its F1 counts as 0.
+        sklearn = metrics_library("sklearn.metrics")
+        accuracy = sklearn.accuracy_score(references, predictions)
+        macro_f1 = sklearn.f1_score(references, predictions, average="macro", zero_division=0)
+
+        return {"accuracy": float(accuracy), "macro_f1": float(macro_f1)}
 
 
 class AnswerMatch(evaluate.Metric):
-    """Mean exact match and mean F1 of answers, each against the best of the references of its question.
+    """Mean exact match and mean F1 of answers, each against the best reference of its question.
 
     `language` picks the rules, see `normalize_answer`; without it the values are those of SQuAD
-    v1.1 over 100.
+    v1.1 divided by 100.
 
     Example:
         >>> compute(AnswerMatch, predictions=["the Nile river"], references=[["Nile"]])
@@ -152,27 +166,29 @@ class AnswerMatch(evaluate.Metric):
         references: Sequence[Sequence[str]],
         language: Language | None = None,
     ) -> dict[str, float]:
-        pairs = list(zip(predictions, references, strict=True))
-        return {
-            "exact_match": float(
-                np.mean([best_match(exact_match, p, r, language) for p, r in pairs])
-            ),
-            "f1": float(np.mean([best_match(answer_f1, p, r, language) for p, r in pairs])),
-        }
+        matches, f1_scores = [], []
+        for prediction, texts in zip(predictions, references, strict=True):
+            matches.append(best_match(exact_match, prediction, texts, language))
+            f1_scores.append(best_match(answer_f1, prediction, texts, language))
+
+        return {"exact_match": float(np.mean(matches)), "f1": float(np.mean(f1_scores))}
 
 
-def _information(description: str, predictions: Any, references: Any = None) -> evaluate.MetricInfo:
-    features = datasets.Features(
-        {"predictions": predictions, "references": references or predictions}
-    )
+def _share_of_changes(before: Sequence[Sequence[str]], after: Sequence[Sequence[str]]) -> float:
+    """Return the share of tags that differ; 0 if there are none."""
+    changed: list[bool] = []
+    for tags, new_tags in zip(before, after, strict=True):
+        changed += [tag != new for tag, new in zip(tags, new_tags, strict=True)]
+
+    return float(np.mean(changed)) if changed else 0.0
+
+
+def _information(
+    description: str, predictions: object, references: object | None = None
+) -> evaluate.MetricInfo:
+    """Describe a metric; references have the type of predictions unless another is given."""
+    if references is None:
+        references = predictions
+
+    features = datasets.Features({"predictions": predictions, "references": references})
     return evaluate.MetricInfo(description=description, citation="", features=features)
-
-
-def _library(name: str) -> ModuleType:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise ConfigurationError(
-            f"This metric needs {name.split('.')[0]}. Found no such package. Install it with "
-            "`pip install hf-meta-adapters[metrics]`."
-        ) from error

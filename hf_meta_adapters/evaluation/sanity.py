@@ -1,18 +1,20 @@
-"""Signs of a model put together wrongly: a head that stood still, adapters that do nothing, labels out of place."""
+"""Signs of a model put together wrongly: a head that did not move, adapters that do nothing."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from transformers.utils import ModelOutput
 
-from hf_meta_adapters._typing import Language, Rows
+from hf_meta_adapters._typing import IGNORED_LABEL, Language, Rows
 from hf_meta_adapters.errors import ConfigurationError
-from hf_meta_adapters.evaluation._forward import Feature, run
-from hf_meta_adapters.evaluation._majority import majority_baseline
-from hf_meta_adapters.evaluation._scores import LanguageScores
+from hf_meta_adapters.evaluation._forward import Feature, run_model
+from hf_meta_adapters.evaluation._language_scores import LanguageScores
+from hf_meta_adapters.evaluation._majority_baseline import majority_baseline
 from hf_meta_adapters.evaluation._task import Task
 from hf_meta_adapters.hub.files import body_name
 
@@ -30,15 +32,17 @@ class MiswiringWarning(UserWarning):
 
 
 def head_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of the parameters of a transformers model that are outside its body, by name."""
+    """Return a copy of the parameters outside the body of a transformers model, by name."""
     body = body_name(model)
-    outside = {
-        name: value
-        for name, value in model.named_parameters()
-        # PEFT keeps the head as it was beside the one that a task adapter trains
-        if not (body and name.startswith(f"{body}.")) and ".original_module." not in name
-    }
-    return {name: value.detach().clone() for name, value in outside.items()}
+
+    head = {}
+    for name, value in model.named_parameters():
+        in_body = body != "" and name.startswith(f"{body}.")
+        # PEFT keeps the original head next to the one that a task adapter trains; it never moves.
+        if not in_body and ".original_module." not in name:
+            head[name] = value.detach().clone()
+
+    return head
 
 
 def check_moved(before: Mapping[str, Tensor], model: nn.Module) -> None:
@@ -49,17 +53,20 @@ def check_moved(before: Mapping[str, Tensor], model: nn.Module) -> None:
         model: The same transformers model after it.
 
     Raises:
-        ConfigurationError: If a parameter of the head is what it was.
+        ConfigurationError: If a parameter of the head has not changed.
     """
     after = dict(model.named_parameters())
-    if still := [
-        name
-        for name, value in before.items()
-        if torch.equal(value, after[name].detach().to(value.device))
-    ]:
+
+    # Bit by bit: a step of the optimizer, however small, changes some entry of every parameter.
+    unmoved = []
+    for name, value in before.items():
+        if torch.equal(value, after[name].detach().to(value.device)):
+            unmoved.append(name)
+
+    if unmoved:
         raise ConfigurationError(
-            f"Training must move every parameter of the head. Found {still} as before. Look at what"
-            " is trained, at the learning rate, and for labels that are all ignored (-100)."
+            f"Training must move every parameter of the head. Found {unmoved} unchanged. Check what"
+            f" is trained, the learning rate, and whether all labels are ignored ({IGNORED_LABEL})."
         )
 
 
@@ -72,23 +79,17 @@ def warn_if_adapters_agree(
         model: A model with languages.
         features: A few rows.
         source: The language that was trained on.
-        others: Languages that are to be scored.
+        others: Languages to be scored.
     """
+    expected = _outputs(model, features, source)
 
-    def outputs(language: Language) -> list[Tensor]:
-        def keep(rows: Sequence[Feature], output: object) -> list[Tensor]:
-            first: Tensor = output.to_tuple()[0] if hasattr(output, "to_tuple") else output  # type: ignore[assignment]
-            return [*first.cpu()]
+    same = []
+    for language in others:
+        if language != source:
+            outputs = _outputs(model, features, language)
+            if all(torch.equal(a, b) for a, b in zip(expected, outputs, strict=True)):
+                same.append(language)
 
-        return run(model, features, keep, language=language, batch_size=len(features))
-
-    expected = outputs(source)
-    same = [
-        key
-        for key in others
-        if key != source
-        and all(torch.equal(a, b) for a, b in zip(expected, outputs(key), strict=True))
-    ]
     if same:
         warnings.warn(
             f"The adapters of {same} give the same output as that of {source!r}: they were never"
@@ -98,8 +99,21 @@ def warn_if_adapters_agree(
         )
 
 
+def _outputs(model: nn.Module, features: Sequence[Feature], language: Language) -> list[Tensor]:
+    """Return the first output of the model for each row, in one batch."""
+
+    def first_output(rows: Sequence[Feature], output: object) -> list[Tensor]:
+        if isinstance(output, ModelOutput):
+            output = output.to_tuple()[0]
+
+        return [*cast(Tensor, output).cpu()]
+
+    # One batch for every language: equal adapters then give equal bits.
+    return run_model(model, features, first_output, language=language, batch_size=len(features))
+
+
 def warn_if_not_learned(scores: LanguageScores, task: Task, train: Rows) -> None:
-    """Warn if a model is not better than the majority baseline on the very examples that it was trained on.
+    """Warn if a model is not better than the majority baseline on its own training examples.
 
     Args:
         scores: Its scores on them.
@@ -107,16 +121,19 @@ def warn_if_not_learned(scores: LanguageScores, task: Task, train: Rows) -> None
         train: The examples.
     """
     (language,) = scores.languages
-    counted = bool(task.labels)
-    floor = (
-        majority_baseline(task, train, {language: train})[language][task.metric] if counted else 0.0
-    )
-    if scores[language][task.metric] <= floor:
+    score = scores[language][task.metric]
+
+    floor = 0.0  # of a task without labels to count, such as question answering
+    if task.labels:
+        baseline = majority_baseline(task, train, {language: train})
+        floor = baseline[language][task.metric]
+
+    if score <= floor:
         warnings.warn(
-            f"The model has a {task.metric} of {scores[language][task.metric]:.3f} on its own"
-            f" training examples in {language!r}, where the most frequent label gives {floor:.3f}:"
-            " it has not learned the task. Train longer or with a higher learning rate; if that"
-            " changes nothing, look at the alignment of labels and words.",
+            f"The model has a {task.metric} of {score:.3f} on its own training examples in"
+            f" {language!r}, where the most frequent label gives {floor:.3f}: it has not learned"
+            " the task. Train longer or with a higher learning rate; if that changes nothing, check"
+            " the alignment of labels and words.",
             MiswiringWarning,
             stacklevel=3,
         )

@@ -11,6 +11,7 @@ from hf_meta_adapters._typing import Batch, Language
 from hf_meta_adapters.data import LanguageBatchSampler, LanguageCollator, LanguageDatasets
 from hf_meta_adapters.data.key import Role
 from hf_meta_adapters.data.language_datasets import Keyed, size_of
+from hf_meta_adapters.data.step_partition import StepPartition
 from hf_meta_adapters.training._dataset_roles import Datasets
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 from hf_meta_adapters.training.default_collator import Collator
@@ -50,9 +51,11 @@ def train_sampler(
         alpha=args.sampling_alpha,
         seed=seed,
         steps_per_epoch=steps_per_epoch,
-        accumulation_steps=args.gradient_accumulation_steps,
-        rank=args.process_index,
-        world_size=args.world_size,
+        partition=StepPartition(
+            rank=args.process_index,
+            world_size=args.world_size,
+            accumulation_steps=args.gradient_accumulation_steps,
+        ),
     )
 
 

@@ -161,12 +161,12 @@ FILES = {
     "truncated gzip": (
         "train.txt.gz",
         gzip.compress(b"Wort\n" * 999)[:-20],
-        "must be UTF-8, and .* compressed by gzip",
+        "must be UTF-8 text, compressed by gzip",
     ),
     "no gzip": (
         "train.txt.gz",
         b"Wort\n",
-        "must be UTF-8, and what ends in .gz compressed by gzip",
+        "must be UTF-8 text, compressed by gzip if its name ends in .gz",
     ),
     "no JSON": (
         "train.jsonl",

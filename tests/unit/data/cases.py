@@ -8,6 +8,7 @@ from typing import Any
 
 from hf_meta_adapters.data import LanguageBatchSampler
 from hf_meta_adapters.data.key import Key
+from hf_meta_adapters.data.step_partition import StepPartition
 
 NAMES = [
     "te",
@@ -44,9 +45,17 @@ def draw(seed: int, **fixed: Any) -> dict[str, Any]:
     return {**arguments, **fixed}
 
 
+def make_sampler(
+    *, rank: int = 0, world_size: int = 1, accumulation_steps: int = 1, **arguments: Any
+) -> LanguageBatchSampler:
+    """A sampler, with the parts of its `partition` by name."""
+    partition = StepPartition(rank, world_size, accumulation_steps)
+    return LanguageBatchSampler(**arguments, partition=partition)
+
+
 def run(arguments: dict[str, Any], epochs: int = 3, **changed: Any) -> list[list[Key]]:
     """Every list of the first epochs."""
-    sampler = LanguageBatchSampler(**{**arguments, **changed})
+    sampler = make_sampler(**{**arguments, **changed})
     lists = []
     for epoch in range(epochs):
         sampler.set_epoch(epoch)

@@ -31,9 +31,10 @@ EQUAL = [
     [{"x": {"b": [0.5], "a": "é"}}, {"x": UserDict(a="é", b=np.array([0.5]))}],
 ]
 DIFFERENT = [
-    "ab", "a b", "", ["ab"], ["a", "b"], [["a"], "b"], [["a", "b"]], [1, 2], [12], [[1], 2], {"text": "ab"},
-    {"title": "ab"}, {"text": "a", "title": "b"}, {"input_ids": [1, 2]}, {"input_ids": [1, 2, 0]}, b"ab",
-    "1", 1, 1.5, True, datetime.date(2020, 1, 1), {"text": b"ab"}, "\ud800", "é", "e\u0301",
+    "ab", "a b", "", ["ab"], ["a", "b"], [["a"], "b"], [["a", "b"]], [1, 2], [12], [[1], 2],
+    {"text": "ab"}, {"title": "ab"}, {"text": "a", "title": "b"}, {"input_ids": [1, 2]},
+    {"input_ids": [1, 2, 0]}, b"ab", "1", 1, 1.5, True, datetime.date(2020, 1, 1), {"text": b"ab"},
+    "\ud800", "é", "e\u0301",
 ]  # fmt: skip
 
 
@@ -66,6 +67,6 @@ def test_long_data_show_progress_and_short_data_none(capsys, monkeypatch):
     rows = ["a", "b"]
     assert list(digests(rows, "train sw")) == [digest("a"), digest("b")]
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr("hf_meta_adapters.data._digest._LONG", 1)
+    monkeypatch.setattr("hf_meta_adapters.data._digest._MOST_WITHOUT_PROGRESS", 1)
     list(digests(rows, "train sw"))
     assert "hashing train sw" in capsys.readouterr().err

@@ -204,7 +204,7 @@ def test_streams_refuse_two_workers_by_name(monkeypatch):
     monkeypatch.setattr("hf_meta_adapters.data.language_datasets.get_worker_info", lambda: worker)
     assert every[Key("meta", "te", 1)][1] == {"text": "te 1"}
     with pytest.raises(
-        ConfigurationError, match=r"Found `dataloader_num_workers=2`\. Write 0 or 1"
+        ConfigurationError, match=r"Found `dataloader_num_workers=2`\. Set it to 0 or 1"
     ):
         every[Key("train", "te", 1)]
     worker.num_workers = 1

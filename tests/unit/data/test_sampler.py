@@ -11,10 +11,11 @@ from itertools import islice
 import pytest
 
 from hf_meta_adapters.data import LanguageBatchSampler
+from hf_meta_adapters.data.step_partition import StepPartition
 from hf_meta_adapters.data.temperature import temperature_distribution
 from hf_meta_adapters.errors import ConfigurationError, DataError, LanguageError
 
-from .cases import SEEDS, draw, languages, rows, run
+from .cases import SEEDS, draw, languages, make_sampler, rows, run
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -41,7 +42,7 @@ def test_each_language_has_its_exact_share_of_every_epoch(seed):
     sizes = arguments["train_sizes"]
     per_step, steps = arguments["languages_per_step"] or len(sizes), arguments["steps_per_epoch"]
     weights = temperature_distribution(sizes, arguments["alpha"])
-    sampler = LanguageBatchSampler(**arguments)
+    sampler = make_sampler(**arguments)
     for epoch in range(2):
         sampler.set_epoch(epoch)
         found = Counter(name for keys in sampler for name in languages(keys))
@@ -140,7 +141,7 @@ def test_the_rows_of_micro_steps_are_those_of_one_step_with_larger_batches(seed)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_length_and_default_epoch(seed):
     arguments = draw(seed, accumulation_steps=1 + seed % 2, world_size=1 + seed % 3)
-    sampler = LanguageBatchSampler(**arguments)
+    sampler = make_sampler(**arguments)
     assert len(list(sampler)) == len(sampler)
     if arguments["steps_per_epoch"] is None:
         per_step = arguments["languages_per_step"] or len(arguments["train_sizes"])
@@ -154,7 +155,7 @@ def test_a_new_sampler_continues_where_another_stopped(seed):
     arguments = draw(seed, accumulation_steps=1 + seed % 2)
     whole = run(arguments, 4)
     length = len(whole) // 4
-    resumed = LanguageBatchSampler(**arguments)
+    resumed = make_sampler(**arguments)
     epoch, skipped = seed % 4, seed % length
     resumed.set_epoch(epoch)
     assert (
@@ -168,7 +169,7 @@ def test_examples_seen_are_those_that_were_yielded(seed):
     world, parts = 1 + seed % 2, 1 + seed % 3
     arguments = draw(seed, accumulation_steps=parts, world_size=world, rank=0)
     ranks = [run(arguments, rank=rank) for rank in range(world)]
-    sampler = LanguageBatchSampler(**arguments)
+    sampler = make_sampler(**arguments)
     steps = len(sampler) // parts
     for epoch, step in [(0, 0), (0, 1), (1, steps - 1), (2, 0), (2, steps)]:
         before = (epoch * steps + step) * parts
@@ -193,6 +194,23 @@ def test_rows_come_in_order_without_shuffling_and_from_streams():
         (0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 1), (0, 2), (1, 2),
     ]  # fmt: skip
     assert [key.index for key in keys if key.language == "sw"] == list(range(8))
+
+
+def test_without_a_partition_one_process_reads_every_row():
+    arguments = draw(3)
+    whole = list(LanguageBatchSampler(**arguments))
+    assert whole == list(LanguageBatchSampler(**arguments, partition=StepPartition(0, 1, 1)))
+    assert whole == list(make_sampler(**arguments))
+
+
+def test_the_parts_of_a_step_are_one_block_of_the_stream():
+    parts = [StepPartition(rank, 3, 2) for rank in range(3)]
+    for visit in (0, 5):
+        read = [part.positions(visit, step, rows=4) for step in (0, 1) for part in parts]
+        assert sorted(position for one in read for position in one) == list(
+            range(visit * 24, (visit + 1) * 24)
+        )
+    assert {part.parts for part in parts} == {6}
 
 
 def test_every_epoch_has_an_order_of_languages_of_its_own():
@@ -228,7 +246,8 @@ def test_passes_are_shuffled_apart_by_pass_language_role_and_seed():
 SCRIPT = """
 from hf_meta_adapters.data import LanguageBatchSampler
 sizes = {"zh-Hant": 31, "te": 12, "en": 40}
-print([tuple(key) for keys in LanguageBatchSampler(sizes, sizes, batch_size=3, languages_per_step=2) for key in keys])
+sampler = LanguageBatchSampler(sizes, sizes, batch_size=3, languages_per_step=2)
+print([tuple(key) for keys in sampler for key in keys])
 """
 # Without the rest of the package, which takes long to import.
 ALONE = """
@@ -283,4 +302,4 @@ GOOD = {"train_sizes": {"en": 4, "sw": 4}, "batch_size": 2}
 )
 def test_settings_that_cannot_work_are_refused(changed, error, message):
     with pytest.raises(error, match=message):
-        LanguageBatchSampler(**{**GOOD, **changed})
+        make_sampler(**{**GOOD, **changed})

@@ -1,4 +1,4 @@
-"""The normalisation against vectors worked out by hand from the scripts of SQuAD v1.1 and of MLQA."""
+"""The normalisation against vectors worked out by hand from the scripts of SQuAD v1.1 and MLQA."""
 
 import random
 

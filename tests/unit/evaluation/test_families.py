@@ -5,7 +5,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from hf_meta_adapters.evaluation import NER, evaluate_languages, get_task
-from hf_meta_adapters.evaluation._forward import run
+from hf_meta_adapters.evaluation._forward import run_model
 from tests.tiny import MODELS, VOCABULARY
 
 from .conftest import train_tokenizer
@@ -91,6 +91,8 @@ def test_padding_changes_no_logit(tiny_model, small):
 
     assert len({len(row["input_ids"]) for row in rows}) > 1
     for alone, padded in zip(
-        run(model, rows, keep, batch_size=1), run(model, rows, keep, batch_size=8), strict=True
+        run_model(model, rows, keep, batch_size=1),
+        run_model(model, rows, keep, batch_size=8),
+        strict=True,
     ):
         torch.testing.assert_close(padded, alone, rtol=1e-4, atol=1e-5)

@@ -9,7 +9,7 @@ from transformers import ByT5Tokenizer, CanineTokenizer
 
 from hf_meta_adapters.errors import ConfigurationError, DataError, NonFiniteLossError
 from hf_meta_adapters.evaluation import CausalLM, MaskedLM, evaluate_languages
-from hf_meta_adapters.evaluation.bits import bits_per_character
+from hf_meta_adapters.evaluation.language_model_score import bits_per_character
 from hf_meta_adapters.evaluation.lm_features import causal_lm_features, masked_lm_features
 
 from .conftest import LINES, train_tokenizer

@@ -6,7 +6,7 @@ import pytest
 import seqeval.metrics
 
 from hf_meta_adapters.errors import ConfigurationError
-from hf_meta_adapters.evaluation import metrics as metrics
+from hf_meta_adapters.evaluation import _metrics_library
 from hf_meta_adapters.evaluation.metrics import (
     AnswerMatch,
     ClassF1,
@@ -139,7 +139,7 @@ def test_a_missing_library_is_named(monkeypatch):
     def absent(name):
         raise ImportError(name)
 
-    monkeypatch.setattr(metrics, "import_module", absent)
+    monkeypatch.setattr(_metrics_library, "import_module", absent)
     with pytest.raises(
         ConfigurationError, match=r"needs sklearn.*pip install hf-meta-adapters\[metrics\]"
     ):

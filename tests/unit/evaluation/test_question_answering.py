@@ -7,8 +7,8 @@ from transformers import CanineTokenizer
 
 from hf_meta_adapters.errors import ConfigurationError, DataError
 from hf_meta_adapters.evaluation import QuestionAnswering, evaluate_languages
-from hf_meta_adapters.evaluation._forward import run
-from hf_meta_adapters.evaluation._question_answering import best_spans
+from hf_meta_adapters.evaluation._best_spans import best_spans
+from hf_meta_adapters.evaluation._forward import run_model
 
 from .conftest import LINES, Oracle
 
@@ -88,7 +88,7 @@ def test_an_oracle_answers_everything_in_every_script(tokenizer, language, max_l
     data = [make_example(language, word, repeat=3) for word in range(len(LINES[language].split()))]
     rows = task.features(data, tokenizer, language=language, max_length=max_length)
     predictions = task.predictions(
-        data, rows, run(Oracle(rows, task), rows, task.decode, batch_size=3)
+        data, rows, run_model(Oracle(rows, task), rows, task.decode, batch_size=3)
     )
     assert predictions == [given["answers"]["text"][0] for given in data]
     scores = task.score(data, predictions, language=language)

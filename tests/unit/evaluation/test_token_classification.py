@@ -7,7 +7,7 @@ from transformers import CanineTokenizer
 
 from hf_meta_adapters.errors import ConfigurationError, DataError
 from hf_meta_adapters.evaluation import NER, POS, evaluate_languages
-from hf_meta_adapters.evaluation._forward import run
+from hf_meta_adapters.evaluation._forward import run_model
 
 from .conftest import LINES, Oracle
 
@@ -71,7 +71,7 @@ def test_windows_show_context_on_both_sides(unigram):
 def test_predictions_are_put_together_from_windows(tokenizer, language, task):
     data = make_data(task, language)
     rows = task.features(data, tokenizer, language=language, max_length=16)
-    decoded = run(Oracle(rows, task), rows, task.decode, batch_size=3)
+    decoded = run_model(Oracle(rows, task), rows, task.decode, batch_size=3)
     predictions = task.predictions(data, rows, decoded)
     for own, given in zip(predictions, data, strict=True):
         visible = [first_subword(tokenizer, word) is not None for word in given["tokens"]]
@@ -83,7 +83,7 @@ def test_predictions_are_put_together_from_windows(tokenizer, language, task):
 def test_a_word_without_subwords_is_scored_as_unseen(tokenizer):
     data = [{"tokens": ["", "Newton", ""], "tags": ["B-PER", "I-PER", "O"]}]
     rows = NER().features(data, tokenizer, language="en")
-    decoded = run(Oracle(rows, NER()), rows, NER().decode)
+    decoded = run_model(Oracle(rows, NER()), rows, NER().decode)
     predictions = NER().predictions(data, rows, decoded)
     assert predictions == [["O", "I-PER", "O"]]
     assert NER().score(data, predictions, language="en").metrics["f1"] == 0
@@ -148,7 +148,7 @@ def test_parts_give_the_metric_back(language):
 
 
 def test_training_on_the_features_teaches_the_task(unigram, make_model):
-    """The same rows serve a Trainer: their labels lead the loss to the predictions that are scored."""
+    """The same rows serve a Trainer: their labels lead the loss to the scored predictions."""
     task = POS()
     data = [{"tokens": ["ziwa", "Julius", "na"] * 3, "tags": ["NOUN", "PROPN", "CCONJ"] * 3}]
     (row,) = task.features(data, unigram, language="sw")

@@ -45,5 +45,5 @@ def test_special_tokens_around(tokenizer):
 def test_length_limit(unigram):
     assert length_limit(unigram, 20) == 20
     assert length_limit(unigram, None) == 512  # the tokenizer has no limit of its own
-    with pytest.raises(ConfigurationError, match=r"Found 3\. Write for example 128"):
+    with pytest.raises(ConfigurationError, match=r"Found 3\. Use for example 128"):
         length_limit(unigram, 3)

@@ -31,20 +31,27 @@ def characters_by_offsets(length: int, offsets: Sequence[tuple[int, int]]) -> ND
     """
     if not offsets:
         return np.zeros(0)
+
+    # How many tokens cover each character: +1 where a token starts, −1 where it ends, summed up.
     starts, ends = np.asarray(offsets, dtype=np.int64).T
-    steps = np.zeros(length + 1, dtype=np.int64)
-    np.add.at(steps, starts, 1)
-    np.add.at(steps, ends, -1)
-    covers = np.cumsum(steps)[:length]
-    weights = np.concatenate([[0.0], np.cumsum(1.0 / np.maximum(covers, 1))])
-    shares = weights[ends] - weights[starts]
-    after = np.searchsorted(np.maximum.accumulate(starts), np.flatnonzero(covers == 0))
-    np.add.at(shares, np.minimum(after, len(shares) - 1), 1.0)
+    changes = np.zeros(length + 1, dtype=np.int64)
+    np.add.at(changes, starts, 1)
+    np.add.at(changes, ends, -1)
+    covers = np.cumsum(changes)[:length]
+
+    # The share of a token is the sum of 1/k over its characters: a difference of prefix sums.
+    prefix_sums = np.concatenate([[0.0], np.cumsum(1.0 / np.maximum(covers, 1))])
+    shares = prefix_sums[ends] - prefix_sums[starts]
+
+    # The search needs ascending starts, which not every tokenizer gives: hence the running maximum.
+    uncovered = np.flatnonzero(covers == 0)
+    next_token = np.searchsorted(np.maximum.accumulate(starts), uncovered)
+    np.add.at(shares, np.minimum(next_token, len(shares) - 1), 1.0)
     return shares
 
 
 def characters_by_decoding(length: int, tokens: Sequence[str]) -> NDArray[np.float64]:
-    """Share the characters of a text out among its n tokens, in proportion to the length of each decoded token.
+    """Share the characters of a text out among its n tokens, in proportion to decoded lengths.
 
     The fallback for tokenizers without offsets. The shares sum to `length` here too, but a token
     that stands for more or fewer characters than it is decoded to gets a wrong share.
@@ -60,5 +67,9 @@ def characters_by_decoding(length: int, tokens: Sequence[str]) -> NDArray[np.flo
         >>> characters_by_decoding(5, ["to", "be"]).tolist()
         [2.5, 2.5]
     """
+    # A token that decodes to nothing, such as a byte of a letter, still stands for something.
     sizes = np.array([max(len(token), 1) for token in tokens], dtype=np.float64)
-    return sizes * (length / sizes.sum()) if len(sizes) else sizes
+    if not len(sizes):
+        return sizes
+
+    return sizes * (length / sizes.sum())

@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
 
-from hf_meta_adapters.evaluation._characters import characters_by_decoding, characters_by_offsets
+from hf_meta_adapters.evaluation._characters_per_token import (
+    characters_by_decoding,
+    characters_by_offsets,
+)
 
 
 @pytest.mark.parametrize(

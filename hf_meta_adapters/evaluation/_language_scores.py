@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ class LanguageScores:
         examples: Language → how many examples it was scored on.
         source_language: The language whose labels the model was trained on; the other languages are
             zero-shot. `None` where each language was trained on its own labels.
-        adapters: Language → the language whose adapter it was run with, where that is another one.
+        adapters: Language → the language whose adapter it was run with, where that is not its own.
         per_example: Language → name → what each example adds to the metrics, shape (n,). Sums of
             numerators over sums of denominators (or means) give the metrics back: `bits` /
             `characters`, `correct` / `words`, 2 `correct` / (`predicted` + `expected`).
@@ -66,15 +66,14 @@ class LanguageScores:
         """Metric → unweighted mean over the languages other than `source_language`.
 
         Raises:
-            ConfigurationError: Without a source language, or without another one.
+            ConfigurationError: Without a source language, or without any other language.
         """
         others = [language for language in self.languages if language != self.source_language]
         if self.source_language is None or not others:
             raise ConfigurationError(
-                "A zero-shot mean needs a source language and another one. Found source"
-                f" {self.source_language!r} and "
-                f"languages {list(self.languages)}. Write `evaluate_languages(...,"
-                ' source_language="en")`.'
+                "A zero-shot mean needs a source language and at least one other. Found source"
+                f" {self.source_language!r} and languages {list(self.languages)}. Pass"
+                ' `evaluate_languages(..., source_language="en")`.'
             )
         return self._mean(others)
 
@@ -95,9 +94,11 @@ class LanguageScores:
             ConfigurationError: If there is no such metric.
         """
         name = metric or self.metric
+
         known = list(next(iter(self.scores.values()), ()))
         if name not in known:
             raise ConfigurationError(f"`metric` must be one of {known}. Found {name!r}.")
+
         return {language: scores[name] for language, scores in self.scores.items()}
 
     def to_dict(self, *, per_example: bool = False) -> dict[str, Any]:
@@ -109,11 +110,7 @@ class LanguageScores:
         Returns:
             The dict.
         """
-        arrays = {
-            language: {name: values.tolist() for name, values in own.items()}
-            for language, own in self.per_example.items()
-        }
-        return {
+        scores: dict[str, Any] = {
             "task": self.task,
             "metric": self.metric,
             "higher_is_better": self.higher_is_better,
@@ -122,36 +119,36 @@ class LanguageScores:
             "scores": {language: dict(metrics) for language, metrics in self.scores.items()},
             "mean": self.mean,
             "examples": dict(self.examples),
-            **({"per_example": arrays} if per_example else {}),
         }
 
+        # Left out by default: it may be as large as the test sets.
+        if per_example:
+            scores["per_example"] = {}
+            for language, arrays in self.per_example.items():
+                lists = {name: values.tolist() for name, values in arrays.items()}
+                scores["per_example"][language] = lists
+
+        return scores
+
     def to_markdown(self) -> str:
-        """Return a Markdown table of all metrics, with the mean, and how the scores came about."""
+        """Return a Markdown table of all metrics, with their means and a caption."""
         metrics = list(self.mean)
-        rows = [
-            [
-                self._label(language),
-                *(format_number(own[name]) for name in metrics),
-                f"{self.examples[language]:,}",
-            ]
-            for language, own in self.scores.items()
-        ]
-        rows.append(["mean", *(format_number(self.mean[name]) for name in metrics), ""])
-        if (
-            self.source_language is not None
-            and len(set(self.languages) - {self.source_language}) > 0
-        ):
-            rows.append(
-                [
-                    "zero-shot mean",
-                    *(format_number(self.zero_shot_mean[name]) for name in metrics),
-                    "",
-                ]
-            )
-        return f"{markdown_table(['language', *metrics, 'examples'], rows)}\n\n{self._caption()}"
+        rows = []
+        for language, scores in self.scores.items():
+            examples = f"{self.examples[language]:,}"
+            rows.append([self._label(language), *_numbers(scores, metrics), examples])
+        rows.append(["mean", *_numbers(self.mean, metrics), ""])
+
+        # With the source language alone, there is no language to transfer to.
+        has_zero_shot = len(set(self.languages) - {self.source_language}) > 0
+        if self.source_language is not None and has_zero_shot:
+            rows.append(["zero-shot mean", *_numbers(self.zero_shot_mean, metrics), ""])
+
+        table = markdown_table(["language", *metrics, "examples"], rows)
+        return f"{table}\n\n{self._caption()}"
 
     def plot(self, path: str | os.PathLike[str] | None = None, ax: Axes | None = None) -> Axes:
-        """Draw the metric that stands for the task as one bar a language.
+        """Draw the metric that stands for the task as one bar per language.
 
         Args:
             path: Where to write the picture; its suffix names the format.
@@ -160,34 +157,49 @@ class LanguageScores:
         Returns:
             The axes.
         """
+        title = self.task
+        if self.source_language is not None:
+            title = f"{self.task}, trained on {self.source_language}"
+
+        # NaN as the ends of the intervals: the scores of one model have none.
         bars = [(value, float("nan"), float("nan")) for value in self.values().values()]
-        title = (
-            self.task
-            if self.source_language is None
-            else f"{self.task}, trained on {self.source_language}"
-        )
         return plot_intervals(
             {self.metric: bars}, self.languages, title=title, ylabel=self.metric, path=path, ax=ax
         )
 
-    def _mean(self, languages: Iterable[Language]) -> dict[str, float]:
+    def _mean(self, languages: Sequence[Language]) -> dict[str, float]:
+        if not languages:
+            return {}
+
+        # Unweighted: a language with a large test set must not hide the others.
         chosen = [self.scores[language] for language in languages]
-        return {
-            name: float(np.mean([scores[name] for scores in chosen]))
-            for name in (chosen[0] if chosen else ())
-        }
+        means = {}
+        for metric in chosen[0]:
+            means[metric] = float(np.mean([scores[metric] for scores in chosen]))
+
+        return means
 
     def _label(self, language: Language) -> str:
-        marks = ["source"] if language == self.source_language else []
+        marks = []
+        if language == self.source_language:
+            marks.append("source")
         if language in self.adapters:
             marks.append(f"adapter of {self.adapters[language]}")
-        return f"{language} ({', '.join(marks)})" if marks else language
+
+        if not marks:
+            return language
+
+        return f"{language} ({', '.join(marks)})"
 
     def _caption(self) -> str:
         better = "higher" if self.higher_is_better else "lower"
-        trained = (
-            ""
-            if self.source_language is None
-            else f" Trained on labels in {self.source_language} only."
-        )
-        return f"Task {self.task}; {self.metric}: {better} is better.{trained}"
+        caption = f"Task {self.task}; {self.metric}: {better} is better."
+
+        if self.source_language is not None:
+            caption += f" Trained on labels in {self.source_language} only."
+
+        return caption
+
+
+def _numbers(scores: Mapping[str, float], metrics: Sequence[str]) -> list[str]:
+    return [format_number(scores[metric]) for metric in metrics]

@@ -1,24 +1,23 @@
-"""Bits per character: a score of language models that can be compared between languages and tokenizers."""
+"""Bits per character: a score of language models that compares across languages and tokenizers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from hf_meta_adapters._typing import Language
+from hf_meta_adapters._typing import IGNORED_LABEL, Language
 from hf_meta_adapters.errors import ConfigurationError, NonFiniteLossError
-from hf_meta_adapters.evaluation._forward import Feature, logits_of, run
-from hf_meta_adapters.evaluation.lm_features import NOT_SCORED
+from hf_meta_adapters.evaluation._forward import Feature, logits_of, run_model
 
-__all__ = ["LanguageModelScore", "bits_per_character", "score_rows", "sum_rows"]
+__all__ = ["LanguageModelScore", "RowScore", "bits_per_character", "score_rows", "sum_rows"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +52,13 @@ class LanguageModelScore:
             NonFiniteLossError: If one of them is NaN or infinite.
         """
         values = np.asarray(sums, dtype=np.float64)
-        if not np.isfinite(values).all():
+        finite = np.isfinite(values)
+        if not finite.all():
             raise NonFiniteLossError(
-                f"The loss must be finite. Found {values[~np.isfinite(values)][0]} bits for"
-                f" language {language!r}. Look for a model that has diverged, or for overflow in"
-                " half precision."
+                f"The loss must be finite. Found {values[~finite][0]} bits for language"
+                f" {language!r}. Check whether the model has diverged, or half precision overflows."
             )
+
         return cls(values[:, 0], values[:, 1], values[:, 2].astype(np.int64))
 
     def to_dict(self) -> dict[str, float]:
@@ -69,6 +69,14 @@ class LanguageModelScore:
             "characters": float(self.characters.sum()),
             "tokens": int(self.tokens.sum()),
         }
+
+
+class RowScore(NamedTuple):
+    """What one row adds to the score of its text."""
+
+    bits: float
+    characters: float
+    tokens: int
 
 
 def bits_per_character(
@@ -89,7 +97,7 @@ def bits_per_character(
         model: A masked or causal language model; its logits have shape (B, T, V).
         features: Rows of `masked_lm_features` or of `causal_lm_features`.
         language: The language of the rows; the model is routed to it where it has `use_language`.
-        batch_size: Rows a pass.
+        batch_size: Rows per pass.
         progress: Show a progress bar.
 
     Returns:
@@ -109,41 +117,62 @@ def bits_per_character(
         >>> round(score.bits_per_character, 6)  # log₂ 8 = 3 bits for 6 characters
         0.5
     """
-    rows = run(
+    rows = run_model(
         model, features, score_rows, language=language, batch_size=batch_size, progress=progress
     )
+
+    # A text without a row is counted too, as long as it is not the last.
     texts = 1 + max(feature["example"] for feature in features)
     return LanguageModelScore.of_sums(sum_rows(features, rows, texts), language)
 
 
 def sum_rows(
-    features: Sequence[Feature], rows: Sequence[tuple[float, float, int]], texts: int
+    features: Sequence[Feature], rows: Sequence[RowScore], texts: int
 ) -> NDArray[np.float64]:
-    """Return bits, characters and tokens of each text, shape (texts, 3), from those of its windows."""
+    """Return bits, characters and tokens of each text, shape (texts, 3), from its windows."""
     sums = np.zeros((texts, 3))
+
+    # Unlike `sums[texts] += rows`, this adds up the rows of one text.
     np.add.at(sums, [feature["example"] for feature in features], np.array(rows))
     return sums
 
 
-def score_rows(rows: Sequence[Feature], output: Any) -> list[tuple[float, float, int]]:
+def score_rows(rows: Sequence[Feature], output: object) -> list[RowScore]:
     """Return bits, characters and tokens of each row of a batch."""
-    logits = logits_of(output, "logits", 3)
-    targets = torch.full(logits.shape[:2], NOT_SCORED, device=logits.device)
-    for index, row in enumerate(rows):
-        targets[index, : len(row["targets"])] = torch.tensor(row["targets"], device=logits.device)
+    logits = logits_of(output, "logits", 3)  # (B, T, V)
+    targets = _targets(rows, logits)  # (B, T)
+
+    # On a GPU, cross entropy would fail without naming the token, and leave the device unusable.
     if targets.max() >= logits.shape[-1]:
         raise ConfigurationError(
             "A language model must predict every token of the tokenizer. Found logits over"
             f" {logits.shape[-1]} classes and the token {int(targets.max())}. Load the model by"
             " `AutoModelForMaskedLM` or `AutoModelForCausalLM`, with its own tokenizer."
         )
-    scored = targets != NOT_SCORED
+
+    # The softmax of the scored places alone, in float32: that of all places would need several
+    # times the memory of the logits. Sums are in float64, since a text may have many tokens.
+    scored = targets != IGNORED_LABEL
     losses = torch.zeros(targets.shape, dtype=torch.float64, device=logits.device)
     losses[scored] = cross_entropy(
         logits[scored].float(), targets[scored], reduction="none"
     ).double()
+
     bits = (losses.sum(1) / math.log(2)).tolist()
-    return [
-        (b, sum(row["characters"]), int(n))
-        for b, row, n in zip(bits, rows, scored.sum(1), strict=True)
-    ]
+    tokens = scored.sum(1).tolist()
+
+    scores = []
+    for row, row_bits, row_tokens in zip(rows, bits, tokens, strict=True):
+        scores.append(RowScore(row_bits, sum(row["characters"]), row_tokens))
+
+    return scores
+
+
+def _targets(rows: Sequence[Feature], logits: Tensor) -> Tensor:
+    """Return the targets of the rows, padded to the shape (B, T) of the logits."""
+    targets = torch.full(logits.shape[:2], IGNORED_LABEL, device=logits.device)
+
+    for index, row in enumerate(rows):
+        targets[index, : len(row["targets"])] = torch.tensor(row["targets"], device=logits.device)
+
+    return targets

@@ -11,7 +11,14 @@ import pytest
 from scipy import stats
 
 from hf_meta_adapters.errors import ConfigurationError, DataError, LanguageError
-from hf_meta_adapters.evaluation import NLI, POS, compare_methods, get_task, majority_baseline
+from hf_meta_adapters.evaluation import (
+    NLI,
+    POS,
+    _metrics_library,
+    compare_methods,
+    get_task,
+    majority_baseline,
+)
 
 DRAW = np.random.default_rng(0)
 SCORES = {
@@ -41,6 +48,37 @@ def test_differences_are_those_of_the_paired_t_test(better: bool) -> None:
     assert adjusted[large] == pytest.approx(min(1, max(2 * raw[small], raw[large])))
     mean, low, high = found.means["a"]
     assert (low, high) == pytest.approx(stats.t.interval(0.9, 3, mean, stats.sem(means["a"])))
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 10])
+def test_intervals_and_p_values_are_those_of_the_formula(seeds: int) -> None:
+    draw = np.random.default_rng(seeds)
+    scores = {name: {key: draw.normal(0, 1, seeds) for key in ("en", "sw")} for name in "ab"}
+    (found,) = compare_methods(scores, treatments=["a"], confidence=0.9).differences
+    gains = np.mean([scores["a"][key] - scores["b"][key] for key in ("en", "sw")], axis=0)
+    error = gains.std(ddof=1) / math.sqrt(seeds)
+    half = stats.t.ppf(0.95, seeds - 1) * error
+    p_value = 2 * stats.t.sf(abs(gains.mean()) / error, seeds - 1)
+    assert found.low == pytest.approx(gains.mean() - half, abs=1e-12)
+    assert found.high == pytest.approx(gains.mean() + half, abs=1e-12)
+    assert found.p_value == pytest.approx(p_value, abs=1e-12)
+
+
+def test_without_variance_the_interval_is_the_mean() -> None:
+    """As of a majority baseline; three times 0.235 do not even have the mean 0.235 in floats."""
+    found = compare_methods({"majority": {"en": [0.235] * 3, "sw": [0.1] * 3}}).means["majority"]
+    assert found[0] == found[1] == found[2] == pytest.approx((0.235 + 0.1) / 2)
+
+
+def test_a_missing_scipy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(_metrics_library, "import_module", absent)
+    with pytest.raises(
+        ConfigurationError, match=r"needs scipy.*pip install hf-meta-adapters\[metrics\]"
+    ):
+        compare_methods(SCORES, treatments=["c"])
 
 
 def test_one_seed_has_no_interval() -> None:
@@ -78,7 +116,7 @@ def test_the_picture_and_the_table_have_every_method(tmp_path: Path) -> None:
         ({"a": {"en": [1.0]}}, {"confidence": 1.0}, ConfigurationError, r"Found 1\.0"),
         ({"a": {"en": [1.0]}, "b": {"sw": [1.0]}}, {}, LanguageError, r"Found \['sw'\] for 'b'"),
         ({"a": {"en": [1.0]}, "b": {"en": [1.0, 2.0]}}, {}, DataError, "'b': 2"),
-        ({"a": {"en": [1.0], "sw": [1.0, 2.0]}}, {}, DataError, "one score a seed"),
+        ({"a": {"en": [1.0], "sw": [1.0, 2.0]}}, {}, DataError, "one score per seed"),
         ({"a": {"en": [float("nan")]}}, {}, DataError, "Found nan"),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 
@@ -24,3 +24,18 @@ MicroBatches: TypeAlias = Loss | Sequence[Loss]
 
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
 """The examples of one language: a `datasets.Dataset`, or a list of dicts."""
+
+Details: TypeAlias = Mapping[str, object]
+"""What is recorded of a saved model: JSON values, or results that have a `to_dict()`."""
+
+JsonObject: TypeAlias = dict[str, Any]
+"""A parsed JSON object. Anybody may have written it, so its values are checked before use."""
+
+ModelArguments: TypeAlias = Mapping[str, Any]
+"""Keyword arguments of `from_pretrained` of transformers, which depend on the model."""
+
+
+class AutoClass(Protocol):
+    """A class of transformers that loads checkpoints: a model's own, or one of `AutoModel…`."""
+
+    from_pretrained: Callable[..., Any]

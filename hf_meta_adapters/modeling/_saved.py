@@ -9,10 +9,12 @@ from typing import Any
 
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.errors import ConfigurationError, check_known_language, check_languages
+from hf_meta_adapters.hub.base_model import body_name
 from hf_meta_adapters.hub.client import Access
-from hf_meta_adapters.hub.files import body_name, load_weights, save_family
+from hf_meta_adapters.hub.loading import load_weights
 from hf_meta_adapters.hub.manifest import Family
 from hf_meta_adapters.hub.push import Push, push_family
+from hf_meta_adapters.hub.saving import save_family
 from hf_meta_adapters.modeling._owned import OwnedModel
 
 
@@ -147,8 +149,8 @@ class SavedModel(OwnedModel):
             languages=self.languages,
             backend=self.backend.name,
             shared=self.shared,
-            share_adapter=self.share_adapter,
-            shared_adapter=self.shared_part is not None,
+            one_adapter_for_all=self.share_adapter,
+            theta_is_adapter=self.shared_part is not None,
             base_model=self._base_name[0],
             base_revision=self._base_name[1],
             base_class=type(self.base_model).__name__,

@@ -10,7 +10,7 @@ from hf_meta_adapters.backends import Backend
 from hf_meta_adapters.backends.abilities import SharedPart, TakesSharedPart
 from hf_meta_adapters.backends.registry import backend_named
 from hf_meta_adapters.errors import ConfigurationError
-from hf_meta_adapters.hub.files import base_reference
+from hf_meta_adapters.hub.base_model import base_reference
 from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family
 from hf_meta_adapters.modeling._ownership import Held, Ownership, chosen_names
 
@@ -78,7 +78,7 @@ def shared_config(folder: Path, family: Family, wanted: Any, body: str | None) -
     Raises:
         ConfigurationError: If another θ is asked for where it is an adapter.
     """
-    if not family.shared_adapter:
+    if not family.theta_is_adapter:
         return family.shared if wanted is None else wanted
     if wanted not in (None, "none"):
         raise ConfigurationError(

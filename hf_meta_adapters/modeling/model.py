@@ -18,9 +18,10 @@ from hf_meta_adapters.errors import (
     check_known_language,
     check_languages,
 )
+from hf_meta_adapters.hub.base_model import body_name
 from hf_meta_adapters.hub.client import Access
 from hf_meta_adapters.hub.download import fetch_family
-from hf_meta_adapters.hub.files import body_name, load_base
+from hf_meta_adapters.hub.loading import load_base
 from hf_meta_adapters.hub.manifest import SHARED_ADAPTER
 from hf_meta_adapters.modeling._saved import SavedModel
 from hf_meta_adapters.modeling._theta import shared_config
@@ -198,9 +199,9 @@ class LanguageAdapterModel(SavedModel):
         )
         theta = shared_config(folder, family, shared, body)
         model = get_language_model(
-            base, config, wanted, shared=theta, share_adapter=family.share_adapter
+            base, config, wanted, shared=theta, share_adapter=family.one_adapter_for_all
         )
-        if family.shared_adapter and model.shared_part is not None:
+        if family.theta_is_adapter and model.shared_part is not None:
             model.shared_part.load(folder / SHARED_ADAPTER, body)
             model._base_name = family.base_model, family.base_revision
         _load_all(model, folder, adapters, body)

@@ -358,9 +358,8 @@ class MetaAdapterTrainer(ResumableTrainer):
         with gathered(self._model, write=True):
             self._model.load_weights(resume_from_checkpoint)
         check_weights(self._model, resume_from_checkpoint)
-        self._outer_step.check.level = read_manifest(Path(resume_from_checkpoint)).details.get(
-            "fallbacks", 0
-        )
+        details = read_manifest(Path(resume_from_checkpoint)).details
+        self._outer_step.check.level = cast(int, details.get("fallbacks", 0))
 
     def _load_best_model(self) -> None:
         read_seal(Path(cast(str, self.state.best_model_checkpoint)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
@@ -47,14 +48,19 @@ class _PeftModel(Protocol):
     peft_config: Mapping[str, _PeftConfig]
 
 
+@runtime_checkable
+class _Theta(Protocol):
+    model: _PeftModel
+
+
 class _Backend(Protocol):
     config: object
-    module: object
 
 
 @runtime_checkable
 class _LanguageModel(Protocol):
     backend: _Backend
+    shared_part: object
 
 
 @runtime_checkable
@@ -118,19 +124,18 @@ def _keys(used: object) -> Iterator[str]:
     else:
         raise ConfigurationError(
             "`citation` takes models, configurations of adapters, training arguments and masks."
-            f" Found {used!r} of type `{type(used).__name__}`. Pass for example the model that"
+            f" Found {reprlib.repr(used)} of type `{type(used).__name__}`. Pass for example the model that"
             " `get_language_model` returned."
         )
 
 
 def _keys_of_model(model: _LanguageModel) -> Iterator[str]:
-    backend = model.backend
+    if model.backend.config is not None:
+        yield from _keys(model.backend.config)
 
-    if isinstance(backend.module, _PeftModel):
-        # It holds every adapter: those of the languages and, where θ is one, that of θ.
-        yield from _keys(backend.module)
-    elif backend.config is not None:
-        yield from _keys(backend.config)
+    # θ may be an adapter of another method than the languages have.
+    if isinstance(model.shared_part, _Theta):
+        yield from _keys(model.shared_part.model)
 
 
 def _keys_of_peft(config: _PeftConfig) -> Iterator[str]:

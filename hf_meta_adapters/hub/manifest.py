@@ -131,7 +131,7 @@ def read_manifest(folder: Path) -> Family:
     content = _read_object(folder)
     if content.get("format") != _FORMAT:
         raise HubError(
-            f"{_RULE} Found in {folder} format {content.get('format')!r}, but this version reads"
+            f"{_RULE} Found in {folder} format {content.get('format')!r}, where this version reads"
             f" {_FORMAT}. Install the version of hf-meta-adapters that wrote it, or a newer one."
         )
 

@@ -127,7 +127,7 @@ class HubServer:
         return None
 
     def downloaded(self) -> dict[str, int]:
-        """The files whose content was sent → its bytes; large files by the path that led to them."""
+        """The files whose content was sent → bytes; large files by the path that leads there."""
         found: dict[str, int] = {}
         for request in self.requests:
             if (

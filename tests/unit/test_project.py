@@ -129,7 +129,7 @@ def test_every_contract_has_its_violation(project_root: Path) -> None:
 
 @pytest.fixture(scope="module")
 def distributions(project_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel and the sdist, built from a copy of the project as a checkout has it."""
+    """A folder with the wheel and the sdist, built from a copy of the project."""
     pytest.importorskip(
         "hatchling", reason="NOT CHECKED: hatchling is absent; the extra `dev` brings it"
     )

@@ -1,4 +1,4 @@
-"""Measure negative interference in multilingual models, and treat it with meta-learned language adapters."""
+"""Measure negative interference in multilingual models; treat it by meta-learned adapters."""
 
 from hf_meta_adapters._version import __version__
 from hf_meta_adapters.backends import register_backend
@@ -18,6 +18,7 @@ from hf_meta_adapters.diagnostics import (
 from hf_meta_adapters.evaluation import evaluate_languages, register_task
 from hf_meta_adapters.evaluation.language_model_score import bits_per_character
 from hf_meta_adapters.evaluation.lm_features import masked_lm_features
+from hf_meta_adapters.hub.citation import citation
 from hf_meta_adapters.hub.download import list_languages
 from hf_meta_adapters.meta import MetaGradients, MetaOptions, MetaSignal
 from hf_meta_adapters.modeling.factory import get_language_model
@@ -48,6 +49,7 @@ __all__ = [
     "__version__",
     "bits_per_character",
     "check_roles",
+    "citation",
     "evaluate_languages",
     "get_data_collator",
     "get_language_model",

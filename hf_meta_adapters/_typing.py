@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import torch
 
@@ -34,3 +34,18 @@ Autocast: TypeAlias = Callable[[], AbstractContextManager[object]]
 
 IGNORED_LABEL: Final = -100
 """The label of a position without a target: PyTorch's default `ignore_index`."""
+
+Details: TypeAlias = Mapping[str, object]
+"""What is recorded of a saved model: JSON values, or results that have a `to_dict()`."""
+
+JsonObject: TypeAlias = dict[str, Any]
+"""A parsed JSON object. Anybody may have written it, so its values are checked before use."""
+
+ModelArguments: TypeAlias = Mapping[str, Any]
+"""Keyword arguments of `from_pretrained` of transformers, which depend on the model."""
+
+
+class AutoClass(Protocol):
+    """A class of transformers that loads checkpoints: a model's own, or one of `AutoModel…`."""
+
+    from_pretrained: Callable[..., Any]

@@ -1,6 +1,6 @@
 """The errors of the package, and the one place where a language key is validated.
 
-Every message says the rule, what was found, and what to write instead.
+Every message states the rule, what was found, and what to do instead.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ __all__ = [
     "check_known_language",
     "check_language",
     "check_languages",
-    "moved_names",
 ]
 
 _LANGUAGE = re.compile(r"[A-Za-z0-9]+(?:[-_][A-Za-z0-9]+)*")
 _LONGEST = 64
+
 _RESERVED = "shared"
+"""The folder of what all languages share, in a saved model."""
 
 
 class MetaAdapterError(Exception):
@@ -37,7 +38,7 @@ class MetaAdapterError(Exception):
 
 
 class LanguageError(MetaAdapterError, ValueError):
-    """A language key is malformed, unknown, missing or given twice."""
+    """A language key is malformed, unknown, missing or duplicated."""
 
 
 class ConfigurationError(MetaAdapterError, ValueError):
@@ -45,7 +46,7 @@ class ConfigurationError(MetaAdapterError, ValueError):
 
 
 class DataError(MetaAdapterError, ValueError):
-    """Data that cannot be trained or scored on."""
+    """Data that nothing can be trained or scored on."""
 
 
 class HubError(MetaAdapterError, ValueError):
@@ -53,27 +54,26 @@ class HubError(MetaAdapterError, ValueError):
 
 
 class CheckpointError(HubError):
-    """A checkpoint that is incomplete, damaged or of another run, or that could not be written."""
+    """A checkpoint that is incomplete, damaged, of another run, or could not be written."""
 
 
 class UnsupportedModelError(MetaAdapterError, ValueError):
-    """A model into which the adapter cannot be put."""
+    """A model that cannot take the adapter."""
 
 
 class NonFiniteLossError(MetaAdapterError, ArithmeticError):
     """A loss that is NaN or infinite, with the language and the step where it appeared."""
 
     overflow: bool = False
-    """Whether the training losses are finite and what was computed from them is not, as where fp16 overflows."""
+    """Whether finite training losses led to something that is not finite, as fp16 does."""
 
 
 def check_language(language: object) -> str:
     """Return `language` if it is a valid language key.
 
-    A key is made of ASCII letters and digits, in parts joined by `-` or `_`, at most 64 characters:
-    it is used as the name of a module and of a folder. BCP-47 tags such as `"en"`, `"zh-Hant"` and
-    `"pt-BR"` are valid keys. The key `"shared"` is not: it names the folder of what all languages
-    share.
+    A key consists of ASCII letters and digits in parts joined by `-` or `_`, with at most 64
+    characters, because it names a module and a folder. BCP-47 tags such as `"en"`, `"zh-Hant"` and
+    `"pt-BR"` are valid keys. `"shared"` is not: it names the folder of what all languages share.
 
     Args:
         language: The key.
@@ -89,22 +89,27 @@ def check_language(language: object) -> str:
         'zh-Hant'
     """
     if not isinstance(language, str):
+        # Often a batch that was passed by position: `reprlib` keeps its tensors short.
         raise LanguageError(
             f"A language key must be a string. Found {reprlib.repr(language)} of type"
-            f' `{type(language).__name__}`. Write for example "en"; the inputs of a model go by'
+            f' `{type(language).__name__}`. Use for example "en", and pass the inputs of a model by'
             ' name, as in `model(language="en", input_ids=...)`.'
         )
+
     if len(language) > _LONGEST or not _LANGUAGE.fullmatch(language):
         raise LanguageError(
-            "A language key must be made of ASCII letters and digits in parts joined by `-` or `_`"
+            "A language key must consist of ASCII letters and digits in parts joined by `-` or `_`"
             f" (at most {_LONGEST} characters), because it names a module and a folder. Found"
-            f' {language!r}. Write for example "en", "zh-Hant" or "pt-BR".'
+            f' {language!r}. Use for example "en", "zh-Hant" or "pt-BR".'
         )
+
+    # Some file systems ignore case.
     if language.lower() == _RESERVED:
         raise LanguageError(
-            "A language key must not be the name of the folder of what all languages share. Found "
-            f'{language!r}. Write another key, for example "all".'
+            "A language key must not be the name of the folder of what all languages share. Found"
+            f' {language!r}. Use another key, for example "all".'
         )
+
     return language
 
 
@@ -118,9 +123,9 @@ def check_languages(languages: Iterable[object]) -> tuple[str, ...]:
         The keys.
 
     Raises:
-        LanguageError: If there is none, if one is malformed or comes twice, if two differ only in
-            upper and lower case (they would share a folder on some file systems), or if they have
-            no order (a set: processes that train together would each take another).
+        LanguageError: If there are none, one is malformed or duplicated, two differ by letter case
+            alone (some file systems would give them one folder), or they have no order (a set, in
+            which processes that train together could disagree).
 
     Example:
         >>> check_languages(["en", "sw"])
@@ -128,30 +133,33 @@ def check_languages(languages: Iterable[object]) -> tuple[str, ...]:
     """
     if isinstance(languages, str):
         raise LanguageError(
-            f"`languages` must be a list of keys. Found the string {languages!r}. Write"
+            f"`languages` must be a list of keys. Found the string {languages!r}. Use"
             f" [{languages!r}]."
         )
+
     if isinstance(languages, (set, frozenset)) or not isinstance(languages, Iterable):
         raise LanguageError(
-            "`languages` must be a list of keys, whose order is the same in every process. Found "
-            f"{reprlib.repr(languages)} of type `{type(languages).__name__}`. Write for example"
-            ' ["en", "sw"].'
+            "`languages` must be a list of keys, in an order that is the same in every process."
+            f" Found {reprlib.repr(languages)} of type `{type(languages).__name__}`. Use for"
+            ' example ["en", "sw"].'
         )
+
     keys = tuple(check_language(language) for language in languages)
     if not keys:
         raise LanguageError(
-            '`languages` must name at least one language. Found none. Write for example ["en",'
-            ' "sw"].'
+            '`languages` must name at least one language. Found none. Use for example ["en", "sw"].'
         )
+
     seen: dict[str, str] = {}
     for key in keys:
-        if (twin := seen.get(key.lower())) is not None:
+        twin = seen.get(key.lower())
+        if twin is not None:
             raise LanguageError(
-                "Every language must be named once, and languages must differ in more than upper"
-                f" and lower case. Found {twin!r} and {key!r} in {list(keys)}. Leave one of them"
-                " out or rename it."
+                "Languages must be named once and differ by more than letter case. Found"
+                f" {twin!r} and {key!r} in {list(keys)}. Remove or rename one of them."
             )
         seen[key.lower()] = key
+
     return keys
 
 
@@ -161,53 +169,49 @@ def check_known_language(
     """Return `language` if it is one of `known`, matched by its exact name.
 
     Args:
-        language: The key asked for.
-        known: The keys there are.
+        language: The key.
+        known: The valid keys.
         what: What has these languages, for the message.
 
     Returns:
         The same key.
 
     Raises:
-        LanguageError: If it is not among them; the message names those there are and the nearest
-            one.
+        LanguageError: If it is not among them; the message lists them and suggests the nearest.
 
     Example:
         >>> check_known_language("sw", ["en", "sw"])
         'sw'
     """
-    key, names = check_language(language), list(known)
+    key = check_language(language)
+    names = list(known)
     if key in names:
         return key
+
+    message = f"The language must be one of {what}: {names}. Found {key!r}."
     by_lower = {name.lower(): name for name in names}
     nearest = difflib.get_close_matches(key.lower(), by_lower, n=1)
-    hint = f" Did you mean {by_lower[nearest[0]]!r}?" if nearest else ""
-    raise LanguageError(f"The language must be one of {what}: {names}. Found {key!r}.{hint}")
+    if nearest:
+        message += f" Did you mean {by_lower[nearest[0]]!r}?"
+    raise LanguageError(message)
 
 
 def moved_names(module: str, homes: Mapping[str, str]) -> Callable[[str], object]:
-    """Return a module's `__getattr__` that finds names where they live now, with a `DeprecationWarning`.
+    """Return a module's `__getattr__` that finds moved names, with a `DeprecationWarning`.
 
     Args:
-        module: The name of the module that had them.
+        module: The name of the module that the names have left.
         homes: Name → the module to import it from.
 
     Returns:
         The function, as PEP 562 defines it.
-
-    Example:
-        >>> import warnings
-        >>> find = moved_names("old", {"sqrt": "math"})
-        >>> with warnings.catch_warnings():
-        ...     warnings.simplefilter("ignore")
-        ...     find("sqrt")(9.0)
-        3.0
     """
 
     def find(name: str) -> object:
         if name not in homes:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
 
+        # Level 2 is the line that asks for the name, which is where the import has to change.
         warnings.warn(
             f"`{name}` has moved from `{module}`. Import it from `{homes[name]}`.",
             DeprecationWarning,

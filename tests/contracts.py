@@ -1,4 +1,4 @@
-"""A contract of import-linter that it does not have: modules whose names begin with `_` are private to their package."""
+"""A contract that import-linter lacks: modules with a leading `_` are private to their package."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from importlinter import Contract, ContractCheck, output
 
 
 class PrivateModules(Contract):
-    """No import of a private module of another package below the root.
+    """No module imports a private module of another package below the root.
 
-    `hf_meta_adapters/hub/_card.py` belongs to `hub`: `hf_meta_adapters/modeling` must not import it. A module that
-    others may import has no underscore. Modules of the root, such as `_typing`, belong to all.
+    `hf_meta_adapters/hub/_card.py` belongs to `hub`, so `hf_meta_adapters/modeling` must not import
+    it. A module that other packages may import has no underscore. Modules of the root, such as
+    `_typing`, belong to all.
     """
 
     type_name = "private_modules"
@@ -18,28 +19,34 @@ class PrivateModules(Contract):
     def check(self, graph: ImportGraph, verbose: bool) -> ContractCheck:
         """Collect the imports that break the rule."""
         (root,) = self.session_options["root_packages"]
-        own = [name for name in graph.modules if name == root or name.startswith(f"{root}.")]
-        wrong = sorted(
-            (importer, imported)
-            for importer in own
-            for imported in graph.find_modules_directly_imported_by(importer)
-            if is_private(imported, root) and package_of(importer) != package_of(imported)
-        )
-        return ContractCheck(kept=not wrong, metadata={"wrong": wrong})
+        importers = [name for name in graph.modules if is_inside(name, root)]
+
+        violations = []
+        for importer in importers:
+            for imported in graph.find_modules_directly_imported_by(importer):
+                foreign = package_of(importer) != package_of(imported)
+                if foreign and is_private(imported, root):
+                    violations.append((importer, imported))
+
+        return ContractCheck(kept=not violations, metadata={"violations": sorted(violations)})
 
     def render_broken_contract(self, check: ContractCheck) -> None:
-        """Name each of them."""
-        for importer, imported in check.metadata["wrong"]:
+        """Print each of them."""
+        for importer, imported in check.metadata["violations"]:
             output.print_error(f"{importer} imports the private {imported}")
 
 
+def is_inside(module: str, root: str) -> bool:
+    """Whether a module is the root or below it."""
+    return module == root or module.startswith(f"{root}.")
+
+
 def package_of(module: str) -> str:
-    """The package below the root that a module is in; the root itself is none."""
+    """The package below the root that a module is in."""
     return ".".join(module.split(".")[:2])
 
 
 def is_private(module: str, root: str) -> bool:
-    """Whether a name of the path below the first package begins with an underscore."""
-    return module.startswith(f"{root}.") and any(
-        part.startswith("_") for part in module.split(".")[2:]
-    )
+    """Whether a name on the path below the first package begins with an underscore."""
+    inner = module.split(".")[2:]
+    return is_inside(module, root) and any(name.startswith("_") for name in inner)

@@ -1,4 +1,4 @@
-"""The unmodified client of the Hub in front of a `HubServer`: in this process, or in a fresh one."""
+"""The unmodified client of the Hub in front of a `HubServer`, in this process or in a fresh one."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ class HubServer:
         return None
 
     def downloaded(self) -> dict[str, int]:
-        """The files whose content was sent → bytes of it; large files by the path that led to them."""
+        """The files whose content was sent → bytes; large files by the path that leads there."""
         found: dict[str, int] = {}
         for request in self.requests:
             if (
@@ -306,8 +306,16 @@ class _Handler(BaseHTTPRequestHandler):
         repository = self._find(name)
         sha = self._commit_of(repository, revision)
         names = [{"rfilename": path} for path in sorted(repository.commits[sha])]
-        self._answer({"_id": "1", "id": name, "modelId": name, "sha": sha, "siblings": names, "tags": [],
-                      "private": repository.private, "gated": "auto" if repository.gated else False})  # fmt: skip
+        answer = {
+            "_id": "1",
+            "id": name,
+            "modelId": name,
+            "sha": sha,
+            "siblings": names,
+            "tags": [],
+        }
+        access = {"private": repository.private, "gated": "auto" if repository.gated else False}
+        self._answer({**answer, **access})
 
     def refs(self, name: str) -> None:
         repository = self._find(name)
@@ -355,11 +363,13 @@ class _Handler(BaseHTTPRequestHandler):
     def preupload(self, name: str, revision: str) -> None:
         repository = self._find(name, write=True, pull_request="create_pr" in self.query)
         files = repository.commits[self._commit_of(repository, revision)]
-        self._answer({"files": [
-            {"path": one["path"], "uploadMode": "lfs" if _is_large(one["path"], one["size"]) else "regular",
-             "shouldIgnore": False, "oid": _oid(one["path"], files[one["path"]]) if one["path"] in files else None}
-            for one in json.loads(self.body)["files"]
-        ]})  # fmt: skip
+        answers = []
+        for one in json.loads(self.body)["files"]:
+            path = one["path"]
+            mode = "lfs" if _is_large(path, one["size"]) else "regular"
+            oid = _oid(path, files[path]) if path in files else None
+            answers.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+        self._answer({"files": answers})
 
     def lfs_batch(self, name: str) -> None:
         self._find(name, write=True, pull_request=True)
@@ -416,8 +426,9 @@ class _Handler(BaseHTTPRequestHandler):
         ref = f"refs/pr/{number}" if pull_request else revision
         sha = repository.commit(ref, tree, header["summary"])
         url = f"{self.hub.endpoint}/{name}/discussions/{number}"
-        self._answer({"success": True, "commitOid": sha, "commitUrl": f"{self.hub.endpoint}/{name}/commit/{sha}",
-                      "pullRequestUrl": url if pull_request else None})  # fmt: skip
+        commit_url = f"{self.hub.endpoint}/{name}/commit/{sha}"
+        answer = {"success": True, "commitOid": sha, "commitUrl": commit_url}
+        self._answer({**answer, "pullRequestUrl": url if pull_request else None})
 
     def resolve(self, name: str, revision: str, path: str) -> None:
         repository = self._find(name, content=True)

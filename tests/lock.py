@@ -1,5 +1,4 @@
-"""Print what is installed as pins for pip, to be kept as `tests/locked.txt` or
-`tests/locked-adapters.txt`.
+"""Print what is installed as pins for pip: `tests/locked.txt` or `tests/locked-adapters.txt`.
 
 `make lock` runs it in an environment of the newest releases that `pyproject.toml` allows, after the
 tests have passed.
@@ -24,7 +23,7 @@ HEADER = (
 
 
 def pin(distribution: Distribution) -> str:
-    """The line of a distribution; older Pythons, for which the release does not exist, get no pin."""
+    """The line of a distribution; Pythons for which the release does not exist get no pin."""
     line = f"{distribution.metadata['Name']}=={distribution.version}"
     supported = SpecifierSet(distribution.metadata.get("Requires-Python", ""))
     oldest = next(python for python in PYTHONS if f"{python}.99" in supported)

@@ -115,10 +115,10 @@ def _choice(train: Any, family: Family, path: str | Path, auto_class: Any) -> tu
             f' {train!r}. Write for example "shared".'
         )
     body_too, adapters_too = (False, False) if as_adapter else _TRAINED[train]
-    if family.shared_adapter or not (family.body or body_too):
+    if family.theta_is_adapter or not (family.body or body_too):
         found = (
             "θ is an adapter itself"
-            if family.shared_adapter
+            if family.theta_is_adapter
             else f"`{family.base_class}` has no single body"
         )
         raise ConfigurationError(

@@ -1,87 +1,61 @@
-"""Which files a saved model consists of, and what is refused before any of them is read."""
+"""What is refused before any file of a saved model is read."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from hf_meta_adapters.errors import HubError
-from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family
-
-_CONFIG, _INDEX, _ADAPTER_CONFIG = (
-    "config.json",
-    "model.safetensors.index.json",
-    "adapter_config.json",
+from hf_meta_adapters.hub._needed_files import (
+    CONFIG,
+    INDEX,
+    LARGEST_TEXT,
+    adapter_folders,
+    needed_files,
+    shard_names,
 )
-_TEXTS = (_CONFIG, "generation_config.json", _INDEX)
+from hf_meta_adapters.hub.manifest import Family
+
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-LARGEST_TEXT = 16 * 2**20
-"""Bytes that a JSON file may have, which the manifest does not declare."""
-
-
-def weight_sizes(folder: Path, family: Family) -> dict[str, int]:
-    """The size of each file of weights that belongs to a saved model, by its path in the folder."""
-    found = [] if family.base_model else _shards(folder)
-    for adapter in _adapter_folders(family, family.languages):
-        found += [
-            f"{adapter}/{path.name}" for path in sorted((folder / adapter).glob("*.safetensors"))
-        ]
-    return {path: (folder / path).stat().st_size for path in found}
-
-
-def needed_files(family: Family, languages: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The files that some languages of a family are loaded from: weights, and texts, of which some may be absent."""
-    folders = _adapter_folders(family, languages)
-    weights = [path for path in family.files if "/" not in path or path.split("/")[0] in folders]
-    return weights, [*_TEXTS, *(f"{folder}/{_ADAPTER_CONFIG}" for folder in folders)]
 
 
 def check_sizes(
-    where: str, family: Family, languages: Sequence[str], sizes: Mapping[str, int]
+    repo_id: str, family: Family, languages: Sequence[str], sizes: Mapping[str, int]
 ) -> None:
     """Refuse a remote family before any of it is downloaded.
 
     Args:
-        where: The repository, for messages.
+        repo_id: The repository, for messages.
         family: Its manifest.
-        languages: Those that are to be loaded.
+        languages: Those to load.
         sizes: The path of every file in the repository → its bytes.
 
     Raises:
-        HubError: If weights are missing, pickled, not declared or larger than declared, or a text
-            is unreasonably large; with all files of which that is so.
+        HubError: If weights are missing, pickled, not declared or not of the declared size, or a
+            text is unreasonably large. It lists all such files.
     """
     weights, texts = needed_files(family, languages)
-    wrong = [f"{path} has {sizes[path]:,} bytes, where the manifest declares {family.files[path]:,}"
-             for path in weights if path in sizes and sizes[path] != family.files[path]]  # fmt: skip
-    wrong += [
-        f"{path} has {sizes[path]:,} bytes" for path in texts if sizes.get(path, 0) > LARGEST_TEXT
-    ]
-    wrong += [f"{path} is missing" for path in weights if path not in sizes]
-    places = (
-        _adapter_folders(family, languages)
-        if family.base_model
-        else ["", *_adapter_folders(family, languages)]
-    )
-    for place in places:
-        if not any(path.rpartition("/")[0] == place for path in weights):
-            pickles = [
-                path
-                for path in sizes
-                if path.rpartition("/")[0] == place and path.endswith(_PICKLES)
-            ]
-            what = (
-                f"only a pickle, {pickles[0]}, which can run code when it is read"
-                if pickles
-                else "none declared"
-            )
-            wrong.append(f"weights of {place or 'the shared model'}: {what}")
-    if wrong:
+
+    # All faults are collected: a family that is repaired one error at a time takes many pushes.
+    faults = []
+    for path in weights:
+        if path in sizes and sizes[path] != family.files[path]:
+            declared = f"where the manifest declares {family.files[path]:,}"
+            faults.append(f"{path} has {sizes[path]:,} bytes, {declared}")
+
+    # The manifest declares no sizes of texts, so that they need a limit of their own.
+    for path in texts:
+        if sizes.get(path, 0) > LARGEST_TEXT:
+            faults.append(f"{path} has {sizes[path]:,} bytes")
+
+    faults += [f"{path} is missing" for path in weights if path not in sizes]
+    faults += _undeclared_weights(family, languages, weights, sizes)
+
+    if faults:
         raise HubError(
             "The weights of a family must be the safetensors files that its manifest declares,"
-            f" with their sizes. Found in {where}: {'; '.join(wrong)}. Write `push_to_hub` again"
+            f" with their sizes. Found in {repo_id}: {'; '.join(faults)}. Run `push_to_hub` again"
             " from a model that you trust; a pickle is converted by"
             ' `safetensors.torch.save_file(torch.load("….bin", weights_only=True),'
             ' "….safetensors")`.'
@@ -89,58 +63,107 @@ def check_sizes(
 
 
 def check_folder(folder: Path, family: Family, languages: Sequence[str]) -> None:
-    """Refuse what lies outside of a folder, and what would run code.
+    """Refuse files that lie outside the folder, and code.
 
     Args:
-        folder: Of a saved model; in a cache of the Hub its files may be links into `blobs/` beside
-            it.
+        folder: The folder of a saved model; in a cache of the Hub its files may be links into the
+            `blobs/` of that cache.
         family: Its manifest.
-        languages: Those that are to be loaded.
+        languages: Those to load.
 
     Raises:
-        HubError: If a file or a folder is a link, an index leads elsewhere, or the model wants code
-            of its own.
+        HubError: If a file or a folder is a link, an index leads elsewhere, or the model brings
+            code of its own.
     """
+    _check_links(folder, family, languages)
+    _check_index(folder / INDEX)
+
+    # `auto_map` names Python files that transformers would import with `trust_remote_code`.
+    config = _read_json(folder / CONFIG)
+    if isinstance(config, dict) and config.get("auto_map"):
+        raise HubError(
+            "The shared weights must be of a model class of transformers. Found code of its own,"
+            f" `auto_map`, in {folder / CONFIG}, which this package never runs. If you trust that"
+            " model, load it by itself and add adapters with `get_language_model`."
+        )
+
+
+def _undeclared_weights(
+    family: Family, languages: Sequence[str], weights: Sequence[str], sizes: Mapping[str, int]
+) -> list[str]:
+    """What is wrong with folders in which the manifest declares no weights."""
+    folders = adapter_folders(family, languages)
+    if not family.base_model:
+        # The shared weights lie at the top.
+        folders.insert(0, "")
+
+    faults = []
+    for folder in folders:
+        if any(path.rpartition("/")[0] == folder for path in weights):
+            continue
+
+        # A pickle is worth naming: the user may know where it comes from, and convert it.
+        reason = "none declared"
+        inside = [path for path in sizes if path.rpartition("/")[0] == folder]
+        pickles = [path for path in inside if path.endswith(_PICKLES)]
+        if pickles:
+            reason = f"only a pickle, {pickles[0]}, which can run code when it is read"
+        faults.append(f"weights of {folder or 'the shared model'}: {reason}")
+    return faults
+
+
+def _check_links(folder: Path, family: Family, languages: Sequence[str]) -> None:
     weights, texts = needed_files(family, languages)
-    paths = {*weights, *texts, *_shards(folder), *_adapter_folders(family, languages)}
-    for directory in _adapter_folders(family, languages):
-        paths |= {f"{directory}/{path.name}" for path in (folder / directory).glob("*")}
-    if links := sorted(path for path in paths if _leads_elsewhere(folder, folder / path)):
+    adapters = adapter_folders(family, languages)
+
+    # Libraries read further files of an adapter's folder than those that a manifest declares.
+    paths = {*weights, *texts, *shard_names(folder), *adapters}
+    for adapter in adapters:
+        paths |= {f"{adapter}/{path.name}" for path in (folder / adapter).glob("*")}
+
+    links = sorted(path for path in paths if _leads_elsewhere(folder, folder / path))
+    if links:
         raise HubError(
             f"The files of a saved model must lie in its folder. Found links in {folder}:"
             f" {', '.join(links)}. Put the files themselves there."
         )
-    if isinstance(index := _read(folder / _INDEX), dict):
-        shards = index.get("weight_map")
-        names = set(map(str, shards.values())) if isinstance(shards, dict) else {repr(shards)}
-        if elsewhere := sorted(
-            name for name in names if Path(name).name != name or not name.endswith(".safetensors")
-        ):
-            raise HubError(
-                "The index of the shared weights must name safetensors files beside it. Found in"
-                f" {folder / _INDEX}: {', '.join(map(repr, elsewhere[:3]))}. Save the model again."
-            )
-    config = _read(folder / _CONFIG)
-    if isinstance(config, dict) and config.get("auto_map"):
+
+
+def _leads_elsewhere(folder: Path, path: Path) -> bool:
+    """Whether a path is a link, other than those of which the cache of the Hub consists."""
+    if not path.is_symlink():
+        return False
+
+    # The cache: models--owner--name/snapshots/<commit>/file → models--owner--name/blobs/<hash>.
+    is_cached = folder.parent.name == "snapshots" and path.is_file()
+    return not is_cached or path.resolve().parent != (folder.parents[1] / "blobs").resolve()
+
+
+def _check_index(path: Path) -> None:
+    """Refuse an index of shards that names anything but safetensors files next to it."""
+    index = _read_json(path)
+    if not isinstance(index, dict):
+        return
+
+    shards = index.get("weight_map")
+    names = {repr(shards)}  # what is no map is refused below, as the name of no file
+    if isinstance(shards, dict):
+        names = {str(name) for name in shards.values()}
+
+    foreign = [
+        name for name in names if Path(name).name != name or not name.endswith(".safetensors")
+    ]
+    if foreign:
         raise HubError(
-            "The shared weights must be of a model class of transformers. Found code of its own,"
-            f" `auto_map`, in {folder / _CONFIG}, which this package never runs. Load that model by"
-            " itself if you trust it, and put adapters into it with `get_language_model`."
+            "The index of the shared weights must name safetensors files beside it. Found in"
+            f" {path}: {', '.join(map(repr, sorted(foreign)[:3]))}. Save the model again."
         )
 
 
-def _adapter_folders(family: Family, languages: Sequence[str]) -> list[str]:
-    return [*family.adapters(languages), *([SHARED_ADAPTER] if family.shared_adapter else [])]
-
-
-def _shards(folder: Path) -> list[str]:
-    """The safetensors files of the shared weights: one, or those of an index."""
-    return sorted(path.name for path in folder.glob("model*.safetensors"))
-
-
-def _read(path: Path) -> Any:
+def _read_json(path: Path) -> object:
     if not path.is_file():
         return None
+
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -148,10 +171,3 @@ def _read(path: Path) -> Any:
             f"A saved model must have readable JSON files. Found {path} damaged: {error}. Download"
             " or save it again."
         ) from error
-
-
-def _leads_elsewhere(folder: Path, path: Path) -> bool:
-    if not path.is_symlink():
-        return False
-    in_cache = folder.parent.name == "snapshots" and path.is_file()
-    return not (in_cache and path.resolve().parent == (folder.parents[1] / "blobs").resolve())

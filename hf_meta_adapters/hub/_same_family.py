@@ -1,126 +1,155 @@
-"""Whether a model is of the family in a repository: a language may join only the base and the θ it was made for."""
+"""Whether a model belongs to a published family: a language joins only the θ it was made for."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils.sha import sha_fileobj
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from hf_meta_adapters.errors import HubError
-from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family
+from hf_meta_adapters.hub._remote import Remote
+from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family, manifest_key
 
-_FIELDS = (
+_IDENTITY = (
     "base_class",
     "backend",
-    "share_adapter",
-    "shared_adapter",
+    "one_adapter_for_all",
+    "theta_is_adapter",
     "base_model",
     "base_revision",
     "body",
 )
-_VOLATILE = {"transformers_version", "_name_or_path", "dtype", "torch_dtype", "use_cache"} | {
-    "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type", "auto_mapping", "name",
-    "version", "model_name",
-}  # fmt: skip
+_VOLATILE = {
+    "_name_or_path",
+    "auto_mapping",
+    "base_model_name_or_path",
+    "dtype",
+    "inference_mode",
+    "model_name",
+    "name",
+    "peft_version",
+    "revision",
+    "task_type",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+    "version",
+}
+"""Settings of config.json and adapter_config.json that may differ within a family."""
+
+_LISTED = 5
+"""How many differences the error names; further ones are counted."""
 
 
-@dataclass(frozen=True)
-class Remote:
-    """What a repository holds at a commit.
-
-    Args:
-        repo_id: The repository.
-        commit: The commit.
-        files: The path of every file → what the Hub says of it.
-        family: The manifest, if there is one.
-        fetch: Downloads a file.
-    """
-
-    repo_id: str
-    commit: str
-    files: Mapping[str, RepoFile]
-    family: Family | None
-    fetch: Callable[[str], Path]
-
-    def text(self, path: str) -> str | None:
-        """The content of a text; `None` if there is none."""
-        return self.fetch(path).read_text(encoding="utf-8") if path in self.files else None
-
-
-def check_same_family(folder: Path, family: Family, remote: Remote) -> None:
+def check_same_family(folder: Path, family: Family, remote: Remote, published: Family) -> None:
     """Refuse to add a language to a family of another base, another θ or another kind of adapter.
 
-    θ is compared by the hashes that the Hub has of its files; only where they differ (by another
-    way of sharding, say) it is downloaded and compared number by number.
+    θ is compared by the hashes that the Hub has of its files. Only where they differ (after other
+    sharding, say) is it downloaded and compared number by number.
 
     Args:
         folder: Where the family with the new language was saved.
         family: Its manifest.
-        remote: The repository, which holds a family.
+        remote: The repository.
+        published: The manifest in it.
 
     Raises:
-        HubError: With all differences that were found.
+        HubError: With the differences.
     """
-    there = remote.family
-    if there is None:
+    # The cheapest comparison first: configurations and θ may have to be downloaded.
+    differences = list(_manifest_differences(family, published))
+    if not differences:
+        for here, there in _comparable_configs(family, published):
+            differences += _config_differences(folder / here, remote, there)
+
+        differences += _theta_differences(folder, family, remote, published)
+    if not differences:
         return
-    wrong = [f"`{name}` is {getattr(there, name)!r} there and {getattr(family, name)!r} here"
-             for name in _FIELDS if getattr(there, name) != getattr(family, name)]  # fmt: skip
-    if not wrong:
-        old = [key for key in there.languages if key not in family.languages] or there.languages
-        configs = [("config.json", "config.json")]
-        for mine, theirs in zip(
-            family.adapters(family.languages), there.adapters(old), strict=False
-        ):
-            configs.append((f"{mine}/adapter_config.json", f"{theirs}/adapter_config.json"))
-        for mine, theirs in configs[:2]:
-            wrong += _differences(folder / mine, remote, theirs)
-        wrong += _other_weights(folder, family, remote, there)
-    more = [f"and {len(wrong) - 5} more"] if len(wrong) > 5 else []
-    if wrong:
-        raise HubError(
-            "A language can join a family that has the same base, θ and kind of adapter. Found"
-            f" that {remote.repo_id!r} differs: {'; '.join([*wrong[:5], *more])}. Load that family"
-            " with `LanguageAdapterModel.from_pretrained(...)`, then `add_language` and"
-            " `train_only`, or push to another repository."
-        )
+
+    listed = differences[:_LISTED]
+    if len(differences) > _LISTED:
+        listed.append(f"and {len(differences) - _LISTED} more")
+
+    raise HubError(
+        "A language can join a family that has the same base, θ and kind of adapter. Found"
+        f" that {remote.repo_id!r} differs: {'; '.join(listed)}. Load that family with"
+        " `LanguageAdapterModel.from_pretrained(...)`, then use `add_language` and `train_only`, or"
+        " push to another repository."
+    )
 
 
-def _differences(path: Path, remote: Remote, name: str) -> Iterator[str]:
-    """Settings in which a local and a remote JSON file differ; one that another version added is no difference."""
-    text = remote.text(name)
-    here, there = json.loads(path.read_text(encoding="utf-8")), json.loads(text) if text else None
+def _manifest_differences(family: Family, published: Family) -> Iterator[str]:
+    for attribute in _IDENTITY:
+        here, there = getattr(family, attribute), getattr(published, attribute)
+        if here != there:
+            yield f"`{manifest_key(attribute)}` is {there!r} there and {here!r} here"
+
+
+def _comparable_configs(family: Family, published: Family) -> Iterator[tuple[str, str]]:
+    """Paths of configurations here and there that must agree: of the base, and of one adapter."""
+    yield "config.json", "config.json"
+
+    # A language that is being replaced says nothing about the others.
+    others = [key for key in published.languages if key not in family.languages]
+    here = family.adapters(family.languages)
+    there = published.adapters(others or published.languages)
+
+    if here and there:
+        yield f"{here[0]}/adapter_config.json", f"{there[0]}/adapter_config.json"
+
+
+def _config_differences(path: Path, remote: Remote, name: str) -> Iterator[str]:
+    """Settings in which two JSON files differ; another version may lack or add a setting."""
+    there = json.loads(remote.text(name) or "null")
     if not isinstance(there, dict):
         yield f"`{name}` is missing there"
         return
+
+    here = json.loads(path.read_text(encoding="utf-8"))
     for key in sorted((here.keys() & there.keys()) - _VOLATILE):
-        if _plain(here[key]) != _plain(there[key]):
+        if _without_order(here[key]) != _without_order(there[key]):
             yield f"`{key}` in {name} is {there[key]!r} there and {here[key]!r} here"
 
 
-def _other_weights(folder: Path, family: Family, remote: Remote, there: Family) -> list[str]:
-    shared = [path for path in family.files if _is_shared(path)]
-    published = [path for path in there.files if _is_shared(path) and path in remote.files]
-    if shared == published and all(
-        _hash(folder / path) == _published_hash(remote.files[path]) for path in shared
-    ):
-        return []
-    for path in published:
-        if remote.files[path].size != there.files[path]:
-            return [f"{path} has not the size that its manifest declares"]
-    here = _tensors(folder / path for path in shared)
-    other = _tensors(remote.fetch(path) for path in published)
+def _without_order(value: object) -> object:
+    # PEFT keeps `target_modules` as a set, which becomes a list in any order.
+    if isinstance(value, list):
+        return sorted(map(str, value))
+
+    return value
+
+
+def _theta_differences(
+    folder: Path, family: Family, remote: Remote, published: Family
+) -> list[str]:
+    """Tensors of θ that differ, or what keeps them from being compared."""
+    here = [path for path in family.files if _is_shared(path)]
+    there = [path for path in published.files if _is_shared(path) and path in remote.files]
+
+    # Equal hashes need no download. Unequal ones prove nothing: sharding or metadata may differ.
+    if here == there:
+        hashes = ((_sha256(folder / path), _published_sha256(remote.files[path])) for path in here)
+        if all(ours == theirs for ours, theirs in hashes):
+            return []
+
+    # A file that is larger than declared is not downloaded.
+    for path in there:
+        if remote.files[path].size != published.files[path]:
+            return [f"{path} does not have the size that its manifest declares"]
+
+    ours = _tensors(folder / path for path in here)
+    theirs = _tensors(remote.fetch(path) for path in there)
+
     return [
         f"θ has another `{name}`"
-        for name in sorted(here.keys() | other.keys())
-        if name not in here or name not in other or not torch.equal(here[name], other[name])
+        for name in sorted(ours.keys() | theirs.keys())
+        if name not in ours or name not in theirs or not torch.equal(ours[name], theirs[name])
     ]
 
 
@@ -128,31 +157,29 @@ def _is_shared(path: str) -> bool:
     return "/" not in path or path.startswith(f"{SHARED_ADAPTER}/")
 
 
-def _hash(path: Path) -> str:
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        digest = hashlib.sha256()
-        for block in iter(lambda: file.read(2**20), b""):
-            digest.update(block)
-    return digest.hexdigest()
+        return sha_fileobj(file).hex()
 
 
-def _published_hash(file: RepoFile) -> str | None:
-    return file.lfs.sha256 if file.lfs is not None else None
+def _published_sha256(file: RepoFile) -> str | None:
+    if file.lfs is None:
+        return None
+    return file.lfs.sha256
 
 
-def _tensors(paths: Iterator[Path]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _tensors(paths: Iterable[Path]) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+
     for path in paths:
         try:
             with safe_open(path, framework="pt") as file:
-                found |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
+                names = list(file.keys())
+                tensors |= {name: file.get_tensor(name) for name in names}
         except SafetensorError as error:
             raise HubError(
                 f"Weights must be in safetensors format. Found {path.name} damaged: {error}. Push"
                 " it again."
             ) from error
-    return found
 
-
-def _plain(value: Any) -> Any:
-    return sorted(map(str, value)) if isinstance(value, list) else value
+    return tensors

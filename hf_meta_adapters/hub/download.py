@@ -1,4 +1,4 @@
-"""From a repository to a folder: the manifest first, then the files of the languages that are asked for."""
+"""From a repository to a folder: first the manifest, then the files of the languages asked for."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import constants, hf_hub_download, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils._validators import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.errors import HubError, check_known_language, check_languages
-from hf_meta_adapters.hub._safety import LARGEST_TEXT, check_folder, check_sizes, needed_files
-from hf_meta_adapters.hub.client import Access, speaking_of
+from hf_meta_adapters.hub._needed_files import LARGEST_TEXT, needed_files
+from hf_meta_adapters.hub._safety import check_folder, check_sizes
+from hf_meta_adapters.hub.client import NO_ANSWER, Access, speaking_of
 from hf_meta_adapters.hub.manifest import MANIFEST, Family, read_manifest
 
 
@@ -25,7 +26,7 @@ def list_languages(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> tuple[Language, ...]:
-    """Return the languages of a saved or published family; of a repository only the manifest is downloaded.
+    """Return the languages of a saved or published family; only a manifest is ever downloaded.
 
     Args:
         repo_or_path: A folder that `save_pretrained` wrote, or a repository on the Hub such as
@@ -33,7 +34,7 @@ def list_languages(
         revision: A branch, a tag or a commit of the repository.
         token: The token for a private or gated repository; default that of `hf auth login`.
         cache_dir: Where downloads are kept; default the cache of the Hub.
-        local_files_only: Whether to ask nothing but that cache.
+        local_files_only: Whether to use nothing but that cache.
 
     Returns:
         The keys, as `from_pretrained(..., languages=[...])` takes them.
@@ -46,9 +47,10 @@ def list_languages(
         >>> from peft import LoraConfig
         >>> from transformers import BertConfig, BertModel
         >>> from hf_meta_adapters import get_language_model
-        >>> sizes = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=9)
+        >>> sizes = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
+        >>> base = BertModel(BertConfig(**sizes, intermediate_size=16, vocab_size=9))
         >>> config = LoraConfig(target_modules=["query"])
-        >>> model = get_language_model(BertModel(BertConfig(**sizes)), config, languages=["en", "sw"])
+        >>> model = get_language_model(base, config, languages=["en", "sw"])
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     model.save_pretrained(folder)
         ...     list_languages(folder)
@@ -57,16 +59,16 @@ def list_languages(
     folder = local_folder(repo_or_path)
     if folder is not None:
         return read_manifest(folder).languages
-    access = Access(
-        revision, token, None if cache_dir is None else str(cache_dir), local_files_only
-    )
-    return read_manifest(_fetch_manifest(str(repo_or_path), access)[0]).languages
+
+    access = Access(revision, token, cache_dir, local_files_only)
+    folder, _ = _fetch_manifest(str(repo_or_path), access)
+    return read_manifest(folder).languages
 
 
 def fetch_family(
     repo_or_path: str | Path, languages: Sequence[object] | None, access: Access
 ) -> tuple[Path, Family]:
-    """Return a folder with the files of some languages, all checked, and its manifest.
+    """Return a folder that holds the checked files of some languages, and its manifest.
 
     Args:
         repo_or_path: A folder, or a repository on the Hub.
@@ -74,22 +76,26 @@ def fetch_family(
         access: How the repository is reached.
 
     Raises:
-        HubError: If files are missing, foreign, damaged or unsafe, or the Hub does not give them.
-        LanguageError: If a language is asked for that is not there.
+        HubError: If files are missing, foreign, damaged or unsafe, or the Hub does not serve them.
+        LanguageError: If the family lacks a language.
     """
-    folder, online = local_folder(repo_or_path), False
-    where = str(repo_or_path) if folder is None else folder.name
-    if folder is None:
-        folder, online = _fetch_manifest(where, access)
-    family = read_manifest(folder)
-    wanted = family.languages if languages is None else check_languages(languages)
-    for key in wanted:
-        check_known_language(key, family.languages, what=f"those saved in {where}")
-    if local_folder(repo_or_path) is None:
-        if family.base_model:
-            _check_base_name(where, family.base_model)
-        _fetch_weights(where, folder, family, wanted, access, online=online)
-    check_folder(folder, family, wanted)
+    folder = local_folder(repo_or_path)
+    if folder is not None:
+        family = read_manifest(folder)
+        keys = _known_languages(family, languages, folder.name)
+    else:
+        repo_id = str(repo_or_path)
+        folder, online = _fetch_manifest(repo_id, access)
+        family = read_manifest(folder)
+        keys = _known_languages(family, languages, repo_id)
+        _check_base_name(repo_id, family)
+
+        if online:
+            _fetch_weights(repo_id, folder, family, keys, access)
+        else:
+            _check_cached(repo_id, folder, family, keys)
+
+    check_folder(folder, family, keys)
     return folder, family
 
 
@@ -98,89 +104,119 @@ def local_folder(repo_or_path: str | Path) -> Path | None:
     path = Path(repo_or_path)
     if path.is_dir() or isinstance(repo_or_path, Path):
         return path
+
+    # What cannot name a repository, such as "../model", must mean a folder, even a missing one.
     try:
         validate_repo_id(repo_or_path)
     except HFValidationError:
         return path
+
     return None
 
 
+def _known_languages(
+    family: Family, languages: Sequence[object] | None, where: str
+) -> tuple[Language, ...]:
+    """The languages to load, each of which the family has."""
+    if languages is None:
+        return family.languages
+
+    keys = check_languages(languages)
+    for key in keys:
+        check_known_language(key, family.languages, what=f"those saved in {where}")
+
+    return keys
+
+
 def _fetch_manifest(repo_id: str, access: Access) -> tuple[Path, bool]:
-    """The folder in the cache with the manifest, and whether the Hub could be asked for more."""
-    online = not (access.local_files_only or constants.HF_HUB_OFFLINE)
+    """The folder in the cache with the manifest, and whether the Hub can be asked for more."""
     with speaking_of(repo_id, access.token):
-        if online:
-            try:
-                found = access.api().get_paths_info(repo_id, [MANIFEST], revision=access.revision)
-                if not found:
-                    raise HubError(
-                        f"A family must have a file `{MANIFEST}`. Found none in {repo_id!r}. Name a"
-                        " repository that `push_to_hub` wrote; an adapter by itself goes into a"
-                        " model with `load_language`."
-                    )
-                size = getattr(found[0], "size", 0)
-            except (HfHubHTTPError, HFValidationError, HubError):
-                raise
-            except (
-                Exception
-            ):  # of the HTTP library: no connection, so that the cache is what there is
-                online, size = False, 0
-            if size > LARGEST_TEXT:
-                raise HubError(
-                    f"A manifest must be a short text. Found {size:,} bytes of `{MANIFEST}` in"
-                    f" {repo_id!r}. Name a repository that `push_to_hub` wrote."
-                )
+        size = _manifest_size(repo_id, access)
+        if size is not None and size > LARGEST_TEXT:
+            raise HubError(
+                f"A manifest must be a short text. Found {size:,} bytes of `{MANIFEST}` in"
+                f" {repo_id!r}. Name a repository that `push_to_hub` wrote."
+            )
+
         path = hf_hub_download(
             repo_id,
             MANIFEST,
             revision=access.revision,
             token=access.token,
             cache_dir=access.cache_dir,
-            local_files_only=not online,
+            local_files_only=size is None,
         )
-    return Path(path).parent, online
+
+    return Path(path).parent, size is not None
+
+
+def _manifest_size(repo_id: str, access: Access) -> int | None:
+    """The bytes of the manifest of a repository; `None` where the Hub is not or cannot be asked."""
+    if access.local_files_only or constants.HF_HUB_OFFLINE:
+        return None
+
+    try:
+        entries = access.api().get_paths_info(repo_id, [MANIFEST], revision=access.revision)
+    except NO_ANSWER:
+        # The cache may do. Every other error is an answer, which the user has to see.
+        return None
+
+    files = [entry for entry in entries if isinstance(entry, RepoFile)]
+    if not files:
+        raise HubError(
+            f"A family must have a file `{MANIFEST}`. Found none in {repo_id!r}. Name a"
+            " repository that `push_to_hub` wrote; load a single adapter with `load_language`."
+        )
+
+    return files[0].size
+
+
+def _check_cached(
+    repo_id: str, folder: Path, family: Family, languages: Sequence[Language]
+) -> None:
+    """Refuse a family whose weights the cache lacks and the Hub cannot be asked for."""
+    weights, _ = needed_files(family, languages)
+    missing = [name for name in weights if not (folder / name).is_file()]
+
+    if missing:
+        raise HubError(
+            f"Without a connection, files must be in the cache. Found {repo_id!r} there without"
+            f" {', '.join(missing)}. Load these languages once with a connection."
+        )
 
 
 def _fetch_weights(
-    repo_id: str,
-    folder: Path,
-    family: Family,
-    languages: Sequence[Language],
-    access: Access,
-    *,
-    online: bool,
+    repo_id: str, folder: Path, family: Family, languages: Sequence[Language], access: Access
 ) -> None:
-    """Download what is missing in a folder of the cache, whose name is the commit of the manifest."""
+    """Download what a folder of the cache lacks."""
+    # The commit of the manifest, since which the branch may have moved on.
     commit = folder.name
     weights, texts = needed_files(family, languages)
+
     with speaking_of(repo_id, access.token):
-        if not online:
-            if absent := [name for name in weights if not (folder / name).is_file()]:
-                raise HubError(
-                    f"Files must be in the cache where there is no connection. Found {repo_id!r}"
-                    f" there without {', '.join(absent)}. Load these languages once with a"
-                    " connection."
-                )
-            return
         tree = access.api().list_repo_tree(repo_id, recursive=True, revision=commit)
-        sizes = {one.path: one.size for one in tree if isinstance(one, RepoFile)}
+        sizes = {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
         check_sizes(repo_id, family, languages, sizes)
-        wanted = [name for name in (*weights, *texts) if name in sizes]
+
         snapshot_download(
             repo_id,
             revision=commit,
-            allow_patterns=wanted,
+            allow_patterns=[name for name in (*weights, *texts) if name in sizes],
             token=access.token,
             cache_dir=access.cache_dir,
         )
 
 
-def _check_base_name(repo_id: str, base: str) -> None:
+def _check_base_name(repo_id: str, family: Family) -> None:
+    """Refuse a published family whose frozen base is a path on somebody's machine."""
+    if not family.base_model:
+        return
+
     try:
-        validate_repo_id(base)
+        validate_repo_id(family.base_model)
     except HFValidationError as error:
         raise HubError(
-            f"A published family over a frozen base must name a repository. Found {base!r} in"
-            f" {repo_id!r}, which is none. Publish the base, load it from there, and push the"
-            " family again."
+            "A published family over a frozen base must name a repository. Found"
+            f" {family.base_model!r} in {repo_id!r}. Publish the base, load it from there, and push"
+            " the family again."
         ) from error

@@ -1,4 +1,4 @@
-"""The manifest of a saved model: which languages belong together, and how they are put into a model."""
+"""The manifest of a saved model: which languages belong together, and how they enter a model."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
-from hf_meta_adapters._typing import Language
+from hf_meta_adapters._typing import Details, JsonObject, Language
 from hf_meta_adapters._version import __version__
 from hf_meta_adapters.errors import (
     ConfigurationError,
@@ -21,16 +20,20 @@ from hf_meta_adapters.errors import (
 
 MANIFEST = "language_adapters.json"
 SHARED_ADAPTER = "shared"
-"""The folder of what all languages share: the one adapter of `share_adapter=True`, or θ. No language may have it."""
+"""The folder of what all languages share: their adapter, or θ. No language may have its name."""
 
 _FORMAT = 1
+_RULE = f"`{MANIFEST}` must be what `save_pretrained` wrote."
 _WEIGHTS = re.compile(r"\w[\w.-]*\.safetensors")
-_TYPES = {
+_KEYS = {"one_adapter_for_all": "share_adapter", "theta_is_adapter": "shared_adapter"}
+"""Attributes of `Family` that format 1 of the manifest keeps under another key."""
+
+_TYPES: dict[str, type] = {
     "languages": list,
     "backend": str,
     "shared": str,
-    "share_adapter": bool,
-    "shared_adapter": bool,
+    "one_adapter_for_all": bool,
+    "theta_is_adapter": bool,
     "base_model": str,
     "base_revision": str,
     "base_class": str,
@@ -48,35 +51,39 @@ class Family:
         languages: The keys.
         backend: The name of the backend.
         shared: What θ is: "all", "none" or a regular expression.
-        share_adapter: Whether one adapter, in the folder `shared/`, serves all languages.
-        shared_adapter: Whether θ is an adapter, in the folder `shared/`.
+        one_adapter_for_all: Whether one adapter, in the folder `shared/`, serves all languages.
+        theta_is_adapter: Whether θ itself is an adapter, in the folder `shared/`.
         base_model: The name of the base model, a folder or a repository; "" if its weights are in
             the folder.
-        base_revision: The commit of that repository; "" if it is not known.
+        base_revision: The commit of that repository; "" if it is unknown.
         base_class: The class of the transformers model.
         body: The name of the body, such as "roberta", inside a model with a head; "" for a model
             without one.
-        details: What else was recorded, such as the training set-up.
-        files: The weights, by their path in the folder → bytes: what is larger is not downloaded.
+        details: Whatever else was recorded, such as the training set-up.
+        files: The weights, path in the folder → bytes; a larger file is not downloaded.
     """
 
     languages: tuple[Language, ...]
     backend: str
     shared: str
-    share_adapter: bool
-    shared_adapter: bool
+    one_adapter_for_all: bool
+    theta_is_adapter: bool
     base_model: str
     base_revision: str
     base_class: str
     body: str
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Details = field(default_factory=dict)
     files: Mapping[str, int] = field(default_factory=dict)
 
     def adapters(self, languages: Sequence[Language]) -> list[str]:
-        """The folders of the adapters of some languages."""
+        """The folders that hold the adapters of `languages`."""
         if self.backend == "none":
             return []
-        return [SHARED_ADAPTER] if self.share_adapter else list(languages)
+
+        if self.one_adapter_for_all:
+            return [SHARED_ADAPTER]
+
+        return list(languages)
 
     def to_json(self) -> str:
         """The text of the manifest.
@@ -84,18 +91,26 @@ class Family:
         Raises:
             ConfigurationError: If JSON has no form for the details.
         """
+        content: dict[str, object] = {"format": _FORMAT, "hf_meta_adapters": __version__}
+
         try:
-            content = {"format": _FORMAT, "hf_meta_adapters": __version__, **asdict(self)}
+            content |= {manifest_key(name): value for name, value in asdict(self).items()}
             return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         except (TypeError, ValueError) as error:
             raise ConfigurationError(
-                f"What is recorded in `{MANIFEST}` must be JSON. Found {dict(self.details)!r}:"
-                f" {error}. Write numbers, strings, lists and dictionaries."
+                f"The details recorded in `{MANIFEST}` must be JSON. Found {dict(self.details)!r}:"
+                f" {error}. Use numbers, strings, lists and dictionaries."
             ) from error
 
 
+def manifest_key(attribute: str) -> str:
+    """The key of the manifest under which an attribute of `Family` is saved."""
+    return _KEYS.get(attribute, attribute)
+
+
 def write_manifest(folder: Path, text: str) -> None:
-    """Write `language_adapters.json` as a whole or not at all."""
+    """Write `language_adapters.json` completely or not at all."""
+    # A reader finds the old file or the new one, never half a file: `os.replace` is atomic.
     partial = folder / f"{MANIFEST}.partial"
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, folder / MANIFEST)
@@ -113,56 +128,75 @@ def read_manifest(folder: Path) -> Family:
     Raises:
         HubError: If it is missing, damaged, of a later format, or names unsafe languages.
     """
+    content = _read_object(folder)
+    if content.get("format") != _FORMAT:
+        raise HubError(
+            f"{_RULE} Found in {folder} format {content.get('format')!r}, where this version reads"
+            f" {_FORMAT}. Install the version of hf-meta-adapters that wrote it, or a newer one."
+        )
+
+    # Early manifests do not declare their files.
+    content.setdefault("files", {})
+    entries: JsonObject = {name: content.get(manifest_key(name)) for name in _TYPES}
+
+    mistyped = [name for name, kind in _TYPES.items() if not isinstance(entries[name], kind)]
+    if mistyped:
+        listed = ", ".join(f"`{manifest_key(name)}` is {entries[name]!r}" for name in mistyped)
+        raise HubError(f"{_RULE} Found in {folder}: {listed}. Download or save it again.")
+
+    try:
+        entries["languages"] = check_languages(entries["languages"])
+    except LanguageError as error:
+        raise HubError(f"{_RULE} Found in {folder} unsafe languages. {error}") from error
+
+    family = Family(**{attribute.name: entries[attribute.name] for attribute in fields(Family)})
+    _check_declared_files(folder, family)
+    return family
+
+
+def _read_object(folder: Path) -> JsonObject:
+    """The JSON object in the manifest of a folder, as it stands there."""
     path = folder / MANIFEST
     if not path.is_file():
         raise HubError(
-            f"A saved model must have a file `{MANIFEST}`. Found none in {folder}. Name the folder"
+            f"A saved model must have a file `{MANIFEST}`. Found none in {folder}. Pass the folder"
             " that `save_pretrained` wrote."
         )
-    rule = f"`{MANIFEST}` must be what `save_pretrained` wrote."
+
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise HubError(
-            f"{rule} Found in {folder} no JSON: {error}. Download or save it again."
+            f"{_RULE} Found in {folder} no JSON: {error}. Download or save it again."
         ) from error
     if not isinstance(content, dict):
         raise HubError(
-            f"{rule} Found in {folder} a {type(content).__name__}. Download or save it again."
+            f"{_RULE} Found in {folder} a {type(content).__name__}. Download or save it again."
         )
-    if content.get("format") != _FORMAT:
-        raise HubError(
-            f"{rule} Found in {folder} format {content.get('format')!r}, where this version reads"
-            f" {_FORMAT}. Install the version of hf-meta-adapters that wrote it, or a newer one."
-        )
-    content.setdefault("files", {})
-    if wrong := [name for name, kind in _TYPES.items() if not isinstance(content.get(name), kind)]:
-        found = ", ".join(f"`{name}` is {content.get(name)!r}" for name in wrong)
-        raise HubError(f"{rule} Found in {folder}: {found}. Download or save it again.")
-    try:
-        content["languages"] = check_languages(content["languages"])
-    except LanguageError as error:
-        raise HubError(f"{rule} Found in {folder} unsafe languages. {error}") from error
-    family = Family(**{one.name: content[one.name] for one in fields(Family)})
-    if unsafe := [
+
+    return content
+
+
+def _check_declared_files(folder: Path, family: Family) -> None:
+    """Refuse a manifest that declares anything but safetensors files in the family's folders."""
+    unsafe = [
         f"{path!r}: {size!r}"
         for path, size in family.files.items()
-        if not _is_declared(family, path, size)
-    ]:
+        if not _is_declarable(family, path, size)
+    ]
+    if unsafe:
         raise HubError(
-            f"{rule} `files` holds the sizes of safetensors files, in the folder and in those of"
-            f" languages. Found in {folder}: {', '.join(unsafe[:3])}. Save the model again; a"
-            " pickle has to be converted first."
+            f"{_RULE} `files` holds the sizes of safetensors files, in the folder and in those of"
+            f" languages. Found in {folder}: {', '.join(unsafe[:3])}. Save the model again; convert"
+            " a pickle first."
         )
-    return family
 
 
-def _is_declared(family: Family, path: str, size: object) -> bool:
+def _is_declarable(family: Family, path: str, size: object) -> bool:
     *parents, name = path.split("/")
     folders = ([], [SHARED_ADAPTER], *([key] for key in family.languages))
-    return (
-        parents in folders
-        and _WEIGHTS.fullmatch(name) is not None
-        and type(size) is int
-        and size > 0
-    )
+    if parents not in folders or not _WEIGHTS.fullmatch(name):
+        return False
+
+    # Not `isinstance`: a JSON `true` is an `int` to Python.
+    return type(size) is int and size > 0

@@ -1,4 +1,4 @@
-"""From a folder to a repository, by one commit: a whole family, or some languages of one that is there already."""
+"""From a folder to a repository, by one commit: a whole family, or languages of a published one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import (
     CommitInfo,
@@ -14,18 +13,18 @@ from huggingface_hub import (
     CommitOperationDelete,
     HfApi,
     ModelCard,
-    hf_hub_download,
 )
-from huggingface_hub.hf_api import RepoFile
 
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.errors import HubError, LanguageError, check_languages
 from hf_meta_adapters.hub._card import CARD, card_text
-from hf_meta_adapters.hub._run_record import COSINES, merge_details
-from hf_meta_adapters.hub._safety import LARGEST_TEXT
-from hf_meta_adapters.hub._same_family import Remote, check_same_family
+from hf_meta_adapters.hub._record import COSINES, merge_details
+from hf_meta_adapters.hub._remote import Remote, read_remote
+from hf_meta_adapters.hub._same_family import check_same_family
 from hf_meta_adapters.hub.client import Access, speaking_of
 from hf_meta_adapters.hub.manifest import MANIFEST, Family, read_manifest, write_manifest
+
+_SCRATCH = "hf_meta_adapters_"
 
 
 @dataclass(frozen=True)
@@ -34,12 +33,12 @@ class Push:
 
     Args:
         repo_id: The repository.
-        languages: Those to add or to replace; `None` for the whole family.
+        languages: The languages to add or to replace; `None` for the whole family.
         private: Whether a new repository is private; `None` for the default of the account.
-        revision: The branch; made if it is missing.
+        revision: The branch; created if it is missing.
         commit_message: The first line of the commit.
-        create_pr: Whether the change is offered to the owner instead of made.
-        token: The token.
+        create_pr: Whether to offer the change to the owner instead of making it.
+        access: How the repository is reached.
     """
 
     repo_id: str
@@ -51,12 +50,27 @@ class Push:
     access: Access
 
 
+@dataclass(frozen=True)
+class _Change:
+    """What a commit does to a repository.
+
+    Args:
+        family: The manifest afterwards.
+        added: The files of the folder that are added or replaced.
+        removed: The files of the repository that are deleted.
+    """
+
+    family: Family
+    added: Sequence[str]
+    removed: Sequence[str] = ()
+
+
 def push_family(push: Push, save: Callable[[Path], None]) -> CommitInfo:
-    """Make one commit of what `save` writes: it is there as a whole, or not at all.
+    """Make one commit of what `save` writes, so that the repository is never half a family.
 
     Args:
         push: Where to.
-        save: Writes the family, with the languages that are to be pushed, into a folder.
+        save: Writes the family, with the languages to push, into a folder.
 
     Returns:
         The commit.
@@ -64,45 +78,29 @@ def push_family(push: Push, save: Callable[[Path], None]) -> CommitInfo:
     Raises:
         HubError: If the repository cannot be written, has moved, or holds another family.
     """
-    with tempfile.TemporaryDirectory(prefix="hf_meta_adapters_") as scratch:
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH) as scratch:
         folder = Path(scratch) / "family"
         save(folder)
+
         family = read_manifest(folder)
         _check_base(family)
+
         with speaking_of(push.repo_id, push.access.token):
             api = push.access.api()
-            remote = _look(api, push, Path(scratch) / "cache")
-            stale: list[str] = []
-            if remote.family is None:
-                paths = _paths(folder)
-            elif push.languages is None:
-                paths, stale = _paths(folder), _stale(family, remote)
-            else:
-                check_same_family(folder, family, remote)
-                family = _joined(family, remote.family)
-                folders = family.adapters(push.languages) if not family.share_adapter else []
-                paths = [
-                    MANIFEST,
-                    CARD,
-                    *(path for path in _paths(folder) if path.split("/")[0] in folders),
-                ]
-                if (
-                    family.details.get("gradient_cosine_picture") == COSINES
-                    and COSINES not in remote.files
-                ):
-                    paths.append(COSINES)
-                write_manifest(folder, family.to_json())
-            old = remote.text(CARD)
-            (folder / CARD).write_text(
-                card_text(family, old, repo_id=remote.repo_id), encoding="utf-8"
-            )
+            remote = _open(api, push, Path(scratch) / "cache")
+            change = _change(folder, family, push.languages, remote)
+
+            card = card_text(change.family, remote.text(CARD), repo_id=remote.repo_id)
+            (folder / CARD).write_text(card, encoding="utf-8")
+
+            # `parent_commit` makes the Hub refuse the commit if somebody has pushed since `_open`.
             return api.create_commit(
                 remote.repo_id,
                 [
-                    *(CommitOperationDelete(path) for path in stale),
-                    *(CommitOperationAdd(path, str(folder / path)) for path in paths),
+                    *(CommitOperationDelete(path) for path in change.removed),
+                    *(CommitOperationAdd(path, str(folder / path)) for path in change.added),
                 ],
-                commit_message=push.commit_message or _message(family, push.languages),
+                commit_message=push.commit_message or _message(change.family, push.languages),
                 revision=push.revision,
                 parent_commit=remote.commit,
                 create_pr=push.create_pr,
@@ -111,124 +109,142 @@ def push_family(push: Push, save: Callable[[Path], None]) -> CommitInfo:
 
 def published_card(repo_id: str, revision: str | None, token: str | bool | None) -> str | None:
     """The model card of a repository; `None` if there is none."""
-    with (
-        speaking_of(repo_id, token),
-        tempfile.TemporaryDirectory(prefix="hf_meta_adapters_") as scratch,
-    ):
-        api = Access(revision, token).api()
-        return _remote(api, repo_id, revision, Path(scratch), token).text(CARD)
+    with speaking_of(repo_id, token), tempfile.TemporaryDirectory(prefix=_SCRATCH) as scratch:
+        access = Access(revision, token, cache_dir=scratch)
+        return read_remote(access.api(), repo_id, access).text(CARD)
 
 
 def write_card_file(
-    folder: Path, existing: str | None, *, repo_id: str, metadata: Mapping[str, Any]
+    folder: Path, existing: str | None, *, repo_id: str, metadata: Mapping[str, str | list[str]]
 ) -> None:
     """Write the model card of a saved family into its folder.
 
     Args:
         folder: The folder.
-        existing: The card that is there already, whose own text is kept.
+        existing: The present card, whose own text is kept.
         repo_id: The repository.
-        metadata: Further metadata, such as a licence.
+        metadata: Further metadata, such as a licence; tags join those of the card.
     """
-    text = card_text(read_manifest(folder), existing, repo_id=repo_id)
-    card = ModelCard(text)
+    card = ModelCard(card_text(read_manifest(folder), existing, repo_id=repo_id))
+
     for name, value in metadata.items():
-        added = [value] if name == "tags" and isinstance(value, str) else value
-        card.data[name] = (
-            list(dict.fromkeys([*(card.data.get(name) or []), *added])) if name == "tags" else added
-        )
+        if name != "tags":
+            card.data[name] = value
+            continue
+
+        # The Hub accepts a single tag as a string.
+        added = value
+        if isinstance(added, str):
+            added = [added]
+        card.data["tags"] = list(dict.fromkeys([*(card.data.get("tags") or []), *added]))
+
     (folder / CARD).write_text(str(card), encoding="utf-8")
 
 
-def _look(api: HfApi, push: Push, cache: Path) -> Remote:
-    """What the repository holds now; it is made if it is missing."""
+def _open(api: HfApi, push: Push, cache: Path) -> Remote:
+    """What the repository holds now; the repository and the branch are created if missing."""
+    # The answer has the full name: an owner may be missing from that of the user.
     repo_id = api.create_repo(push.repo_id, private=push.private, exist_ok=True).repo_id
+
+    # A pull request starts from an existing branch, and `refs/` are no branches.
     if push.revision and not push.create_pr and not push.revision.startswith("refs/"):
         api.create_branch(repo_id, branch=push.revision, exist_ok=True)
-    return _remote(api, repo_id, push.revision, cache, push.access.token)
+
+    access = replace(push.access, revision=push.revision, cache_dir=str(cache))
+    return read_remote(api, repo_id, access)
 
 
-def _remote(
-    api: HfApi, repo_id: str, revision: str | None, cache: Path, token: str | bool | None
-) -> Remote:
-    commit = api.repo_info(repo_id, revision=revision).sha
-    tree = api.list_repo_tree(repo_id, recursive=True, revision=commit)
-    files = {one.path: one for one in tree if isinstance(one, RepoFile)}
+def _change(
+    folder: Path, family: Family, languages: Sequence[Language] | None, remote: Remote
+) -> _Change:
+    """What to commit, given what the repository holds."""
+    published = remote.family
+    if published is None:
+        return _Change(family, _paths(folder))
+    if languages is None:
+        return _Change(family, _paths(folder), _stale(family, published, remote))
 
-    def fetch(path: str) -> Path:
-        return Path(hf_hub_download(repo_id, path, revision=commit, token=token, cache_dir=cache))
+    check_same_family(folder, family, remote, published)
+    joined = _joined(family, published)
+    write_manifest(folder, joined.to_json())
 
-    for path in (MANIFEST, CARD):
-        if path in files and files[path].size > LARGEST_TEXT:
-            raise HubError(
-                f"`{path}` must be a short text. Found {files[path].size:,} bytes of it in"
-                f" {repo_id!r}. Remove it there, or push to another repository."
-            )
-    family = read_manifest(fetch(MANIFEST).parent) if MANIFEST in files else None
-    return Remote(repo_id, str(commit), files, family, fetch)
+    # θ is the same, so nothing of it is uploaded, nor is an adapter that all languages share.
+    added = [MANIFEST, CARD]
+    if not joined.one_adapter_for_all:
+        folders = joined.adapters(languages)
+        added += [path for path in _paths(folder) if path.split("/")[0] in folders]
+    if joined.details.get("gradient_cosine_picture") == COSINES and COSINES not in remote.files:
+        added.append(COSINES)
+
+    return _Change(joined, added)
 
 
-def _joined(family: Family, remote: Family) -> Family:
-    """The manifest of a family with further languages."""
-    order = [*remote.languages, *(key for key in family.languages if key not in remote.languages)]
+def _joined(family: Family, published: Family) -> Family:
+    """The manifest of a published family with further languages."""
+    known = published.languages
     try:
-        languages = check_languages(order)
+        languages = check_languages(
+            [*known, *(key for key in family.languages if key not in known)]
+        )
     except LanguageError as error:
         raise HubError(
             f"Languages of one family must have keys of their own. {error} Rename the new one"
             " before you push it."
         ) from error
-    kept = {
-        path: size
-        for path, size in remote.files.items()
-        if path.split("/")[0] not in family.languages
-    }
-    own = {
-        path: size for path, size in family.files.items() if path.split("/")[0] in family.languages
-    }
-    files = {**kept, **own}
+
+    # θ stays as it is published; the languages that are pushed replace their own files.
+    kept = {path: size for path, size in published.files.items() if not _is_of(family, path)}
+    added = {path: size for path, size in family.files.items() if _is_of(family, path)}
     return replace(
-        remote,
+        published,
         languages=languages,
-        files=files,
-        details=merge_details(remote.details, family.details),
+        files={**kept, **added},
+        details=merge_details(published.details, family.details),
     )
 
 
-def _stale(family: Family, remote: Remote) -> list[str]:
-    """Weights of the family that was there before and are not part of the new one; no language is ever removed."""
-    before = remote.family
-    if before is None:
-        return []
-    if lost := [key for key in before.languages if key not in family.languages]:
+def _is_of(family: Family, path: str) -> bool:
+    """Whether a file belongs to a language of the family, not to θ."""
+    return path.split("/")[0] in family.languages
+
+
+def _stale(family: Family, published: Family, remote: Remote) -> list[str]:
+    """The published weights that are no part of the new family; a language is never lost."""
+    lost = [key for key in published.languages if key not in family.languages]
+    if lost:
         raise HubError(
-            "A whole family must hold the languages of the one that it replaces. Found"
-            f" {remote.repo_id!r} with {lost}, which this model lacks. Write `push_to_hub(...,"
-            f" languages={list(family.languages)})` to add or replace only these, load the others,"
-            " too, or push to another repository."
+            "A whole family must hold the languages of the family that it replaces. Found"
+            f" {remote.repo_id!r} with {lost}, which this model lacks. Use `push_to_hub(...,"
+            f" languages={list(family.languages)})` to add or replace only these, load the others"
+            " as well, or push to another repository."
         )
-    gone = [path for path in before.files if path not in family.files]
+
+    # Left behind, an index would make transformers look for shards that are gone.
+    stale = [path for path in published.files if path not in family.files]
     if "model.safetensors" in family.files:
-        gone.append("model.safetensors.index.json")
-    return [path for path in gone if path in remote.files]
+        stale.append("model.safetensors.index.json")
+
+    return [path for path in stale if path in remote.files]
 
 
 def _check_base(family: Family) -> None:
+    """Refuse a base that others could not load."""
     if family.base_model and Path(family.base_model).is_dir():
         raise HubError(
             "A published family over a frozen base must name a repository on the Hub. Found the"
             f" folder {family.base_model!r}, which others do not have. Publish the base, load it by"
-            " its name there, and push."
+            " its name there, and push again."
         )
 
 
 def _paths(folder: Path) -> list[str]:
-    return sorted(
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
-    )
+    """Every file in a folder, by its path there."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return sorted(path.relative_to(folder).as_posix() for path in files)
 
 
 def _message(family: Family, languages: Sequence[Language] | None) -> str:
-    return (
-        f"Add {', '.join(languages)}" if languages else f"Family of {', '.join(family.languages)}"
-    )
+    if languages:
+        return f"Add {', '.join(languages)}"
+
+    return f"Family of {', '.join(family.languages)}"

@@ -15,7 +15,8 @@ from hf_meta_adapters.backends.registry import backend_named
 from hf_meta_adapters.errors import ConfigurationError, HubError, check_languages
 from hf_meta_adapters.hub.client import Access
 from hf_meta_adapters.hub.download import fetch_family
-from hf_meta_adapters.hub.files import body_name, load_base
+from hf_meta_adapters.hub.base_model import body_name
+from hf_meta_adapters.hub.loading import load_base
 from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family
 
 
@@ -106,7 +107,7 @@ def load_adapters(saved: SavedModel, backend: Backend, shared_part: SharedPart |
     Raises:
         HubError: If files are damaged or do not fit; one error for all adapters together.
     """
-    if saved.family.shared_adapter and shared_part is not None:
+    if saved.family.theta_is_adapter and shared_part is not None:
         shared_part.load(saved.folder / SHARED_ADAPTER, saved.body)
 
     errors: list[HubError] = []
@@ -126,7 +127,7 @@ def load_adapters(saved: SavedModel, backend: Backend, shared_part: SharedPart |
 
 def _saved_shared(folder: Path, family: Family, shared: object, body: str | None) -> object:
     """What `get_language_model` takes as `shared`, from what was saved and what the user wants."""
-    if not family.shared_adapter:
+    if not family.theta_is_adapter:
         return family.shared if shared is None else shared
 
     # the adapter is loaded in any case: "none" freezes it afterwards

@@ -11,7 +11,7 @@ from hf_meta_adapters.backends import Backend
 from hf_meta_adapters.backends.abilities import SharedPart, TakesSharedPart
 from hf_meta_adapters.backends.registry import shared_part_backend
 from hf_meta_adapters.errors import ConfigurationError
-from hf_meta_adapters.hub.files import base_reference
+from hf_meta_adapters.hub.base_model import base_reference
 from hf_meta_adapters.modeling._ownership import Held, Ownership
 
 _SHOWN = 5

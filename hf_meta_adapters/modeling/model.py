@@ -16,7 +16,8 @@ from hf_meta_adapters.backends.abilities import ChecksMeans, MergesLanguages, Re
 from hf_meta_adapters.backends.recomputation import is_checkpointed
 from hf_meta_adapters.errors import ConfigurationError, check_known_language
 from hf_meta_adapters.hub.client import Access
-from hf_meta_adapters.hub.files import body_name, load_weights
+from hf_meta_adapters.hub.base_model import body_name
+from hf_meta_adapters.hub.loading import load_weights
 from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family
 from hf_meta_adapters.hub.push import Push
 from hf_meta_adapters.modeling._building import build_model
@@ -446,9 +447,9 @@ class LanguageAdapterModel(nn.Module):
             saved.config,
             saved.languages,
             shared=saved.shared,
-            share_adapter=saved.family.share_adapter,
+            share_adapter=saved.family.one_adapter_for_all,
         )
-        if saved.family.shared_adapter:
+        if saved.family.theta_is_adapter:
             # transformers does not always record the commit that it loaded
             model._base_name = saved.family.base_model, saved.family.base_revision
         load_adapters(saved, model.backend, model.shared_part)
@@ -540,8 +541,8 @@ class LanguageAdapterModel(nn.Module):
             languages=self.languages,
             backend=self.backend.name,
             shared=self.shared,
-            share_adapter=self.share_adapter,
-            shared_adapter=self.shared_part is not None,
+            one_adapter_for_all=self.share_adapter,
+            theta_is_adapter=self.shared_part is not None,
             base_model=self._base_name[0],
             base_revision=self._base_name[1],
             base_class=type(self.base_model).__name__,

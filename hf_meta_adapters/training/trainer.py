@@ -391,7 +391,7 @@ class MetaAdapterTrainer(LanguageTrainer):
 
         # A run that fell back to a safer setting of the meta-gradient continues with it.
         details = read_manifest(Path(resume_from_checkpoint)).details
-        self._outer_step.check.level = details.get("fallbacks", 0)
+        self._outer_step.check.level = cast(int, details.get("fallbacks", 0))
 
     def _load_best_model(self) -> None:
         best = Path(self.state.best_model_checkpoint)

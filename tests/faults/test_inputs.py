@@ -104,11 +104,11 @@ ROWS = {
     ),
     "a language that leaves the folder": (
         {"train_dataset": {"../da": rows(1)}},
-        "A language key must be made of ASCII",
+        "A language key must consist of ASCII",
     ),
     "a language that is a path": (
         {"train_dataset": {"/etc": rows(1)}},
-        "A language key must be made of ASCII",
+        "A language key must consist of ASCII",
     ),
     "a language that the model lacks": (
         {"train_dataset": texts(1, ["TE"])},

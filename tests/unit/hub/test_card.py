@@ -13,7 +13,8 @@ from huggingface_hub.repocard_data import eval_results_to_model_index, model_ind
 from hf_meta_adapters.diagnostics import ConflictMatrix
 from hf_meta_adapters.errors import HubError
 from hf_meta_adapters.evaluation import LanguageScores
-from hf_meta_adapters.hub._card import card_text, language_name
+from hf_meta_adapters.hub._card import card_text
+from hf_meta_adapters.hub._language_names import language_name
 from hf_meta_adapters.hub.manifest import Family
 from tests.adapted import adapted
 from tests.hub_server import HubServer, card_errors
@@ -122,8 +123,14 @@ def test_text_of_ones_own_is_kept() -> None:
     [
         {"scores": 3}, {"scores": [{"task": "x"}]},
         {"scores": [{"task": 1, "metric": "f1", "scores": {"sw": {"f1": 1}}}]},
-        {"scores": {"task": "x", "metric": "f1", "scores": {"sw": {"f1": math.nan}, "../e": {"f1": 1}}}},
-        {"baselines": [1]}, {"training": "x"}, {"data": {"sw": 3}}, {"train_runtime": "long"}, {"base_model": ["x"]},
+        {"scores": [{"task": "x", "metric": ["f1"], "scores": {"sw": {"f1": 1}}}]},
+        {"scores": {"task": "x", "metric": "f1", "scores": {"sw": {"f1": math.nan}}}},
+        {"scores": {"task": "x", "metric": "f1", "scores": {"../e": {"f1": 1}}}},
+        {"baselines": [1]},
+        {"training": "x"},
+        {"data": {"sw": 3}},
+        {"train_runtime": "long"},
+        {"base_model": ["x"]},
     ],
 )  # fmt: skip
 def test_a_record_of_another_form_is_left_out(details: dict) -> None:
@@ -148,8 +155,14 @@ def test_it_becomes_a_web_page() -> None:
     }
     body = ModelCard(card_text(with_details(**details), repo_id="anna/family")).text
     page = markdown.markdown(body, extensions=["tables", "fenced_code"])
-    for part in ("<h1>family</h1>", "<h2>Scores</h2>", "Swahili (sw)</td>", '<code class="language-python">',
-                 'src="gradient_cosine.png"', '<code class="language-bibtex">'):  # fmt: skip
+    for part in (
+        "<h1>family</h1>",
+        "<h2>Scores</h2>",
+        "Swahili (sw)</td>",
+        '<code class="language-python">',
+        'src="gradient_cosine.png"',
+        '<code class="language-bibtex">',
+    ):
         assert part in page
     assert page.count("<table>") == 2
     assert not re.search(r"\|\s*[:-]", page)  # of a table that was not understood

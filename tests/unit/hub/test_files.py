@@ -235,7 +235,7 @@ def test_what_is_shared_is_recorded_and_can_be_changed(shared: str, tmp_path: Pa
 def test_another_head_keeps_the_body_and_the_adapters(
     name: str, method: str, tmp_path: Path
 ) -> None:
-    """One body under three classes: masked or causal LM, token classification, and no head at all."""
+    """One body under three classes: a language model, token classification, and no head at all."""
     cell = tiny(name)
     model = stirred(adapted(cell, method))
     model.save_pretrained(tmp_path)
@@ -358,7 +358,7 @@ def test_details_are_recorded_and_must_be_json(tmp_path: Path) -> None:
     content = json.loads((tmp_path / MANIFEST).read_text(encoding="utf-8"))
     assert content["details"] == {"training": {"preset": "paper", "note": "naïve"}}
     assert content["languages"] == ["en", "sw"]
-    with pytest.raises(ConfigurationError, match=r"must be JSON. Found .*set.*Write numbers"):
+    with pytest.raises(ConfigurationError, match=r"must be JSON. Found .*set.*Use numbers"):
         model.save_pretrained(tmp_path / "other", languages_seen={"en"})
     assert not (tmp_path / "other").exists()
 
@@ -391,7 +391,7 @@ def saved(tmp_path: Path) -> Path:
         ({"format": None}, "format None"),
         (
             {"base_class": "AutoTokenizer"},
-            r"must be a model class of transformers. Found 'AutoTokenizer'. Write `from",
+            r"must be a model class of transformers. Found 'AutoTokenizer'. Pass the class.*`from",
         ),
         ({"base_class": "os"}, "must be a model class"),
         ({"base_class": "MyModel"}, "Found 'MyModel'"),
@@ -424,7 +424,7 @@ def test_an_unknown_backend_is_refused(saved: Path) -> None:
 
 def test_missing_files_are_named(saved: Path) -> None:
     with pytest.raises(
-        HubError, match=rf"must have a file `{MANIFEST}`. Found none in .*nowhere. Name the folder"
+        HubError, match=rf"must have a file `{MANIFEST}`. Found none in .*nowhere. Pass the folder"
     ):
         load(saved.parent / "nowhere")
     shutil.rmtree(saved / "sw")
@@ -502,7 +502,7 @@ def test_weights_of_another_model_are_refused_in_place(saved: Path, other, messa
     model = other()
     before = snapshot(model)
     with pytest.raises(
-        HubError, match=rf"must be of this very model. Found in .*: .*{message}.*Write `Lang"
+        HubError, match=rf"must be of this very model. Found in .*: .*{message}.*Use `Lang"
     ):
         model.load_weights(saved)
     assert moved(before, model) == set()

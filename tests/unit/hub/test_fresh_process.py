@@ -31,11 +31,12 @@ torch.manual_seed(0)
 families = {method: adapted("bert", method) for method in METHODS}
 tiny("llama").make().push_to_hub("anna/base")
 base = transformers.AutoModelForCausalLM.from_pretrained("anna/base")
-families["frozen"] = get_language_model(base, LoraConfig(r=2, target_modules=["v_proj"]), ["en", "sw"],
-                                        shared=LoraConfig(r=2, target_modules=["q_proj"]))
+theta, phi = (LoraConfig(r=2, target_modules=[name]) for name in ("q_proj", "v_proj"))
+families["frozen"] = get_language_model(base, phi, ["en", "sw"], shared=theta)
 if ADAPTERS:
     import adapters
-    families["adapters"] = get_language_model(tiny("bert").make(), adapters.SeqBnConfig(), ["en", "sw"])
+    base = tiny("bert").make()
+    families["adapters"] = get_language_model(base, adapters.SeqBnConfig(), ["en", "sw"])
 for name, model in families.items():
     stirred(model).push_to_hub(f"anna/{name}")
     for language in model.languages:

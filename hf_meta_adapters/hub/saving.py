@@ -1,0 +1,107 @@
+"""A folder for a model and its languages: a checkpoint, a folder per adapter, a manifest.
+
+config.json, model.safetensors    the shared weights; `AutoModel….from_pretrained` reads them
+shared/                           θ, if it is an adapter; a base that has a name is then not copied
+<language>/                       an adapter, in the format of its own library
+language_adapters.json            what belongs together, and the size of each file of weights
+README.md                         the model card
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import transformers
+from torch import Tensor
+
+from hf_meta_adapters.hub._card import CARD, card_text
+from hf_meta_adapters.hub._needed_files import weight_sizes
+from hf_meta_adapters.hub._record import draw_conflict, json_details
+from hf_meta_adapters.hub.manifest import MANIFEST, SHARED_ADAPTER, Family, write_manifest
+
+
+class AdapterWriter(Protocol):
+    """Holds the base model and writes the adapters of its languages: a backend."""
+
+    base: transformers.PreTrainedModel
+
+    def save(self, language: str, directory: Path) -> None:
+        """Write an adapter."""
+
+
+class ThetaWriter(Protocol):
+    """Writes θ where it is an adapter."""
+
+    def save(self, directory: Path, base_name: str) -> None:
+        """Write it, for the base of that name."""
+
+
+def save_family(
+    folder: Path,
+    family: Family,
+    backend: AdapterWriter,
+    state: Mapping[str, Tensor],
+    shared: ThetaWriter | None = None,
+    *,
+    max_shard_size: int | str | None = None,
+) -> None:
+    """Write the shared weights as a transformers checkpoint, then every adapter, then the manifest.
+
+    Args:
+        folder: Where to; created if it is missing.
+        family: The content of the manifest, without the files, which are measured here.
+        backend: Holds the model and writes the adapters.
+        state: The tensors of the base model under the names of its own checkpoint.
+        shared: θ, where it is an adapter.
+        max_shard_size: The largest file of shared weights; `None` for the default of transformers.
+    """
+    measured = family.details
+    family = replace(family, details=json_details(measured))
+    # Fails before anything is written if the details are not JSON.
+    family.to_json()
+
+    # A folder that is half overwritten is no model: the manifest goes first and returns last.
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
+
+    if family.base_model:
+        backend.base.config.save_pretrained(str(folder))
+    else:
+        _save_base(folder, backend.base, state, max_shard_size)
+    if shared is not None:
+        shared.save(folder / SHARED_ADAPTER, family.base_model)
+    for adapter in family.adapters(family.languages):
+        backend.save(adapter, folder / adapter)
+
+    family = replace(
+        family,
+        files=weight_sizes(folder, family),
+        details={**family.details, **draw_conflict(folder, measured)},
+    )
+    write_manifest(folder, family.to_json())
+
+    # The card of an earlier save may have been edited since.
+    card = folder / CARD
+    previous = None
+    if card.is_file():
+        previous = card.read_text(encoding="utf-8")
+    card.write_text(card_text(family, previous), encoding="utf-8")
+
+
+def _save_base(
+    folder: Path,
+    base: transformers.PreTrainedModel,
+    state: Mapping[str, Tensor],
+    max_shard_size: int | str | None,
+) -> None:
+    options: dict[str, int | str] = {}
+    if max_shard_size is not None:
+        options["max_shard_size"] = max_shard_size
+
+    # Not `base.save_pretrained`: the library `adapters` replaces that method by one that lists its
+    # adapters in config.json.
+    save = transformers.PreTrainedModel.save_pretrained
+    save(base, str(folder), state_dict=dict(state), **options)

@@ -24,3 +24,6 @@ MicroBatches: TypeAlias = Loss | Sequence[Loss]
 
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
 """The examples of one language: a `datasets.Dataset`, or a list of dicts."""
+
+AutoClass: TypeAlias = Any
+"""A class of transformers that builds and loads models, such as `AutoModelForMaskedLM`."""

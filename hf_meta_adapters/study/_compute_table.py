@@ -66,6 +66,7 @@ def compute_table(cells: Sequence[ComputedCell], languages: Sequence[Language]) 
     """
     rows_by_method: dict[str, list[dict[str, float]]] = {}
     for cell in cells:
+        # Models of a pair or of one language are smaller and see less text.
         if set(cell["settings"]["languages"]) == set(languages):
             rows_by_method.setdefault(cell["settings"]["method"], []).append(_row(cell))
 

@@ -46,6 +46,7 @@ def scores_by_method(
         if not _is_compared(cell, languages, pivot):
             continue
 
+        # The most frequent label depends on the data alone: every cell of a seed has the same.
         seed, result = cell["settings"]["seed"], cell["result"]
         for method, scores in (
             (cell["settings"]["method"], result["scores"]),

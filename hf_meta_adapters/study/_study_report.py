@@ -95,8 +95,8 @@ def _interference(scores: Scores, measure: str, name: str, where: str) -> Report
     report = interference_report(
         scores[MONO], scores[JOINT], higher_is_better=measure != LOSS, metric=metric
     )
-
     text = f"What joint training costs, {where}: {metric}. Intervals are of a bootstrap over seeds."
+
     picture = {f"interference_{name}": report.plot}
     return ReportSection(f"Interference, {metric}: {where}", text, report, picture)
 
@@ -140,7 +140,7 @@ def _finding(
 
 
 def _verdict(difference: PairedDifference, confidence: float) -> str:
-    # `not <`, because p is NaN with one seed.
+    # `not p <`, because p is NaN with one seed.
     if not difference.p_value < 1 - confidence:
         return "not distinguishable"
 

@@ -189,6 +189,8 @@ def _task_scores(
 ) -> tuple[Scores, Scores]:
     """Return the scores of a task by every protocol, and those of the most frequent label."""
     task, labelled = get_task(task_name), data / task_name
+
+    # Labelled data need not have every language: those without are not scored.
     languages = [key for key in cell["languages"] if (labelled / key).is_dir()]
     if not languages:
         return {}, {}
@@ -207,6 +209,8 @@ def _task_scores(
         tokenizer,
         settings,
     )
+
+    # The score to beat: the most frequent label of the language that the model was trained on.
     scores: Scores = {f"{task_name}_within": within.values()}
     majority: Scores = {f"{task_name}_within": {}}
     for key in languages:

@@ -131,6 +131,7 @@ def _cell(
 ) -> CellSettings:
     training = _training(args, arm.method, tuned)
 
+    # A model of fewer languages has all of them in every step, so that it needs fewer steps.
     if len(arm.languages) < len(args.languages):
         steps = _steps_of_fewer_languages(args, arm.languages, seed, training, steps)
         training["languages_per_step"] = None
@@ -168,6 +169,7 @@ def _training(args: StudyArguments, method: str, tuned: TunedSettings) -> dict[s
 
     tuned_as = METHODS[method].like
     method_training = tuned.get(method, tuned.get(tuned_as, {}))
+
     return {**args.training, "sampling_temperature": alpha, **method_training}
 
 

@@ -237,6 +237,7 @@ def examples_seen(
     Returns:
         Language → rows; a row counts once for each pass over it.
     """
+    # The sampler is deterministic: it can tell what a run drew without the run.
     sampler = LanguageBatchSampler(
         sizes,
         batch_size=args.per_device_train_batch_size,
@@ -244,6 +245,7 @@ def examples_seen(
         alpha=args.sampling_temperature,
         seed=args.seed,
     )
+
     epochs, steps_into_epoch = divmod(steps, len(sampler))
     return sampler.examples_seen(epochs, steps_into_epoch)["train"]
 
@@ -286,6 +288,7 @@ def _meta_examples(
 def _meter(logs: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     meter: dict[str, list[float]] = {}
     for name in METER:
+        # Methods without a meta-gradient log none of these.
         values = [log[name] for log in logs if name in log]
         if values:
             meter[name] = values

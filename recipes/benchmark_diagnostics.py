@@ -72,6 +72,7 @@ class TimedCallback(hma.GradientConflictCallback):
     seconds = 0.0
 
     def _measure(self, *args):
+        # A measurement is all that the callback does; the rest of it counts steps.
         began = time.process_time()
         super()._measure(*args)
         self.seconds += time.process_time() - began
@@ -84,6 +85,7 @@ def verses() -> list[dict]:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             for line in file:
                 rows.append({"bytes": list(line.strip().encode())[:LENGTH], "language": language})
+
     return rows
 
 
@@ -130,6 +132,7 @@ def run(args: Arguments, rows: list[dict], steps: int, callbacks: list) -> tuple
         trainer = LanguageTrainer(
             model, settings, train_dataset=rows, data_collator=collate, callbacks=callbacks
         )
+
         began = time.process_time()
         trainer.train()
         return time.process_time() - began, list(model.parameters())
@@ -145,6 +148,8 @@ def main() -> None:
     runs = [run(args, rows, steps, callbacks) for callbacks in ([], [first], [second], [])]
     seconds = [run_seconds for run_seconds, _ in runs]
     weights = [run_weights for _, run_weights in runs]
+
+    # A callback that watches must not change what is trained.
     same = all(all(map(torch.equal, weights[0], other_weights)) for other_weights in weights[1:])
 
     inside = first.seconds + second.seconds
@@ -152,6 +157,7 @@ def main() -> None:
     per_measurement = inside / measurements
     per_step = (seconds[1] + seconds[2] - inside) / (2 * steps)
     share = per_measurement / per_step / EVERY
+
     result = {
         "arguments": asdict(args),
         "versions": VERSIONS,

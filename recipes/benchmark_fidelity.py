@@ -88,6 +88,7 @@ def flat(gradients: dict[str, dict[str, torch.Tensor]]) -> torch.Tensor:
     parts = []
     for by_name in gradients.values():
         parts += [gradient.double().flatten() for gradient in by_name.values()]
+
     return torch.cat(parts)
 
 
@@ -112,9 +113,11 @@ def compare(
 
     exact = step(**EXACT)
     truth, indirect = flat(exact.language), flat(exact.indirect)
+
     cosines = {}
     for name, options in SETTINGS.items():
         cosines[name] = cosine(flat(step(**options).language), truth)
+
     for name in ("fast", "default"):
         under_autocast = step(**SETTINGS[name], autocast=bf16)
         cosines[f"{name}, bf16 autocast"] = cosine(flat(under_autocast.language), truth)
@@ -152,12 +155,14 @@ def main() -> None:
         rows = tokenizer(lines, truncation=True)["input_ids"]
         return collator([{"input_ids": row} for row in rows])
 
+    # Learning rate → setting → one cosine a draw; and the exact gradient of every draw.
     values: dict[float, dict[str, list[float]]] = {rate: {} for rate in args.inner_learning_rates}
     truths: dict[float, list[torch.Tensor]] = {rate: [] for rate in args.inner_learning_rates}
     for draw in tqdm(range(args.draws), desc="draws"):
         transformers.set_seed(draw)
         train = {key: batch("train", key, draw) for key in model.languages}
         meta = {key: batch("meta", key, draw) for key in model.languages}
+
         for rate in args.inner_learning_rates:
             cosines, truth = compare(model, (train, meta), rate, args.language_draws)
             truths[rate].append(truth)
@@ -175,6 +180,7 @@ def main() -> None:
             row = {"inner_learning_rate": rate, "setting": name}
             row |= {"median": statistics.median(several), "worst": min(several)}
             result["rows"].append(row)
+
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     Path(args.output).write_text(json.dumps(result, indent=1) + "\n")
 

@@ -90,6 +90,7 @@ class Steps:
             vocab_size=args.vocabulary,
             max_position_embeddings=LENGTH + 2,
         )
+
         base = transformers.XLMRobertaForMaskedLM(config)
         adapter = hma.BottleneckConfig(bottleneck_size=args.bottleneck)
         languages = [f"x-l{number}" for number in range(count)]
@@ -137,15 +138,19 @@ class Steps:
             steps[UNROLLED] = lambda: unrolled_step(
                 self.model, self.train, self.meta, inner_learning_rate=RATE
             )
+
         for name, setting in SETTINGS.items():
+            # A default, because a closure would see the setting of the last round.
             steps[name] = lambda setting=setting: self.meta_step(setting)
         steps[EVERY_4] = self.meta_step_every_4
+
         return {n: step for n, step in steps.items() if n == JOINT or re.search(pattern, n)}
 
 
 def now() -> float:
     if CUDA:
         torch.cuda.synchronize()
+
     return time.perf_counter() if CUDA else time.process_time()
 
 
@@ -166,6 +171,7 @@ def times(args: Arguments, count: int) -> dict[str, float]:
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     if EVERY_4 in medians:
         medians[EVERY_4] /= 4
+
     return medians
 
 

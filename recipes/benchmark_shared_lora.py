@@ -95,6 +95,7 @@ def new_trainer(args: Arguments, arm: str, folder: str) -> transformers.Trainer:
         train_rows = []
         for _ in LANGUAGES:
             train_rows += rows(args)
+
         training = transformers.TrainingArguments(**options)
         return transformers.Trainer(model, training, train_dataset=train_rows)
 

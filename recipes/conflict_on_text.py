@@ -79,6 +79,7 @@ def probe_batches(texts: dict[str, list[str]], tokenizer, args: Arguments) -> di
         rows = [tokenizer(line, truncation=True) for line in texts[key]]
         starts = range(0, min(args.probes * size, len(rows) - size + 1), size)
         batches[key] = [collator(rows[start : start + size]) for start in starts]
+
     return batches
 
 
@@ -95,6 +96,7 @@ def pairs(conflict: hma.diagnostics.ConflictMatrix) -> list[dict]:
                 "high": high,
             }
         )
+
     return sorted(cosines, key=lambda pair: -pair["cosine"])
 
 
@@ -143,6 +145,7 @@ def main() -> None:
         "mask_overlap": overlap.to_dict(),
         "over_time": {step: then.to_dict()["matrix"] for step, then in callback.history.items()},
     }
+
     output = Path(args.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

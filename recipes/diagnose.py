@@ -88,6 +88,7 @@ def load(name: str) -> tuple[torch.nn.Module, str]:
     model_class = getattr(transformers, architecture)
     if (Path(name) / "language_adapters.json").is_file():
         model_class = hma.LanguageAdapterModel
+
     return model_class.from_pretrained(name).to(DEVICE).eval(), tasks[0]
 
 
@@ -104,6 +105,7 @@ def interference(joint, texts: dict, tokenizer, args: argparse.Namespace):
     for key, lines in texts.items():
         model, task = load(str(args.monolingual / key))
         alone = score(model, task, {key: lines}, tokenizer, args.max_length)
+
         for side, scores in (("alone", alone), ("joint", joint)):
             counts = scores.per_example[key]
             bits[side][key] = torch.as_tensor(counts["bits"] / counts["characters"].clip(1))
@@ -126,6 +128,7 @@ def diagnose(model: torch.nn.Module, task: str, texts: dict, tokenizer, args: ar
 
     scores = score(model, task, texts, tokenizer, args.max_length)
     add("scores", "Scores", scores)
+
     if args.monolingual:
         costs = interference(scores, texts, tokenizer, args)
         add("interference", "Interference", costs, interference=costs.plot)
@@ -138,6 +141,7 @@ def diagnose(model: torch.nn.Module, task: str, texts: dict, tokenizer, args: ar
     )
     pictures = {"gradient_cosines": conflict.plot, "cosines_by_layer": conflict.plot_layers}
     add("conflict", "Gradient conflict", conflict, **pictures)
+
     pair, layer = conflict.most_conflicting(), conflict.most_conflicting(per_layer=True)
     findings += [
         f"The gradients of {' and '.join(pair.languages)} agree least: cosine {pair.cosine:.2f}"
@@ -152,9 +156,11 @@ def diagnose(model: torch.nn.Module, task: str, texts: dict, tokenizer, args: ar
         masks = hma.learn_language_masks(
             model, batches, progress=True, sparsity=args.sparsity, steps=args.mask_steps
         )
+
         overlap = hma.mask_overlap(masks)
         pictures = {"mask_overlap": overlap.plot, "overlap_by_layer": overlap.plot_layers}
         add("masks", "Language-specific weights", overlap, **pictures)
+
         findings.append(
             f"Masks overlap by {overlap.between_languages:.3f}, those of seeds by"
             f" {overlap.between_seeds:.3f}."
@@ -165,6 +171,7 @@ def diagnose(model: torch.nn.Module, task: str, texts: dict, tokenizer, args: ar
     plan = hma.plan_language_capacity(conflict, masks, budget=max(1, layers // 3))
     add("plan", "Where to put capacity", plan, need_of_layers=plan.plot)
     findings.append(f"Layers in which languages differ most: {', '.join(plan.target_layers)}.")
+
     return sections, tuple(findings)
 
 
@@ -194,6 +201,7 @@ def main() -> None:
         "versions": ", ".join(versions),
         "hardware": hardware,
     }
+
     report = DiagnosticReport(f"Interference in {args.model}", findings, sections, about)
     report.save(args.output_dir)
     print("", *findings, f"See {args.output_dir / 'report.html'}.", sep="\n")

@@ -126,6 +126,7 @@ class Models:
         settings = (tuple(languages), width, share, seed)
         if settings not in self.trained:
             self.trained[settings] = self.train_and_score(languages, width, share, seed)
+
         return self.trained[settings]
 
     def train_and_score(self, languages: list[str], width: int, share: float, seed: int) -> dict:
@@ -151,10 +152,12 @@ class Models:
         for key in languages:
             verses = hma.bits_per_character(pretrained.model, self.tests[key], language=key)
             scores[key] = torch.tensor(verses.bits / verses.characters)
+
         return scores
 
     def compare(self, comparison: Comparison):
         """The interference of the compared languages in the joint model, over all seeds."""
+        # Language → the scores of one model a seed.
         joint: dict[str, list] = {key: [] for key in comparison.compared}
         alone: dict[str, list] = {key: [] for key in comparison.compared}
         for seed in self.args.seeds:
@@ -194,6 +197,7 @@ def main() -> None:
         "seconds": round(time.perf_counter() - began),
         "studies": {name: report.to_dict() for name, report in reports.items()},
     }
+
     output = Path(args.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

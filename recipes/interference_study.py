@@ -28,7 +28,6 @@ import sys
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from hf_meta_adapters.cli import parse_arguments
 from hf_meta_adapters.pretraining import train_tokenizer
@@ -60,15 +59,18 @@ def shared_tokenizer(args: StudyArguments) -> Path:
     return folder
 
 
-def cost(cell: dict[str, Any]) -> float:
+def cost(cell: dict) -> float:
     """How long a cell takes, in batches of joint training."""
     languages = len(cell["languages"])
+
+    # Without `languages_per_step`, a step has a batch of every language.
     batches = cell["steps"] * (cell["training"].get("languages_per_step") or languages)
     pretraining = METHODS[cell["method"]].cost * batches
+
     return pretraining + FINETUNING * len(cell["tasks"]) * languages
 
 
-def compute(args: StudyArguments, cells: dict[str, dict[str, Any]], folder: str) -> dict:
+def compute(args: StudyArguments, cells: dict[str, dict], folder: str) -> dict:
     """The cells of this run, those that are done included."""
     part, parts = args.cells.split("/")
     return run_grid(
@@ -87,10 +89,11 @@ def tune(args: StudyArguments, tuning_file: Path) -> None:
     tuning = tune_methods(
         args.trials, partial(trial_cells, args), partial(compute, args, folder="tuning")
     )
+
     write(tuning_file, tuning)
 
 
-def write(path: Path, content: dict[str, Any]) -> None:
+def write(path: Path, content: dict) -> None:
     record = {"command": shlex.join(["python", *sys.argv]), **content}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -138,6 +141,7 @@ def main() -> None:
     report.save(output)
     if args.results:
         write(Path(args.results), {"report": report.to_dict(), "cells": done})
+
     print(*report.findings, f"See {output / 'report.html'}", sep="\n")
 
 

@@ -81,6 +81,7 @@ def new_model(arm: str, languages: list[str], vocabulary: int, seed: int):
     adapter = None
     if ARMS.get(arm):
         adapter = hma.BottleneckConfig(bottleneck_size=16)
+
     return hma.get_language_model(base, adapter, languages=languages)
 
 

@@ -24,7 +24,7 @@ import time
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import peft
 import torch
@@ -64,7 +64,7 @@ class Reporter(transformers.TrainerCallback):
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(self, args, state, control, **_) -> None:
         self._connection.send(state.global_step)
 
 
@@ -73,6 +73,7 @@ def read_rows(language: str) -> list[dict]:
     text = gzip.decompress((DATA / language / "train.txt.gz").read_bytes())[: 200 * LENGTH]
     starts = range(0, len(text) - LENGTH + 1, LENGTH)
     pieces = [list(text[start : start + LENGTH]) for start in starts]
+
     return [{"input_ids": piece, "labels": piece} for piece in pieces]
 
 
@@ -95,10 +96,11 @@ def train(folder: str, steps: int, connection: Connection) -> None:
     trainer = hma.MetaAdapterTrainer(
         model, args, train_dataset=rows, callbacks=[Reporter(connection)]
     )
+
     trainer.train(resume_from_checkpoint=any(Path(folder).glob("checkpoint-*")))
 
 
-def live(context: Any, folder: Path, steps: int, point: Point | None = None) -> dict | None:
+def live(context, folder: Path, steps: int, point: Point | None = None) -> dict | None:
     """One life of the run: to its end, or to a point, with a record of the kill."""
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=train, args=(str(folder), steps, sender))
@@ -121,17 +123,19 @@ def live(context: Any, folder: Path, steps: int, point: Point | None = None) -> 
     unfinished = folder / "_unfinished"
     while point.in_save and process.is_alive() and not unfinished.exists():
         time.sleep(0.0002)
+
     time.sleep(point.wait)
     process.kill()
     process.join()
 
     if not process.exitcode:  # it was over before the kill
         return None
+
     left = sorted(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*"))
     return {"after_step": step, "in_a_save": unfinished.exists(), "checkpoints_left": left}
 
 
-def state(folder: Path, steps: int) -> dict[str, Any]:
+def state(folder: Path, steps: int) -> dict:
     """The content of the last checkpoint, file by file, without what the clock measures."""
     last = folder / f"checkpoint-{steps}"
     seal = json.loads((last / "checkpoint.json").read_text())
@@ -141,6 +145,7 @@ def state(folder: Path, steps: int) -> dict[str, Any]:
     for name, digest in seal["files"].items():
         if name.endswith((".safetensors", ".pt", ".pth")):
             content[name] = digest
+
     content["rows seen"] = seal["progress"]
     content["logs"] = [
         {name: value for name, value in entry.items() if not name.endswith(OF_THE_CLOCK)}
@@ -149,12 +154,14 @@ def state(folder: Path, steps: int) -> dict[str, Any]:
     return content
 
 
-def kill_repeatedly(context: Any, folder: Path, args: Arguments) -> list[dict[str, Any]]:
+def kill_repeatedly(context, folder: Path, args: Arguments) -> list[dict]:
     """The run, killed at random points until all kills are done; then to its end."""
     draw = random.Random(args.seed)
     in_saves = draw.sample(range(args.kills), min(args.kills_in_saves, args.kills))
-    kills: list[dict[str, Any]] = []
+
+    kills: list[dict] = []
     for number in range(args.kills):
+        # A checkpoint is written in a few hundredths of a second.
         in_save = number in in_saves
         wait = draw.uniform(0, 0.03 if in_save else 0.2)
         kill = live(context, folder, args.steps, Point(draw.randint(2, 5), in_save, wait))
@@ -163,6 +170,7 @@ def kill_repeatedly(context: Any, folder: Path, args: Arguments) -> list[dict[st
                 f"The run was over after {len(kills)} of {args.kills} kills. Give it more"
                 " `--steps`."
             )
+
         kills.append(kill)
         where = ", in a save" if kill["in_a_save"] else ""
         print(f"killed after step {kill['after_step']}{where}")

@@ -31,6 +31,7 @@ def read_verses(source: Path, split: str) -> Verses:
     for language in TRAIN_VERSES:
         path = source / language / f"{split}.tsv.gz"
         by_language[language] = {}
+
         with gzip.open(path, "rt", encoding="utf-8", newline="\n") as lines:
             for line in lines:
                 if line.startswith("bible:"):
@@ -65,6 +66,7 @@ def meta_chapters(verses: Verses) -> set[str]:
         if sum(chapter_of(verse) in chosen for verse in verses) >= META_VERSES:
             break
         chosen.add(chapter)
+
     return chosen
 
 
@@ -83,12 +85,14 @@ def without_repeats(verses: Verses, others: list[Verses]) -> Verses:
         keys = {(language, letters(text)) for language, text in texts.items()}
         if not keys & seen:
             unique[verse] = texts
+
     return unique
 
 
 def split_roles(source: Path) -> dict[str, Verses]:
     """Role → verses; an earlier role never holds the text of a later one."""
     train, valid, test = (read_verses(source, split) for split in SPLITS)
+
     chapters = meta_chapters(train)
     meta = {verse: texts for verse, texts in train.items() if chapter_of(verse) in chapters}
     rest = {verse: texts for verse, texts in train.items() if chapter_of(verse) not in chapters}
@@ -119,6 +123,7 @@ def build(source: Path, output: Path) -> Lines:
                     f"{role} of {language} must have {taken} verses. Found {len(ids)}. Ask for"
                     " fewer."
                 )
+
             lines[language][role] = [verses[verse][language] for verse in ids[:taken]]
 
         # Languages with fewer verses have the first ones, so that line k is the same verse in all.
@@ -127,6 +132,7 @@ def build(source: Path, output: Path) -> Lines:
     for name, roles in lines.items():
         for role, content in roles.items():
             write_lines(output / name / f"{role}.txt.gz", content)
+
     return lines
 
 

@@ -45,7 +45,13 @@ ModelArguments: TypeAlias = Mapping[str, Any]
 """Keyword arguments of `from_pretrained` of transformers, which depend on the model."""
 
 
-class AutoClass(Protocol):
+class ModelClass(Protocol):
     """A class of transformers that loads checkpoints: a model's own, or one of `AutoModel…`."""
 
     from_pretrained: Callable[..., Any]
+
+
+class AutoClass(ModelClass, Protocol):
+    """A class of transformers that picks a model's own class, such as `AutoModelForMaskedLM`."""
+
+    from_config: Callable[..., Any]

@@ -1,10 +1,15 @@
-"""What does `GradientConflictCallback` cost at its default interval? The same training run with it and without it.
+"""What does `GradientConflictCallback` cost at its default interval?
 
-A plain `transformers.Trainer` on bundled verses of four languages in mixed batches, from one seed:
-processor time of one thread, that spent inside the callback, and whether all ended with bitwise the
-same weights. A run is as long as `--intervals` intervals, and has one measurement more.
+The same training run with it and without it: a plain `transformers.Trainer` on bundled verses of
+four languages in mixed batches, from one seed. Measures the processor time of one thread, the part
+of it inside the callback, and whether all runs end with bitwise the same weights. A run is as long
+as `--intervals` intervals, and has one measurement more.
 
-    python recipes/benchmark_diagnostics.py --output recipes/results/diagnostics_cost.json    # see --help
+Needs:    nothing but the package.
+Takes:    minutes on one core.
+Writes:   one JSON file.
+Command:  python recipes/benchmark_diagnostics.py --output recipes/results/diagnostics_cost.json
+Override: --intervals, --hidden_size and --batch_size, see --help.
 """
 
 from __future__ import annotations
@@ -26,8 +31,14 @@ from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
 
 import hf_meta_adapters as hma
 
+DATA = Path(__file__).parent / "data"
 LANGUAGES = ["en", "fr", "ru", "sw"]
+LENGTH = 96  # bytes of a verse
+PAD, MASK, FIRST_BYTE = 1, 4, 5
 VERSIONS = {library.__name__: library.__version__ for library in (hma, torch, transformers)}
+
+# The default interval: 25 steps for each of 4 probe batches per language.
+EVERY = 25 * 4 * len(LANGUAGES)
 
 
 @dataclass
@@ -35,7 +46,7 @@ class Arguments:
     """What can be set on the command line."""
 
     output: str = field(
-        default="outputs/diagnostics_cost.json", metadata={"help": "Where the result goes."}
+        default="outputs/diagnostics_cost.json", metadata={"help": "File for the result."}
     )
     intervals: int = field(
         default=3, metadata={"help": "Length of the run, in default intervals of the callback."}
@@ -48,63 +59,64 @@ class Arguments:
 
 
 class LanguageTrainer(Trainer):
-    """What anybody has whose batches carry a language that the model does not take."""
+    """The usual Trainer of batches that carry a language which the model does not take."""
 
     def compute_loss(self, model, inputs, *args, **kwargs):
-        return super().compute_loss(
-            model, {k: v for k, v in inputs.items() if k != "language"}, *args, **kwargs
-        )
+        inputs = {name: value for name, value in inputs.items() if name != "language"}
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
 
-class Timed(hma.GradientConflictCallback):
+class TimedCallback(hma.GradientConflictCallback):
     """The callback, with the processor seconds that it took."""
 
     seconds = 0.0
 
     def _measure(self, *args):
+        # A measurement is all that the callback does; the rest of it counts steps.
         began = time.process_time()
         super()._measure(*args)
         self.seconds += time.process_time() - began
 
 
 def verses() -> list[dict]:
-    """Verses as bytes, shifted past the special tokens."""
     rows = []
     for language in LANGUAGES:
-        with gzip.open(
-            Path(__file__).parent / "data" / language / "train.txt.gz", "rt", encoding="utf-8"
-        ) as file:
-            rows += [
-                {"bytes": list(line.strip().encode())[:96], "language": language} for line in file
-            ]
+        path = DATA / language / "train.txt.gz"
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            for line in file:
+                rows.append({"bytes": list(line.strip().encode())[:LENGTH], "language": language})
+
     return rows
 
 
 def collate(rows: list[dict]) -> dict:
-    words = torch.full((len(rows), 96), 1)
-    for place, row in enumerate(rows):
-        words[place, : len(row["bytes"])] = torch.tensor(row["bytes"]) + 5
-    masked = (torch.rand(words.shape) < 0.15) & (words != 1)
-    batch = {"input_ids": words.masked_fill(masked, 4), "labels": words.masked_fill(~masked, -100)}
+    """Verses as bytes, shifted past the special tokens, with 15 % of them masked."""
+    tokens = torch.full((len(rows), LENGTH), PAD)
+    for number, row in enumerate(rows):
+        tokens[number, : len(row["bytes"])] = torch.tensor(row["bytes"]) + FIRST_BYTE
+
+    masked = (torch.rand(tokens.shape) < 0.15) & (tokens != PAD)
     return {
-        **batch,
-        "attention_mask": (words != 1).long(),
+        "input_ids": tokens.masked_fill(masked, MASK),
+        "labels": tokens.masked_fill(~masked, -100),
+        "attention_mask": (tokens != PAD).long(),
         "language": [row["language"] for row in rows],
     }
 
 
-def run(
-    args: Arguments, rows: list[dict], steps: int, callbacks: list
-) -> tuple[float, torch.nn.Module]:
-    """Processor seconds of training, and the trained model."""
+def run(args: Arguments, rows: list[dict], steps: int, callbacks: list) -> tuple[float, list]:
+    """Processor seconds of training, and the trained weights."""
     set_seed(args.seed)
-    sizes = {
-        "hidden_size": args.hidden_size,
-        "intermediate_size": 4 * args.hidden_size,
-        "num_hidden_layers": 2,
-    }
-    places = {"max_position_embeddings": 99, "vocab_size": 261, "num_attention_heads": 4}
-    model = transformers.XLMRobertaForMaskedLM(transformers.XLMRobertaConfig(**sizes, **places))
+    config = transformers.XLMRobertaConfig(
+        hidden_size=args.hidden_size,
+        intermediate_size=4 * args.hidden_size,
+        num_hidden_layers=2,
+        max_position_embeddings=LENGTH + 3,
+        vocab_size=FIRST_BYTE + 256,
+        num_attention_heads=4,
+    )
+    model = transformers.XLMRobertaForMaskedLM(config)
+
     with TemporaryDirectory() as folder:
         settings = TrainingArguments(
             output_dir=folder,
@@ -120,58 +132,57 @@ def run(
         trainer = LanguageTrainer(
             model, settings, train_dataset=rows, data_collator=collate, callbacks=callbacks
         )
+
         began = time.process_time()
         trainer.train()
-        return time.process_time() - began, model
+        return time.process_time() - began, list(model.parameters())
 
 
 def main() -> None:
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
-    rows, callbacks = verses(), [Timed(), Timed()]
-    every = (
-        25 * 4 * len(LANGUAGES)
-    )  # the default: 25 steps for each of 4 probe batches per language
-    steps = args.intervals * every
+    rows, steps = verses(), args.intervals * EVERY
     run(args, rows, 5, [])  # warms up
+
     # In this order, so that a machine that slows down or speeds up favours neither.
-    several = [run(args, rows, steps, given) for given in ([], callbacks[:1], callbacks[1:], [])]
-    times, weights = (
-        [seconds for seconds, _ in several],
-        [list(model.parameters()) for _, model in several],
-    )
-    same = all(
-        torch.equal(a, b) for other in weights[1:] for a, b in zip(weights[0], other, strict=True)
-    )
-    inside, count = (
-        sum(one.seconds for one in callbacks),
-        sum(len(one.history) for one in callbacks),
-    )
+    first, second = TimedCallback(), TimedCallback()
+    runs = [run(args, rows, steps, callbacks) for callbacks in ([], [first], [second], [])]
+    seconds = [run_seconds for run_seconds, _ in runs]
+    weights = [run_weights for _, run_weights in runs]
+
+    # A callback that watches must not change what is trained.
+    same = all(all(map(torch.equal, weights[0], other_weights)) for other_weights in weights[1:])
+
+    inside = first.seconds + second.seconds
+    measurements = len(first.history) + len(second.history)
+    per_measurement = inside / measurements
+    per_step = (seconds[1] + seconds[2] - inside) / (2 * steps)
+    share = per_measurement / per_step / EVERY
+
     result = {
         "arguments": asdict(args),
         "versions": VERSIONS,
         "command": shlex.join(["python", *sys.argv]),
-    }
-    result |= {
         "hardware": f"{platform.machine()}, {os.cpu_count()} cores, one thread",
-        "every": every,
+        "every": EVERY,
         "steps": steps,
-    }
-    result |= {"seconds_without": [times[0], times[3]], "seconds_with": [times[1], times[2]]}
-    result |= {
-        "measurements": count,
+        "seconds_without": [seconds[0], seconds[3]],
+        "seconds_with": [seconds[1], seconds[2]],
+        "measurements": measurements,
         "seconds_in_callback": inside,
         "weights_are_bitwise_equal": same,
+        "seconds_per_measurement": per_measurement,
+        "seconds_per_step": per_step,
+        "share_at_default_interval": share,
     }
-    step = (times[1] + times[2] - inside) / (2 * steps)
-    result |= {"seconds_per_measurement": inside / count, "seconds_per_step": step}
-    result["share_at_default_interval"] = share = inside / count / step / every
-    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    Path(args.output).write_text(json.dumps(result, indent=1) + "\n")
+    output = Path(args.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(result, indent=1) + "\n")
+
     print(
-        f"{inside / count:.2f} s a measurement, every {every} steps of {step:.3f} s: {share:.1%};"
-        f" same weights: {same}"
+        f"{per_measurement:.2f} s a measurement, every {EVERY} steps of {per_step:.3f} s:"
+        f" {share:.1%}; same weights: {same}"
     )
-    print("seconds without, with, with, without:", *(f"{seconds:.1f}" for seconds in times))
+    print("seconds without, with, with, without:", *(f"{value:.1f}" for value in seconds))
 
 
 if __name__ == "__main__":

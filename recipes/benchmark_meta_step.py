@@ -1,220 +1,205 @@
-"""What does an outer step cost beside a step of joint training, in time and in memory?
+"""What does an outer step cost next to a step of joint training, in time and in memory?
 
 Settings run on one model and the same batches, interleaved; median times are ratios to the step of
-`transformers.Trainer` on that model. Each peak of memory above start is that of an own process.
-Tokens are random.
-    python recipes/benchmark_meta_step.py --output recipes/results/benchmark_meta_step_cpu.json    # see --help
+`transformers.Trainer` on that model. Each peak of memory, above the start of the step, comes from
+a process of its own. Tokens are random.
+
+Needs:    nothing but the package; it runs on a GPU if there is one. Memory on a CPU needs Linux.
+Takes:    the longer the more --languages: unrolled and paper settings grow with their square.
+Writes:   one JSON file, and a table to the terminal.
+Command:  python recipes/benchmark_meta_step.py
+              --output recipes/results/benchmark_meta_step_cpu.json
+Override: --languages 3 7 --batch_size 32 --settings '^(joint|fast)$', see --help.
 """
 
 import json
-import os
 import platform
 import re
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import transformers
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 import hf_meta_adapters as hma
+from hf_meta_adapters.study.memory import peak_in_own_process, peak_memory
+from hf_meta_adapters.study.unrolled import unrolled_step
 
-FAST, PAPER, OURS = (
-    {"preset": "fast"},
-    {"preset": "paper"},
-    {"inner_learning_rate": 0.01, "train_gradients": False},
-)
+RATE = 0.01  # β, of the virtual step
+LENGTH = 64  # tokens of a row
+CUDA = torch.cuda.is_available()
+DEVICE = "cuda" if CUDA else "cpu"
+JOINT, UNROLLED = "joint, transformers.Trainer", "unrolled, dense head"
+EVERY_4 = "fast, meta_every=4"
+
+
+class Setting(NamedTuple):
+    """How `meta_step` is called."""
+
+    sparse: bool  # whether the head is evaluated at labelled positions only
+    meta_rows: float  # the share of the meta rows that are used
+    options: dict
+
+
+FAST, PAPER = {"preset": "fast"}, {"preset": "paper"}
 DRAWN = {**FAST, "lookahead": "per_language", "meta_languages_per_step": 2}
-# name → whether the head sees labelled positions only, share of the meta rows, options of
-# `meta_step`
 SETTINGS = {
-    "fast, dense head": (False, 1.0, FAST),
-    "fast": (True, 1.0, FAST),
-    "fast, half the meta rows": (True, 0.5, FAST),
-    "fast, one pass": (True, 1.0, FAST | {"languages_per_pass": 99}),
-    "drawn": (True, 1.0, DRAWN),
-    "drawn, half the meta rows": (True, 0.5, DRAWN),
-    "default": (True, 1.0, {}),
-    "paper, dense head": (False, 1.0, PAPER),
-    "paper": (True, 1.0, PAPER),
+    "fast, dense head": Setting(False, 1.0, FAST),
+    "fast": Setting(True, 1.0, FAST),
+    "fast, half the meta rows": Setting(True, 0.5, FAST),
+    "fast, one pass": Setting(True, 1.0, FAST | {"languages_per_pass": 99}),
+    "drawn": Setting(True, 1.0, DRAWN),
+    "drawn, half the meta rows": Setting(True, 0.5, DRAWN),
+    "default": Setting(True, 1.0, {}),
+    "paper, dense head": Setting(False, 1.0, PAPER),
+    "paper": Setting(True, 1.0, PAPER),
 }
-JOINT, UNROLLED, EVERY_4 = (
-    "joint, transformers.Trainer",
-    "unrolled, dense head",
-    "fast, meta_every=4",
-)
-CUDA, RETURNED = (
-    torch.cuda.is_available(),
-    {"MALLOC_MMAP_THRESHOLD_": "262144"},
-)  # of malloc: freed memory goes back
 
 
 @dataclass
 class Arguments:
-    output: str = field(
-        default="outputs/benchmark_meta_step.json", metadata={"help": "Where the result goes."}
-    )
-    languages: list[int] = field(
-        default_factory=lambda: [3, 7, 14], metadata={"help": "Numbers of languages."}
-    )
-    batch_size: int = field(
-        default=8, metadata={"help": "Rows of 64 tokens per language and role."}
-    )
+    """What can be set on the command line."""
+
+    output: str = field(default="outputs/benchmark_meta_step.json", metadata={"help": "Result."})
+    languages: list[int] = field(default_factory=lambda: [3, 7, 14], metadata={"help": "Numbers."})
+    batch_size: int = field(default=8, metadata={"help": "Rows per language and role."})
     hidden_size: int = field(default=256, metadata={"help": "Width of the four layers."})
     bottleneck: int = field(default=128, metadata={"help": "Width of the adapters."})
     vocabulary: int = field(default=8000, metadata={"help": "Size of the vocabulary."})
     repeats: int = field(default=5, metadata={"help": "Steps of each; of slow ones, one."})
-    settings: str = field(
-        default="", metadata={"help": "Only what this regular expression finds, beside joint."}
-    )
-    peak_of: str | None = field(
-        default=None, metadata={"help": "Print the peak memory of this setting, and no more."}
-    )
+    settings: str = field(default="", metadata={"help": "Only these (a regular expression)."})
+    peak_of: str | None = field(default=None, metadata={"help": "Only print its peak of memory."})
 
 
-def unroll(model: hma.LanguageAdapterModel, train: dict, meta: dict) -> None:
-    """The outer step as one graph: differentiated through all virtual steps and validation losses at the end."""
-    shared, total = model.shared_parameters(), 0.0
-    with sdpa_kernel(SDPBackend.MATH):
-        for key in model.languages:
-            loss = model(language=key, **train[key]).loss
-            slopes = torch.autograd.grad(
-                loss, list(shared.values()), create_graph=True, allow_unused=True
-            )
-            moved = {
-                n: p if g is None else p - 0.01 * g
-                for (n, p), g in zip(shared.items(), slopes, strict=True)
-            }
-            for other in model.languages:
-                total += torch.func.functional_call(
-                    model, moved, kwargs={"language": other, **meta[other]}
-                ).loss
-        own = [p for key in model.languages for p in model.language_parameters(key).values()]
-        torch.autograd.grad(total / len(model.languages), own, allow_unused=True)
+class Steps:
+    """The steps that are compared, on one model and the same batches."""
 
-
-def arms(args: Arguments, count: int) -> dict[str, Callable]:
-    transformers.set_seed(0)
-    sizes = {
-        "hidden_size": args.hidden_size,
-        "intermediate_size": 4 * args.hidden_size,
-        "num_hidden_layers": 4,
-    }
-    sizes |= {"num_attention_heads": max(1, args.hidden_size // 64), "vocab_size": args.vocabulary}
-    base = transformers.XLMRobertaForMaskedLM(
-        transformers.XLMRobertaConfig(max_position_embeddings=66, **sizes)
-    )
-    languages, device = [f"x-l{number}" for number in range(count)], "cuda" if CUDA else "cpu"
-    model = hma.get_language_model(
-        base, hma.BottleneckConfig(bottleneck_size=args.bottleneck), languages
-    ).to(device)
-    head = hma.RoutedLoss(model, hma.SparseHead(model, required=True))
-    trainer = transformers.Trainer(
-        model, transformers.TrainingArguments(Path(args.output).parent, report_to="none")
-    )
-    trainer.current_gradient_accumulation_steps = count
-
-    def batch() -> dict[str, torch.Tensor]:
-        words = torch.randint(5, args.vocabulary, (args.batch_size, 64)).to(device)
-        return {
-            "input_ids": words,
-            "labels": words.masked_fill(torch.rand(words.shape).to(device) > 0.15, -100),
-        }
-
-    train, meta = both = [{key: batch() for key in languages} for role in ("train", "meta")]
-
-    def ours(sparse: bool, rows: float, options: dict) -> None:
-        held = {
-            key: {n: t[: round(rows * len(t))] for n, t in given.items()}
-            for key, given in meta.items()
-        }
-        hma.meta_step(model, train, held, loss_function=head if sparse else None, **OURS, **options)
-
-    found = {
-        JOINT: lambda: [
-            trainer.training_step(model, {"language": key, **train[key]}) for key in languages
-        ]
-    }
-    for name, size in {"joint": 1, "joint, one pass": 99}.items():
-        found[name] = lambda size=size: hma.joint_step(
-            model, train, loss_function=head, languages_per_pass=size
+    def __init__(self, args: Arguments, count: int) -> None:
+        transformers.set_seed(0)
+        config = transformers.XLMRobertaConfig(
+            hidden_size=args.hidden_size,
+            intermediate_size=4 * args.hidden_size,
+            num_hidden_layers=4,
+            num_attention_heads=max(1, args.hidden_size // 64),
+            vocab_size=args.vocabulary,
+            max_position_embeddings=LENGTH + 2,
         )
-    found |= {UNROLLED: lambda: unroll(model, *both)} if count < 9 else {}  # 20 GB at 14 languages
-    found |= {name: lambda given=given: ours(*given) for name, given in SETTINGS.items()}
-    found[EVERY_4] = lambda: [found[name]() for name in ("fast", "joint", "joint", "joint")]
-    return {
-        name: arm for name, arm in found.items() if name == JOINT or re.search(args.settings, name)
-    }
+
+        base = transformers.XLMRobertaForMaskedLM(config)
+        adapter = hma.BottleneckConfig(bottleneck_size=args.bottleneck)
+        languages = [f"x-l{number}" for number in range(count)]
+        self.model = hma.get_language_model(base, adapter, languages).to(DEVICE)
+        self.head = hma.RoutedLoss(self.model, hma.SparseHead(self.model, required=True))
+
+        # The step to compare with: gradients of one batch a language, accumulated.
+        training = transformers.TrainingArguments(Path(args.output).parent, report_to="none")
+        self.trainer = transformers.Trainer(self.model, training)
+        self.trainer.current_gradient_accumulation_steps = count
+
+        self.train = {key: self.batch(args) for key in languages}
+        self.meta = {key: self.batch(args) for key in languages}
+
+    def batch(self, args: Arguments) -> dict[str, torch.Tensor]:
+        words = torch.randint(5, args.vocabulary, (args.batch_size, LENGTH)).to(DEVICE)
+        unlabelled = torch.rand(words.shape).to(DEVICE) > 0.15
+        return {"input_ids": words, "labels": words.masked_fill(unlabelled, -100)}
+
+    def trainer_step(self) -> None:
+        for key, batch in self.train.items():
+            self.trainer.training_step(self.model, {"language": key, **batch})
+
+    def joint_step(self, size: int = 1) -> None:
+        hma.joint_step(self.model, self.train, loss_function=self.head, languages_per_pass=size)
+
+    def meta_step(self, setting: Setting) -> None:
+        meta = {}
+        for key, batch in self.meta.items():
+            meta[key] = {n: t[: round(setting.meta_rows * len(t))] for n, t in batch.items()}
+
+        options = {"inner_learning_rate": RATE, "train_gradients": False, **setting.options}
+        head = self.head if setting.sparse else None
+        hma.meta_step(self.model, self.train, meta, loss_function=head, **options)
+
+    def meta_step_every_4(self) -> None:
+        self.meta_step(SETTINGS["fast"])
+        for _ in range(3):
+            self.joint_step()
+
+    def by_name(self, pattern: str) -> dict[str, Callable]:
+        steps = {JOINT: self.trainer_step, "joint": self.joint_step}
+        steps["joint, one pass"] = lambda: self.joint_step(99)
+        if len(self.train) < 9:  # the graphs need 20 GB at 14 languages
+            steps[UNROLLED] = lambda: unrolled_step(
+                self.model, self.train, self.meta, inner_learning_rate=RATE
+            )
+
+        for name, setting in SETTINGS.items():
+            # A default, because a closure would see the setting of the last round.
+            steps[name] = lambda setting=setting: self.meta_step(setting)
+        steps[EVERY_4] = self.meta_step_every_4
+
+        return {n: step for n, step in steps.items() if n == JOINT or re.search(pattern, n)}
 
 
 def now() -> float:
-    return (torch.cuda.synchronize() or time.perf_counter()) if CUDA else time.process_time()
-
-
-def peak(arm: Callable) -> float:  # of a step, above what there was before it, in MB
     if CUDA:
-        arm()  # allocates what stays
-        start, _ = torch.cuda.memory_allocated(), torch.cuda.reset_peak_memory_stats()
-        arm()
-        return (torch.cuda.max_memory_allocated() - start) / 1e6
-    status = Path("/proc/self/status")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins here (Linux)
-    start, _ = int(re.search(r"VmRSS:\s+(\d+)", status.read_text())[1]), arm()
-    return (int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) - start) / 1e3
+        torch.cuda.synchronize()
+
+    return time.perf_counter() if CUDA else time.process_time()
 
 
 def times(args: Arguments, count: int) -> dict[str, float]:
-    several, found = arms(args, count), {}
-    for repeat in tqdm(range(args.repeats + 1), desc=f"{count} languages"):  # the first warms up
-        for name, arm in several.items():
-            if repeat <= 1 or not name.startswith(("paper", "unrolled")):
-                began = now()
-                arm()
-                found.setdefault(name, []).extend([now() - began] if repeat else [])
-    return {
-        name: statistics.median(values) / (4 if name == EVERY_4 else 1)
-        for name, values in found.items()
-    }
+    """Name → median seconds of a step."""
+    steps = Steps(args, count).by_name(args.settings)
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for repeat in tqdm(range(args.repeats + 1), desc=f"{count} languages"):
+        for name, step in steps.items():
+            if repeat > 1 and name.startswith(("paper", "unrolled")):
+                continue
+
+            began = now()
+            step()
+            if repeat > 0:  # the first warms up
+                seconds[name].append(now() - began)
+
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    if EVERY_4 in medians:
+        medians[EVERY_4] /= 4
+
+    return medians
 
 
 def main() -> None:
     (args,) = transformers.HfArgumentParser(Arguments).parse_args_into_dataclasses()
     if args.peak_of:
-        print(peak(arms(args, args.languages[0])[args.peak_of]))
+        step = Steps(args, args.languages[0]).by_name(args.settings)[args.peak_of]
+        if CUDA:
+            step()  # allocates what stays
+        print(peak_memory(step))
         return
+
     result = {"arguments": vars(args), "command": sys.argv, "rows": []}
     result["hardware"] = torch.cuda.get_device_name() if CUDA else f"{platform.machine()}, one core"
-    result["versions"] = {
-        library.__name__: library.__version__ for library in (hma, torch, transformers)
-    }
-    print(
-        "| languages | step | time / joint | peak MB above start |",
-        "|---:|---|---:|---:|",
-        sep="\n",
-    )
+    result["versions"] = {lib.__name__: lib.__version__ for lib in (hma, torch, transformers)}
+
+    print("| languages | step | time / joint | peak MB above start |\n|---:|---|---:|---:|")
     for count in args.languages:
-        for name, seconds in (took := times(args, count)).items():
-            command = [sys.executable, *sys.argv, "--languages", str(count), "--peak_of", name]
-            run = subprocess.run(
-                command, check=True, capture_output=True, text=True, env=os.environ | RETURNED
-            )
-            row = {
-                "ratio": seconds / took[JOINT],
-                "seconds": seconds,
-                "peak_mb": float(run.stdout.split()[-1]),
-            }
-            result["rows"].append(row := {"languages": count, "setting": name, **row})
+        medians = times(args, count)
+        for name, seconds in medians.items():
+            peak = peak_in_own_process("--languages", str(count), "--peak_of", name)
+            row = {"languages": count, "setting": name, "ratio": seconds / medians[JOINT]}
+            row |= {"seconds": seconds, "peak_mb": peak}
+            result["rows"].append(row)
+
+            # Written after every row: what was measured survives a kill.
             Path(args.output).write_text(json.dumps(result, indent=1) + "\n")
-            print(
-                "| {languages} | {setting} | {ratio:.2f} | {peak_mb:.0f} |".format(**row),
-                flush=True,
-            )
+            print(f"| {count} | {name} | {row['ratio']:.2f} | {peak:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

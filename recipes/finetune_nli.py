@@ -1,29 +1,89 @@
-"""Fine-tune a saved family to tell whether a premise entails a hypothesis and score it language by language.
+"""Fine-tune a saved family to tell whether a premise entails a hypothesis; score every language.
 
-Needs   a family that `save_pretrained` wrote, and data: a folder with <language>/{train,test}.jsonl, a line {"premise",
-        "hypothesis", "label"} with a label of entailment, neutral, contradiction, or a name on the
-        Hub.
-Writes  scores.json, scores.md and scores.png to --output_dir.
-
-    python recipes/finetune_nli.py --config recipes/configs/xnli.yaml --model MODEL --train shared
-
-Protocols: within-language (trained and tested in l, with φ_l), zero-shot (trained in
---source_language with its φ, tested in l with φ_l), few-shot (zero-shot, then a few examples of l).
-A warning tells what looks put together wrongly.
+Needs:    a family that `save_pretrained` wrote (`make quickstart` leaves one in
+          outputs/quickstart/model), and labelled data: a folder with
+          <language>/{train,test}.jsonl, one {"premise", "hypothesis", "label"} a line with a label
+          of entailment, neutral and contradiction, or the name of a dataset on the Hub.
+Takes:    minutes on one core with the family of the quickstart and a few hundred steps.
+Writes:   scores.json, scores.md and scores.png to --output_dir.
+Command:  python recipes/finetune_nli.py --config recipes/configs/xnli.yaml --model MODEL
+              --train shared
+Override: every setting is an argument, and the command line wins over --config:
+          --protocol within-language   train and test in l, with φ_l
+          --protocol zero-shot         train in --source_language with its φ, test in l with φ_l
+          --protocol few-shot          zero-shot, then --shots examples of l
+          --train shared               what is trained, see `load_for_task`
+          To change a step, copy this file. A warning tells of a model put together wrongly.
 """
 
 from __future__ import annotations
 
-from transformers import AutoModelForSequenceClassification
+import time
 
-from hf_meta_adapters.cli.recipe_arguments import parse_arguments
-from hf_meta_adapters.evaluation import NLI
-from hf_meta_adapters.finetuning import FinetuningArguments, run_finetuning
+import transformers
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from hf_meta_adapters import LanguageAdapterModel
+from hf_meta_adapters.cli import parse_arguments
+from hf_meta_adapters.evaluation import NLI, majority_baseline
+from hf_meta_adapters.finetuning import (
+    FinetuningArguments,
+    FinetuningSettings,
+    few_shot,
+    load_for_task,
+    within_language,
+    zero_shot,
+)
+from hf_meta_adapters.finetuning.labelled_data import load_labelled_data
+from hf_meta_adapters.finetuning.scores import save_scores
 
 
 def main() -> None:
     args = parse_arguments(FinetuningArguments, description=__doc__)
-    print(run_finetuning(args, NLI(), AutoModelForSequenceClassification).to_markdown())
+    args.check()
+    began = time.perf_counter()
+
+    # Task: the classes, and how they are scored. Another score is another `Task`
+    # (docs/how-to/write_a_task.md).
+    task = NLI()
+
+    # Data: language → examples with the columns that the header names; `train` has the languages
+    # whose labels the protocol uses.
+    train, test = load_labelled_data(args)
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+
+    # Model: the saved family with a new head. The head is random, and every model of an experiment
+    # must start from the same one.
+    def make_model() -> LanguageAdapterModel:
+        transformers.set_seed(args.seed)
+        return load_for_task(args.model, AutoModelForSequenceClassification, task, train=args.train)
+
+    # Training: `training={...}` takes further arguments of MetaAdapterTrainingArguments.
+    settings = FinetuningSettings(
+        learning_rate=args.learning_rate,
+        epochs=args.epochs,
+        max_steps=args.max_steps,
+        batch_size=args.batch_size,
+        max_length=args.max_length,
+        seed=args.seed,
+        progress=True,
+    )
+
+    # Protocol: which labels the model learns from before it is scored in each language.
+    steps = (make_model, task, train, test, tokenizer, settings)
+    if args.protocol == "within-language":
+        scores = within_language(*steps)
+    elif args.protocol == "zero-shot":
+        scores = zero_shot(*steps, source_language=args.source_language)
+    else:
+        scores = few_shot(*steps, source_language=args.source_language, shots=args.shots)
+
+    # The score to beat: the most frequent label of the training data, everywhere.
+    first_language = next(iter(train))
+    majority = majority_baseline(task, train[first_language], test).values()
+
+    save_scores(args, scores, majority=majority, seconds=time.perf_counter() - began)
+    print(scores.to_markdown())
 
 
 if __name__ == "__main__":

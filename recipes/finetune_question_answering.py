@@ -1,31 +1,48 @@
-"""Fine-tune a saved family to answer questions by a span of a passage and score it language by language.
+"""Fine-tune a saved family to answer questions by a span of a passage; score every language.
 
-Needs   a family that `save_pretrained` wrote, and data: a folder with <language>/{train,test}.jsonl, a line
-        {"question", "context", "answers": {"text": [...], "answer_start": [...]}}, or a name on the
-        Hub.
-Writes  scores.json, scores.md and scores.png to --output_dir.
-
-    python recipes/finetune_question_answering.py --config recipes/configs/tydiqa.yaml --model MODEL
-    --train shared
-
-Protocols: within-language (trained and tested in l, with φ_l), zero-shot (trained in
---source_language with its φ, tested in l with φ_l), few-shot (zero-shot, then a few examples of l).
-A warning tells what looks put together wrongly.
+Needs:    a family that `save_pretrained` wrote (`make quickstart` leaves one in
+          outputs/quickstart/model), and labelled data: a folder with
+          <language>/{train,test}.jsonl, one {"question", "context", "answers": {"text": [...],
+          "answer_start": [...]}} a line, or the name of a dataset on the Hub.
+Takes:    minutes on one core with the family of the quickstart and a few hundred steps.
+Writes:   scores.json, scores.md and scores.png to --output_dir.
+Command:  python recipes/finetune_question_answering.py --config recipes/configs/tydiqa.yaml
+              --model MODEL --train shared
+Override: every setting is an argument, and the command line wins over --config:
+          --protocol within-language   train and test in l, with φ_l
+          --protocol zero-shot         train in --source_language with its φ, test in l with φ_l
+          --protocol few-shot          zero-shot, then --shots examples of l
+          --train shared               what is trained, see `load_for_task`
+          To change a step, copy this file. A warning tells of a model put together wrongly.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
-from transformers import AutoModelForQuestionAnswering
+import transformers
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-from hf_meta_adapters.cli.recipe_arguments import parse_arguments
+from hf_meta_adapters import LanguageAdapterModel
+from hf_meta_adapters.cli import parse_arguments
 from hf_meta_adapters.evaluation import QuestionAnswering
-from hf_meta_adapters.finetuning import FinetuningArguments, run_finetuning
+from hf_meta_adapters.finetuning import (
+    FinetuningArguments,
+    FinetuningSettings,
+    few_shot,
+    load_for_task,
+    within_language,
+    zero_shot,
+)
+from hf_meta_adapters.finetuning.labelled_data import load_labelled_data
+from hf_meta_adapters.finetuning.scores import save_scores
 
 
 @dataclass
 class Arguments(FinetuningArguments):
+    """Beyond those of every fine-tuning recipe."""
+
     normalization: str = field(
         default="language", metadata={"help": '"language", or "squad" in every language.'}
     )
@@ -36,8 +53,47 @@ class Arguments(FinetuningArguments):
 
 def main() -> None:
     args = parse_arguments(Arguments, description=__doc__)
+    args.check()
+    began = time.perf_counter()
+
+    # Task: how passages are cut into windows, and how answers are compared. Another score is
+    # another `Task` (docs/how-to/write_a_task.md).
     task = QuestionAnswering(args.normalization, stride=args.stride)
-    print(run_finetuning(args, task, AutoModelForQuestionAnswering).to_markdown())
+
+    # Data: language → examples with the columns that the header names; `train` has the languages
+    # whose labels the protocol uses.
+    train, test = load_labelled_data(args)
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+
+    # Model: the saved family with a new head. The head is random, and every model of an experiment
+    # must start from the same one.
+    def make_model() -> LanguageAdapterModel:
+        transformers.set_seed(args.seed)
+        return load_for_task(args.model, AutoModelForQuestionAnswering, task, train=args.train)
+
+    # Training: `training={...}` takes further arguments of MetaAdapterTrainingArguments.
+    settings = FinetuningSettings(
+        learning_rate=args.learning_rate,
+        epochs=args.epochs,
+        max_steps=args.max_steps,
+        batch_size=args.batch_size,
+        max_length=args.max_length,
+        seed=args.seed,
+        progress=True,
+    )
+
+    # Protocol: which labels the model learns from before it is scored in each language.
+    steps = (make_model, task, train, test, tokenizer, settings)
+    if args.protocol == "within-language":
+        scores = within_language(*steps)
+    elif args.protocol == "zero-shot":
+        scores = zero_shot(*steps, source_language=args.source_language)
+    else:
+        scores = few_shot(*steps, source_language=args.source_language, shots=args.shots)
+
+    # There is no majority label to beat: an answer is a span, not a class.
+    save_scores(args, scores, majority=None, seconds=time.perf_counter() - began)
+    print(scores.to_markdown())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""When does joint training cost a language most? Three factors of the paper, one study each, on bundled verses.
+"""When does joint training cost a language most? Three factors of the paper, on bundled verses.
 
-corpus size   A language learns jointly with the others, from 1/8, 1/4, ... or all of its verses.
+corpus size   A language learns jointly with the others, from 1/8, 1/2 or all of its verses.
 similarity    A language learns jointly with one other, related or not.
 capacity      All languages learn jointly, in models of several widths.
 
@@ -8,7 +8,12 @@ Each joint model is compared with a model of the language alone, of the same wid
 verses, that saw as many examples of it (`interference_report` refuses anything else), on the same
 test verses, in bits per character.
 
-    python recipes/interference_factors.py --output recipes/results/interference_factors.json    # see --help
+Needs:    nothing but the package.
+Takes:    five minutes on one core with --steps 200 --shares 0.125 1.0 --widths 32 128.
+Writes:   one JSON file, and tables to the terminal.
+Command:  python recipes/interference_factors.py
+              --output recipes/results/interference_factors.json
+Override: --languages, --shares, --widths, --steps, --seeds 0 1 2 (one model each), see --help.
 """
 
 from __future__ import annotations
@@ -19,12 +24,9 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
@@ -45,10 +47,11 @@ class Arguments:
     """What can be set on the command line."""
 
     output: str = field(
-        default="outputs/interference_factors.json", metadata={"help": "Where the result goes."}
+        default="outputs/interference_factors.json", metadata={"help": "File for the result."}
     )
     languages: list[str] = field(
-        default_factory=lambda: ["en", "fr", "ru", "sw"], metadata={"help": "Of the verses."}
+        default_factory=lambda: ["en", "fr", "ru", "sw"],
+        metadata={"help": "Languages of the verses."},
     )
     subsampled: str = field(
         default="fr", metadata={"help": "The language of the study of corpus size."}
@@ -57,7 +60,8 @@ class Arguments:
         default="fr", metadata={"help": "The language that is paired with each of the others."}
     )
     shares: list[float] = field(
-        default_factory=lambda: [0.125, 0.5, 1.0], metadata={"help": "Of its verses."}
+        default_factory=lambda: [0.125, 0.5, 1.0],
+        metadata={"help": "Shares of the verses of the subsampled language."},
     )
     widths: list[int] = field(
         default_factory=lambda: [32, 64, 128], metadata={"help": "Hidden sizes."}
@@ -71,63 +75,103 @@ class Arguments:
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "One model each."})
 
 
-class Study:
+@dataclass(frozen=True)
+class Comparison:
+    """Some languages in a joint model, against models of each of them alone."""
+
+    joint: list[str]
+    compared: list[str]
+    width: int
+    share: float = 1.0
+
+
+def plan(args: Arguments) -> dict[str, Comparison]:
+    """Name → comparison, one factor after the other."""
+    everything, comparisons = args.languages, {}
+    for share in args.shares:
+        comparisons[f"corpus size {share:g}"] = Comparison(
+            everything, [args.subsampled], args.width, share
+        )
+
+    for key in everything:
+        if key != args.target:
+            pair = Comparison([args.target, key], [args.target], args.width)
+            comparisons[f"pair {args.target}–{key}"] = pair
+
+    for width in args.widths:
+        comparisons[f"width {width}"] = Comparison(everything, everything, width)
+
+    return comparisons
+
+
+class Models:
     """Trains and scores models; one that was trained before is not trained again."""
 
     def __init__(self, args: Arguments) -> None:
-        self.args, self.models_trained = args, 0
+        self.args = args
         self.texts = read_texts(DATA, "train", args.languages)
         self.tokenizer = train_tokenizer(
             chain(*self.texts.values()), vocabulary=2500, max_length=64
         )
-        tests = read_texts(DATA, "test", args.languages)
+
+        # Masked once, so that every model is scored on the same tokens.
         self.tests = {
             key: hma.masked_lm_features(self.tokenizer, lines, language=key)
-            for key, lines in tests.items()
+            for key, lines in read_texts(DATA, "test", args.languages).items()
         }
-        self.scores = cache(self.scores)  # type: ignore[method-assign]
+        self.trained: dict[tuple, dict[str, torch.Tensor]] = {}
 
-    def scores(
-        self, languages: tuple[str, ...], width: int, share: float, seed: int
-    ) -> dict[str, torch.Tensor]:
-        """Bits per character of each test verse; `share` of the verses of the subsampled language are learned from."""
-        args = self.args
-        shares = {key: share if key == args.subsampled else 1.0 for key in languages}
-        made = pretrain(
+    def scores(self, languages: list[str], width: int, share: float, seed: int) -> dict:
+        """Language → bits per character of each test verse."""
+        settings = (tuple(languages), width, share, seed)
+        if settings not in self.trained:
+            self.trained[settings] = self.train_and_score(languages, width, share, seed)
+
+        return self.trained[settings]
+
+    def train_and_score(self, languages: list[str], width: int, share: float, seed: int) -> dict:
+        texts = {key: self.texts[key] for key in languages}
+        if self.args.subsampled in texts:
+            verses = texts[self.args.subsampled]
+            texts[self.args.subsampled] = verses[: int(share * len(verses))]
+
+        pretrained = pretrain(
             "joint" if len(languages) > 1 else "mono",
-            {key: self.texts[key][: int(shares[key] * len(self.texts[key]))] for key in languages},
+            texts,
             self.tokenizer,
             model_type="modernbert",
             sizes=small_sizes(width),
-            steps=args.steps,
+            steps=self.args.steps,
             seed=seed,
             mlm_probability=0.3,
-            learning_rate=args.learning_rate * 64 / width,
-            per_device_train_batch_size=args.batch_size,
+            learning_rate=self.args.learning_rate * 64 / width,
+            per_device_train_batch_size=self.args.batch_size,
         )
-        self.models_trained += 1
-        found = {
-            key: hma.bits_per_character(made.model, self.tests[key], language=key)
-            for key in languages
-        }
-        return {key: torch.tensor(one.bits / one.characters) for key, one in found.items()}
 
-    def compare(
-        self, joint: Iterable[str], of: Iterable[str], width: int | None = None, share: float = 1.0
-    ) -> Any:
-        """The interference of languages `of` in a joint model of languages `joint`."""
-        width, seeds, seen = (
-            width or self.args.width,
-            self.args.seeds,
-            self.args.steps * self.args.batch_size,
-        )
-        together = [self.scores(tuple(joint), width, share, seed) for seed in seeds]
-        alone = {
-            key: [self.scores((key,), width, share, seed)[key] for seed in seeds] for key in of
-        }
+        scores = {}
+        for key in languages:
+            verses = hma.bits_per_character(pretrained.model, self.tests[key], language=key)
+            scores[key] = torch.tensor(verses.bits / verses.characters)
+
+        return scores
+
+    def compare(self, comparison: Comparison):
+        """The interference of the compared languages in the joint model, over all seeds."""
+        # Language → the scores of one model a seed.
+        joint: dict[str, list] = {key: [] for key in comparison.compared}
+        alone: dict[str, list] = {key: [] for key in comparison.compared}
+        for seed in self.args.seeds:
+            how = (comparison.width, comparison.share, seed)
+            together = self.scores(comparison.joint, *how)
+            for key in comparison.compared:
+                joint[key].append(together[key])
+                alone[key].append(self.scores([key], *how)[key])
+
+        # A step has as many verses of a language in every model.
+        seen = self.args.steps * self.args.batch_size
         return hma.interference_report(
-            {key: torch.stack(values) for key, values in alone.items()},
-            {key: torch.stack([one[key] for one in together]) for key in of},
+            {key: torch.stack(by_seed) for key, by_seed in alone.items()},
+            {key: torch.stack(by_seed) for key, by_seed in joint.items()},
             higher_is_better=False,
             metric="bits per character",
             monolingual_examples_seen=seen,
@@ -137,40 +181,31 @@ class Study:
 
 def main() -> None:
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
-    began, everything = time.perf_counter(), args.languages
-    study = Study(args)
-    plan = {
-        f"corpus size {share:g}": {"of": [args.subsampled], "share": share} for share in args.shares
-    }
-    plan |= {
-        f"pair {args.target}–{key}": {"joint": [args.target, key], "of": [args.target]}
-        for key in everything
-        if key != args.target
-    }
-    plan |= {f"width {width}": {"of": everything, "width": width} for width in args.widths}
-    found = {
-        name: study.compare(**{"joint": everything, **given}) for name, given in tqdm(plan.items())
-    }
+    began = time.perf_counter()
+
+    models = Models(args)
+    reports = {}
+    for name, comparison in tqdm(plan(args).items()):
+        reports[name] = models.compare(comparison)
+
     result = {
         "arguments": asdict(args),
         "versions": VERSIONS,
         "command": shlex.join(["python", *sys.argv]),
-    }
-    result |= {
         "hardware": f"{platform.machine()}, {os.cpu_count()} cores",
-        "models": study.models_trained,
-    }
-    result |= {
+        "models": len(models.trained),
         "seconds": round(time.perf_counter() - began),
-        "studies": {k: one.to_dict() for k, one in found.items()},
+        "studies": {name: report.to_dict() for name, report in reports.items()},
     }
-    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    Path(args.output).write_text(
-        json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
-    print(*(f"### {name}\n\n{one.to_markdown()}\n" for name, one in found.items()), sep="\n")
+
+    output = Path(args.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    tables = [f"### {name}\n\n{report.to_markdown()}\n" for name, report in reports.items()]
+    print(*tables, sep="\n")
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # models this small lose more to threads than they win
+    torch.set_num_threads(1)  # models this small lose more to threads than they gain
     main()

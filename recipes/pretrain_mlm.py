@@ -1,33 +1,95 @@
-"""Train a masked language model (BERT, XLM-R, ModernBERT, …) on your text, with an adapter for each language.
+"""Train a masked language model on your text, with an adapter for each language.
 
-Needs   text: a folder with <language>/train.txt (or .txt.gz, .jsonl, …; a text a line), or a name on the Hub.
-Writes the family to --output_dir: θ as a plain checkpoint, a folder for each language, the
-tokenizer; with
-        --eval_split the bits per character of each language in scores.json and scores.md.
+BERT, XLM-R, ModernBERT and every other architecture that AutoModelForMaskedLM knows.
 
-    python recipes/pretrain_mlm.py --model FacebookAI/xlm-roberta-base --data TEXTS --output_dir
-    outputs/family python recipes/pretrain_mlm.py --config recipes/configs/pretrain_mlm.yaml # from
-    scratch, on bundled verses
-
-Further arguments are those of MetaAdapterTrainingArguments: --preset fast, --adapter_update train
-(joint training of adapters, a baseline), --bf16 true, --gradient_checkpointing true, … With
---resume true a run that was killed goes on.
+Needs:    text: a folder with <language>/train.txt (or .txt.gz, .jsonl, …), one text a line, or the
+          name of a dataset on the Hub.
+Takes:    minutes on one core with the configuration below.
+Writes:   the family to --output_dir: θ as a plain checkpoint, a folder for each language, and the
+          tokenizer; with --eval_split also the bits per character of each language, in scores.json,
+          scores.md and the model card.
+Command:  from scratch, on the bundled verses:
+          python recipes/pretrain_mlm.py --config recipes/configs/pretrain_mlm.yaml
+          further, from a pretrained model (one line):
+          python recipes/pretrain_mlm.py --model FacebookAI/xlm-roberta-base
+              --data TEXTS --output_dir outputs/family
+Override: every setting is an argument, and the command line wins over --config. Settings of
+          MetaAdapterTrainingArguments are arguments as well: --preset fast, --bf16 true,
+          --adapter_update train (joint training of adapters, a baseline), --push_to_hub true, …
+          --resume true continues a run that was killed. To change a step, copy this file.
 """
 
 from __future__ import annotations
 
-from transformers import AutoModelForMaskedLM
+import transformers
+from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from hf_meta_adapters import MetaAdapterTrainingArguments
-from hf_meta_adapters.cli.recipe_arguments import parse_arguments
-from hf_meta_adapters.pretraining import PretrainingArguments, run_pretraining
+from hf_meta_adapters import (
+    MetaAdapterTrainer,
+    MetaAdapterTrainingArguments,
+    evaluate_languages,
+    get_language_model,
+)
+from hf_meta_adapters.cli import parse_arguments
+from hf_meta_adapters.pretraining import (
+    PretrainingArguments,
+    new_model,
+    tokenize,
+    train_tokenizer,
+)
+from hf_meta_adapters.pretraining.scores import report_scores
+from hf_meta_adapters.pretraining.texts import balanced_texts, load_texts
 
 
 def main() -> None:
     args, training = parse_arguments(
         (PretrainingArguments, MetaAdapterTrainingArguments), description=__doc__
     )
-    run_pretraining(args, training, AutoModelForMaskedLM, "masked_lm")
+
+    # Texts: language → a dataset with a column `text`.
+    texts = load_texts(args, args.train_split)
+    held_out = {}
+    if args.eval_split:
+        held_out = load_texts(args, args.eval_split, languages=list(texts))
+
+    # Tokenizer and base model: pretrained, or a new tokenizer and random weights. The seed comes
+    # before the weights, so that runs with different adapters start from the same model.
+    transformers.set_seed(training.seed)
+    if args.model:
+        tokenizer = AutoTokenizer.from_pretrained(args.model, revision=args.model_revision)
+        base = AutoModelForMaskedLM.from_pretrained(args.model, revision=args.model_revision)
+    else:
+        tokenizer = train_tokenizer(
+            balanced_texts(texts), vocabulary=args.vocabulary, max_length=args.max_length
+        )
+        base = new_model(AutoModelForMaskedLM, args.model_type, args.sizes, tokenizer)
+
+    # Adapters: any configuration that `get_language_model` takes, such as a `peft.LoraConfig`.
+    model = get_language_model(
+        base, args.adapter_config(), list(texts), share_adapter=args.share_adapter
+    )
+
+    # Rows of tokens, each filled with several texts unless --pack false.
+    rows = tokenize(texts, tokenizer, max_length=args.max_length, pack=args.pack)
+
+    # Training. By default the collator masks 15 % of the tokens, anew in every batch
+    # (`data_collator=` takes another), and a tenth of each language is held out for the
+    # meta-gradient (`meta_dataset=` takes text of your choice).
+    trainer = MetaAdapterTrainer(model, training, train_dataset=rows, processing_class=tokenizer)
+    trainer.train(resume_from_checkpoint=args.resume or None)
+
+    # Saving (and publishing, with --push_to_hub). A model that will be scored is saved first, so
+    # that nothing is lost if scoring fails, but published only together with its scores.
+    trainer.save_model(_internal_call=bool(held_out))
+    if not held_out:
+        return
+
+    # Scores: bits per character, which can be compared between tokenizers. Under FSDP every process
+    # holds a part of the weights, so that all of them must evaluate.
+    if training.should_save or trainer.is_fsdp_enabled:
+        scores = evaluate_languages(model.eval(), "masked_lm", held_out, processing_class=tokenizer)
+        report_scores(trainer, scores, dataset=args.dataset_name())
+    trainer.save_model()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command line: arguments of recipes."""
+"""The command line: the arguments of recipes."""
 
 from hf_meta_adapters.cli.recipe_arguments import parse_arguments
 

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from types import FunctionType
+from typing import Any, TypeAlias, TypeVar, overload
 
 import yaml
+from transformers import HfArgumentParser
 
 from hf_meta_adapters.errors import ConfigurationError
 
 __all__ = ["parse_arguments"]
 
 Arguments = TypeVar("Arguments")
+First = TypeVar("First")
+Second = TypeVar("Second")
+
+Settings: TypeAlias = dict[str, object]
+"""Name → value, as YAML has it."""
 
 
 @overload
@@ -26,27 +34,37 @@ def parse_arguments(
 
 @overload
 def parse_arguments(
-    kind: Sequence[type[Any]], arguments: Sequence[str] | None = None, **options: Any
+    kind: tuple[type[First], type[Second]],
+    arguments: Sequence[str] | None = None,
+    **options: Any,
+) -> tuple[First, Second]: ...
+
+
+@overload
+def parse_arguments(
+    kind: Sequence[type], arguments: Sequence[str] | None = None, **options: Any
 ) -> tuple[Any, ...]: ...
 
 
 def parse_arguments(
-    kind: type[Any] | Sequence[type[Any]], arguments: Sequence[str] | None = None, **options: Any
-) -> Any:
-    r"""Fill a dataclass, or several, from `--config FILE` (YAML) and, over it, from the other command-line arguments.
+    kind: type | Sequence[type], arguments: Sequence[str] | None = None, **options: Any
+) -> object:
+    r"""Fill one or several dataclasses from `--config FILE` (YAML) and the command line.
+
+    Where both name a setting, the command line wins.
 
     Args:
-        kind: The dataclass, or several; every field has a default, as
+        kind: The dataclass, or several of them. Every field has a default, as
             `transformers.HfArgumentParser` takes them.
         arguments: The command line; default `sys.argv[1:]`.
-        **options: Of `argparse.ArgumentParser`, such as `description`.
+        **options: Options of `argparse.ArgumentParser`, such as `description`.
 
     Returns:
         The filled dataclass, or a tuple of them.
 
     Raises:
-        ConfigurationError: If the file is missing or malformed, names what is no field, or has a
-            value of another type.
+        ConfigurationError: If the file is missing or malformed, names a setting that is not a
+            field, or has a value of the wrong type.
 
     Example:
         >>> from dataclasses import dataclass
@@ -61,67 +79,110 @@ def parse_arguments(
         ...     parse_arguments(Settings, ["--config", str(file), "--steps", "7"])
         Settings(steps=7, rate=0.001)
     """
-    from transformers import HfArgumentParser
+    dataclasses = [kind] if isinstance(kind, type) else list(kind)
 
-    kinds = [kind] if isinstance(kind, type) else [*kind]
-    parser = HfArgumentParser(
-        kinds, **{"formatter_class": argparse.RawDescriptionHelpFormatter, **options}
-    )
+    # The description of a recipe is its docstring, whose lines must stay as they are.
+    options = {"formatter_class": RawDescriptionHelpFormatter, **options}
+    parser = HfArgumentParser(dataclasses, **options)
     parser.add_argument("--config", help="A YAML file with any of these; the command line wins.")
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    finder.add_argument("--config", type=Path)
-    found, rest = finder.parse_known_args(sys.argv[1:] if arguments is None else arguments)
-    settings: dict[str, Any] = {}
-    if found.config is not None:
-        if not found.config.is_file():
-            raise ConfigurationError(
-                f"`--config` must be a YAML file. Found no {found.config}. Look in recipes/configs"
-                " for one to copy."
-            )
-        settings = _read(found.config)
-        known = [field.name for one in kinds for field in fields(one)]
-        if unknown := sorted(set(settings) - set(known)):
-            raise ConfigurationError(
-                f"A setting must be one of {known}. Found {unknown[0]!r} in {found.config}."
-            )
-        _check_types(parser, settings, found.config)
-    parser.set_defaults(**settings)
-    filled = parser.parse_args_into_dataclasses(rest)
-    return filled[0] if isinstance(kind, type) else tuple(filled[: len(kinds)])
+
+    # `--config` is read before everything else, by a parser that leaves the rest to the other one.
+    config_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    config_parser.add_argument("--config", type=Path)
+    if arguments is None:
+        arguments = sys.argv[1:]
+    config, command_line = config_parser.parse_known_args(arguments)
+
+    if config.config is not None:
+        settings = _read(config.config)
+        _check_names(settings, dataclasses, config.config)
+        _check_types(settings, parser, config.config)
+        parser.set_defaults(**settings)
+
+    filled = parser.parse_args_into_dataclasses(command_line)
+    if isinstance(kind, type):
+        return filled[0]
+
+    # After the dataclasses comes a namespace with the arguments of no dataclass: `config`.
+    return tuple(filled[: len(dataclasses)])
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Settings:
+    if not path.is_file():
+        raise ConfigurationError(
+            f"`--config` must be a YAML file. Found no {path}. Copy one of recipes/configs."
+        )
+
     rule = "`--config` must be a YAML file of lines `setting: value`."
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        said = " ".join(str(error).split())
-        raise ConfigurationError(f"{rule} Found in {path}: {said}. Correct that place.") from error
-    if found is None:
-        return {}
-    if not isinstance(found, dict):
+        # PyYAML breaks its messages into lines.
+        message = " ".join(str(error).split())
         raise ConfigurationError(
-            f"{rule} Found in {path} a {type(found).__name__}. Write for example `max_steps: 100`."
+            f"{rule} Found in {path}: {message}. Correct that place."
+        ) from error
+
+    # An empty file sets nothing.
+    if content is None:
+        return {}
+
+    if not isinstance(content, dict):
+        raise ConfigurationError(
+            f"{rule} Found in {path} a {type(content).__name__}. Use for example `max_steps: 100`."
         )
-    return {str(name): value for name, value in found.items()}
+
+    return {str(name): value for name, value in content.items()}
 
 
-def _check_types(parser: argparse.ArgumentParser, settings: dict[str, Any], path: Path) -> None:
-    """Read every plain value as the command line would: the parser takes defaults as they are."""
+def _check_names(settings: Settings, dataclasses: Iterable[type], path: Path) -> None:
+    known: list[str] = []
+    for dataclass in dataclasses:
+        known += [field.name for field in fields(dataclass)]
+
+    for name in sorted(settings):
+        if name not in known:
+            raise ConfigurationError(f"A setting must be one of {known}. Found {name!r} in {path}.")
+
+
+def _check_types(
+    settings: Mapping[str, object], parser: argparse.ArgumentParser, path: Path
+) -> None:
+    """Convert every plain value as on the command line: the parser takes defaults unchecked."""
     actions: dict[str, Any] = {action.dest: action for action in parser._actions}
+
     for name, value in settings.items():
-        convert = actions[name].type if name in actions else None
-        if value is None or not callable(convert) or isinstance(value, dict):
+        if value is None or isinstance(value, dict) or name not in actions:
             continue
-        several = (
-            value if isinstance(value, list) and actions[name].nargs in ("+", "*") else [value]
-        )
+
+        convert, nargs = actions[name].type, actions[name].nargs
+        if not callable(convert):
+            continue
+
+        values = [value]
+        if isinstance(value, list) and nargs in ("+", "*"):
+            values = value
+
         try:
-            for one in several:
-                convert(one if isinstance(one, bool) else str(one))
+            for element in values:
+                convert(_as_argument(element))
         except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
-            kind = getattr(convert, "__name__", str(convert))
             raise ConfigurationError(
-                f"A setting must be of its own type. Found `{name}: {value!r}` in {path}, where"
-                f" `{kind}` is needed. `--help` lists all of them."
+                f"A setting must have the type of its field. Found `{name}: {value!r}` in {path},"
+                f" where `{_type_name(convert)}` is needed. `--help` lists all settings."
             ) from error
+
+
+def _as_argument(value: object) -> bool | str:
+    # The converter of yes and no takes booleans as they are.
+    if isinstance(value, bool):
+        return value
+
+    return str(value)
+
+
+def _type_name(convert: Callable[[str], object]) -> str:
+    if isinstance(convert, (type, FunctionType)):
+        return convert.__name__
+
+    return str(convert)

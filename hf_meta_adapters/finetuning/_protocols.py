@@ -1,16 +1,20 @@
-"""The protocols of cross-lingual evaluation: within a language, zero-shot from a source language, and few-shot."""
+"""The protocols of cross-lingual evaluation: within a language, zero-shot and few-shot."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
+
+from numpy import float64
+from numpy.typing import NDArray
 
 from hf_meta_adapters._typing import Language, Rows
 from hf_meta_adapters.errors import check_known_language
 from hf_meta_adapters.evaluation import LanguageScores, Task, evaluate_languages
 from hf_meta_adapters.evaluation.sanity import warn_if_adapters_agree, warn_if_not_learned
-from hf_meta_adapters.finetuning._finetune import FinetuningSettings, finetune
+from hf_meta_adapters.finetuning._finetune import finetune
+from hf_meta_adapters.finetuning._finetuning_settings import FinetuningSettings
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 
 if TYPE_CHECKING:
@@ -18,9 +22,14 @@ if TYPE_CHECKING:
 
 __all__ = ["PROTOCOLS", "few_shot", "within_language", "zero_shot"]
 
-_CHECKED = 64  # training examples that a model must have learned; enough to tell, and quick
-MakeModel = Callable[[], LanguageAdapterModel]
-Datasets = Mapping[Language, Rows]
+CHECKED_EXAMPLES = 64
+"""How many training examples a model must have learned: enough to tell, and quick."""
+
+COMPARED_EXAMPLES = 4
+"""How many examples the adapters of two languages are compared on."""
+
+MakeModel: TypeAlias = Callable[[], LanguageAdapterModel]
+Datasets: TypeAlias = Mapping[Language, Rows]
 
 
 def within_language(
@@ -42,20 +51,17 @@ def within_language(
         settings: How to fine-tune.
 
     Returns:
-        The scores, of one model a language.
+        The scores, each language from a model of its own.
     """
-    found = []
-    for key in test:
-        model = finetune(
-            make_model(),
-            task,
-            {key: train[check_known_language(key, train, what="`train`")]},
-            tokenizer,
-            settings,
-        )
-        _check_learned(model, task, key, train[key], tokenizer)
-        found.append(_evaluate(model, task, {key: test[key]}, tokenizer, settings))
-    return _together(found)
+    scores = []
+    for language in test:
+        rows = train[check_known_language(language, train, what="`train`")]
+        model = finetune(make_model(), task, {language: rows}, tokenizer, settings)
+        _check_learned(model, task, language, rows, tokenizer)
+
+        scores.append(_evaluate(model, task, {language: test[language]}, tokenizer, settings))
+
+    return _joined(scores)
 
 
 def zero_shot(
@@ -68,12 +74,14 @@ def zero_shot(
     *,
     source_language: Language = "en",
 ) -> LanguageScores:
-    """Compute the scores in each language l, with φ_l, of one model trained on labels in the source with φ_source.
+    """Compute the scores in each language l, with φ_l, of one model trained on a source language.
+
+    It is trained on the labels of the source language, with φ_source.
 
     Args:
         make_model: As for `within_language`.
         task: The task.
-        train: Language → labelled training examples; those of the source are used.
+        train: Language → labelled training examples; only those of the source are used.
         test: Language → test examples.
         tokenizer: The tokenizer.
         settings: How to fine-tune.
@@ -82,11 +90,15 @@ def zero_shot(
     Returns:
         The scores; `zero_shot_mean` leaves the source out.
     """
-    model = _from_source(make_model, task, train, tokenizer, settings, source_language)
-    rows = task.features(list(train[source_language])[:4], tokenizer, language=source_language)
+    model = _trained_on_source(make_model, task, train, tokenizer, settings, source_language)
+
+    # One adapter for all languages, or none at all, gives the same output by construction.
     if not model.share_adapter and model.backend.name != "none":
+        examples = list(train[source_language])[:COMPARED_EXAMPLES]
+        rows = task.features(examples, tokenizer, language=source_language)
         warn_if_adapters_agree(model, rows, source_language, list(test))
-    return _evaluate(model, task, test, tokenizer, settings, source_language=source_language)
+
+    return _evaluate(model, task, test, tokenizer, settings, source_language)
 
 
 def few_shot(
@@ -100,32 +112,38 @@ def few_shot(
     source_language: Language = "en",
     shots: int = 100,
 ) -> LanguageScores:
-    """Compute the scores in each language l of the zero-shot model, trained further on a few examples of l with φ_l.
+    """Compute the scores in each language l of the zero-shot model, trained further on a bit of l.
+
+    The further training uses φ_l.
 
     Args:
         make_model: As for `within_language`.
         task: The task.
-        train: Language → labelled training examples; all of the source are used, the first `shots`
-            of each other.
+        train: Language → labelled training examples: all of the source are used, and the first
+            `shots` of every other language.
         test: Language → test examples.
         tokenizer: The tokenizer.
         settings: How to fine-tune, both times.
         source_language: The language of the many labels.
-        shots: Examples of each other language.
+        shots: How many examples of each other language are used.
 
     Returns:
         The scores.
     """
-    model = _from_source(make_model, task, train, tokenizer, settings, source_language)
-    state = {name: value.clone() for name, value in model.state_dict().items()}
-    found = []
-    for key in test:
-        model.load_state_dict(state)
-        if key != source_language:
-            rows = list(train[check_known_language(key, train, what="`train`")])[:shots]
-            finetune(model, task, {key: rows}, tokenizer, settings)
-        found.append(_evaluate(model, task, {key: test[key]}, tokenizer, settings))
-    return _together(found)
+    model = _trained_on_source(make_model, task, train, tokenizer, settings, source_language)
+    zero_shot_state = {name: value.clone() for name, value in model.state_dict().items()}
+
+    scores = []
+    for language in test:
+        # Every language starts from the zero-shot model, not from the language before it.
+        model.load_state_dict(zero_shot_state)
+        if language != source_language:
+            rows = train[check_known_language(language, train, what="`train`")]
+            finetune(model, task, {language: list(rows)[:shots]}, tokenizer, settings)
+
+        scores.append(_evaluate(model, task, {language: test[language]}, tokenizer, settings))
+
+    return _joined(scores)
 
 
 PROTOCOLS: dict[str, Callable[..., LanguageScores]] = {
@@ -136,7 +154,7 @@ PROTOCOLS: dict[str, Callable[..., LanguageScores]] = {
 """The name of a protocol on the command line → its function."""
 
 
-def _from_source(
+def _trained_on_source(
     make_model: MakeModel,
     task: Task,
     train: Datasets,
@@ -146,6 +164,7 @@ def _from_source(
 ) -> LanguageAdapterModel:
     rows = train[check_known_language(source, train, what="the training data")]
     model = finetune(make_model(), task, {source: rows}, tokenizer, settings)
+
     _check_learned(model, task, source, rows, tokenizer)
     return model
 
@@ -157,10 +176,10 @@ def _check_learned(
     rows: Rows,
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    few = [*rows][:_CHECKED]
-    warn_if_not_learned(
-        evaluate_languages(model, task, {language: few}, processing_class=tokenizer), task, few
-    )
+    # On its training examples even a model that generalizes badly must beat the majority label.
+    examples = list(rows)[:CHECKED_EXAMPLES]
+    scores = evaluate_languages(model, task, {language: examples}, processing_class=tokenizer)
+    warn_if_not_learned(scores, task, examples)
 
 
 def _evaluate(
@@ -169,18 +188,28 @@ def _evaluate(
     test: Datasets,
     tokenizer: PreTrainedTokenizerBase,
     settings: FinetuningSettings | None,
-    **options: Any,
+    source_language: Language | None = None,
 ) -> LanguageScores:
-    how = settings or FinetuningSettings()
-    options |= {"max_length": how.max_length, "progress": how.progress}
-    return evaluate_languages(model, task, test, processing_class=tokenizer, **options)
-
-
-def _together(scores: Sequence[LanguageScores]) -> LanguageScores:
-    """Return the scores of several models, one language each, as those of one."""
-    return replace(
-        scores[0],
-        scores={key: values for one in scores for key, values in one.scores.items()},
-        examples={key: count for one in scores for key, count in one.examples.items()},
-        per_example={key: values for one in scores for key, values in one.per_example.items()},
+    settings = settings or FinetuningSettings()
+    return evaluate_languages(
+        model,
+        task,
+        test,
+        source_language=source_language,
+        processing_class=tokenizer,
+        max_length=settings.max_length,
+        progress=settings.progress,
     )
+
+
+def _joined(scores_of_models: Sequence[LanguageScores]) -> LanguageScores:
+    """Return the scores of several models, one language each, as those of one model."""
+    scores: dict[Language, Mapping[str, float]] = {}
+    examples: dict[Language, int] = {}
+    per_example: dict[Language, Mapping[str, NDArray[float64]]] = {}
+    for model_scores in scores_of_models:
+        scores |= model_scores.scores
+        examples |= model_scores.examples
+        per_example |= model_scores.per_example
+
+    return replace(scores_of_models[0], scores=scores, examples=examples, per_example=per_example)

@@ -11,7 +11,7 @@ import transformers
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from hf_meta_adapters._typing import AutoClass, ModelArguments
+from hf_meta_adapters._typing import ModelClass, ModelArguments
 from hf_meta_adapters.errors import HubError
 from hf_meta_adapters.hub.client import Access
 from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family, manifest_key, read_manifest
@@ -68,7 +68,7 @@ def load_weights(
     saved: dict[str, Tensor] = {}
     if not differences and not family.base_model:
         # As a model of its own, since transformers knows how shards and tied tensors are stored.
-        saved = load_base(folder, family, cast(AutoClass, type(backend.base)), {}).state_dict()
+        saved = load_base(folder, family, cast(ModelClass, type(backend.base)), {}).state_dict()
         differences = _shape_differences(saved, state)
 
     if differences:
@@ -92,7 +92,7 @@ def load_weights(
 def load_base(
     folder: Path,
     family: Family,
-    auto_class: AutoClass | None,
+    auto_class: ModelClass | None,
     arguments: ModelArguments,
     access: Access | None = None,
 ) -> nn.Module:

@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from datasets import Dataset
 
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.errors import DataError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 __all__ = ["pack_rows", "tokenize"]
 
 
 def tokenize(
-    texts: Mapping[Language, Dataset], tokenizer: Any, *, max_length: int, pack: bool = True
+    texts: Mapping[Language, Dataset],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    pack: bool = True,
 ) -> dict[Language, Dataset]:
     """Return the rows of tokens of each language.
 
     Args:
         texts: Language → data with a column `text`.
         tokenizer: The tokenizer.
-        max_length: Tokens in a row at most, with its special tokens.
-        pack: Fill each row with several texts (`pack_rows`); else each text is a row of its own,
-            cut at `max_length`.
+        max_length: The largest number of tokens in a row, special tokens included.
+        pack: Whether each row is filled with several texts (`pack_rows`). Otherwise each text is a
+            row, cut at `max_length`.
 
     Returns:
         Language → rows with `input_ids` and `attention_mask`.
 
     Raises:
-        DataError: If a language has no column `text`, or not a single full row.
+        DataError: If a language has no column `text`, or too little text for one full row.
 
     Example:
         >>> from hf_meta_adapters.pretraining.from_scratch import train_tokenizer
@@ -38,37 +45,46 @@ def tokenize(
         >>> {len(row["input_ids"]) for row in tokenize(texts, tokenizer, max_length=8)["sw"]}
         {8}
     """
-    found = {}
-    for key, own in texts.items():
-        if "text" not in own.column_names:
+    rows_by_language = {}
+    for language, dataset in texts.items():
+        if "text" not in dataset.column_names:
             raise DataError(
-                f"Text must be in a column `text`. Found {own.column_names} for {key!r}. Rename one"
-                " of them."
+                f"Text must be in a column `text`. Found {dataset.column_names} for {language!r}."
+                " Rename one of them."
             )
+
         if pack:
-            rows = list(pack_rows(tokenizer, own["text"], max_length))
+            rows = list(pack_rows(tokenizer, dataset["text"], max_length))
         else:
-            rows = tokenizer(list(own["text"]), truncation=True, max_length=max_length)["input_ids"]
+            # `Dataset` gives a lazy column, the tokenizer takes only lists.
+            lines = list(dataset["text"])
+            rows = tokenizer(lines, truncation=True, max_length=max_length)["input_ids"]
+
         if not rows:
             raise DataError(
-                f"A language must have text for a row of {max_length} tokens at least. Found less"
-                f" for {key!r}. Give it more, lower `max_length`, or write `pack=False`."
+                f"Every language must have text for at least a row of {max_length} tokens. Found"
+                f" less for {language!r}. Add text, lower `max_length`, or use `pack=False`."
             )
-        found[key] = Dataset.from_dict(
-            {"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]}
-        )
-    return found
+
+        # No row is padded yet, so that every token is attended to.
+        masks = [[1] * len(row) for row in rows]
+        rows_by_language[language] = Dataset.from_dict({"input_ids": rows, "attention_mask": masks})
+
+    return rows_by_language
 
 
-def pack_rows(tokenizer: Any, texts: Iterable[str], max_length: int) -> Iterable[list[int]]:
-    """Yield rows of exactly `max_length` tokens, filled with text after text; what is left in the end is dropped.
+def pack_rows(
+    tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], max_length: int
+) -> Iterator[list[int]]:
+    """Yield rows of exactly `max_length` tokens, filled with text after text.
 
-    Each text keeps its own special tokens, as in `run_mlm.py` and `run_clm.py` of transformers.
+    Each text keeps its special tokens, as in `run_mlm.py` and `run_clm.py` of transformers. Tokens
+    that do not fill a last row are dropped.
 
     Args:
         tokenizer: The tokenizer.
         texts: The texts.
-        max_length: Tokens in a row.
+        max_length: The number of tokens in a row.
 
     Returns:
         The rows, one at a time.
@@ -81,7 +97,10 @@ def pack_rows(tokenizer: Any, texts: Iterable[str], max_length: int) -> Iterable
     """
     row: list[int] = []
     for text in texts:
+        # A text may be longer than the model's rows: `verbose=False` silences that warning, because
+        # the loop below cuts it.
         row += tokenizer(text, verbose=False)["input_ids"]
+
         while len(row) >= max_length:
             yield row[:max_length]
             row = row[max_length:]

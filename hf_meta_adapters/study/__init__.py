@@ -1,8 +1,10 @@
-"""The comparison of the paper: what each method is, what a cell of the study computes, and the report of all cells."""
+"""The comparison of the paper: the methods, the cells of a study, and the report of all cells."""
 
 from hf_meta_adapters.errors import moved_names
+from hf_meta_adapters.study._compute_table import ComputeTable
+from hf_meta_adapters.study._scores_by_method import scores_by_method
 from hf_meta_adapters.study._study_arguments import StudyArguments
-from hf_meta_adapters.study._study_report import ComputeTable, scores_by_method, study_report
+from hf_meta_adapters.study._study_report import study_report
 from hf_meta_adapters.study._tuning import tune_methods
 
 __all__ = [

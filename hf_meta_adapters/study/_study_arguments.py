@@ -1,7 +1,5 @@
 """The settings of a study."""
 
-# ruff: noqa: RUF009 (`_setting` is `field`)
-
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -12,59 +10,123 @@ from hf_meta_adapters.study.methods import METHODS
 __all__ = ["StudyArguments"]
 
 
-def _setting(default: Any, text: str) -> Any:
-    """A field with a help text; a list or dict is copied for each instance."""
-    if isinstance(default, (list, dict)):
-        return field(default_factory=default.copy, metadata={"help": text})
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass
 class StudyArguments:
-    """What is compared, on which data, at which size; `parse_arguments` reads it from YAML and the command line."""
+    """What is compared, on which data, at which size.
 
-    data: str = _setting("recipes/data", "Folder of texts and labelled data.")
-    output_dir: str = _setting("outputs/study", "Where cells and report go.")
-    tuning: str = _setting("", "File of what --tune found best; default OUTPUT_DIR/tuning.json.")
-    results: str = _setting("", "Where the report also writes everything as one JSON file.")
-    tune: bool = _setting(False, "Try `trials` on selection text instead.")
-    report: bool = _setting(False, "Only write the report, of the cells that are done.")
-    processes: int = _setting(1, "Cells that are computed at the same time.")
-    cells: str = _setting("1/1", "i/n: every n-th cell from the i-th on.")
-    languages: list[str] = _setting(["en", "fr", "ru", "sw"], "All languages.")
-    pivot: str = _setting("en", "The language of pairs, and of the labels of zero-shot.")
-    methods: list[str] = _setting(list(METHODS), "Methods over all languages.")
-    pair_methods: list[str] = _setting(
-        ["joint", "adapters", "meta_fast"], "Methods in pairs with the pivot."
+    `parse_arguments` reads them from a YAML file and the command line.
+    """
+
+    # Files.
+    data: str = field(
+        default="recipes/data", metadata={"help": "Folder of texts and labelled data."}
     )
-    treatments: list[str] = _setting(
-        ["meta_paper", "meta_fast"], "Methods that are compared with all others."
+    output_dir: str = field(
+        default="outputs/study", metadata={"help": "Folder for cells and report."}
     )
-    seeds: list[int] = _setting([0, 1, 2], "One model of each method and seed.")
-    tasks: list[str] = _setting(["pos", "ner"], "What models are fine-tuned on: pos, ner.")
-    pair_tasks: list[str] = _setting([], "What pairs are fine-tuned on.")
-    vocabulary: int = _setting(4000, "Pieces of the tokenizer.")
-    max_length: int = _setting(64, "Tokens in a row.")
-    text_limit: int = _setting(10000, "Training lines of a language at most.")
-    test_limit: int = _setting(300, "Test lines, and test sentences, of a language at most.")
-    labelled_limit: int = _setting(2000, "Labelled training sentences of a language at most.")
-    bottleneck_size: int = _setting(32, "Width of adapters.")
-    steps: int = _setting(500, "Optimizer steps of a model of all languages.")
-    trial_seeds: list[int] = _setting([1000], "Seeds of trials, which the study does not use.")
-    tune_steps: int = _setting(250, "The same in trials.")
-    train: str = _setting("all", "What fine-tuning trains within a language: see `load_for_task`.")
-    zero_shot_train: str = _setting(
-        "shared", "The same for zero-shot; with shared, φ of the pivot stays comparable."
+    tuning: str = field(
+        default="",
+        metadata={"help": "File of the best settings, by --tune; default OUTPUT_DIR/tuning.json."},
     )
-    model_type: str = _setting(
-        "xlm-roberta", "The architecture, by its name in transformers.AutoConfig."
+    results: str = field(
+        default="", metadata={"help": "File for the report and all cells, as JSON; default: none."}
     )
-    sizes: dict[str, Any] = _setting({}, "Of the model: arguments of its config (YAML only).")
-    mlm_probability: float = _setting(0.15, "Share of the tokens that are to be predicted.")
-    training: dict[str, Any] = _setting(
-        {}, "Of MetaAdapterTrainingArguments, for all methods (YAML only)."
+
+    # What this run computes.
+    tune: bool = field(
+        default=False, metadata={"help": "Try `trials` on selection text, in place of the study."}
     )
-    finetuning: dict[str, Any] = _setting({}, "Arguments of FinetuningSettings (YAML only).")
-    trials: dict[str, Any] = _setting(
-        {}, "Method → list of arguments to try; as many for each (YAML only)."
+    report: bool = field(
+        default=False, metadata={"help": "Only write the report, of the cells that are done."}
+    )
+    processes: int = field(
+        default=1, metadata={"help": "How many cells are computed at the same time."}
+    )
+    cells: str = field(default="1/1", metadata={"help": "i/n: every n-th cell, from the i-th on."})
+
+    # What is compared.
+    languages: list[str] = field(
+        default_factory=lambda: ["en", "fr", "ru", "sw"], metadata={"help": "All languages."}
+    )
+    pivot: str = field(
+        default="en",
+        metadata={"help": "The language of every pair, whose labels zero-shot trains on."},
+    )
+    methods: list[str] = field(
+        default_factory=lambda: list(METHODS), metadata={"help": "Methods over all languages."}
+    )
+    pair_methods: list[str] = field(
+        default_factory=lambda: ["joint", "adapters", "meta_fast"],
+        metadata={"help": "Methods in pairs with the pivot."},
+    )
+    treatments: list[str] = field(
+        default_factory=lambda: ["meta_paper", "meta_fast"],
+        metadata={"help": "Methods that are compared with all others."},
+    )
+    seeds: list[int] = field(
+        default_factory=lambda: [0, 1, 2], metadata={"help": "One model of each method and seed."}
+    )
+    tasks: list[str] = field(
+        default_factory=lambda: ["pos", "ner"],
+        metadata={"help": "Tasks that models are fine-tuned on: pos, ner."},
+    )
+    pair_tasks: list[str] = field(
+        default_factory=list, metadata={"help": "Tasks that pairs are fine-tuned on."}
+    )
+
+    # Sizes of the data.
+    vocabulary: int = field(default=4000, metadata={"help": "Vocabulary size of the tokenizer."})
+    max_length: int = field(default=64, metadata={"help": "Tokens in a row."})
+    text_limit: int = field(default=10000, metadata={"help": "Most training lines of a language."})
+    test_limit: int = field(
+        default=300, metadata={"help": "Most test lines, and test sentences, of a language."}
+    )
+    labelled_limit: int = field(
+        default=2000, metadata={"help": "Most labelled training sentences of a language."}
+    )
+
+    # Pretraining, and its trials.
+    bottleneck_size: int = field(default=32, metadata={"help": "Width of adapters."})
+    steps: int = field(
+        default=500, metadata={"help": "Optimizer steps of a model of all languages."}
+    )
+    trial_seeds: list[int] = field(
+        default_factory=lambda: [1000],
+        metadata={"help": "Seeds of trials, which the study does not use."},
+    )
+    tune_steps: int = field(
+        default=250, metadata={"help": "Optimizer steps of a model of all languages in trials."}
+    )
+
+    # Fine-tuning, and the model.
+    train: str = field(
+        default="all",
+        metadata={"help": "What fine-tuning within a language trains: see `load_for_task`."},
+    )
+    zero_shot_train: str = field(
+        default="shared",
+        metadata={
+            "help": "What zero-shot trains; with shared, φ of the pivot stays comparable to others."
+        },
+    )
+    model_type: str = field(
+        default="xlm-roberta",
+        metadata={"help": "The architecture, by its name in transformers.AutoConfig."},
+    )
+    sizes: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "Arguments of the model's config (YAML only)."}
+    )
+    mlm_probability: float = field(
+        default=0.15, metadata={"help": "Share of the tokens that are to be predicted."}
+    )
+    training: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "Arguments of MetaAdapterTrainingArguments for all methods (YAML only)."},
+    )
+    finetuning: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "Arguments of FinetuningSettings (YAML only)."}
+    )
+    trials: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "Method → list of arguments to try, equally many for each (YAML only)."},
     )

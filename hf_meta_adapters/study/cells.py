@@ -1,12 +1,13 @@
-"""Which cells a study has, and what determines each."""
+"""The cells of a study: which there are, and what determines each."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 from hf_meta_adapters._typing import Language
+from hf_meta_adapters.study._cell_settings import CellSettings
 from hf_meta_adapters.study._study_arguments import StudyArguments
 from hf_meta_adapters.study.cell import read_texts
 from hf_meta_adapters.study.methods import METHODS, examples_seen
@@ -14,38 +15,46 @@ from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 
 __all__ = ["count_lines", "study_cells", "trial_cells"]
 
-_MODEL = ("model_type", "sizes", "mlm_probability", "bottleneck_size")
-_DATA = ("vocabulary", "max_length", "text_limit", "test_limit", "labelled_limit")
-_TASKS = ("train", "zero_shot_train", "finetuning", "pivot")
-_ALPHA = 0.5  # before it is tuned
+TEST_SPLIT, SELECTION_SPLIT = "test", "valid"
 
-Cells = dict[str, dict[str, Any]]
+DEFAULT_ALPHA = 0.5
+"""The exponent α of language sampling, before it is tuned."""
+
+Cells: TypeAlias = dict[str, CellSettings]
+"""Name → settings for `compute_cell`."""
+
+TunedSettings: TypeAlias = Mapping[str, Mapping[str, Any]]
+"""Method → arguments of `MetaAdapterTrainingArguments`."""
 
 
-def study_cells(args: StudyArguments, tuned: Mapping[str, Mapping[str, Any]]) -> Cells:
-    """Return the cells of a study: every method with every seed, for all languages, each alone, and pairs.
+class _Arm(NamedTuple):
+    """A method on some languages, fine-tuned on some tasks."""
+
+    method: str
+    languages: list[Language]
+    tasks: list[str]
+
+
+def study_cells(args: StudyArguments, tuned: TunedSettings) -> Cells:
+    """Return the cells of a study: every method with every seed, for all languages and for pairs.
+
+    The monolingual method has one cell for each language.
 
     Args:
         args: The settings of the study.
-        tuned: Method → the training arguments that were best, if they were tuned.
+        tuned: Method → the best training arguments, where they were tuned.
 
     Returns:
-        Name → settings for `compute_cell`, whole seeds first.
+        Name → settings for `compute_cell`, seed after seed, so that a study that is broken off has
+        whole seeds.
     """
-    plan: list[tuple[str, list[Language], list[str]]] = []
-    plan += [(method, args.languages, args.tasks) for method in args.methods if method != "mono"]
-    plan += [("mono", [key], args.tasks) for key in args.languages if "mono" in args.methods]
-    others = [key for key in args.languages if key != args.pivot]
-    plan += [
-        (method, [args.pivot, key], args.pair_tasks)
-        for method in args.pair_methods
-        for key in others
-    ]
-    return {
-        f"{method}-{'+'.join(keys)}-{seed}": _cell(args, method, keys, seed, tuned, tasks=tasks)
-        for seed in args.seeds
-        for method, keys, tasks in plan
-    }
+    cells: Cells = {}
+    for seed in args.seeds:
+        for arm in _arms(args):
+            name = f"{arm.method}-{'+'.join(arm.languages)}-{seed}"
+            cells[name] = _cell(args, arm, seed, tuned=tuned, steps=args.steps, split=TEST_SPLIT)
+
+    return cells
 
 
 def trial_cells(
@@ -53,7 +62,7 @@ def trial_cells(
     method: str,
     number: int,
     trial: Mapping[str, Any],
-    best: Mapping[str, Mapping[str, Any]],
+    best: TunedSettings,
 ) -> Cells:
     """Return the cells of one trial of a method, scored on selection text.
 
@@ -65,18 +74,23 @@ def trial_cells(
         best: Method → the best training arguments so far.
 
     Returns:
-        Name → settings for `compute_cell`: one cell a seed, or one for each language of the
-        monolingual method.
+        Name → settings for `compute_cell`: one cell a seed, or one for each seed and language of
+        the monolingual method.
     """
-    several = [[key] for key in args.languages] if method == "mono" else [args.languages]
+    arms = [_Arm(method, args.languages, [])]
+    if method == "mono":
+        arms = [_Arm(method, [language], []) for language in args.languages]
+
     tuned = {**best, method: trial}
-    return {
-        f"{method}-{number}-{'+'.join(keys)}-{seed}": _cell(
-            args, method, keys, seed, tuned, trial=True
-        )
-        for seed in args.trial_seeds
-        for keys in several
-    }
+    cells: Cells = {}
+    for seed in args.trial_seeds:
+        for arm in arms:
+            name = f"{method}-{number}-{'+'.join(arm.languages)}-{seed}"
+            cells[name] = _cell(
+                args, arm, seed, tuned=tuned, steps=args.tune_steps, split=SELECTION_SPLIT
+            )
+
+    return cells
 
 
 def count_lines(args: StudyArguments) -> dict[Language, int]:
@@ -91,47 +105,96 @@ def count_lines(args: StudyArguments) -> dict[Language, int]:
     return _count(args.data, tuple(args.languages), args.text_limit)
 
 
-@cache
+@cache  # Every cell of fewer languages asks, and the files are large.
 def _count(data: str, languages: tuple[Language, ...], limit: int) -> dict[Language, int]:
-    return {key: len(lines) for key, lines in read_texts(data, "train", languages, limit).items()}
+    texts = read_texts(data, "train", languages, limit)
+    return {language: len(lines) for language, lines in texts.items()}
+
+
+def _arms(args: StudyArguments) -> Iterator[_Arm]:
+    for method in args.methods:
+        if method != "mono":
+            yield _Arm(method, args.languages, args.tasks)
+
+    if "mono" in args.methods:
+        for language in args.languages:
+            yield _Arm("mono", [language], args.tasks)
+
+    for method in args.pair_methods:
+        for language in args.languages:
+            if language != args.pivot:
+                yield _Arm(method, [args.pivot, language], args.pair_tasks)
 
 
 def _cell(
-    args: StudyArguments,
-    method: str,
-    languages: Sequence[Language],
-    seed: int,
-    tuned: Mapping[str, Mapping[str, Any]],
-    *,
-    tasks: Sequence[str] = (),
-    trial: bool = False,
-) -> dict[str, Any]:
-    """Return what determines a cell, which sees as many rows of its languages as a model of all languages does."""
-    alpha = _alpha(tuned.get("joint", {}), _alpha(args.training, _ALPHA))
-    own = tuned.get(method, tuned.get(METHODS[method].like, {}))
-    training = {**args.training, "sampling_alpha": alpha, **own}
-    steps = args.tune_steps if trial else args.steps
-    if len(languages) < len(args.languages):
-        options = MetaAdapterTrainingArguments(
-            args.output_dir, seed=seed, report_to="none", **training
-        )
-        seen = examples_seen(count_lines(args), steps, options)
-        steps = round(
-            sum(seen[key] for key in languages)
-            / (len(languages) * options.per_device_train_batch_size)
-        )
+    args: StudyArguments, arm: _Arm, seed: int, *, tuned: TunedSettings, steps: int, split: str
+) -> CellSettings:
+    training = _training(args, arm.method, tuned)
+
+    # A model of fewer languages has all of them in every step, so that it needs fewer steps.
+    if len(arm.languages) < len(args.languages):
+        steps = _steps_of_fewer_languages(args, arm.languages, seed, training, steps)
         training["languages_per_step"] = None
-    recorded = {name: getattr(args, name) for name in (*_MODEL, *_DATA, *_TASKS)}
-    what = {
-        "method": method,
-        "languages": list(languages),
+
+    return {
+        "model_type": args.model_type,
+        "sizes": args.sizes,
+        "mlm_probability": args.mlm_probability,
+        "bottleneck_size": args.bottleneck_size,
+        "vocabulary": args.vocabulary,
+        "max_length": args.max_length,
+        "text_limit": args.text_limit,
+        "test_limit": args.test_limit,
+        "labelled_limit": args.labelled_limit,
+        "train": args.train,
+        "zero_shot_train": args.zero_shot_train,
+        "finetuning": args.finetuning,
+        "pivot": args.pivot,
+        "method": arm.method,
+        "languages": list(arm.languages),
         "seed": seed,
         "steps": steps,
         "training": training,
+        "split": split,
+        "tasks": list(arm.tasks),
     }
-    return {**recorded, **what, "split": "valid" if trial else "test", "tasks": list(tasks)}
 
 
-def _alpha(settings: Mapping[str, Any], default: float) -> float:
-    """The α of the sampling in settings, which may have its deprecated name."""
-    return settings.get("sampling_alpha", settings.get("sampling_temperature", default))
+def _training(args: StudyArguments, method: str, tuned: TunedSettings) -> dict[str, Any]:
+    """Return the training arguments of a method: its tuned ones over those of all methods."""
+    common = _with_present_names(args.training)
+    joint = _with_present_names(tuned.get("joint", {}))
+    own = _with_present_names(tuned.get(method, tuned.get(METHODS[method].like, {})))
+
+    # The sampling that was tuned for joint training is that of every method: otherwise methods
+    # would differ in how much they see of each language.
+    alpha = joint.get("sampling_alpha", common.get("sampling_alpha", DEFAULT_ALPHA))
+
+    return {**common, "sampling_alpha": alpha, **own}
+
+
+def _with_present_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings, of a file that may be older than the name `sampling_alpha`."""
+    renamed = {"sampling_temperature": "sampling_alpha"}
+    return {renamed.get(name, name): value for name, value in settings.items()}
+
+
+def _steps_of_fewer_languages(
+    args: StudyArguments,
+    languages: Sequence[Language],
+    seed: int,
+    training: Mapping[str, Any],
+    steps: int,
+) -> int:
+    """Return the steps in which a model of some languages sees as many rows of them.
+
+    As many, that is, as a model of all languages sees in `steps` steps: Σ_l c_l B / (|l| B), where
+    c_l counts the batches of language l there and every step here has a batch of every language.
+    """
+    arguments = MetaAdapterTrainingArguments(
+        args.output_dir, seed=seed, report_to="none", **training
+    )
+    seen = examples_seen(count_lines(args), steps, arguments)
+
+    rows = sum(seen[language] for language in languages)
+    return round(rows / (len(languages) * arguments.per_device_train_batch_size))

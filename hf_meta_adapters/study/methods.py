@@ -1,4 +1,4 @@
-"""The methods that the paper compares, as settings of one Trainer, and pretraining of a small masked model by each."""
+"""The methods that the paper compares, as settings of one Trainer, and pretraining by each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import transformers
 from datasets import Dataset
@@ -23,22 +23,34 @@ from hf_meta_adapters.pretraining import new_model
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 from hf_meta_adapters.training.trainer import MetaAdapterTrainer
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, TrainerCallback
+
 __all__ = ["METHODS", "Method", "Pretrained", "examples_seen", "pretrain", "small_sizes"]
+
+METER = (
+    "meta_direct_norm",
+    "meta_indirect_norm",
+    "meta_indirect_ratio",
+    "meta_cosine",
+    "meta_fidelity",
+)
+"""The logged values of the meta-gradient that are kept."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """What each language has of its own, and how that is trained.
+    """The part of a model that each language has for itself, and how it is trained.
 
     Attributes:
-        own: Nothing (`None`), `"bottleneck"`, or what each language has a copy of (see
+        own: Nothing (`None`), `"bottleneck"`, or the modules that each language has a copy of (see
             `ModuleCopyConfig`).
         training: Arguments of `MetaAdapterTrainingArguments`.
         share_adapter: Whether all languages have one adapter.
-        steps: Optimizer steps as a multiple of those of the others.
+        steps: Optimizer steps as a multiple of those of the other methods.
         like: The method whose tuned settings it takes, if it was not tuned itself.
-        cost: CPU time relative to `joint`, of a model of 64 units; only the time left is reckoned
-            from it.
+        cost: CPU time relative to `joint`, of a model of 64 units; only the estimate of the time
+            left uses it.
     """
 
     own: str | None = None
@@ -47,6 +59,20 @@ class Method:
     steps: float = 1.0
     like: str = ""
     cost: float = 1.0
+
+    def adapter_config(self, bottleneck_size: int) -> BottleneckConfig | ModuleCopyConfig | None:
+        """The configuration that `get_language_model` takes.
+
+        Args:
+            bottleneck_size: The width, where it is a bottleneck adapter.
+        """
+        if self.own is None:
+            return None
+
+        if self.own == "bottleneck":
+            return BottleneckConfig(bottleneck_size=bottleneck_size)
+
+        return ModuleCopyConfig(self.own)
 
 
 _DIRECT = {"meta_gradient": "first_order", "lookahead": "shared"}
@@ -64,13 +90,16 @@ METHODS: dict[str, Method] = {
     "meta_fast": Method("bottleneck", {"preset": "fast"}, cost=4.2),
     "meta_paper": Method("bottleneck", {"preset": "paper"}, cost=12.0),
 }
-"""The arms of the comparison. `adapters_longer` has about the compute of `meta_fast`, `meta_direct` only the direct
-part of the meta-gradient: what the whole must beat."""
+"""The arms of the comparison.
+
+`adapters_longer` has about the compute of `meta_fast`. `meta_direct` has only the direct part of
+the meta-gradient, which the whole must beat.
+"""
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A pretrained model, and how it came about.
+    """A pretrained model and the record of its training.
 
     Attributes:
         model: The model, in evaluation mode.
@@ -87,18 +116,18 @@ class Pretrained:
 
     @property
     def size_in_bytes(self) -> int:
-        """Of all parameters."""
+        """The size of all parameters."""
         return sum(
             parameter.numel() * parameter.element_size() for parameter in self.model.parameters()
         )
 
 
 def small_sizes(width: int = 64, layers: int = 2) -> dict[str, Any]:
-    """Return sizes of a ModernBERT that learns from little text: its weights begin with a variance of 0.64 / width.
+    """Return the sizes of a ModernBERT that learns from little text.
 
-    The usual standard deviation of 0.02 is for large models. With it, models of this size learn in
-    a few hundred steps how frequent words are, and nothing of their neighbours; interference then
-    says nothing either.
+    Its weights begin with a variance of 0.64 / width. The usual standard deviation of 0.02 is meant
+    for large models. With it, a model of this size learns in a few hundred steps how frequent words
+    are, and nothing of their neighbours; interference then says nothing either.
 
     Args:
         width: Hidden size, a multiple of 8.
@@ -107,19 +136,21 @@ def small_sizes(width: int = 64, layers: int = 2) -> dict[str, Any]:
     Returns:
         Arguments of `ModernBertConfig`.
     """
-    sizes = {"hidden_size": width, "num_hidden_layers": layers, "intermediate_size": 2 * width}
-    attention = {
+    return {
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "intermediate_size": 2 * width,
         "num_attention_heads": 4,
         "global_attn_every_n_layers": 1,
         "reference_compile": False,
+        "initializer_range": round(0.8 / math.sqrt(width), 4),
     }
-    return {**sizes, **attention, "initializer_range": round(0.8 / math.sqrt(width), 4)}
 
 
 def pretrain(
     method: str,
     texts: Mapping[Language, Sequence[str]],
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     *,
     model_type: str,
     sizes: Mapping[str, Any],
@@ -127,103 +158,87 @@ def pretrain(
     seed: int,
     bottleneck_size: int = 16,
     mlm_probability: float = 0.15,
-    callbacks: Sequence[transformers.TrainerCallback] = (),
+    callbacks: Sequence[TrainerCallback] = (),
     **training: Any,
 ) -> Pretrained:
-    """Minimise the masked-language-model loss of a model of some sizes from random weights by one of `METHODS`.
+    """Minimize the masked-language-model loss from random weights by one of `METHODS`.
 
     Args:
         method: Its name.
-        texts: Language → lines. Meta-gradients take a tenth of them for held-out text; the other
+        texts: Language → lines. Meta-gradients take a tenth of them as held-out text; the other
             methods train on all.
         tokenizer: The tokenizer.
         model_type: The architecture, a name of `transformers.AutoConfig` such as "xlm-roberta".
         sizes: Arguments of its config, such as `hidden_size`.
-        steps: Optimizer steps, before the method's own multiple.
-        seed: Of weights, batches and masks.
-        bottleneck_size: Width of adapters.
-        mlm_probability: Share of the tokens that are to be predicted.
-        callbacks: Of the Trainer.
+        steps: Optimizer steps, before they are multiplied by `Method.steps`.
+        seed: The seed of weights, batches and masks.
+        bottleneck_size: The width of adapters.
+        mlm_probability: The share of the tokens that are to be predicted.
+        callbacks: Callbacks of the Trainer.
         **training: Arguments of `MetaAdapterTrainingArguments`, over those of the method.
 
     Returns:
-        The model and its record.
+        The model and the record of its training.
 
     Raises:
         ConfigurationError: If the method is unknown.
     """
     if method not in METHODS:
         raise ConfigurationError(f"`method` must be one of {list(METHODS)}. Found {method!r}.")
-    how, total = METHODS[method], round(METHODS[method].steps * steps)
-    transformers.set_seed(seed)  # every method starts from the same weights
-    own: Any = how.own
-    if own is not None:
-        own = (
-            BottleneckConfig(bottleneck_size=bottleneck_size)
-            if own == "bottleneck"
-            else ModuleCopyConfig(own)
-        )
+
+    # The seed comes before the weights, so that every method starts from the same ones.
+    transformers.set_seed(seed)
     base = new_model(transformers.AutoModelForMaskedLM, model_type, sizes, tokenizer)
-    model = get_language_model(base, own, list(texts), share_adapter=how.share_adapter)
+    model = get_language_model(
+        base,
+        METHODS[method].adapter_config(bottleneck_size),
+        list(texts),
+        share_adapter=METHODS[method].share_adapter,
+    )
+
     with TemporaryDirectory() as folder:
-        given: dict[str, Any] = {"warmup_steps": total // 10, **how.training, **training}
-        rates: dict[str, Any] = {
-            "adapter_learning_rate": training.get("learning_rate")
-        }  # one, if not tuned
-        quiet: dict[str, Any] = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True}
-        args = MetaAdapterTrainingArguments(
-            output_dir=folder,
-            max_steps=total,
-            seed=seed,
-            logging_steps=max(1, total // 5),
-            **quiet,
-            **(rates | given),
-        )
+        args = _training_arguments(METHODS[method], steps, seed, training, folder)
         trainer = MetaAdapterTrainer(
             model,
             args,
             train_dataset={
-                key: Dataset.from_dict(dict(tokenizer(list(own), truncation=True)))
-                for key, own in texts.items()
+                language: Dataset.from_dict(dict(tokenizer(list(lines), truncation=True)))
+                for language, lines in texts.items()
             },
             data_collator=transformers.DataCollatorForLanguageModeling(
                 tokenizer, mlm_probability=mlm_probability
             ),
             callbacks=[*callbacks],
         )
+        # With `disable_tqdm`, transformers prints every log instead.
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    examples = examples_seen(
-        {key: len(rows) for key, rows in trainer.train_dataset.items()}, total, args
-    )
-    rows, meta_rows = (
-        args.per_device_train_batch_size,
-        args.meta_batch_size or args.per_device_train_batch_size,
-    )
-    taken = trainer.meta_dataset is not None
-    return Pretrained(
-        model=model.eval(),
-        examples=examples,
-        meta_examples=(
-            {key: count * meta_rows // rows for key, count in examples.items()} if taken else {}
-        ),
-        meter=_meter(trainer.state.log_history),
-    )
+
+    sizes_of_text = {language: len(rows) for language, rows in trainer.train_dataset.items()}
+    examples = examples_seen(sizes_of_text, args.max_steps, args)
+    meta_examples = {}
+    if trainer.meta_dataset is not None:
+        meta_examples = _meta_examples(examples, args)
+
+    return Pretrained(model.eval(), examples, meta_examples, _meter(trainer.state.log_history))
 
 
 def examples_seen(
     sizes: Mapping[Language, int], steps: int, args: MetaAdapterTrainingArguments
 ) -> dict[Language, int]:
-    """Compute how many training rows of each language a run shows: c_l · B of `LanguageBatchSampler`.
+    """Compute how many training rows of each language a run shows: c_l · B.
+
+    c_l is the number of batches that `LanguageBatchSampler` draws of language l.
 
     Args:
-        sizes: Language → training rows that there are.
+        sizes: Language → number of training rows.
         steps: Optimizer steps.
         args: The arguments of the run.
 
     Returns:
-        Language → rows, passes over the same row counted each.
+        Language → rows; a row counts once for each pass over it.
     """
+    # The sampler is deterministic: it can tell what a run drew without the run.
     sampler = LanguageBatchSampler(
         sizes,
         batch_size=args.per_device_train_batch_size,
@@ -231,17 +246,52 @@ def examples_seen(
         alpha=args.sampling_alpha,
         seed=args.seed,
     )
-    return sampler.examples_seen(*divmod(steps, len(sampler)))["train"]
+
+    epochs, steps_into_epoch = divmod(steps, len(sampler))
+    return sampler.examples_seen(epochs, steps_into_epoch)["train"]
+
+
+def _training_arguments(
+    method: Method, steps: int, seed: int, training: Mapping[str, Any], folder: str
+) -> MetaAdapterTrainingArguments:
+    total = round(method.steps * steps)
+
+    # The last of these that names an argument wins. Where the rate of φ was not tuned, it is that
+    # of θ, not the Trainer's default of twice that rate.
+    options: dict[str, Any] = {
+        "adapter_learning_rate": training.get("learning_rate"),
+        "warmup_steps": total // 10,
+        **method.training,
+        **training,
+    }
+    return MetaAdapterTrainingArguments(
+        output_dir=folder,
+        max_steps=total,
+        seed=seed,
+        logging_steps=max(1, total // 5),
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        **options,
+    )
+
+
+def _meta_examples(
+    examples: Mapping[Language, int], args: MetaAdapterTrainingArguments
+) -> dict[Language, int]:
+    """Return the rows seen by the meta-gradient: one batch for every batch of training rows."""
+    batch_size = args.per_device_train_batch_size
+    meta_batch_size = args.meta_batch_size or batch_size
+
+    return {key: count * meta_batch_size // batch_size for key, count in examples.items()}
 
 
 def _meter(logs: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
-    names = (
-        "meta_direct_norm",
-        "meta_indirect_norm",
-        "meta_indirect_ratio",
-        "meta_cosine",
-        "meta_fidelity",
-    )
-    return {
-        name: values for name in names if (values := [log[name] for log in logs if name in log])
-    }
+    meter: dict[str, list[float]] = {}
+    for name in METER:
+        # Methods without a meta-gradient log none of these.
+        values = [log[name] for log in logs if name in log]
+        if values:
+            meter[name] = values
+
+    return meter

@@ -193,15 +193,15 @@ SETTINGS = {
     "an unknown one": ("learning_speed: 3", "A setting must be one of .* Found 'learning_speed'"),
     "a word for a number": (
         "max_steps: many",
-        "must be of its own type. Found `max_steps: 'many'` .* `int` is needed",
+        "must have the type of its field. Found `max_steps: 'many'` .* `int` is needed",
     ),
     "a list for a number": (
         "learning_rate: [1, 2]",
-        "must be of its own type. Found `learning_rate: .* `float`",
+        "must have the type of its field. Found `learning_rate: .* `float`",
     ),
     "a word for yes or no": (
         "resume: perhaps",
-        "must be of its own type. Found `resume: 'perhaps'`",
+        "must have the type of its field. Found `resume: 'perhaps'`",
     ),
     "a list": (
         "- max_steps\n- 3",

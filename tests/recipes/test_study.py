@@ -185,18 +185,14 @@ def test_trials_have_the_seeds_that_are_asked_for():
         StudyArguments, ["--config", str(CONFIGS / "study_tiny.yaml"), "--trial_seeds", "7", "8"]
     )
     args.data = str(ROOT / "recipes" / "data")
-    cells = trial_cells(
-        args, "meta_fast", 1, {"learning_rate": 0.5, "sampling_alpha": 0.3}, {}
-    )
+    cells = trial_cells(args, "meta_fast", 1, {"learning_rate": 0.5, "sampling_alpha": 0.3}, {})
     assert sorted(cells) == ["meta_fast-1-en+fr+sw-7", "meta_fast-1-en+fr+sw-8"]
     assert [cell["seed"] for cell in cells.values()] == [7, 8]
     assert {cell["training"]["sampling_alpha"] for cell in cells.values()} == {0.3}
     args.training["sampling_alpha"] = 0.1
     cell, _ = trial_cells(args, "joint", 0, {}, {}).values()
     assert cell["training"]["sampling_alpha"] == 0.1
-    cell, _ = trial_cells(
-        args, "meta_fast", 0, {}, {"joint": {"sampling_alpha": 0.2}}
-    ).values()
+    cell, _ = trial_cells(args, "meta_fast", 0, {}, {"joint": {"sampling_alpha": 0.2}}).values()
     assert cell["training"]["sampling_alpha"] == 0.2  # what was tuned for joint wins
 
 

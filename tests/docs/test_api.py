@@ -17,6 +17,7 @@ from tests.docs.pages import ROOT, pages, python_blocks
 # `hub` is left out: what it offers to users is in the root, the rest is for `modeling`.
 SUBPACKAGES = (
     "backends",
+    "cli",
     "data",
     "diagnostics",
     "errors",

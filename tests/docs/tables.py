@@ -1,8 +1,7 @@
-"""The tables of the documentation that are made from results: `python -m tests.docs.tables` writes
-them into the pages.
+"""The tables of the documentation that are made from results.
 
-A page says `<!-- table: NAME -->` before the table and `<!-- end of table -->` after it; NAME is a
-function here.
+`python -m tests.docs.tables` writes them into the pages. A page has `<!-- table: NAME -->` before
+the table and `<!-- end of table -->` after it; NAME is a function in this module.
 """
 
 from __future__ import annotations
@@ -45,9 +44,7 @@ def closeness() -> str:
 
 
 def cost(name: str = "benchmark_meta_step_cpu") -> str:
-    """Time as a ratio to the step of transformers.Trainer, and peak memory above start, by setting
-    and languages.
-    """
+    """Time relative to a step of transformers.Trainer, and peak memory above the start."""
     rows = result(name)["rows"]
     counts = sorted({row["languages"] for row in rows})
     cells = {
@@ -124,9 +121,7 @@ def shared_lora() -> str:
 
 
 def radius() -> str:
-    """Median (and worst) cosine of the indirect part by finite differences to the exact one, by
-    radius and β.
-    """
+    """Median (and worst) cosine of the finite-difference indirect part to the exact one."""
     rows = [
         row
         for row in result("benchmark_fidelity_cpu")["rows"]
@@ -159,7 +154,7 @@ def conflict_verses() -> str:
 
 
 def mask_overlaps() -> str:
-    """How much masks of two languages, and of two seeds of one language, have in common."""
+    """The overlap of masks of two languages, and of two seeds of one language."""
     texts = {
         "verses, 4 languages": "conflict_on_text",
         "several sources, 7 languages": "conflict_on_seven_languages",
@@ -251,9 +246,7 @@ def differences(names: dict[str, str]) -> str:
 
 
 def study_differences() -> str:
-    """How much better the meta-learned adapters are than their closest baselines, paired over
-    seeds.
-    """
+    """How much better meta-learned adapters are than their closest baselines, paired over seeds."""
     return differences({name: measure[:-2] for name, measure in MEASURES.items()})
 
 
@@ -268,9 +261,7 @@ def study_pairs() -> str:
 
 
 def study_interference() -> str:
-    """What the joint model loses against a model of one language, bits per character, with
-    intervals over seeds.
-    """
+    """What the joint model loses against a model of one language, with intervals over seeds."""
     rows = []
     for name, where in (
         ("interference_mlm_all", "all languages"),
@@ -295,9 +286,7 @@ def study_zero_shot() -> str:
 
 
 def study_compute() -> str:
-    """What pretraining of each method took, relative to the joint model, and the meter of the
-    meta-signal.
-    """
+    """The cost of pretraining by each method, relative to joint, and the meta-signal's meter."""
     compute = study()["compute"]
     rows = [
         [

@@ -1,4 +1,4 @@
-"""Lets the reference show an `Example:` of a docstring as code, as it does an `Examples:`."""
+"""A griffe extension: the reference shows the `Example:` of a docstring as code."""
 
 from typing import Any
 
@@ -6,9 +6,10 @@ import griffe
 
 
 class ExampleSection(griffe.Extension):
-    """Renames the section as griffe calls it."""
+    """Rename `Example:` to `Examples:`, the only name that griffe knows."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
-        """Rename the section in the docstring of a module, class, function or attribute."""
-        if obj.docstring is not None:
-            obj.docstring.value = obj.docstring.value.replace("\nExample:\n", "\nExamples:\n")
+        """Rename the section in the docstring of an object."""
+        docstring = obj.docstring
+        if docstring is not None:
+            docstring.value = docstring.value.replace("\nExample:\n", "\nExamples:\n")

@@ -1,6 +1,4 @@
-"""The folder in which pages are executed: what a page asks the Hub for lies there, small, under the
-same name.
-"""
+"""The folder in which pages run: small models under the names that the pages ask the Hub for."""
 
 import shutil
 from importlib.metadata import packages_distributions
@@ -31,8 +29,9 @@ TEXT = [
 
 
 def tokenizer(*, sentinels: int = 0, **names: str) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer of 320 pieces and some sentinels; by default with the special tokens
-    of XLM-R.
+    """A byte-level tokenizer of 320 pieces, plus sentinels.
+
+    Without `names`, it has the special tokens of XLM-R.
     """
     backend = Tokenizer(models.BPE(unk_token=None))
     backend.normalizer = normalizers.NFC()
@@ -62,7 +61,7 @@ def tokenizer(*, sentinels: int = 0, **names: str) -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def furnished(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> Path:
-    """`from_pretrained` prefers a folder to the Hub, so a page's own words find the small model."""
+    """`from_pretrained` prefers a folder to the Hub, so a page finds the small model."""
     folder = tmp_path_factory.mktemp("furnished")
     config = XLMRobertaConfig(
         vocab_size=320,
@@ -89,18 +88,16 @@ def furnished(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> P
         getattr(transformers, HEADS[cell.head]).from_config(sizes).save_pretrained(folder / name)
         words.save_pretrained(folder / name)
     shutil.copytree(project_root / "recipes", folder / "recipes")
-    if (
-        "adapters" in packages_distributions()
-    ):  # `find_spec` fails once the library has been imported
-        publish(
-            XLMRobertaForMaskedLM(config),
-            folder / "AdapterHub" / "xlm-roberta-base-sw-wiki_pfeiffer",
-        )
+
+    # `find_spec` fails once the library has been imported.
+    if "adapters" in packages_distributions():
+        base = XLMRobertaForMaskedLM(config)
+        publish(base, folder / "AdapterHub" / "xlm-roberta-base-sw-wiki_pfeiffer")
     return folder
 
 
 def publish(base: XLMRobertaForMaskedLM, folder: Path) -> None:
-    """An adapter as it lies on the Hub: in the library's own format, a pickle."""
+    """Save an adapter in the format that most adapters on the Hub have: a pickle of the library."""
     import adapters
 
     adapters.init(base)

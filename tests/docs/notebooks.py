@@ -1,5 +1,6 @@
-"""The notebooks of the documentation: `python -m tests.docs.notebooks` runs them and stores what
-they show.
+"""The notebooks of the documentation.
+
+`python -m tests.docs.notebooks` runs them and stores their outputs.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ def notebooks() -> list[Path]:
 
 
 def run(path: Path, folder: Path) -> Any:
-    """Run a notebook in a kernel of its own that begins in `folder`; return it with what it shows.
+    """Run a notebook in its own kernel, which starts in `folder`; return it with its outputs.
 
-    What libraries write to stderr, progress and warnings, is left out: it names files of one
+    Progress bars and warnings, which libraries write to stderr, are dropped: they name files of one
     machine.
     """
     import nbformat
@@ -42,7 +43,7 @@ def run(path: Path, folder: Path) -> Any:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
-    notebook.metadata.language_info = {"name": "python"}  # and not the version that ran it
+    notebook.metadata.language_info = {"name": "python"}  # without the version that ran it
     return notebook
 
 

@@ -17,8 +17,12 @@ OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
 @dataclass(frozen=True)
 class Block:
-    """A block of code: the line of its first statement (from 1), and why it is not executed, if it
-    is not.
+    """A block of code.
+
+    Attributes:
+        code: The code.
+        line: The line of its first statement on the page, from 1.
+        not_executed: Why it does not run; `None` if it runs.
     """
 
     code: str
@@ -27,7 +31,7 @@ class Block:
 
 
 def pages() -> list[Path]:
-    """README.md, if there is one, and every page of the documentation."""
+    """README.md and every page of the documentation."""
     return [path for path in (ROOT / "README.md",) if path.exists()] + sorted(
         (ROOT / "docs").rglob("*.md")
     )
@@ -57,9 +61,8 @@ def execute(block: Block, page: Path, namespace: dict[str, Any]) -> None:
         test = doctest.DocTestParser().get_doctest(
             block.code, namespace, page.name, str(page), block.line - 1
         )
-        test.globs = (
-            namespace  # the parser gave it a copy, and the next block needs what this one defines
-        )
+        # The parser gave it a copy, and the next block needs the names that this one defines.
+        test.globs = namespace
         doctest.DebugRunner(optionflags=OPTIONS).run(test, clear_globs=False)
     else:
         exec(compile("\n" * (block.line - 1) + block.code, str(page), "exec"), namespace)

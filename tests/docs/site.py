@@ -1,5 +1,6 @@
-"""The built site in a browser: `python -m tests.docs.site FOLDER` writes pictures of its pages, to
-be looked at.
+"""The built site in a browser.
+
+`python -m tests.docs.site FOLDER` takes screenshots of its pages.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ def build(folder: Path, root: Path = ROOT) -> Path:
     """Build the documentation of a tree as `make docs` does; a warning is an error."""
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", ".mkdocs.yml"]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
-    environment["PATH"] = os.pathsep.join(
-        [str(Path(sys.executable).parent), os.environ["PATH"]]
-    )  # ruff is there
+    # mkdocstrings calls ruff, which is installed there.
+    tools = str(Path(sys.executable).parent)
+    environment["PATH"] = os.pathsep.join([tools, os.environ["PATH"]])
     done = subprocess.run(
         [*command, "--site-dir", str(folder)],
         cwd=root,
@@ -53,9 +54,7 @@ def build(folder: Path, root: Path = ROOT) -> Path:
 
 
 def html(site: Path) -> list[str]:
-    """The pages as paths from the root of the site; the one for what is not found has no place of
-    its own.
-    """
+    """The pages as paths from the root of the site, except the page for missing addresses."""
     return sorted(
         f"/{path.relative_to(site).as_posix()}"
         for path in site.rglob("*.html")
@@ -64,7 +63,7 @@ def html(site: Path) -> list[str]:
 
 
 class Served(SimpleHTTPRequestHandler):
-    """Files of the site, the script that looks at them, and where it posts its report."""
+    """Serves the site and the script that checks it, and receives the script's report."""
 
     def do_GET(self) -> None:
         special = {"/check.html": CHECK.read_bytes(), "/pages.json": self.server.pages}  # type: ignore[attr-defined]
@@ -102,9 +101,7 @@ def served(site: Path) -> Iterator[Any]:
 
 
 def browse(home: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start the browser without a window; no name resolves, so that nothing but the site is
-    reached.
-    """
+    """Start the browser without a window; no host name resolves, so it reaches only the site."""
     assert BROWSER is not None
     quiet = [
         "--headless",
@@ -126,7 +123,7 @@ def browse(home: Path, *arguments: str) -> subprocess.Popen[str]:
 def look(
     site: Path, home: Path, *, timeout: float = 200
 ) -> tuple[dict[str, dict[str, list[str]]], list[str]]:
-    """What is wrong with each page at each width, and what the console said."""
+    """Return the defects of each page at each width, and the lines of the console."""
     with served(site) as server:
         browser = browse(
             home, "--remote-debugging-port=0", f"http://127.0.0.1:{server.server_port}/check.html"
@@ -142,7 +139,7 @@ def look(
 
 
 def pictures(site: Path, folder: Path, wanted: list[str]) -> None:
-    """Write a picture of each page at each width."""
+    """Take a screenshot of each page at each width."""
     with served(site) as server, tempfile.TemporaryDirectory() as home:
         for page in wanted:
             for name, width in WIDTHS.items():
@@ -152,7 +149,7 @@ def pictures(site: Path, folder: Path, wanted: list[str]) -> None:
                 )
                 frame = folder / f"{stem}_{name}.html"
                 address = f"http://127.0.0.1:{server.server_port}{page}"
-                # a window cannot be as narrow as a phone, a frame can
+                # A window cannot be as narrow as a phone; a frame can.
                 frame.write_text(
                     f'<body style="margin:0"><iframe src="{address}" width={width}'
                     " height=1600></iframe>"

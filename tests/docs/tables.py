@@ -1,8 +1,7 @@
-"""The tables of the documentation that are made from results: `python -m tests.docs.tables` writes
-them into the pages.
+"""The tables of the documentation that are made from results.
 
-A page says `<!-- table: NAME -->` before the table and `<!-- end of table -->` after it; NAME is a
-function here.
+`python -m tests.docs.tables` writes them into the pages. A page has `<!-- table: NAME -->` before
+the table and `<!-- end of table -->` after it; NAME is a function in this module.
 """
 
 from __future__ import annotations
@@ -45,9 +44,7 @@ def closeness() -> str:
 
 
 def cost(name: str = "benchmark_meta_step_cpu") -> str:
-    """Time as a ratio to the step of transformers.Trainer, and peak memory above start, by setting
-    and languages.
-    """
+    """Time relative to a step of transformers.Trainer, and peak memory above the start."""
     rows = result(name)["rows"]
     counts = sorted({row["languages"] for row in rows})
     cells = {
@@ -67,6 +64,28 @@ def cost(name: str = "benchmark_meta_step_cpu") -> str:
     return markdown(header, lines)
 
 
+CHOICES = (
+    "fast",
+    "fast, half the meta rows",
+    "fast, meta_every=4",
+    "drawn",
+    "default",
+    "paper",
+)
+"""The settings among which a user chooses."""
+
+
+def cost_by_setting() -> str:
+    """The time of the settings among which a user chooses, with a sparse head."""
+    rows = result("benchmark_meta_step_cpu")["rows"]
+    counts = sorted({row["languages"] for row in rows})
+    ratios = {(row["setting"], row["languages"]): f"{row['ratio']:.2f}" for row in rows}
+    header = ["step", *(f"L = {count}" for count in counts)]
+    return markdown(
+        header, [[name, *(ratios[name, count] for count in counts)] for name in CHOICES]
+    )
+
+
 def cost_of_one_row() -> str:
     """The same for batches of one row."""
     return cost("benchmark_one_row_cpu")
@@ -83,30 +102,26 @@ def cost_of_words() -> str:
 
 
 def soak() -> str:
-    """Kills of the soak, and the parts of the two runs that were compared in the end."""
-    found = result("soak_cpu")
-    kills = [
-        ["SIGKILL", str(len(found["kills"]))],
-        ["of these while a checkpoint was written", str(found["kills_in_saves"])],
+    """Kills of the soak, and the parts of the two runs that were compared at the end."""
+    soaked = result("soak_cpu")
+    rows = [
+        ["SIGKILL", len(soaked["kills"])],
+        ["SIGKILL during a checkpoint write", soaked["kills_in_saves"]],
+        ["parts compared at the end", len(soaked["equal"])],
+        ["parts that are bitwise equal", sum(soaked["equal"].values())],
     ]
-    kills += [
-        ["parts compared in the end", str(len(found["equal"]))],
-        ["bitwise equal", str(sum(found["equal"].values()))],
-    ]
-    return markdown(["soak", "count"], kills)
+    return markdown(["soak", "count"], [[name, str(count)] for name, count in rows])
 
 
 def shared_lora() -> str:
-    """Peak memory of training over a frozen base, by setting, beside ordinary LoRA."""
+    """Peak memory of training over a frozen base, by setting, relative to ordinary LoRA."""
     rows = result("benchmark_shared_lora_cpu")["rows"]
     cells = [[row["setting"], f"{row['peak_mb']:.0f}", f"{row['ratio']:.2f}×"] for row in rows]
-    return markdown(["training", "peak memory, MB", "beside ordinary LoRA"], cells)
+    return markdown(["training", "peak memory, MB", "relative to ordinary LoRA"], cells)
 
 
 def radius() -> str:
-    """Median (and worst) cosine of the indirect part by finite differences to the exact one, by
-    radius and β.
-    """
+    """Median (and worst) cosine of the finite-difference indirect part to the exact one."""
     rows = [
         row
         for row in result("benchmark_fidelity_cpu")["rows"]
@@ -139,7 +154,7 @@ def conflict_verses() -> str:
 
 
 def mask_overlaps() -> str:
-    """How much masks of two languages, and of two seeds of one language, have in common."""
+    """The overlap of masks of two languages, and of two seeds of one language."""
     texts = {
         "verses, 4 languages": "conflict_on_text",
         "several sources, 7 languages": "conflict_on_seven_languages",
@@ -231,9 +246,7 @@ def differences(names: dict[str, str]) -> str:
 
 
 def study_differences() -> str:
-    """How much better the meta-learned adapters are than their closest baselines, paired over
-    seeds.
-    """
+    """How much better meta-learned adapters are than their closest baselines, paired over seeds."""
     return differences({name: measure[:-2] for name, measure in MEASURES.items()})
 
 
@@ -248,9 +261,7 @@ def study_pairs() -> str:
 
 
 def study_interference() -> str:
-    """What the joint model loses against a model of one language, bits per character, with
-    intervals over seeds.
-    """
+    """What the joint model loses against a model of one language, with intervals over seeds."""
     rows = []
     for name, where in (
         ("interference_mlm_all", "all languages"),
@@ -275,9 +286,7 @@ def study_zero_shot() -> str:
 
 
 def study_compute() -> str:
-    """What pretraining of each method took, relative to the joint model, and the meter of the
-    meta-signal.
-    """
+    """The cost of pretraining by each method, relative to joint, and the meta-signal's meter."""
     compute = study()["compute"]
     rows = [
         [
@@ -305,13 +314,20 @@ def study_defaults() -> str:
     return trials("tuning_defaults")
 
 
+RENAMED = {"sampling_temperature": "sampling_alpha"}
+"""Old name of an argument, as in the records → its name today."""
+
+
 def trials(name: str) -> str:
+    record = result(name)
     rows = []
-    found = result(name)
-    for method, trials in found["trials"].items():
-        for one in trials:
-            settings = ", ".join(f"{name}={value}" for name, value in one["trial"].items())
-            best = " (chosen)" if one["trial"] == found["best"][method] else ""
+    for method, tried in record["trials"].items():
+        for one in tried:
+            settings = ", ".join(
+                f"{RENAMED.get(argument, argument)}={value}"
+                for argument, value in one["trial"].items()
+            )
+            best = " (chosen)" if one["trial"] == record["best"][method] else ""
             rows.append([method, settings, f"{one['bits_per_character']:.3f}{best}"])
     return markdown(["method", "settings", "bits per character"], rows)
 
@@ -333,6 +349,7 @@ TABLES: dict[str, Callable[[], str]] = {
         soak,
         closeness,
         cost,
+        cost_by_setting,
         cost_of_one_row,
         cost_of_small_adapters,
         cost_of_words,

@@ -1,5 +1,6 @@
-"""The public API as its reader meets it: every name is in the reference, is documented, and is
-shown where it runs.
+"""The public API as its readers meet it.
+
+Every name is in the reference, is documented, and is shown in code that runs.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import pytest
 import hf_meta_adapters
 from tests.docs.pages import ROOT, pages, python_blocks
 
-# `hub` is left out: what it offers to users is in the root, the rest is for `modeling`.
+# The other packages are left out: the root exports what users need of them.
 SUBPACKAGES = (
     "backends",
+    "cli",
     "data",
     "diagnostics",
     "errors",
@@ -33,8 +35,7 @@ MODULES = [
 PUBLIC = sorted(
     {f"{m.__name__}.{name}" for m in MODULES for name in m.__all__ if name != "__version__"}
 )
-# Shown by what calls them: recipes, which run in tests/recipes, and
-# `GradientConflictCallback.plot`.
+# Shown by their callers: recipes, which run in tests/recipes, and `GradientConflictCallback.plot`.
 BY_CALLER = {
     "run_finetuning",
     "run_pretraining",
@@ -57,7 +58,7 @@ def reference() -> str:
 
 
 def shown() -> str:
-    """The code of the documentation that is executed."""
+    """The code of the documentation that runs, without its imports."""
     blocks = [
         block for page in pages() for block in python_blocks(page.read_text(encoding="utf-8"))
     ]
@@ -66,13 +67,13 @@ def shown() -> str:
 
 
 def lacks(found: Any) -> set[str]:
-    """The sections that a public object should have and has not."""
+    """The sections that the docstring of a public object lacks."""
     text = inspect.getdoc(found) or ""
     if inspect.isclass(found):
         own = found.__doc__ or ""
         return set() if own and not own.startswith(f"{found.__name__}(") else {"a docstring"}
     if not inspect.isfunction(found):
-        return set()  # of a constant, mkdocstrings reads the string below it
+        return set()  # mkdocstrings reads the string below a constant
     signature = inspect.signature(found)
     missing = {"a first line"} - ({"a first line"} if text.splitlines()[:1] else set())
     missing |= {"Args"} if signature.parameters and "\nArgs:\n" not in text else set()
@@ -101,7 +102,7 @@ def test_a_function_is_shown_where_it_runs() -> None:
             continue
         if ">>>" not in (inspect.getdoc(found) or "") and not re.search(rf"\b{name}\b", pages):
             missing.append(path)
-    assert missing == [], "Write an Example, or a block of a page."
+    assert missing == [], "Add an Example to the docstring, or show it on a page."
 
 
 @pytest.mark.parametrize(

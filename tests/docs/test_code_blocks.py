@@ -1,5 +1,6 @@
-"""Every Python block of README.md and docs/ runs, page by page, in an empty folder and without a
-network.
+"""Every Python block of README.md and docs/ runs.
+
+A page runs in a fresh folder, without a network, its blocks in order.
 """
 
 import sys
@@ -14,10 +15,10 @@ from tests.docs.pages import NEEDS, ROOT, Block, execute, pages, python_blocks
 from tests.hub_client import connect, disconnect
 from tests.hub_server import HubServer
 
-# How many blocks a page may leave out. A new one is to be defended here.
+# How many blocks a page may leave out. Give the reason for each.
 NOT_EXECUTED: dict[str, int] = {
-    "docs/how-to/large_models.md": 1
-}  # a 4-bit base needs a CUDA device
+    "docs/how-to/large_models.md": 1,  # a 4-bit base needs a CUDA device
+}
 
 
 def name(page: Path) -> str:
@@ -41,7 +42,7 @@ def test_the_blocks_of_a_page_run(
 
 @contextmanager
 def hub_of(page: Path, text: str, folder: Path, patch: pytest.MonkeyPatch) -> Iterator[None]:
-    """For a page that says so, a Hub in memory on which `anna` is logged in."""
+    """A Hub in memory with the user `anna` logged in, for a page that asks for one."""
     if "<!-- needs a Hub -->" not in text:
         yield
         return
@@ -83,7 +84,7 @@ def test_what_is_not_executed_is_counted_and_has_a_reason() -> None:
         for block in python_blocks(page.read_text(encoding="utf-8")):
             if block.not_executed is not None:
                 assert block.not_executed, (
-                    f"{name(page)}:{block.line}: write <!-- not executed: the reason -->"
+                    f"{name(page)}:{block.line}: add the reason, <!-- not executed: the reason -->"
                 )
                 left_out[name(page)] = left_out.get(name(page), 0) + 1
     assert left_out == NOT_EXECUTED

@@ -1,4 +1,4 @@
-"""The notebooks run as they stand, and what is stored in them is what they show."""
+"""The notebooks run, and they store the outputs of a run."""
 
 from __future__ import annotations
 

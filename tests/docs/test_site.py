@@ -1,6 +1,4 @@
-"""The site builds without a warning, and in a browser every page is readable, wide and as narrow as
-a phone.
-"""
+"""The site builds without a warning, and a browser finds every page readable, wide and narrow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numbers in the documentation are those of the files that runs wrote."""
+"""The tables in the documentation have the numbers of the result files."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def project_root() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real multilingual data, beside the project or where HF_META_ADAPTERS_DATA says."""
+    """The folder of real multilingual data: beside the project, or HF_META_ADAPTERS_DATA."""
     folder = Path(os.environ.get("HF_META_ADAPTERS_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(

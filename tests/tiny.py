@@ -73,8 +73,14 @@ def _two_sided(**more: Any) -> dict[str, Any]:
 
 
 _SLIDING = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 4}
-_DEBERTA_V3 = {"relative_attention": True, "position_buckets": 4, "norm_rel_ebd": "layer_norm", "share_att_key": True,
-               "pos_att_type": ["p2c", "c2p"], "position_biased_input": False}  # fmt: skip
+_DEBERTA_V3 = {
+    "relative_attention": True,
+    "position_buckets": 4,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_biased_input": False,
+}
 _DISTIL = {
     "dim": HIDDEN,
     "n_layers": LAYERS,
@@ -96,10 +102,20 @@ _T5 = {
     "num_heads": 2,
     "decoder_start_token_id": PAD,
 }
-_LOCAL = {"global_attn_every_n_layers": 2, "local_attention": 4, "reference_compile": False, "cls_token_id": BOS,
-          "sep_token_id": EOS}  # fmt: skip
-_SPEECH = {"num_mel_bins": 4, "max_source_positions": 6, "max_target_positions": 32, "suppress_tokens": None,
-           "begin_suppress_tokens": None}  # fmt: skip
+_LOCAL = {
+    "global_attn_every_n_layers": 2,
+    "local_attention": 4,
+    "reference_compile": False,
+    "cls_token_id": BOS,
+    "sep_token_id": EOS,
+}
+_SPEECH = {
+    "num_mel_bins": 4,
+    "max_source_positions": 6,
+    "max_target_positions": 32,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+}
 
 FAMILIES = (
     Family("bert", "encoder", "BertConfig", _ENCODER, _wide()),

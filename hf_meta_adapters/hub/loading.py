@@ -11,7 +11,7 @@ import transformers
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from hf_meta_adapters._typing import ModelClass, ModelArguments
+from hf_meta_adapters._typing import ModelArguments, ModelClass
 from hf_meta_adapters.errors import HubError
 from hf_meta_adapters.hub.client import Access
 from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family, manifest_key, read_manifest

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from torch import nn
 
-from hf_meta_adapters._typing import Language
+from hf_meta_adapters._typing import Language, ModelClass
 from hf_meta_adapters.backends import Backend
 from hf_meta_adapters.backends.abilities import SharedPart
 from hf_meta_adapters.backends.registry import backend_named
 from hf_meta_adapters.errors import ConfigurationError, HubError, check_languages
+from hf_meta_adapters.hub.base_model import body_name
 from hf_meta_adapters.hub.client import Access
 from hf_meta_adapters.hub.download import fetch_family
-from hf_meta_adapters.hub.base_model import body_name
 from hf_meta_adapters.hub.loading import load_base
 from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family
 
@@ -31,7 +31,7 @@ class Choices:
         model_arguments: Further arguments of the class's `from_pretrained`.
     """
 
-    auto_class: object
+    auto_class: ModelClass | None
     languages: Sequence[Language] | None
     shared: object
     model_arguments: Mapping[str, object]

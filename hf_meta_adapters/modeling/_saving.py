@@ -14,9 +14,9 @@ from hf_meta_adapters._typing import Language
 from hf_meta_adapters.backends import Backend
 from hf_meta_adapters.backends.abilities import SharedPart
 from hf_meta_adapters.errors import check_known_language, check_languages
-from hf_meta_adapters.hub.saving import save_family
 from hf_meta_adapters.hub.manifest import Family
 from hf_meta_adapters.hub.push import Push, push_family
+from hf_meta_adapters.hub.saving import save_family
 
 
 class Tokenizer(Protocol):

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import CommitInfo
 from torch import Tensor, nn
 
-from hf_meta_adapters._typing import Language
+from hf_meta_adapters._typing import Language, ModelClass
 from hf_meta_adapters.backends import Backend
 from hf_meta_adapters.backends.abilities import ChecksMeans, MergesLanguages, ReplacesModules
 from hf_meta_adapters.backends.recomputation import is_checkpointed
 from hf_meta_adapters.errors import ConfigurationError, check_known_language
-from hf_meta_adapters.hub.client import Access
 from hf_meta_adapters.hub.base_model import body_name
+from hf_meta_adapters.hub.client import Access
 from hf_meta_adapters.hub.loading import load_weights
 from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family
 from hf_meta_adapters.hub.push import Push
@@ -402,7 +402,7 @@ class LanguageAdapterModel(nn.Module):
         cls,
         repo_or_path: str | Path,
         *,
-        auto_class: object = None,
+        auto_class: ModelClass | None = None,
         languages: Sequence[Language] | None = None,
         shared: object = None,
         revision: str | None = None,

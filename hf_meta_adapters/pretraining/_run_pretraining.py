@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from hf_meta_adapters._typing import AutoClass
 from hf_meta_adapters.evaluation import evaluate_languages
-from hf_meta_adapters.modeling.model import get_language_model
+from hf_meta_adapters.modeling.factory import get_language_model
 from hf_meta_adapters.pretraining._pretraining_arguments import PretrainingArguments
 from hf_meta_adapters.pretraining._tokenize import tokenize
 from hf_meta_adapters.pretraining.from_scratch import new_model, train_tokenizer

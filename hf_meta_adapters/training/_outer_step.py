@@ -13,8 +13,8 @@ from hf_meta_adapters._typing import Language
 from hf_meta_adapters.errors import NonFiniteLossError
 from hf_meta_adapters.meta import MetaGradients
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
-from hf_meta_adapters.steps.losses import LossFunction
 from hf_meta_adapters.steps.joint_step import joint_step
+from hf_meta_adapters.steps.losses import LossFunction
 from hf_meta_adapters.steps.meta_step import meta_step
 from hf_meta_adapters.training._adapter_snapshot import AdapterSnapshot
 from hf_meta_adapters.training._apply_gradients import Gradients, apply_gradients, skip_step

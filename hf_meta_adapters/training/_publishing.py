@@ -27,7 +27,7 @@ _OF_THE_RUN = (
 
 
 def write_card(
-    folder: Path, repo_id: str, args: TrainingArguments, metadata: Mapping[str, object]
+    folder: Path, repo_id: str, args: TrainingArguments, metadata: Mapping[str, str | list[str]]
 ) -> None:
     """Write the model card of a run to its folder.
 

@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader
 
 from hf_meta_adapters._typing import Batch, Language
 from hf_meta_adapters.data import LanguageBatchSampler, LanguageCollator, LanguageDatasets
-from hf_meta_adapters.data.key import Role
-from hf_meta_adapters.data.language_datasets import Keyed, size_of
+from hf_meta_adapters.data.key import Keyed, Role
+from hf_meta_adapters.data.language_datasets import size_of
 from hf_meta_adapters.data.step_partition import StepPartition
 from hf_meta_adapters.training._dataset_roles import Datasets
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments

@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
     Trainer,
@@ -22,7 +22,6 @@ from transformers import (
 from hf_meta_adapters._typing import Batch, Language
 from hf_meta_adapters.diagnostics import ConflictMatrix, gradient_conflict, plot_conflict_over_time
 from hf_meta_adapters.errors import ConfigurationError, DataError, NonFiniteLossError
-from hf_meta_adapters.steps.losses import LossFunction
 from hf_meta_adapters.training._draw_batches import Draw, Source, draw_batches
 from hf_meta_adapters.training._split_batches import split_batches
 
@@ -105,7 +104,7 @@ class GradientConflictCallback(TrainerCallback):
         number_of_batches: int = 4,
         batch_size: int | None = None,
         parameters: str | Iterable[str] | None = None,
-        loss_function: LossFunction | None = None,
+        loss_function: Callable[[nn.Module, Batch], Tensor] | None = None,
         projection: int | None = 4096,
         seed: int = 0,
         trainer: Trainer | None = None,

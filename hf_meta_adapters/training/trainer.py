@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,8 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from transformers.trainer_utils import HubStrategy, TrainOutput
 
-from hf_meta_adapters.data.key import Role
+from hf_meta_adapters.data.key import Keyed, Role
 from hf_meta_adapters.data.language_collator import StepBatch
-from hf_meta_adapters.data.language_datasets import Keyed
 from hf_meta_adapters.hub.manifest import read_manifest
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps.sharding import gathered, without_head
@@ -327,7 +326,7 @@ class MetaAdapterTrainer(LanguageTrainer):
         arguments = json.dumps(self.args.to_sanitized_dict(), indent=2)
         (folder / "training_args.json").write_text(arguments + "\n")
 
-    def create_model_card(self, *_: Any, **metadata: Any) -> None:
+    def create_model_card(self, *_: object, **metadata: str | list[str]) -> None:
         """Write the card of the family to the output folder; it keeps what others wrote on the Hub.
 
         Args:

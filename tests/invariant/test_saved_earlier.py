@@ -26,7 +26,7 @@ SAME_LANE = transformers.__version__.partition(".")[0] == VERSIONS["transformers
 
 
 def assert_equal(found, expected):
-    """Bitwise with the same libraries and instructions; otherwise sums are taken in another order."""
+    """Bitwise with the same libraries and instructions; others take sums in another order."""
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         if SAME_ARITHMETIC:

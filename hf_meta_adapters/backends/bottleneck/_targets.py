@@ -75,8 +75,9 @@ def check_targets(model: nn.Module, config: BottleneckConfig) -> None:
     if unfit:
         raise UnsupportedModelError(
             "`target_modules` must match linear layers only. Found that"
-            f" {config.target_modules!r} matches {', '.join(unfit[:_SHOWN])} in {describe_linear_layers(model)}."
-            " Use ends of such names, or leave `target_modules` out."
+            f" {config.target_modules!r} matches {', '.join(unfit[:_SHOWN])} in"
+            f" {describe_linear_layers(model)}. Use ends of such names, or leave out"
+            " `target_modules`."
         )
 
 

@@ -79,8 +79,8 @@ def _checked(modules: str | Iterable[str]) -> str | list[str]:
     if isinstance(modules, str):
         if modules not in MODULE_KINDS:
             raise ConfigurationError(
-                f"`modules` must be one of {list(MODULE_KINDS)} or a list of names of modules. Found"
-                f" {modules!r}. Use [{modules!r}] if it is a name."
+                f"`modules` must be one of {list(MODULE_KINDS)} or a list of names of modules."
+                f" Found {modules!r}. Use [{modules!r}] if it is a name."
             )
         return modules
 

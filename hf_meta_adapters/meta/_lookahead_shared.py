@@ -33,7 +33,7 @@ def shared_lookahead(problem: Problem, targets: Sequence[Language], anchor: Anch
         move, diagonal = problem.inner.displacement(collected.shared)
         anchor.move(move, -problem.learning_rate)
 
-    # The diagonal is that of the mean gradient, where the step was taken.
+    # Every language shares the step, and so its diagonal: that of the mean gradient.
     def add_target(key: Language, validation: ValidationPass) -> None:
         step = VirtualStep(train_passes.pop(key), diagonal)
         collected.direct[key] = validation.direct[key]

@@ -90,7 +90,7 @@ def indirect_part(
 
     vector = validation_gradient
     if len(steps) > 1:
-        # It changes below, and the caller's v serves other languages too.
+        # It changes below, and v is the caller's.
         vector = mapped(vector, Tensor.clone)
 
     for number in reversed(range(len(steps))):

@@ -1,4 +1,4 @@
-"""The outer step as one graph: what the factored outer step is measured against."""
+"""An outer step as one graph: what the factored outer step is measured against."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ def unrolled_step(
 ) -> list[torch.Tensor | None]:
     """Compute ∇_φ 1/L Σ_i Σ_j L_j^val(θ − β ∇_θ L_i^train(θ, φ_i), φ_j), unrolled.
 
-    The graphs of all virtual steps and all L² validation losses are kept until the end, as in the
-    code of the paper's authors. `meta_step` computes the same from one graph at a time.
+    The graphs of all virtual steps and all L² validation losses are kept until the end, which is
+    what it costs not to factor the gradient as `meta_step` does. It differs from Algorithm 1 in one
+    thing: φ_l gets the direct part of its loss at every θ'_i, not at θ'_l alone.
 
     Args:
         model: The model.

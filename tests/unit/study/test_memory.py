@@ -1,0 +1,39 @@
+"""Peaks of memory are those of the step, and come from a process of their own."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hf_meta_adapters.study.memory import peak_in_own_process, peak_memory
+
+pytestmark = pytest.mark.skipif(
+    not (torch.cuda.is_available() or Path("/proc/self/clear_refs").exists()),
+    reason="NOT CHECKED: peaks of memory need a CUDA device or Linux",
+)
+
+
+def fill(megabytes: int) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.ones(megabytes * 10**6 // 4, device=device).sum()
+
+
+def test_a_peak_is_seen_after_the_memory_is_free_again():
+    peak = peak_memory(lambda: fill(200))
+    assert 190 < peak < 300
+
+
+def test_a_peak_before_the_step_does_not_count():
+    fill(200)
+    assert peak_memory(lambda: fill(20)) < 150
+
+
+def test_the_command_is_run_again_with_the_further_arguments(tmp_path, monkeypatch):
+    script = tmp_path / "benchmark.py"
+    script.write_text("import sys; print('peak of', *sys.argv[1:], 1.5)")
+    monkeypatch.setattr(sys, "argv", [str(script), "--given", "a"])
+    assert peak_in_own_process("--peak_of", "b") == 1.5
+
+    script.write_text("import sys; print(len(sys.argv[1:]))")
+    assert peak_in_own_process("--peak_of", "b") == 4

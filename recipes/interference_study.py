@@ -31,11 +31,13 @@ from pathlib import Path
 
 from hf_meta_adapters.cli import parse_arguments
 from hf_meta_adapters.pretraining import train_tokenizer
-from hf_meta_adapters.study import StudyArguments, study_report, tune_methods
 from hf_meta_adapters.study.cell import compute_cell, read_texts
 from hf_meta_adapters.study.cells import count_lines, study_cells, trial_cells
 from hf_meta_adapters.study.grid import read_grid, run_grid
 from hf_meta_adapters.study.methods import METHODS
+from hf_meta_adapters.study.reporting import study_report
+from hf_meta_adapters.study.study_arguments import StudyArguments
+from hf_meta_adapters.study.tuning import tune_methods
 
 FINETUNING = 250  # batches of text that take about as long as fine-tuning on one language
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hf_meta_adapters.errors import ConfigurationError
-from hf_meta_adapters.finetuning._protocols import PROTOCOLS
+from hf_meta_adapters.finetuning.protocols import PROTOCOLS
 
 __all__ = ["FinetuningArguments"]
 

@@ -15,8 +15,8 @@ from hf_meta_adapters.evaluation import LanguageScores, Task, majority_baseline
 from hf_meta_adapters.finetuning._finetuning_arguments import FinetuningArguments
 from hf_meta_adapters.finetuning._finetuning_settings import FinetuningSettings
 from hf_meta_adapters.finetuning._load_for_task import load_for_task
-from hf_meta_adapters.finetuning._protocols import PROTOCOLS
 from hf_meta_adapters.finetuning.labelled_data import load_labelled_data
+from hf_meta_adapters.finetuning.protocols import PROTOCOLS
 from hf_meta_adapters.finetuning.scores import save_scores
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 

@@ -13,10 +13,10 @@ from hf_meta_adapters._typing import AutoClass
 from hf_meta_adapters.evaluation import evaluate_languages
 from hf_meta_adapters.modeling.factory import get_language_model
 from hf_meta_adapters.pretraining._pretraining_arguments import PretrainingArguments
-from hf_meta_adapters.pretraining._tokenize import tokenize
 from hf_meta_adapters.pretraining.from_scratch import new_model, train_tokenizer
 from hf_meta_adapters.pretraining.scores import report_scores
 from hf_meta_adapters.pretraining.texts import balanced_texts, load_texts
+from hf_meta_adapters.pretraining.token_rows import tokenize
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 from hf_meta_adapters.training.trainer import MetaAdapterTrainer
 

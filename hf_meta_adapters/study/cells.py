@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.study._cell_settings import CellSettings
-from hf_meta_adapters.study._study_arguments import StudyArguments
 from hf_meta_adapters.study.cell import read_texts
 from hf_meta_adapters.study.methods import METHODS, examples_seen
+from hf_meta_adapters.study.study_arguments import StudyArguments
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 
 __all__ = ["count_lines", "study_cells", "trial_cells"]

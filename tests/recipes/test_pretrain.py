@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokeniz
 from hf_meta_adapters import LanguageAdapterModel, MetaAdapterTrainingArguments
 from hf_meta_adapters.cli.recipe_arguments import parse_arguments
 from hf_meta_adapters.errors import ConfigurationError, DataError
-from hf_meta_adapters.pretraining import PretrainingArguments, pack_rows, tokenize
+from hf_meta_adapters.pretraining import PretrainingArguments, tokenize
+from hf_meta_adapters.pretraining.token_rows import pack_rows
 from tests.docs.conftest import tokenizer as make_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]

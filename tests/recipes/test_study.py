@@ -18,14 +18,12 @@ import yaml
 from hf_meta_adapters import MetaAdapterTrainingArguments
 from hf_meta_adapters.cli.recipe_arguments import parse_arguments
 from hf_meta_adapters.errors import ConfigurationError
-from hf_meta_adapters.study import (
-    StudyArguments,
-    scores_by_method,
-    study_report,
-    tune_methods,
-)
 from hf_meta_adapters.study.cells import study_cells, trial_cells
+from hf_meta_adapters.study.method_scores import scores_by_method
 from hf_meta_adapters.study.methods import METHODS
+from hf_meta_adapters.study.reporting import study_report
+from hf_meta_adapters.study.study_arguments import StudyArguments
+from hf_meta_adapters.study.tuning import tune_methods
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "recipes" / "configs"

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from hf_meta_adapters.errors import ConfigurationError, LanguageError
-from hf_meta_adapters.meta import Adam, AdamState, meta_gradient
+from hf_meta_adapters.meta import Adam, meta_gradient
+from hf_meta_adapters.meta.adam import AdamState
 
 from .problems import LANGUAGES, Problem, make, unrolled
 

@@ -8,9 +8,10 @@ from typing import get_type_hints
 import pytest
 
 from hf_meta_adapters.errors import ConfigurationError
-from hf_meta_adapters.meta import PRESETS, MetaOptions, meta_gradient, meta_options
+from hf_meta_adapters.meta import MetaOptions, meta_gradient, meta_options
 from hf_meta_adapters.meta.options import (
     OPTION_NAMES,
+    PRESETS,
     MetaOptionKeywords,
     OuterStepKeywords,
     outer_step_settings,

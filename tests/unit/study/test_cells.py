@@ -2,8 +2,8 @@
 
 import pytest
 
-from hf_meta_adapters.study import StudyArguments
 from hf_meta_adapters.study.cells import study_cells, trial_cells
+from hf_meta_adapters.study.study_arguments import StudyArguments
 from tests.recipes.test_data import FOLDER
 
 TRAINING = {"learning_rate": 1e-3, "per_device_train_batch_size": 4}

@@ -9,9 +9,9 @@ from hf_meta_adapters.diagnostics import DiagnosticReport, ReportSection, interf
 from hf_meta_adapters.evaluation import MethodComparison, compare_methods
 from hf_meta_adapters.evaluation.method_comparison import PairedDifference
 from hf_meta_adapters.results.tables import format_number
-from hf_meta_adapters.study._compute_table import compute_table
-from hf_meta_adapters.study._scores_by_method import MONO, Scores, scores_by_method
+from hf_meta_adapters.study.compute_table import compute_table
 from hf_meta_adapters.study.grid import ComputedCell
+from hf_meta_adapters.study.method_scores import MONO, Scores, scores_by_method
 
 __all__ = ["study_report"]
 

@@ -132,7 +132,7 @@ def test_streams_need_the_number_of_steps(tmp_path):
         "max_steps": -1,
     }
     with pytest.raises(
-        ConfigurationError, match=r"Found streaming training data of .*`max_steps=1000`"
+        ConfigurationError, match=r"Found streaming training data for .*`max_steps=1000`"
     ):
         run(tmp_path, **given)
 
@@ -796,7 +796,7 @@ DATA = {
     "streams without meta": (
         {"train_dataset": streaming(texts(1)), "meta_dataset": None},
         DataError,
-        "Give the meta text yourself, as `meta_dataset`",
+        "Pass the meta text separately, as `meta_dataset`",
     ),
 }
 

@@ -36,6 +36,7 @@ ModelArguments: TypeAlias = Mapping[str, Any]
 
 
 class AutoClass(Protocol):
-    """A class of transformers that loads checkpoints: a model's own, or one of `AutoModel…`."""
+    """A class of transformers that builds and loads models, such as `AutoModelForMaskedLM`."""
 
+    from_config: Callable[..., Any]
     from_pretrained: Callable[..., Any]

@@ -124,8 +124,8 @@ def _keys(used: object) -> Iterator[str]:
     else:
         raise ConfigurationError(
             "`citation` takes models, configurations of adapters, training arguments and masks."
-            f" Found {reprlib.repr(used)} of type `{type(used).__name__}`. Pass for example the model that"
-            " `get_language_model` returned."
+            f" Found {reprlib.repr(used)} of type `{type(used).__name__}`. Pass for example the"
+            " model that `get_language_model` returned."
         )
 
 

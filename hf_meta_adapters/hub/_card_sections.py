@@ -97,12 +97,10 @@ def _training(family: Family) -> Iterator[str]:
         rows = [[f"`{cell(name)}`", cell(value)] for name, value in options]
         yield markdown_table(["setting", "value"], rows)
 
-        # Elsewhere a sampling temperature T is 1/α, so the card says which is meant. Families of
-        # earlier versions recorded α under the name in the second place.
-        recorded = dict(options)
-        for name in ("sampling_alpha", "sampling_temperature"):
-            if name in recorded:
-                yield f"Languages are sampled by q_l ∝ n_l^α, where α is `{name}`."
+        # Earlier versions called α a temperature, which elsewhere is T = 1/α.
+        for alpha in ("sampling_alpha", "sampling_temperature"):
+            if alpha in dict(options):
+                yield f"Languages are sampled by q_l ∝ n_l^α, where α is `{alpha}`."
 
     seconds = number(family.details.get("train_runtime"))
     if seconds is not None:

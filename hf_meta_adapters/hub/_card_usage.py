@@ -19,7 +19,7 @@ def description(family: Family) -> Iterator[str]:
     adapters = "with one adapter per language"
     if family.backend == "none":
         adapters = "without language-specific parameters"
-    elif family.one_adapter_for_all:
+    if family.one_adapter_for_all:
         adapters = f"with one adapter for all languages, in `{SHARED_ADAPTER}/`"
 
     languages = ", ".join(map(language_name, family.languages))

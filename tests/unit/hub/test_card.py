@@ -97,6 +97,13 @@ def test_training_and_carbon_where_they_are_known() -> None:
     assert data["base_model"] == "xlm-roberta-base"
 
 
+@pytest.mark.parametrize("name", ["sampling_alpha", "sampling_temperature"])
+def test_the_exponent_of_the_sampling_is_explained_by_its_name(name: str) -> None:
+    text = card_text(with_details(training={name: 0.7}))
+    assert f"n_l^α, where α is `{name}`." in text
+    assert "n_l^α" not in card_text(with_details(training={"preset": "fast"}))
+
+
 def test_text_of_ones_own_is_kept() -> None:
     first = card_text(FAMILY, repo_id="anna/family")
     edited = first.replace("tags:", "license: mit\ntags:\n- mine").replace(

@@ -12,6 +12,7 @@ from hf_meta_adapters._typing import AllReduce, Language, Loss, MicroBatches, Pa
 from hf_meta_adapters.meta import vectors
 from hf_meta_adapters.meta._gradient import meta_gradient
 from hf_meta_adapters.meta._inner_optimizer import InnerOptimizer
+from hf_meta_adapters.meta._inputs import every_parameter
 from hf_meta_adapters.meta._replay import Replay, listed
 from hf_meta_adapters.meta.options import OuterStepKeywords
 from hf_meta_adapters.meta.result import NamedGradient
@@ -70,7 +71,8 @@ def fidelity(
         >>> cosine.round(decimals=3)
         tensor(1.)
     """
-    device = _device(shared, language)
+    # the device on which the model draws its random numbers
+    device = every_parameter(shared, language)[0].device
     train = {key: _fixed(losses, device) for key, losses in train_losses.items()}
     meta = {key: _fixed(losses, device) for key, losses in meta_losses.items()}
 
@@ -105,16 +107,6 @@ def fidelity(
         estimate, truth = gradient(options), gradient(paper)
 
     return _cosine(estimate, truth)
-
-
-def _device(shared: Parameters, language: Mapping[Language, Parameters]) -> torch.device:
-    """The device of the first parameter, on which the model draws its random numbers."""
-    for parameters in (shared, *language.values()):
-        for parameter in parameters.values():
-            return parameter.device
-
-    # without any parameter, `meta_gradient` raises
-    return torch.device("cpu")
 
 
 def _fixed(losses: MicroBatches, device: torch.device) -> list[Loss]:

@@ -21,7 +21,7 @@ from hf_meta_adapters._typing import AllReduce, Language, MicroBatches, Paramete
 from hf_meta_adapters.meta._anchor import anchored
 from hf_meta_adapters.meta._differentiating import differentiating
 from hf_meta_adapters.meta._inner_optimizer import InnerOptimizer
-from hf_meta_adapters.meta._inputs import check_inputs
+from hf_meta_adapters.meta._inputs import check_inputs, every_parameter
 from hf_meta_adapters.meta._lookahead_per_language import per_language_lookahead
 from hf_meta_adapters.meta._lookahead_shared import shared_lookahead
 from hf_meta_adapters.meta._problem import Problem
@@ -116,10 +116,6 @@ def meta_gradient(
     device = check_inputs(train_losses, meta_losses, shared, language, chosen)
 
     theta = list(shared.values())
-    every = list(theta)
-    for parameters in language.values():
-        every += parameters.values()
-
     targets = list(train_losses) if for_languages is None else list(for_languages)
 
     lookahead = shared_lookahead
@@ -128,7 +124,7 @@ def meta_gradient(
 
     # The anchor is the inner context: θ is back before anything else is put back.
     with (
-        differentiating(every, loss_scale) as differentiate,
+        differentiating(every_parameter(shared, language), loss_scale) as differentiate,
         anchored(theta, cpu_offload=chosen.cpu_offload) as anchor,
     ):
         problem = Problem(

@@ -52,14 +52,23 @@ def check_inputs(
 
     _check_movable(shared, options)
 
-    for parameters in (shared, *language.values()):
-        for parameter in parameters.values():
-            return parameter.device
+    every = every_parameter(shared, language)
+    if not every:
+        raise ConfigurationError(
+            "The outer step needs parameters. Found neither shared nor language-specific ones."
+            " Check what you froze."
+        )
 
-    raise ConfigurationError(
-        "The outer step needs parameters. Found neither shared nor language-specific ones. Check"
-        " what you froze."
-    )
+    return every[0].device
+
+
+def every_parameter(shared: Parameters, language: Mapping[Language, Parameters]) -> list[Tensor]:
+    """θ and all φ_l, one after the other."""
+    every = list(shared.values())
+    for parameters in language.values():
+        every += parameters.values()
+
+    return every
 
 
 def _check_languages(name: str, present: list[Language], required: list[Language]) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hf_meta_adapters._typing import AllReduce, Language, MicroBatches, Parameters
 from hf_meta_adapters.meta._differentiating import differentiating
+from hf_meta_adapters.meta._inputs import every_parameter
 from hf_meta_adapters.meta._reduce import Reduce
 from hf_meta_adapters.meta._replay import listed
 from hf_meta_adapters.meta._train_pass import loss_and_gradient
@@ -49,16 +50,13 @@ def joint_gradient(
     """
     theta = list(shared.values())
     phi = {key: list(parameters.values()) for key, parameters in language.items()}
-    every = list(theta)
-    for parameters in phi.values():
-        every += parameters
 
     share = 1 / len(train_losses)
     shared_gradient = absent(theta)
     gradients: dict[Language, Vector] = {}
     losses: dict[Language, Tensor] = {}
 
-    with differentiating(every, loss_scale) as differentiate:
+    with differentiating(every_parameter(shared, language), loss_scale) as differentiate:
         for key, micro_batches in train_losses.items():
             losses[key], gradient = loss_and_gradient(
                 listed(micro_batches), [*theta, *phi[key]], differentiate

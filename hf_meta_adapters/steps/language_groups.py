@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from hf_meta_adapters._typing import Batch, Language, Parameters
+from hf_meta_adapters._typing import Batch, Language
 from hf_meta_adapters.errors import ConfigurationError, LanguageError
 from hf_meta_adapters.meta import (
     InnerOptimizer,
@@ -21,18 +20,14 @@ from hf_meta_adapters.meta import (
     meta_gradient,
 )
 from hf_meta_adapters.meta.options import OuterStepSettings
-from hf_meta_adapters.meta.result import NamedGradient, with_meta_gradients
-from hf_meta_adapters.meta.vectors import Vector
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps._context import StepContext
 from hf_meta_adapters.steps._group_losses import GroupLoss, GroupLosses, reduced_losses
+from hf_meta_adapters.steps._grouping import Grouping
 from hf_meta_adapters.steps._label_counts import label_counts, total_counts
 from hf_meta_adapters.steps._routed_batch import RoutedBatch
 from hf_meta_adapters.steps.losses import Batches, micro_batches
 from hf_meta_adapters.steps.routed_loss import RoutedLoss
-
-_Gradients: TypeAlias = Mapping[str, Mapping[str, Tensor]]
-"""A group or a language → parameter name → gradient."""
 
 
 def check_groups(options: MetaOptions) -> None:
@@ -56,9 +51,8 @@ def check_groups(options: MetaOptions) -> None:
 class LanguageGroups:
     """Groups of languages that share a forward pass; to the mathematics each group is one language.
 
-    With G groups of L languages and T_g = G/L Σ_{i∈g} L_i, the mean of the T_g is that of the L_i,
-    and so is every gradient of it. Only the indirect part, ∇φ_i ⟨∇θ T_g, v⟩, has a factor G/L that
-    the indirect part of a language has not.
+    The loss of a group g is T_g = G/L Σ_{i∈g} L_i, with G groups of L languages; `Grouping` has the
+    arithmetic.
 
     Args:
         model: The model.
@@ -77,24 +71,12 @@ class LanguageGroups:
         size: int,
         context: StepContext,
     ) -> None:
-        if not isinstance(size, int) or size < 1:
-            raise ConfigurationError(
-                f"`languages_per_pass` must be a whole number of at least 1. Found {size!r}."
-            )
+        phi = {key: model.language_parameters(key) for key in languages}
 
+        self._grouping = Grouping(phi, size)
         self._model = model
         self._context = context
         self._loss = _routed_loss(model, context)
-        self._phi = {key: model.language_parameters(key) for key in languages}
-
-        self.members: dict[str, tuple[Language, ...]] = {}
-        """The name of a group → its languages."""
-        for start in range(0, len(languages), size):
-            group = tuple(languages[start : start + size])
-            self.members["+".join(group)] = group
-
-        # the factor G/L of a group's loss
-        self._weight = len(self.members) / len(languages)
 
     def joint_gradient(self, train_batches: Mapping[Language, Batches]) -> JointGradients:
         """Compute `meta.joint_gradient`, by language.
@@ -109,7 +91,7 @@ class LanguageGroups:
         gradients = joint_gradient(
             train.losses,
             self._model.shared_parameters(),
-            self._parameters(list(train_batches)),
+            self._grouping.parameters(list(train_batches)),
             all_reduce=self._context.all_reduce,
             loss_scale=self._context.loss_scale,
         )
@@ -117,7 +99,7 @@ class LanguageGroups:
         # the groups' own losses have recorded those of the languages
         (train_loss,) = reduced_losses([train], self._context.all_reduce)
 
-        by_language = self._by_language(gradients.train, list(train_batches))
+        by_language = self._grouping.by_language(gradients.train, list(train_batches))
         return JointGradients(gradients.shared, by_language, train_loss)
 
     def meta_gradient(
@@ -160,10 +142,10 @@ class LanguageGroups:
             train.losses,
             meta.losses,
             self._model.shared_parameters(),
-            self._parameters(languages),
+            self._grouping.parameters(languages),
             inner_learning_rate=inner_learning_rate,
             inner_optimizer=inner_optimizer,
-            for_languages=self._groups_of(languages),
+            for_languages=self._grouping.names_of(languages),
             all_reduce=self._context.all_reduce,
             loss_scale=self._context.loss_scale,
             precision=self._context.precision(self._model.device),
@@ -174,21 +156,14 @@ class LanguageGroups:
 
         # what the groups' own losses recorded at their first evaluation, in one message
         train_loss, meta_loss = reduced_losses([train, meta], self._context.all_reduce)
+        by_language = self._grouping.by_language(gradients.train, languages)
 
-        joint = JointGradients(
-            gradients.shared, self._by_language(gradients.train, languages), train_loss
-        )
-
-        direct = self._by_language(gradients.direct, languages)
-        indirect = self._without_weight(self._by_language(gradients.indirect, languages))
-
-        return with_meta_gradients(
-            joint,
-            {key: list(self._phi[key]) for key in direct},
-            {key: self._vector(key, direct[key]) for key in direct},
-            {key: self._vector(key, indirect[key]) for key in direct},
-            meta_loss=meta_loss,
-            max_indirect_ratio=settings.options.max_indirect_ratio,
+        return self._grouping.meta_gradients(
+            gradients,
+            languages,
+            JointGradients(gradients.shared, by_language, train_loss),
+            meta_loss,
+            settings.options.max_indirect_ratio,
         )
 
     def _losses(self, batches: Mapping[Language, Batches]) -> GroupLosses:
@@ -197,7 +172,7 @@ class LanguageGroups:
         labels = total_counts(label_counts(self._model, listed), self._context.all_reduce)
 
         losses: dict[str, list[GroupLoss]] = {}
-        for name, members in self.members.items():
+        for name, members in self._grouping.members.items():
             count = max(len(listed[key]) for key in members)
             losses[name] = []
             for number in range(count):
@@ -220,60 +195,12 @@ class LanguageGroups:
             languages=list(batches),
             sums=partial(self._sums, together),
             labels=torch.stack([labels[key] for key in batches]),
-            weight=self._weight,
+            weight=self._grouping.weight,
         )
 
     def _sums(self, together: RoutedBatch) -> Tensor:
         with self._context.autocast():
             return self._loss.sums(self._model, together)
-
-    def _groups_of(self, languages: Collection[Language]) -> list[str]:
-        """The names of the groups that have one of the languages."""
-        return [
-            name for name, members in self.members.items() if not set(members).isdisjoint(languages)
-        ]
-
-    def _parameters(self, languages: Collection[Language]) -> dict[str, Parameters]:
-        """φ of the languages asked for, by group."""
-        parameters: dict[str, Parameters] = {}
-        for name, members in self.members.items():
-            group: dict[str, Tensor] = {}
-            for key in members:
-                if key in languages:
-                    group.update(self._phi[key])
-
-            parameters[name] = group
-        return parameters
-
-    def _by_language(
-        self, gradients: _Gradients, languages: Collection[Language]
-    ) -> dict[Language, NamedGradient]:
-        """The gradients of groups, divided among their languages."""
-        by_language: dict[Language, NamedGradient] = {}
-        for name, members in self.members.items():
-            # The gradients of this group were not asked for.
-            if name not in gradients:
-                continue
-
-            group = gradients[name]
-            for key in members:
-                if key in languages:
-                    by_language[key] = {
-                        path: group[path] for path in self._phi[key] if path in group
-                    }
-
-        return by_language
-
-    def _without_weight(self, indirect: _Gradients) -> dict[Language, NamedGradient]:
-        """The indirect parts of the languages, without the factor G/L of their groups."""
-        return {
-            key: {path: entry / self._weight for path, entry in gradient.items()}
-            for key, gradient in indirect.items()
-        }
-
-    def _vector(self, key: Language, gradient: Mapping[str, Tensor]) -> Vector:
-        """A gradient of φ_key with an entry, or `None`, for each parameter."""
-        return [gradient.get(path) for path in self._phi[key]]
 
 
 def _routed_loss(model: LanguageAdapterModel, context: StepContext) -> RoutedLoss:

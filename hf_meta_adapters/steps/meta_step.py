@@ -102,10 +102,7 @@ def meta_step(
         >>> sorted(step.language)
         ['en', 'sw']
     """
-    if for_languages is not None:
-        for key in check_languages(for_languages):
-            check_known_language(key, train_batches, what="this step")
-
+    _check_targets(for_languages, train_batches)
     context = StepContext(loss_function, autocast, all_reduce, loss_scale)
     rule = choose_inner_optimizer(inner_optimizer, optimizer, model)
 
@@ -138,3 +135,14 @@ def meta_step(
         precision=context.precision(model.device),
         **options,
     )
+
+
+def _check_targets(
+    for_languages: Sequence[Language] | None, train_batches: Mapping[Language, Batches]
+) -> None:
+    """Check that the step has the languages whose meta-gradients are wanted."""
+    if for_languages is None:
+        return
+
+    for key in check_languages(for_languages):
+        check_known_language(key, train_batches, what="this step")

@@ -1,0 +1,132 @@
+"""The arithmetic of groups of languages: their parameters, and their gradients by language."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import TypeAlias
+
+from torch import Tensor
+
+from hf_meta_adapters._typing import Language, Parameters
+from hf_meta_adapters.errors import ConfigurationError
+from hf_meta_adapters.meta import JointGradients, MetaGradients
+from hf_meta_adapters.meta.result import NamedGradient, with_meta_gradients
+from hf_meta_adapters.meta.vectors import Vector
+
+_Gradients: TypeAlias = Mapping[str, Mapping[str, Tensor]]
+"""A group or a language → parameter name → gradient."""
+
+
+class Grouping:
+    """Which languages form a group, and how the gradients of groups divide among languages.
+
+    With G groups of L languages and T_g = G/L Σ_{i∈g} L_i, the mean of the T_g is that of the L_i,
+    and so is every gradient of it. Only the indirect part, ∇φ_i ⟨∇θ T_g, v⟩, has a factor G/L that
+    the indirect part of a language has not.
+
+    Args:
+        phi: φ of each language, by name.
+        size: How many languages form a group, at most.
+
+    Raises:
+        ConfigurationError: If the size is not a positive whole number.
+    """
+
+    def __init__(self, phi: Mapping[Language, Parameters], size: int) -> None:
+        if not isinstance(size, int) or size < 1:
+            raise ConfigurationError(
+                f"`languages_per_pass` must be a whole number of at least 1. Found {size!r}."
+            )
+
+        self.members: dict[str, tuple[Language, ...]] = {}
+        """The name of a group → its languages."""
+
+        languages = list(phi)
+        for start in range(0, len(languages), size):
+            group = tuple(languages[start : start + size])
+            self.members["+".join(group)] = group
+
+        self.weight = len(self.members) / len(languages)
+        """G/L."""
+
+        self._phi = phi
+
+    def names_of(self, languages: Collection[Language]) -> list[str]:
+        """The names of the groups that have one of the languages."""
+        return [
+            name for name, members in self.members.items() if not set(members).isdisjoint(languages)
+        ]
+
+    def parameters(self, languages: Collection[Language]) -> dict[str, Parameters]:
+        """φ of the languages asked for, by group."""
+        parameters: dict[str, Parameters] = {}
+        for name, members in self.members.items():
+            group: dict[str, Tensor] = {}
+            for key in members:
+                if key in languages:
+                    group.update(self._phi[key])
+
+            parameters[name] = group
+        return parameters
+
+    def by_language(
+        self, gradients: _Gradients, languages: Collection[Language]
+    ) -> dict[Language, NamedGradient]:
+        """The gradients of groups, divided among their languages."""
+        by_language: dict[Language, NamedGradient] = {}
+        for name, members in self.members.items():
+            # The gradients of this group were not asked for.
+            if name not in gradients:
+                continue
+
+            group = gradients[name]
+            for key in members:
+                if key in languages:
+                    by_language[key] = {
+                        path: group[path] for path in self._phi[key] if path in group
+                    }
+
+        return by_language
+
+    def meta_gradients(
+        self,
+        gradients: MetaGradients,
+        languages: Collection[Language],
+        joint: JointGradients,
+        meta_loss: dict[Language, Tensor],
+        max_indirect_ratio: float | None,
+    ) -> MetaGradients:
+        """The meta-gradients of groups, divided among their languages.
+
+        Args:
+            gradients: The result of an outer step on the groups, without a bound.
+            languages: The languages whose meta-gradients are wanted.
+            joint: Its gradients of joint training, by language already.
+            meta_loss: L_l^val, 0-d.
+            max_indirect_ratio: The bound on the indirect part of each language, if any.
+
+        Returns:
+            The result by language.
+        """
+        direct = self.by_language(gradients.direct, languages)
+        indirect = self._without_weight(self.by_language(gradients.indirect, languages))
+
+        return with_meta_gradients(
+            joint,
+            {key: list(self._phi[key]) for key in direct},
+            {key: self._vector(key, direct[key]) for key in direct},
+            {key: self._vector(key, indirect[key]) for key in direct},
+            meta_loss=meta_loss,
+            max_indirect_ratio=max_indirect_ratio,
+        )
+
+    def _without_weight(self, indirect: _Gradients) -> dict[Language, NamedGradient]:
+        """The indirect parts of the languages, without the factor G/L of their groups."""
+        return {
+            key: {path: entry / self.weight for path, entry in gradient.items()}
+            for key, gradient in indirect.items()
+        }
+
+    def _vector(self, key: Language, gradient: Mapping[str, Tensor]) -> Vector:
+        """A gradient of φ_key with an entry, or `None`, for each parameter."""
+        return [gradient.get(path) for path in self._phi[key]]

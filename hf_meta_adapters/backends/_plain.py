@@ -14,7 +14,7 @@ from hf_meta_adapters.backends.base import Backend
 
 
 class PlainBackend(Backend, TakesSharedPart, MergesLanguages):
-    """The model as it is; every language runs through the same parameters."""
+    """The model without adapters; every language runs through the same parameters."""
 
     name: ClassVar[str] = "none"
 
@@ -41,7 +41,7 @@ class PlainBackend(Backend, TakesSharedPart, MergesLanguages):
 
     @classmethod
     def saved_config(cls, directory: Path, body: str | None = None) -> None:
-        """Read nothing: there is no configuration."""
+        """Read nothing: the method has no configuration."""
 
     def take_shared_part(self, part: SharedPart) -> None:
         """Remember θ, which merging needs."""

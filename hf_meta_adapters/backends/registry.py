@@ -60,7 +60,7 @@ def register_backend(config: type) -> Callable[[BackendClass], BackendClass]:
         config: The class of the configurations, or a class that they inherit from.
 
     Returns:
-        A decorator that returns the class it is given.
+        A decorator, which returns the class unchanged.
 
     Raises:
         ConfigurationError: If `config` is not a class or is already served by another backend, or

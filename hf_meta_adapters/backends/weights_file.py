@@ -103,7 +103,7 @@ def _differences(expected: dict[str, Tensor], tensors: dict[str, Tensor]) -> str
 
 
 def _absent(directory: Path, weights: str, pickle: str) -> str:
-    """What to say if there is no safetensors file."""
+    """What to say if the safetensors file is missing."""
     rule = f"An adapter must be in a file `{weights}`."
     if (directory / pickle).is_file():
         return (
@@ -154,5 +154,5 @@ def _for_body(
         if name not in saved_head
     }
 
-    # the head is "read" from the model itself, so that it stays as it is
+    # the head is "read" from the model itself, so that it does not change
     return {name: expected[name] for name in expected_head} | moved

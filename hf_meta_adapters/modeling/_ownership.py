@@ -37,7 +37,7 @@ class Ownership:
 
         Args:
             base: The model.
-            keep: θ is what of this is trained; by default all that is trained.
+            keep: Names that θ is limited to; by default θ is all that is trained.
         """
         shared = [name for name, parameter in base.named_parameters() if parameter.requires_grad]
         if keep is not None:
@@ -65,13 +65,13 @@ class Ownership:
         """The same with a language, which owns nothing unless it does already."""
         languages, created = dict(self.languages), dict(self.created)
 
-        # not `{language: [], **…}`, which would change the order of the languages
+        # at the end: `count` lists languages in the order in which they were added
         languages.setdefault(language, [])
         created.setdefault(language, [])
         return replace(self, languages=languages, created=created)
 
     def without(self, module: nn.Module, replaced: Sequence[nn.Module]) -> Ownership:
-        """The same with a θ without modules that are not called anymore.
+        """The same, with modules left out of θ that are not called anymore.
 
         A parameter of theirs remains if it is tied to one of a module that is called.
 

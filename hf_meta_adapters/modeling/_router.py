@@ -84,7 +84,7 @@ class Router:
                 " `model.set_language(...)`, or use `with model.use_language(...):`."
             )
 
-        # any language will do: there is one only, or all are the same
+        # any language will do: the model has only one, or all are the same
         if not self.languages:
             return nullcontext()
         return self.use_language(self.languages[0])

@@ -28,7 +28,7 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class Writer:
-    """Writes a model with languages as it is now.
+    """Writes the present state of a model with languages.
 
     Args:
         family: The manifest, with all languages of the model.

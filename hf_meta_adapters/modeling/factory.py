@@ -19,7 +19,7 @@ def get_language_model(
     shared: object = "all",
     share_adapter: bool = False,
 ) -> LanguageAdapterModel:
-    """Put parameters for each language, φ_l, into a model, the rest of which is shared, θ.
+    """Put parameters for each language, φ_l, into a model; the rest of it is shared, θ.
 
     The model is changed in place, as by `peft.get_peft_model`. Fresh adapters are the identity
     where the method allows it (bottleneck, LoRA, (IA)³, LN tuning, module copies).

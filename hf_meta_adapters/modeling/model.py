@@ -225,10 +225,9 @@ class LanguageAdapterModel(nn.Module):
 
         Args:
             language: Its key.
-            copy_from: A language whose parameters the new one starts from, or the weights of
-                several, of which it gets the mean parameter by parameter, φ_new = Σ_l w_l φ_l, such
-                as `{"sw": 0.6, "en": 0.4}` (they must sum to 1 within 1e-6). Default a fresh
-                adapter.
+            copy_from: A language whose parameters the new one starts from; or weights of several
+                that sum to 1 within 1e-6, such as `{"sw": 0.6, "en": 0.4}`, for a start from their
+                mean, φ_new = Σ_l w_l φ_l, parameter by parameter. Default a fresh adapter.
 
         Raises:
             LanguageError: If the key is malformed or taken, or a language to copy from is unknown.
@@ -314,7 +313,7 @@ class LanguageAdapterModel(nn.Module):
             language: The key.
 
         Returns:
-            A copy of the base model, without adapters; this model stays as it is.
+            A copy of the base model, without adapters; this model does not change.
 
         Raises:
             LanguageError: If the model does not have it.
@@ -340,7 +339,7 @@ class LanguageAdapterModel(nn.Module):
         """Write a transformers checkpoint, and each language as an adapter of its own library.
 
         Where θ is an adapter, it is written to `<save_directory>/shared/`, and a base that was
-        loaded from a folder or the Hub is named, not copied: it must still be as it was loaded.
+        loaded from a folder or the Hub is named, not copied: its weights must not have changed.
 
         Args:
             save_directory: The folder; `<save_directory>/<language>/` holds the adapters.

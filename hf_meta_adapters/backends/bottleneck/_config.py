@@ -140,6 +140,6 @@ class BottleneckConfig(PeftConfig):
     def _check_places(self) -> None:
         if not (self.after_attention or self.after_feed_forward or self.target_modules):
             raise ConfigurationError(
-                "`after_attention` or `after_feed_forward` must be true, or `target_modules` given."
-                " Found neither. Leave them out to adapt both."
+                "`after_attention` or `after_feed_forward` must be true, or `target_modules` must"
+                " be set. Found neither. Leave all three out to adapt both."
             )

@@ -16,7 +16,7 @@ class ModuleCopyLayer(nn.Module, BaseTunerLayer, CopiesModule):
     """Calls the active copy in place of the module it wraps; the module itself if none is active.
 
     Args:
-        base_layer: The module. It stays as it is.
+        base_layer: The module, which does not change.
     """
 
     active_adapters: list[str]  # inherited from PEFT, whose types are not read

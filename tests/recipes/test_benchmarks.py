@@ -1,4 +1,4 @@
-"""The benchmarks of the outer step at a size that says nothing, but goes through all of their code."""
+"""The benchmarks of the outer step, at a size that runs all of their code and measures nothing."""
 
 from __future__ import annotations
 

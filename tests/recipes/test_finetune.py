@@ -183,6 +183,8 @@ def test_the_other_protocols(protocol, family, data, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::hf_meta_adapters.evaluation.ConstantPredictionWarning")
+@pytest.mark.filterwarnings("ignore::hf_meta_adapters.evaluation.MiswiringWarning")
 def test_one_call_does_what_the_recipe_does(family, data, tmp_path, monkeypatch):
     """The recipe shows its steps; `run_finetuning` takes the same ones."""
     given = ["--model", family, "--data", data / "xnli", "--languages", "en", "sw"]

@@ -1,4 +1,4 @@
-"""The benchmarks of the outer step, at a size that only shows that all of their code runs."""
+"""The benchmarks of the outer step, at a size that runs all of their code and measures nothing."""
 
 from __future__ import annotations
 

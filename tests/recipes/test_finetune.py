@@ -13,6 +13,7 @@ import torch
 import yaml
 from peft import LoraConfig, PromptTuningConfig
 from transformers import (
+    AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     XLMRobertaConfig,
     XLMRobertaForMaskedLM,
@@ -20,10 +21,19 @@ from transformers import (
 )
 
 from hf_meta_adapters import BottleneckConfig, LanguageAdapterModel, get_language_model
+from hf_meta_adapters.cli import parse_arguments
 from hf_meta_adapters.data import load_language_datasets
 from hf_meta_adapters.errors import ConfigurationError, DataError, LanguageError
-from hf_meta_adapters.evaluation import NER, POS, MiswiringWarning, evaluate_languages
-from hf_meta_adapters.finetuning import FinetuningSettings, finetune, load_for_task, zero_shot
+from hf_meta_adapters.evaluation import NER, NLI, POS, MiswiringWarning, evaluate_languages
+from hf_meta_adapters.finetuning import (
+    FinetuningArguments,
+    FinetuningSettings,
+    finetune,
+    load_for_task,
+    run_finetuning,
+    zero_shot,
+)
+from hf_meta_adapters.finetuning.labelled_data import load_labelled_data
 from tests.docs.conftest import tokenizer as make_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -172,10 +182,55 @@ def test_the_other_protocols(protocol, family, data, tmp_path, monkeypatch):
         assert found["scores"][language]["accuracy"] > found["majority"][language]
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::hf_meta_adapters.evaluation.ConstantPredictionWarning")
+@pytest.mark.filterwarnings("ignore::hf_meta_adapters.evaluation.MiswiringWarning")
+def test_one_call_does_what_the_recipe_does(family, data, tmp_path, monkeypatch):
+    """The recipe shows its steps; `run_finetuning` takes the same ones."""
+    given = ["--model", family, "--data", data / "xnli", "--languages", "en", "sw"]
+    given = [*map(str, given), "--max_steps", "3", "--batch_size", "8"]
+    run("finetune_nli", monkeypatch, *given, "--output_dir", tmp_path / "recipe")
+
+    args = parse_arguments(FinetuningArguments, [*given, "--output_dir", str(tmp_path / "call")])
+    run_finetuning(args, NLI(), AutoModelForSequenceClassification)
+
+    by_recipe, by_call = (
+        json.loads((tmp_path / folder / "scores.json").read_text(encoding="utf-8"))
+        for folder in ("recipe", "call")
+    )
+    for record in (by_recipe, by_call):
+        del record["seconds"], record["arguments"]["output_dir"]
+    assert by_recipe == by_call
+
+
+@pytest.mark.parametrize(
+    ("protocol", "labelled"),
+    [
+        ("zero-shot", ["en"]),
+        ("within-language", ["te", "sw"]),
+        ("few-shot", ["en", "te", "sw"]),
+    ],
+)
+def test_the_protocol_says_whose_labels_are_loaded(protocol, labelled, family, data):
+    args = FinetuningArguments(
+        model=str(family),
+        data=str(data / "xnli"),
+        protocol=protocol,
+        languages=["te", "sw"],
+        train_limit=3,
+        test_limit=2,
+    )
+    train, test = load_labelled_data(args)
+    assert list(train) == labelled
+    assert list(test) == ["te", "sw"]
+    assert {len(rows) for rows in train.values()} == {3}
+    assert {len(rows) for rows in test.values()} == {2}
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_configuration_says_what_it_needs_and_names_the_hub(name):
     text = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8")
-    assert all(f"# {word}:" in text for word in ("Needs", "Command", "Override"))
+    assert all(f"# {word}:" in text for word in ("Needs", "Takes", "Command", "Override"))
     settings = yaml.safe_load(text)
     missing = {
         "wikiann": [],

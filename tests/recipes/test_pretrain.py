@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokeniz
 from hf_meta_adapters import LanguageAdapterModel, MetaAdapterTrainingArguments
 from hf_meta_adapters.cli.recipe_arguments import parse_arguments
 from hf_meta_adapters.errors import ConfigurationError, DataError
-from hf_meta_adapters.pretraining import PretrainingArguments, tokenize
+from hf_meta_adapters.pretraining import PretrainingArguments, run_pretraining, tokenize
+from hf_meta_adapters.pretraining.texts import balanced_texts
 from hf_meta_adapters.pretraining.token_rows import pack_rows
 from tests.docs.conftest import tokenizer as make_tokenizer
 
@@ -114,6 +115,28 @@ def test_a_run_that_was_broken_off_goes_on(tmp_path, monkeypatch):
     run("mlm", monkeypatch, *given, "--output_dir", tmp_path, "--resume", "true")
     parts = LanguageAdapterModel.from_pretrained(tmp_path).state_dict()
     assert all(torch.equal(value, parts[name]) for name, value in whole.items())
+
+
+@pytest.mark.slow
+def test_one_call_does_what_the_recipe_does(tmp_path, monkeypatch):
+    """The recipe shows its steps; `run_pretraining` takes the same ones."""
+    given = ["--config", config("mlm"), *SMALL]
+    run("mlm", monkeypatch, *given, "--output_dir", tmp_path / "recipe")
+
+    args, training = parse_arguments(KINDS, [*given, "--output_dir", str(tmp_path / "call")])
+    run_pretraining(args, training, AutoModelForMaskedLM, "masked_lm")
+
+    for name in ("model.safetensors", "sw/adapter_model.safetensors", "scores.json"):
+        by_recipe, by_call = (tmp_path / folder / name for folder in ("recipe", "call"))
+        assert by_recipe.read_bytes() == by_call.read_bytes(), name
+
+
+def test_a_tokenizer_learns_from_as_many_texts_of_each_language():
+    texts = {
+        "en": Dataset.from_dict({"text": ["a", "b", "c"]}),
+        "sw": Dataset.from_dict({"text": ["d", "e"]}),
+    }
+    assert list(balanced_texts(texts)) == ["a", "b", "d", "e"]
 
 
 def test_rows_are_filled_with_all_of_the_text_in_order():

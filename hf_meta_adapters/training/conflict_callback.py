@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import math
 import warnings
+<<<<<<< HEAD
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations_with_replacement
+=======
+from collections.abc import Iterable, Mapping, Sequence
+>>>>>>> h-training
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor, nn
@@ -22,6 +25,11 @@ from transformers import (
 from hf_meta_adapters._typing import Batch, Language
 from hf_meta_adapters.diagnostics import ConflictMatrix, gradient_conflict, plot_conflict_over_time
 from hf_meta_adapters.errors import ConfigurationError, DataError, NonFiniteLossError
+<<<<<<< HEAD
+=======
+from hf_meta_adapters.steps.losses import LossFunction
+from hf_meta_adapters.training._conflict_log import log_entries
+>>>>>>> h-training
 from hf_meta_adapters.training._draw_batches import Draw, Source, draw_batches
 from hf_meta_adapters.training._split_batches import split_batches
 
@@ -33,7 +41,6 @@ if TYPE_CHECKING:
 __all__ = ["GradientConflictCallback"]
 
 _STEPS_PER_BATCH = 25  # a probe batch costs about as much as a training step: at most 4 % of them
-_MOST_PAIRS = 28  # of 8 languages; of more, only mean and lowest are logged
 
 Batches: TypeAlias = Mapping[Language, Batch | Iterable[Batch]] | Iterable[Batch]
 
@@ -299,48 +306,3 @@ class GradientConflictCallback(TrainerCallback):
             # be logged (`control.should_log`).
             handler = self.trainer.callback_handler
             handler.call_event("on_log", args, state, control, logs=logs)
-
-
-def log_entries(conflict: ConflictMatrix) -> dict[str, float | str]:
-    """The entries of the log for a measurement.
-
-    Args:
-        conflict: The measurement.
-
-    Returns:
-        name → value; cosines that could not be measured are absent.
-    """
-    cosines = _pairs(conflict)
-    cosines["gradient_cosine_between_languages"] = conflict.between_languages
-    cosines["gradient_cosine_within_languages"] = conflict.within_languages
-
-    # Over all pairs, and over all pairs in all layers: the second is lower.
-    worst = conflict.most_conflicting()
-    worst_layer = conflict.most_conflicting(per_layer=True)
-    cosines["gradient_cosine_lowest"] = worst.cosine
-    cosines["gradient_cosine_lowest_layer"] = worst_layer.cosine
-
-    # A pair without independent batches has no cosine; reporters plot no NaN.
-    logs: dict[str, float | str] = {}
-    for name, cosine in cosines.items():
-        if not math.isnan(cosine):
-            logs[name] = cosine
-
-    logs["most_conflicting"] = "–".join(worst.languages)
-    logs["most_conflicting_layer"] = f"{'–'.join(worst_layer.languages)} in {worst_layer.layer}"
-    return logs
-
-
-def _pairs(conflict: ConflictMatrix) -> dict[str, float]:
-    """The cosine of each pair of languages, and within each if there are batches to compare."""
-    languages = conflict.languages
-    if len(languages) * (len(languages) - 1) // 2 > _MOST_PAIRS:
-        return {}
-
-    cosines = {}
-    for i, j in combinations_with_replacement(range(len(languages)), 2):
-        if i != j or conflict.baseline is not None:
-            name = f"gradient_cosine_{languages[i]}_{languages[j]}"
-            cosines[name] = float(conflict.matrix[i, j])
-
-    return cosines

@@ -21,6 +21,7 @@ from transformers import (
 
 from hf_meta_adapters import GradientConflictCallback, gradient_conflict
 from hf_meta_adapters.errors import ConfigurationError, DataError, LanguageError
+from hf_meta_adapters.training._conflict_log import log_entries
 from tests.tiny import tiny
 from tests.training import (
     LANGUAGES,
@@ -302,8 +303,6 @@ def test_the_default_interval_follows_from_the_number_of_batches(tmp_path):
 
 
 def logged_of(callback: GradientConflictCallback) -> dict[str, Any]:
-    from hf_meta_adapters.training.conflict_callback import log_entries
-
     return log_entries(callback.history[0])
 
 

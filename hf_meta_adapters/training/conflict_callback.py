@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-<<<<<<< HEAD
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import combinations_with_replacement
-=======
-from collections.abc import Iterable, Mapping, Sequence
->>>>>>> h-training
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor, nn
@@ -25,11 +20,7 @@ from transformers import (
 from hf_meta_adapters._typing import Batch, Language
 from hf_meta_adapters.diagnostics import ConflictMatrix, gradient_conflict, plot_conflict_over_time
 from hf_meta_adapters.errors import ConfigurationError, DataError, NonFiniteLossError
-<<<<<<< HEAD
-=======
-from hf_meta_adapters.steps.losses import LossFunction
 from hf_meta_adapters.training._conflict_log import log_entries
->>>>>>> h-training
 from hf_meta_adapters.training._draw_batches import Draw, Source, draw_batches
 from hf_meta_adapters.training._split_batches import split_batches
 

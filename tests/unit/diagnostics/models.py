@@ -21,7 +21,7 @@ def linear_batches(gradients: Tensor) -> list[dict[str, Tensor]]:
 
 
 class Planted(nn.Module):
-    """A network of two layers, and text for which it is right after some of its weights are pruned."""
+    """A network of two layers, and text for which it is right once some weights are pruned."""
 
     def __init__(self, size: int = 20) -> None:
         super().__init__()

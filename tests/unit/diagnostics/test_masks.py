@@ -225,7 +225,7 @@ def test_masks_come_back_from_their_file(tmp_path):
 
 
 def test_other_files_are_refused(tmp_path):
-    with pytest.raises(HubError, match="missing.safetensors is not one"):
+    with pytest.raises(HubError, match=r"missing\.safetensors is not one"):
         LanguageMasks.load(tmp_path / "missing.safetensors")
     (tmp_path / "damaged").write_bytes(b"x" * 50)
     with pytest.raises(HubError, match="damaged"):

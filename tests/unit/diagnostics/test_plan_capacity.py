@@ -35,7 +35,7 @@ def conflict(own=1.0, **per_layer):
 
 
 def masks(**same):
-    """Masks that are the same for all languages in the layers named true, and apart in the others."""
+    """Masks that are equal for all languages in the layers named true, and differ in the others."""
     generator = torch.Generator().manual_seed(0)
     shared = torch.rand(400, generator=generator) < 0.5
     found = {

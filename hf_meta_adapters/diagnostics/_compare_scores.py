@@ -109,11 +109,7 @@ def interference_report(
         _check_tasks(alone, together, language)
 
         for task in alone:
-            place = language
-            if task is not None:
-                place = f"{language} {task}"
-            a, b = _as_matrix(alone[task], place), _as_matrix(together[task], place)
-            _check_pairing(a, b, place)
+            a, b = _paired(alone[task], together[task], language, task)
 
             # A loss that rises costs as much as a score that falls.
             sign = -1
@@ -136,8 +132,27 @@ def _by_task(scores: ScoresOfLanguage) -> dict[str | None, Scores]:
     return {None: scores}
 
 
+def _paired(
+    alone: Scores, together: Scores, language: Language, task: str | None
+) -> tuple[Tensor, Tensor]:
+    """Return the scores of both sides as float64, each of shape (seeds, examples)."""
+    place = language
+    if task is not None:
+        place = f"{language} {task}"
+
+    a, b = _as_matrix(alone, place), _as_matrix(together, place)
+    if a.shape != b.shape:
+        raise DataError(
+            f"Scores are compared seed by seed and example by example. Found {tuple(a.shape)}"
+            f" monolingual and {tuple(b.shape)} joint scores (seeds, examples) for {place}. Use the"
+            " same seeds and test examples, or pass the mean of each side."
+        )
+
+    return a, b
+
+
 def _as_matrix(scores: Scores, place: str) -> Tensor:
-    """Return scores as float64, shape (seeds, examples)."""
+    """Return scores as a matrix, or refuse what is not one."""
     try:
         tensor = torch.as_tensor(scores, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -239,13 +254,4 @@ def _check_tasks(
             "Interference compares the same tasks on both sides. Found"
             f" {sorted(map(str, alone))} and {sorted(map(str, together))} for {language!r}."
             " Score both models on the same tasks."
-        )
-
-
-def _check_pairing(a: Tensor, b: Tensor, place: str) -> None:
-    if a.shape != b.shape:
-        raise DataError(
-            f"Scores are compared seed by seed and example by example. Found {tuple(a.shape)}"
-            f" monolingual and {tuple(b.shape)} joint scores (seeds, examples) for {place}. Use the"
-            " same seeds and test examples, or pass the mean of each side."
         )

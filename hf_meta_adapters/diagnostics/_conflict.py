@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import torch
 from torch import Tensor, nn
 
 from hf_meta_adapters._typing import Language
@@ -78,6 +77,7 @@ def gradient_conflict(
         NonFiniteLossError: If a loss is NaN or infinite.
 
     Example:
+        >>> import torch
         >>> def loss_function(model, batch):
         ...     return (model.weight * batch["direction"]).sum()
         >>> directions = {"en": torch.tensor([1.0, 0.0]), "sw": torch.tensor([-2.0, 0.0])}
@@ -103,40 +103,35 @@ def gradient_conflict(
         progress=progress,
     )
 
-    counts = [products.counts[products.language == index] for index in range(len(languages))]
-    number_of_batches = tuple(int(of_language.sum()) for of_language in counts)
     # Half of the fewest, so that every language has two samples of that size to compare.
-    sample_size = max(1, min(number_of_batches) // 2)
-    has_baseline = min(number_of_batches) >= 2
+    fewest = min(products.number_of_batches)
+    sample_size, has_baseline = max(1, fewest // 2), fewest >= 2
 
-    gram = _sum_of_grams(products, cells)
-    matrix = _cosine_matrix(products, cells, sample_size, has_baseline=has_baseline)
+    gram = products.gram(cells)
+    cosines = estimate_cosines(gram, products, sample_size)
+    interval = bootstrap_interval(
+        gram, products, sample_size, resamples=resamples, confidence=confidence, seed=seed
+    )
     baseline = disattenuated = None
     if has_baseline:
-        baseline = matrix.diagonal()
-        disattenuated = estimate_cosines(gram, products, sample_size).disattenuated
+        baseline, disattenuated = cosines.matrix.diagonal(), cosines.disattenuated
+
+    def matrices(parts: Mapping[str, list[Cell]]) -> dict[str, Tensor]:
+        return {part: _matrix(products, inside, sample_size) for part, inside in parts.items()}
 
     layers, kinds = _layers_and_kinds(cells)
     if not per_layer:
         layers, kinds = {}, {}
 
-    def matrices(parts: Mapping[str, list[Cell]]) -> dict[str, Tensor]:
-        return {
-            part: _cosine_matrix(products, inside, sample_size, has_baseline=has_baseline)
-            for part, inside in parts.items()
-        }
-
     return ConflictMatrix(
         languages=languages,
-        matrix=matrix,
+        matrix=_matrix(products, cells, sample_size),
         baseline=baseline,
         disattenuated=disattenuated,
-        interval=bootstrap_interval(
-            gram, products, sample_size, resamples=resamples, confidence=confidence, seed=seed
-        ),
+        interval=interval,
         confidence=confidence,
         sample_size=sample_size,
-        number_of_batches=number_of_batches,
+        number_of_batches=products.number_of_batches,
         projection=projection,
         per_layer=matrices(layers),
         per_kind=matrices(kinds),
@@ -172,21 +167,14 @@ def _layers_and_kinds(
     return layers, {kind: inside for kind, inside in kinds.items() if inside}
 
 
-def _cosine_matrix(
-    products: BlockProducts, cells: Iterable[Cell], sample_size: int, *, has_baseline: bool
-) -> Tensor:
+def _matrix(products: BlockProducts, cells: Iterable[Cell], sample_size: int) -> Tensor:
     """Return the cosines between the gradients of some cells, shape (L, L)."""
-    cosines = estimate_cosines(_sum_of_grams(products, cells), products, sample_size).matrix
-    if not has_baseline:
+    cosines = estimate_cosines(products.gram(cells), products, sample_size).matrix
+    if min(products.number_of_batches) < 2:
         # A language with a single batch has no second sample to be compared with.
         cosines.fill_diagonal_(1.0)
 
     return cosines
-
-
-def _sum_of_grams(products: BlockProducts, cells: Iterable[Cell]) -> Tensor:
-    """Return the products of whole gradients, which are the sums of those of their parts."""
-    return torch.stack([products.grams[cell] for cell in cells]).sum(0)
 
 
 def _check(projection: int | None, blocks: int, resamples: int, confidence: float) -> None:

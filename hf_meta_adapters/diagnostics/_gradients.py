@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -46,6 +46,16 @@ class BlockProducts:
     grams: dict[Cell, Tensor]
     language: Tensor
     counts: Tensor
+
+    @property
+    def number_of_batches(self) -> tuple[int, ...]:
+        """The batches of each language."""
+        languages = range(int(self.language.max()) + 1)
+        return tuple(int(self.counts[self.language == index].sum()) for index in languages)
+
+    def gram(self, cells: Iterable[Cell]) -> Tensor:
+        """Return the inner products over several cells, shape (U, U)."""
+        return torch.stack([self.grams[cell] for cell in cells]).sum(0)
 
 
 def block_products(

@@ -35,11 +35,7 @@ def conflict(own=1.0, **per_layer):
 
 
 def masks(**same):
-<<<<<<< HEAD
-    """Masks that are the same for all languages in the layers named true; they differ elsewhere."""
-=======
     """Masks that are equal for all languages in the layers named true, and differ in the others."""
->>>>>>> h-diagnostics
     generator = torch.Generator().manual_seed(0)
     shared = torch.rand(400, generator=generator) < 0.5
     found = {

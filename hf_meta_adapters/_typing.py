@@ -11,6 +11,9 @@ import torch
 Language: TypeAlias = str
 """The key of a language, such as `"en"` or `"zh-Hant"`."""
 
+RowLanguages: TypeAlias = Language | list[Language] | tuple[Language, ...]
+"""The language of a batch, or one for each of its rows."""
+
 Batch: TypeAlias = Mapping[str, Any]
 """Keyword arguments of one forward pass, usually tensors of shape (B, ...)."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import CommitInfo
 from torch import Tensor, nn
 
-from hf_meta_adapters._typing import Language, ModelClass
+from hf_meta_adapters._typing import Language, ModelClass, RowLanguages
 from hf_meta_adapters.backends import Backend
 from hf_meta_adapters.backends.abilities import ChecksMeans, MergesLanguages, ReplacesModules
 from hf_meta_adapters.backends.recomputation import is_checkpointed
@@ -124,11 +124,7 @@ class LanguageAdapterModel(nn.Module):
 
         return self._router.routing(self.languages) is not None
 
-    def forward(
-        self,
-        language: Language | list[Language] | tuple[Language, ...] | None = None,
-        **inputs: object,
-    ) -> Any:
+    def forward(self, language: RowLanguages | None = None, **inputs: object) -> Any:
         """Run the model in a language, or each row of the batch in one of its own.
 
         Rows in several languages go through one pass where the method can do that (bottleneck
@@ -156,10 +152,7 @@ class LanguageAdapterModel(nn.Module):
             return self.model(**inputs)
 
     def generate(
-        self,
-        *args: object,
-        language: Language | list[Language] | tuple[Language, ...] | None = None,
-        **inputs: object,
+        self, *args: object, language: RowLanguages | None = None, **inputs: object
     ) -> Any:
         """Generate text in a language, or each row of the batch in one of its own.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 
@@ -25,5 +25,9 @@ MicroBatches: TypeAlias = Loss | Sequence[Loss]
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
 """The examples of one language: a `datasets.Dataset`, or a list of dicts."""
 
-AutoClass: TypeAlias = Any
-"""A class of transformers that builds and loads models, such as `AutoModelForMaskedLM`."""
+
+class AutoClass(Protocol):
+    """A class of transformers that builds and loads models, such as `AutoModelForMaskedLM`."""
+
+    from_config: Callable[..., Any]
+    from_pretrained: Callable[..., Any]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -10,7 +10,7 @@ from torch import nn
 
 from hf_meta_adapters._typing import Language
 
-__all__ = ["device_of", "evaluation_mode", "routed_to"]
+__all__ = ["device_of", "evaluation_mode", "language_router", "routed_to"]
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -27,23 +27,34 @@ def device_of(model: nn.Module) -> torch.device:
     return first.device
 
 
-def routed_to(model: nn.Module, language: Language) -> AbstractContextManager[object]:
-    """Return the context in which a model uses the weights of a language.
-
-    Args:
-        model: Any module; one without the method `use_language` needs no routing.
-        language: The language.
-
-    Returns:
-        The context.
-    """
+def language_router(
+    model: nn.Module,
+) -> Callable[[Language], AbstractContextManager[object]] | None:
+    """Return the method `use_language` of a model; `None` for a model without languages."""
     # `getattr` rather than a Protocol: the wrapper that `torch.compile` puts around a model passes
     # the method on through `__getattr__`, which `isinstance` does not see on Python 3.12 and later.
     use_language = getattr(model, "use_language", None)
     if callable(use_language):
-        return use_language(language)
+        return use_language
 
-    return nullcontext()
+    return None
+
+
+def routed_to(model: nn.Module, language: Language | None) -> AbstractContextManager[object]:
+    """Return the context in which a model uses the weights of a language.
+
+    Args:
+        model: Any module; one without the method `use_language` needs no routing.
+        language: The language; `None` for the one that is set.
+
+    Returns:
+        The context.
+    """
+    route = language_router(model)
+    if language is None or route is None:
+        return nullcontext()
+
+    return route(language)
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def rows_by_language(languages: Sequence[Language]) -> dict[Language, list[int]]
     return rows
 
 
-def count_rows(inputs: Mapping[Any, object], main: str) -> int:
+def count_rows(inputs: Mapping[Any, object], main: str = "input_ids") -> int:
     """Count the rows of a batch: the length of the main input, or else of the first tensor.
 
     Args:

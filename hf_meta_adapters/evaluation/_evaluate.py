@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from hf_meta_adapters._typing import Language, Rows
+from hf_meta_adapters.anatomy.passes import language_router
 from hf_meta_adapters.errors import (
     ConfigurationError,
     DataError,
@@ -16,7 +17,7 @@ from hf_meta_adapters.errors import (
     check_languages,
 )
 from hf_meta_adapters.evaluation._constant_prediction import warn_if_constant
-from hf_meta_adapters.evaluation._forward import config_value, language_router, run_model
+from hf_meta_adapters.evaluation._forward import config_value, run_model
 from hf_meta_adapters.evaluation._language_scores import LanguageScores
 from hf_meta_adapters.evaluation._task import Task, TaskScore, get_task
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -11,15 +10,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hf_meta_adapters._typing import Language
+from hf_meta_adapters.anatomy.passes import device_of, evaluation_mode, routed_to
 from hf_meta_adapters.errors import ConfigurationError
 
-__all__ = ["Feature", "config_value", "language_router", "logits_of", "run_model"]
+__all__ = ["Feature", "config_value", "logits_of", "run_model"]
 
 Feature: TypeAlias = dict[str, Any]
 """A row of model inputs as lists of length T, and what scoring needs under names no model takes."""
-
-LanguageRouter: TypeAlias = Callable[[Language], AbstractContextManager[object]]
-"""The method `use_language` of a model: the context of a pass with one language's adapter."""
 
 Decoded = TypeVar("Decoded")
 
@@ -60,7 +57,7 @@ def run_model(
             f"`batch_size` must be at least 1. Found {batch_size}. Use for example 32."
         )
 
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     pad_token_id = config_value(model, "pad_token_id") or 0  # any token will do under the mask
 
     # The longest rows come first: if memory is short, the first batch fails, not the last.
@@ -68,7 +65,9 @@ def run_model(
 
     results: dict[int, Decoded] = {}
     with (
-        _evaluating(model, language),
+        evaluation_mode(model),
+        routed_to(model, language),
+        torch.no_grad(),
         tqdm(total=len(order), disable=not progress, desc=language, unit="row") as bar,
     ):
         for start in range(0, len(order), batch_size):
@@ -114,14 +113,6 @@ def config_value(model: nn.Module, name: str) -> Any:
     return getattr(getattr(model, "config", None), name, None)
 
 
-def language_router(model: nn.Module) -> LanguageRouter | None:
-    """Return the method `use_language` of a model; `None` for a model without languages."""
-    # By name, not by type: a compiled model is a wrapper that hands on the attributes of ours.
-    use_language = getattr(model, "use_language", None)
-
-    return use_language if callable(use_language) else None
-
-
 def _collate(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, Tensor]:
     """Return the inputs of the rows as tensors of shape (B, T)."""
     length = max(len(row["input_ids"]) for row in rows)
@@ -133,23 +124,3 @@ def _collate(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, 
             inputs[name] = torch.tensor(padded)
 
     return inputs
-
-
-@contextmanager
-def _evaluating(model: nn.Module, language: Language | None) -> Iterator[None]:
-    routed: AbstractContextManager[object] = nullcontext()
-    use_language = language_router(model)
-    if language is not None and use_language is not None:
-        routed = use_language(language)
-
-    # Module by module: `model.train()` afterwards would wake parts that were frozen in evaluation
-    # mode on purpose.
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-
-    try:
-        with routed, torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.results.plots import plot_intervals
-from hf_meta_adapters.results.tables import format_number, markdown_table
+from hf_meta_adapters.results.tables import (
+    format_interval,
+    format_number,
+    markdown_table,
+    none_if_nan,
+)
 
 if TYPE_CHECKING:
     import os
@@ -51,7 +55,7 @@ class PairedDifference:
 
         # One seed has neither interval nor p-value, and JSON has no NaN.
         for name in ("low", "high", "p_value"):
-            values[name] = _nan_to_none(values[name])
+            values[name] = none_if_nan(values[name])
 
         return values
 
@@ -87,7 +91,7 @@ class MethodComparison:
         """Return strings, numbers, lists and dicts, ready for JSON (NaN as `None`)."""
         means: dict[str, list[float | None]] = {}
         for name, mean_and_ends in self.means.items():
-            means[name] = [_nan_to_none(value) for value in mean_and_ends]
+            means[name] = [none_if_nan(value) for value in mean_and_ends]
 
         return {
             "metric": self.metric,
@@ -104,7 +108,7 @@ class MethodComparison:
         rows = []
         for name, matrix in self.scores.items():
             means = [format_number(sum(row) / len(row)) for row in matrix]
-            rows.append([name, *means, _with_interval(*self.means[name])])
+            rows.append([name, *means, format_interval(*self.means[name])])
 
         parts = [markdown_table(["method", *self.languages, "mean"], rows), self._caption()]
 
@@ -154,19 +158,7 @@ def _row(difference: PairedDifference) -> list[str]:
     return [
         difference.treatment,
         difference.baseline,
-        _with_interval(difference.mean, difference.low, difference.high, sign=True),
+        format_interval(difference.mean, difference.low, difference.high, sign=True),
         format_number(difference.p_value),
         f"{difference.wins} of {difference.pairs}",
     ]
-
-
-def _with_interval(mean: float, low: float, high: float, *, sign: bool = False) -> str:
-    value = format_number(mean, sign=sign)
-    if math.isnan(low):
-        return value
-
-    return f"{value} [{format_number(low, sign=sign)}, {format_number(high, sign=sign)}]"
-
-
-def _nan_to_none(value: float) -> float | None:
-    return None if math.isnan(value) else value

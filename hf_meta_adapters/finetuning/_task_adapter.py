@@ -37,6 +37,7 @@ def head_modules(path: str | Path, auto_class: AutoClass, body: str) -> list[str
 
     # On the meta device, the skeleton of a large model costs no memory.
     with torch.device("meta"):
+        # `AutoModelFor…` builds from a configuration by a method, the class of a model by its call.
         if isinstance(auto_class, type) and issubclass(auto_class, PreTrainedModel):
             skeleton = auto_class(config)
         else:

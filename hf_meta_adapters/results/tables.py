@@ -61,7 +61,7 @@ def format_interval(
 
     Args:
         value: The number.
-        low: Lower end of the interval.
+        low: Lower end of the interval; NaN if there is no interval.
         high: Upper end.
         digits: Count of decimals.
         sign: Whether to write plus signs as well.
@@ -74,6 +74,9 @@ def format_interval(
         '+0.50 [-0.25, +1.25]'
     """
     middle, lower, upper = (format_number(x, digits, sign=sign) for x in (value, low, high))
+    if math.isnan(low):
+        return middle
+
     return f"{middle} [{lower}, {upper}]"
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from hf_meta_adapters._typing import IGNORED_LABEL, Batch, Language
+from hf_meta_adapters.anatomy.passes import evaluation_mode
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps._decoder_inputs import decoder_inputs
@@ -146,7 +146,7 @@ class RoutedLoss:
         """Compare the losses of the first batches with those of the loss function, by language."""
         labels = routed.batch["labels"]
 
-        with torch.no_grad(), random_state_kept(labels), _without_noise(model):
+        with torch.no_grad(), random_state_kept(labels), evaluation_mode(model):
             expected_losses = []
             for key, batch in batches.items():
                 with model.use_language(key):
@@ -197,22 +197,6 @@ def _dense_logits(
     rows = rows.view(-1, *[1] * (labels.dim() - 1)).expand_as(labels)
 
     return logits.flatten(0, -2), labels.flatten(), rows.flatten()
-
-
-@contextmanager
-def _without_noise(model: nn.Module) -> Iterator[None]:
-    """A context in which all modules are in evaluation mode; each returns to its own mode."""
-    # not `eval()` and `train()`: parts of a model may be in different modes
-    modes = {part: part.training for part in model.modules()}
-
-    try:
-        for part in modes:
-            part.training = False
-
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
 
 
 def _cannot_route(model: LanguageAdapterModel) -> ConfigurationError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_meta_adapters._typing import Batch, Language
+from hf_meta_adapters.backends.rows import count_rows
 from hf_meta_adapters.data.key import Role
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.meta import MetaOptions
@@ -188,7 +188,7 @@ def _first_rows(batches: StepBatches, role: Role) -> dict[Language, Batch]:
 
 def _truncated(batch: Batch) -> Batch:
     """The first rows of a batch; an entry that has no rows stays whole."""
-    rows = _row_count(batch)
+    rows = count_rows(batch)
     entries: dict[str, object] = {}
     for name, value in batch.items():
         entries[name] = value
@@ -196,11 +196,3 @@ def _truncated(batch: Batch) -> Batch:
             entries[name] = value[:_ROWS]
 
     return entries
-
-
-def _row_count(batch: Mapping[str, object]) -> int:
-    """The length of the first tensor that has one."""
-    for value in batch.values():
-        if isinstance(value, Tensor) and value.dim():
-            return len(value)
-    return 0

@@ -74,6 +74,7 @@ class MetaOptions:
                 " The paper uses 1."
             )
 
+        self._check_parts()
         self._check_draw()
         self._check_lookahead()
         self._check_offload()
@@ -92,6 +93,14 @@ class MetaOptions:
         return FiniteDifference(
             self.finite_difference_scheme, self.finite_difference_radius, precision
         )
+
+    def _check_parts(self) -> None:
+        if self.meta_gradient == "first_order" and self.meta_languages == "others":
+            raise ConfigurationError(
+                '`meta_gradient="first_order"` keeps the direct part of the meta-gradient alone,'
+                ' and `meta_languages="others"` has no direct part. Found both. Use'
+                ' `meta_languages="all"` or another estimator.'
+            )
 
     def _check_draw(self) -> None:
         count = self.meta_languages_per_step

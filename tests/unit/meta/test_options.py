@@ -61,3 +61,8 @@ def test_an_unknown_option_of_a_step_is_refused_before_anything_else():
 def test_a_length_is_positive(name, value):
     with pytest.raises(ConfigurationError, match=f"`{name}` must be positive or None"):
         MetaOptions(**{name: value})
+
+
+def test_a_meta_gradient_without_any_part_is_refused():
+    with pytest.raises(ConfigurationError, match='`meta_languages="others"` has no direct part'):
+        MetaOptions(meta_gradient="first_order", meta_languages="others")

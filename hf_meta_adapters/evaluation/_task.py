@@ -118,8 +118,13 @@ def register_task(task: TaskClass) -> TaskClass:
 
     Raises:
         ConfigurationError: If another class has the name.
+
+    Example:
+        >>> from hf_meta_adapters.evaluation import POS
+        >>> register_task(POS) is POS  # the same class may come again
+        True
     """
-    # The same class may come again, as when a notebook runs a cell twice that imports it.
+    # Again, as when a notebook runs a cell twice that imports it.
     if _TASKS.setdefault(task.name, task) is not task:
         raise ConfigurationError(
             f"A task must have a unique name. Found {task.name!r}, which is taken. Set another"

@@ -230,7 +230,7 @@ def test_other_heads(cell: TinyModel, method: str) -> None:
 
 @pytest.mark.parametrize("cell", UNSUPPORTED, ids=str)
 def test_what_is_not_supported_is_refused(cell: Unsupported) -> None:
-    with pytest.raises(cell.error, match=r"Found\b.*(Use|Set|Pass|Call|Keep|Leave|Write)"):
+    with pytest.raises(cell.error, match=r"Found\b.*(Use|Set|Pass|Call|Keep|Leave|Name)"):
         cell.call()
 
 

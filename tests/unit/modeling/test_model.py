@@ -427,9 +427,9 @@ def test_the_sizes_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (lambda model, batch: model.set_language("fr"), r"\['en', 'sw'\]. Found 'fr'.$"),
         (
             lambda model, batch: model.language_parameters("../en"),
-            r"letters and digits .*Found '../en'. Write",
+            r"letters and digits .*Found '../en'\. Use for example",
         ),
-        (lambda model, batch: model.add_language("a/b"), r"Found 'a/b'. Write for example"),
+        (lambda model, batch: model.add_language("a/b"), r"Found 'a/b'\. Use for example"),
         (
             lambda model, batch: model.add_language("EN"),
             "more than letter case. Found 'EN' next to 'en'",

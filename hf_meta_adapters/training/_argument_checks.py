@@ -62,3 +62,12 @@ def check_exponent(name: str, value: object) -> None:
             f"`{name}` is the exponent α of q ∝ n^α and must be in [0, 1]. Found {value!r}. For a"
             " temperature T use α = 1/T, for example 0.2 for T = 5."
         )
+
+
+def check_norm(name: str, value: object) -> None:
+    """Check that an argument is the greatest norm of gradients, or 0 for no bound."""
+    # transformers takes less than 0, and NaN, for no bound, and stops at `None` in the first step.
+    if not isinstance(value, (int, float)) or not value >= 0:
+        raise ConfigurationError(
+            f"`{name}` must be a number of at least 0. Found {value!r}. Use 0 for no clipping."
+        )

@@ -88,6 +88,7 @@ def train_dataloader(
         num_workers=args.dataloader_num_workers,
         prefetch_factor=args.dataloader_prefetch_factor,
         persistent_workers=args.dataloader_persistent_workers,
+        multiprocessing_context=vars(args).get("dataloader_multiprocessing_context"),
         pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
     )
 

@@ -16,8 +16,13 @@ from hf_meta_adapters.training._argument_checks import (
     check_cosine,
     check_count,
     check_exponent,
+    check_norm,
     check_positive,
     check_rate,
+)
+from hf_meta_adapters.training._inherited_arguments import (
+    check_accelerator_config,
+    check_inherited,
 )
 from hf_meta_adapters.training._unsupported_launch import check_launch
 
@@ -67,8 +72,9 @@ def option(default: T, explanation: str) -> T:
 class MetaAdapterTrainingArguments(TrainingArguments):
     """How θ and the φ_l are updated, in which order, from how much text of which languages.
 
-    All arguments of `transformers.TrainingArguments` are available: `learning_rate` is that of θ,
-    `per_device_train_batch_size` counts the rows of *one language* in a step. An argument left at
+    Those of `transformers.TrainingArguments` are available: `learning_rate` is that of θ,
+    `per_device_train_batch_size` counts the rows of *one language* in a step. The few that an outer
+    step cannot honour (`group_by_length`, say) are refused by name. An argument left at
     `None` is filled in from the preset, or from the defaults without one. What was filled in counts
     as given from then on: `dataclasses.replace` can change any argument but the preset.
 
@@ -179,8 +185,10 @@ class MetaAdapterTrainingArguments(TrainingArguments):
 
         # Before transformers' own, which asks for devices and may start a process group.
         self._check()
+        check_inherited(vars(self))
         check_launch(self.deepspeed)
         super().__post_init__()
+        check_accelerator_config(self.accelerator_config)
         self._check_checkpointing()
 
     def method(self) -> dict[str, Any]:
@@ -254,6 +262,7 @@ class MetaAdapterTrainingArguments(TrainingArguments):
             check_rate(name, given[name])
         check_cosine("min_fidelity", self.min_fidelity)
         check_exponent("sampling_alpha", self.sampling_alpha)
+        check_norm("max_grad_norm", self.max_grad_norm)
 
         # transformers does not check it, and fails later, in a comparison.
         if not isinstance(self.max_steps, int):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from hf_meta_adapters.errors import ConfigurationError
@@ -30,21 +31,37 @@ def check_count(name: str, value: object) -> None:
         )
 
 
-def check_rate(name: str, value: object) -> None:
-    """Check that an argument is a learning rate or `None`."""
-    if value is None:
+def check_rate(name: str, value: object, *, optional: bool = True) -> None:
+    """Check that an argument is a finite number of at least 0, or `None` where it is optional."""
+    if value is None and optional:
         return
 
     # NaN is not at least 0, and so is refused.
-    if isinstance(value, (int, float)) and value >= 0:
+    if isinstance(value, (int, float)) and 0 <= value < math.inf:
         return
 
-    hint = ""
-    if isinstance(value, str):
-        hint = " YAML reads 1e-3 as text: use 1.0e-3."
-    raise ConfigurationError(
-        f"`{name}` must be a number of at least 0 or None. Found {value!r}.{hint}"
-    )
+    expected = "must be a number of at least 0"
+    if optional:
+        expected += " or None"
+    raise ConfigurationError(f"`{name}` {expected}. Found {value!r}.{_hint(value)}")
+
+
+def check_beta(name: str, value: object) -> None:
+    """Check that an argument is the rate at which a running mean forgets."""
+    if not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise ConfigurationError(
+            f"`{name}` is the weight of the past in a running mean and must be at least 0 and under"
+            f" 1. Found {value!r}.{_hint(value)}"
+        )
+
+
+def check_epsilon(name: str, value: object) -> None:
+    """Check that an argument can keep a denominator from being 0."""
+    if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise ConfigurationError(
+            f"`{name}` keeps a denominator from being 0 and must be a positive number. Found"
+            f" {value!r}.{_hint(value)} The default is 1.0e-8."
+        )
 
 
 def check_cosine(name: str, value: object) -> None:
@@ -71,3 +88,12 @@ def check_norm(name: str, value: object) -> None:
         raise ConfigurationError(
             f"`{name}` must be a number of at least 0. Found {value!r}. Use 0 for no clipping."
         )
+
+
+def _hint(value: object) -> str:
+    """What often explains a value that is not a number to calculate with."""
+    if isinstance(value, str):
+        return " YAML reads 1e-3 as text: use 1.0e-3."
+    if value == math.inf:
+        return " It must be finite."
+    return ""

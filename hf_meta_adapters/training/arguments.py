@@ -12,9 +12,11 @@ from transformers import TrainingArguments
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.meta import MetaOptions, meta_options
 from hf_meta_adapters.training._argument_checks import (
+    check_beta,
     check_choice,
     check_cosine,
     check_count,
+    check_epsilon,
     check_exponent,
     check_norm,
     check_positive,
@@ -52,7 +54,9 @@ _POSITIVE = (
 )
 _POSITIVE_OR_NONE = ("meta_batch_size", "languages_per_step")
 _COUNTS = ("fidelity_check_steps", "skip_nonfinite_steps")
-_RATES = ("learning_rate", "inner_learning_rate", "adapter_learning_rate")
+_RATES = ("learning_rate", "weight_decay")
+_RATES_OR_NONE = ("inner_learning_rate", "adapter_learning_rate")
+_BETAS = ("adam_beta1", "adam_beta2")
 
 
 def option(default: T, explanation: str) -> T:
@@ -259,7 +263,12 @@ class MetaAdapterTrainingArguments(TrainingArguments):
         for name in _COUNTS:
             check_count(name, given[name])
         for name in _RATES:
+            check_rate(name, given[name], optional=False)
+        for name in _RATES_OR_NONE:
             check_rate(name, given[name])
+        for name in _BETAS:
+            check_beta(name, given[name])
+        check_epsilon("adam_epsilon", self.adam_epsilon)
         check_cosine("min_fidelity", self.min_fidelity)
         check_exponent("sampling_alpha", self.sampling_alpha)
         check_norm("max_grad_norm", self.max_grad_norm)

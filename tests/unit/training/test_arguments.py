@@ -160,6 +160,48 @@ def test_values_that_cannot_work(given, message):
     assert "\n" not in str(caught.value)
 
 
+INF, NAN = float("inf"), float("nan")
+NUMBERS = {
+    "learning_rate": ("must be a number of at least 0.", [INF, -INF, NAN, -1e-3, "1e-3", None]),
+    "weight_decay": ("must be a number of at least 0.", [INF, NAN, -0.1, "1e-2", None]),
+    "adapter_learning_rate": ("must be a number of at least 0 or None.", [INF, NAN, -1.0]),
+    "inner_learning_rate": ("must be a number of at least 0 or None.", [INF, NAN, -1.0]),
+    "adam_beta1": ("must be at least 0 and under 1.", [1.0, 1.5, -0.1, INF, NAN, "0.9"]),
+    "adam_beta2": ("must be at least 0 and under 1.", [1.0, 1.5, -0.1, INF, NAN, "1e-1"]),
+    "adam_epsilon": ("must be a positive number.", [0, 0.0, -1e-8, INF, NAN, "1e-8"]),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, (_, bad) in NUMBERS.items() for value in bad]
+)
+def test_a_number_that_cannot_train_is_refused(name, value):
+    rule, _ = NUMBERS[name]
+    with pytest.raises(ConfigurationError) as caught:
+        arguments(**{name: value})
+
+    found = str(caught.value)
+    assert found.startswith(f"`{name}` ")
+    assert f"{rule} Found {value!r}." in found
+    assert ("It must be finite." in found) == (value == INF)
+    assert ("YAML reads 1e-3 as text" in found) == isinstance(value, str)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"learning_rate": 0, "weight_decay": 0},
+        {"adapter_learning_rate": 0.0, "inner_learning_rate": 0.0},
+        {"adam_beta1": 0.0, "adam_beta2": 0, "adam_epsilon": 1e-30},
+        {"max_grad_norm": 0},
+        {"max_grad_norm": INF},
+    ],
+)
+def test_numbers_at_the_edge_are_taken_as_they_are(given):
+    found = vars(arguments(**given))
+    assert {name: found[name] for name in given} == given
+
+
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing.*` is deprecated:FutureWarning")
 def test_gradient_checkpoints_are_not_reentrant():
     found = arguments(gradient_checkpointing=True)

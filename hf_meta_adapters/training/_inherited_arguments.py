@@ -63,7 +63,7 @@ _RULES: Mapping[str, _Rule] = {
     "average_tokens_across_devices": _Rule(
         (True,),
         "must be True: the loss of a step is the mean over the labels of all devices",
-        "Leave it out, or pass a `compute_loss_func` that weighs the labels.",
+        "Leave it out.",
     ),
     "torch_empty_cache_steps": _Rule(
         (None,),

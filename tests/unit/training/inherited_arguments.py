@@ -53,7 +53,10 @@ _REFUSED = """
     optim max_grad_norm accelerator_config gradient_checkpointing_kwargs
     activation_checkpointing_kwargs
 """
-"""The last two lines, with some of their values: the others work."""
+"""The last two lines, with some of their values: the others work. Of `accelerator_config`,
+`even_batches`, `use_seedable_sampler` and `non_blocking` act on the loaders of evaluation; rows of
+training are shared out, and drawn from the seed, by `LanguageBatchSampler`.
+"""
 
 ARGUMENTS: dict[str, str] = {
     **dict.fromkeys(_WORKING.split(), WORKS),

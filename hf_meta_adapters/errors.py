@@ -32,6 +32,9 @@ _LONGEST = 64
 _RESERVED = "shared"
 """The folder of what all languages share, in a saved model."""
 
+_CHECKPOINT = "checkpoint-"
+"""How the folders of checkpoints begin, which a run writes next to those of languages."""
+
 
 class MetaAdapterError(Exception):
     """Base class of every error that the package raises on purpose."""
@@ -74,6 +77,7 @@ def check_language(language: object) -> str:
     A key consists of ASCII letters and digits in parts joined by `-` or `_`, with at most 64
     characters, because it names a module and a folder. BCP-47 tags such as `"en"`, `"zh-Hant"` and
     `"pt-BR"` are valid keys. `"shared"` is not: it names the folder of what all languages share.
+    Nor is `"checkpoint-1"`: a run that keeps only its last checkpoints would delete that folder.
 
     Args:
         language: The key.
@@ -108,6 +112,13 @@ def check_language(language: object) -> str:
         raise LanguageError(
             "A language key must not be the name of the folder of what all languages share. Found"
             f' {language!r}. Use another key, for example "all".'
+        )
+
+    if language.lower().startswith(_CHECKPOINT):
+        raise LanguageError(
+            f"A language key must not begin as the folder of a checkpoint, `{_CHECKPOINT}`, which a"
+            f" training run deletes as newer ones come. Found {language!r}. Use another key, for"
+            f" example {language.replace('-', '_')!r}."
         )
 
     return language

@@ -75,7 +75,7 @@ def read_tensors(
 
 
 def check_fit(path: Path, expected: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
-    """Refuse the tensors of a file whose names or shapes differ from those in the model."""
+    """Refuse tensors of a file with other names, shapes or kinds of numbers than in the model."""
     if lines := _differences(expected, tensors):
         raise HubError(
             f"The adapter must fit the model. Found in {path}: {lines} Load it into the model that"
@@ -84,13 +84,17 @@ def check_fit(path: Path, expected: dict[str, Tensor], tensors: dict[str, Tensor
 
 
 def _differences(expected: dict[str, Tensor], tensors: dict[str, Tensor]) -> str:
-    """What is missing, unexpected or of another shape, in one line; empty if all fits."""
+    """What is missing, unexpected, of another shape or kind, in one line; empty if all fits."""
     lines = [f"missing: {name}" for name in expected if name not in tensors]
     lines += [f"not part of the adapter: {name}" for name in tensors if name not in expected]
     for name, tensor in expected.items():
         if name in tensors and tensors[name].shape != tensor.shape:
             shapes = tuple(tensors[name].shape), tuple(tensor.shape)
             lines.append(f"{name}: shape {shapes[0]} in the file, {shapes[1]} in the model")
+
+        # float16 is read into float32, but a cast from int8 or complex64 would change the meaning
+        elif name in tensors and _kind(tensors[name]) != _kind(tensor):
+            lines.append(f"{name}: {tensors[name].dtype} in the file, {tensor.dtype} in the model")
 
     if not lines:
         return ""
@@ -100,6 +104,11 @@ def _differences(expected: dict[str, Tensor], tensors: dict[str, Tensor]) -> str
         lines[_SHOWN:] = [f"and {len(lines) - _SHOWN} more"]
 
     return "; ".join(lines) + "."
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool]:
+    """Whether a tensor has floating-point numbers, and whether complex ones."""
+    return tensor.is_floating_point(), tensor.is_complex()
 
 
 def _absent(directory: Path, weights: str, pickle: str) -> str:

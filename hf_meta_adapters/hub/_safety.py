@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from hf_meta_adapters.errors import HubError
@@ -63,7 +64,7 @@ def check_sizes(
 
 
 def check_folder(folder: Path, family: Family, languages: Sequence[str]) -> None:
-    """Refuse files that lie outside the folder, and code.
+    """Refuse files that lie outside the folder or that nobody declared, and code.
 
     Args:
         folder: The folder of a saved model; in a cache of the Hub its files may be links into the
@@ -72,10 +73,11 @@ def check_folder(folder: Path, family: Family, languages: Sequence[str]) -> None
         languages: Those to load.
 
     Raises:
-        HubError: If a file or a folder is a link, an index leads elsewhere, or the model brings
-            code of its own.
+        HubError: If a file or a folder is a link, a language has no declared weights, an index
+            leads elsewhere, or the model brings code of its own.
     """
     _check_links(folder, family, languages)
+    _check_declared(folder, family, languages)
     _check_index(folder / INDEX)
 
     # `auto_map` names Python files that transformers would import with `trust_remote_code`.
@@ -88,8 +90,27 @@ def check_folder(folder: Path, family: Family, languages: Sequence[str]) -> None
         )
 
 
+def _check_declared(folder: Path, family: Family, languages: Sequence[str]) -> None:
+    """Refuse languages, or shared weights, for which the manifest declares no files."""
+    # Early manifests do not declare their files at all.
+    if not family.files:
+        return
+
+    weights, _ = needed_files(family, languages)
+    places = [folder, *(folder / name for name in adapter_folders(family, languages))]
+    files = chain.from_iterable(place.glob("*") for place in places)
+    present = [path.relative_to(folder).as_posix() for path in files]
+
+    if faults := _undeclared_weights(family, languages, weights, present):
+        raise HubError(
+            "The manifest of a saved model must declare the weights of each of its languages. Found"
+            f" in {folder}: {'; '.join(faults)}. Save the model again, or load only languages that"
+            " have files: `languages=[...]`."
+        )
+
+
 def _undeclared_weights(
-    family: Family, languages: Sequence[str], weights: Sequence[str], sizes: Mapping[str, int]
+    family: Family, languages: Sequence[str], weights: Sequence[str], present: Iterable[str]
 ) -> list[str]:
     """What is wrong with folders in which the manifest declares no weights."""
     folders = adapter_folders(family, languages)
@@ -104,7 +125,7 @@ def _undeclared_weights(
 
         # A pickle is worth naming: the user may know where it comes from, and convert it.
         reason = "none declared"
-        inside = [path for path in sizes if path.rpartition("/")[0] == folder]
+        inside = [path for path in present if path.rpartition("/")[0] == folder]
         pickles = [path for path in inside if path.endswith(_PICKLES)]
         if pickles:
             reason = f"only a pickle, {pickles[0]}, which can run code when it is read"

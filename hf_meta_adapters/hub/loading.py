@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hf_meta_adapters._typing import ModelArguments, ModelClass
 from hf_meta_adapters.errors import HubError
+from hf_meta_adapters.hub._number_types import check_number_types
 from hf_meta_adapters.hub.client import Access
 from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family, manifest_key, read_manifest
 
@@ -110,13 +111,16 @@ def load_base(
         The transformers model.
 
     Raises:
-        HubError: If the class is unknown, or files are missing, damaged, or of other shapes than
-            configured.
+        HubError: If the class is unknown, or files are missing, damaged, or of other shapes or
+            kinds of numbers than configured.
     """
     model_class = auto_class or _saved_class(family.base_class)
     source = family.base_model or str(folder)
 
     try:
+        if not family.base_model:
+            check_number_types(folder, _own_class(family.base_class, model_class))
+
         defaults = _defaults(folder, family, arguments, access)
         model, report = model_class.from_pretrained(
             source,
@@ -233,11 +237,20 @@ def _mismatch(entry: str | tuple[str, torch.Size, torch.Size]) -> str:
     return f"{name}: {tuple(in_file)}, not {tuple(in_model)}"
 
 
+def _own_class(name: str, other: object = None) -> type[transformers.PreTrainedModel] | None:
+    """The class whose names saved weights have, by its name, or else another one, if it is one."""
+    # A manifest from elsewhere may name anything, so the attribute must turn out to be a model.
+    for found in (getattr(transformers, name, None), other):
+        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
+            return found
+
+    return None
+
+
 def _saved_class(name: str) -> type[transformers.PreTrainedModel]:
     """The model class of transformers of that name."""
-    # A manifest from elsewhere may name anything, so the attribute must turn out to be a model.
-    found = getattr(transformers, name, None)
-    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+    found = _own_class(name)
+    if found is None:
         raise HubError(
             "The saved class of the base model must be a model class of transformers. Found"
             f" {name!r}. Pass the class that should load it: `from_pretrained(...,"

@@ -28,6 +28,9 @@ _WEIGHTS = re.compile(r"\w[\w.-]*\.safetensors")
 _KEYS = {"one_adapter_for_all": "share_adapter", "theta_is_adapter": "shared_adapter"}
 """Attributes of `Family` that format 1 of the manifest keeps under another key."""
 
+_PLACES = ("backend", "one_adapter_for_all", "theta_is_adapter", "base_model")
+"""Attributes of `Family` that decide which folders weights are read from."""
+
 _TYPES: dict[str, type] = {
     "languages": list,
     "backend": str,
@@ -126,7 +129,8 @@ def read_manifest(folder: Path) -> Family:
         Its content.
 
     Raises:
-        HubError: If it is missing, damaged, of a later format, or names unsafe languages.
+        HubError: If it is missing, damaged, of a later format, names unsafe languages, or declares
+            weights that its other entries leave no place for.
     """
     content = _read_object(folder)
     if content.get("format") != _FORMAT:
@@ -151,6 +155,7 @@ def read_manifest(folder: Path) -> Family:
 
     family = Family(**{attribute.name: entries[attribute.name] for attribute in fields(Family)})
     _check_declared_files(folder, family)
+    _check_agreement(folder, family)
     return family
 
 
@@ -189,6 +194,26 @@ def _check_declared_files(folder: Path, family: Family) -> None:
             f"{_RULE} `files` holds the sizes of safetensors files, in the folder and in those of"
             f" languages. Found in {folder}: {', '.join(unsafe[:3])}. Save the model again; convert"
             " a pickle first."
+        )
+
+
+def _check_agreement(folder: Path, family: Family) -> None:
+    """Refuse declared weights that nothing would read, such as adapters of a family without any."""
+    read_from = set(family.adapters(family.languages))
+    if family.theta_is_adapter:
+        read_from.add(SHARED_ADAPTER)
+    if not family.base_model:
+        # The shared weights lie at the top.
+        read_from.add("")
+
+    unread = [path for path in family.files if path.rpartition("/")[0] not in read_from]
+    if unread:
+        content = asdict(family)
+        entries = ", ".join(f"`{manifest_key(name)}`: {content[name]!r}" for name in _PLACES)
+        raise HubError(
+            f"{_RULE} Its other entries must agree with the weights that `files` declares. Found in"
+            f" {folder} {entries}, by which nothing is read from {', '.join(unread[:3])}. Download"
+            " or save the model again."
         )
 
 

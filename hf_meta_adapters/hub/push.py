@@ -22,6 +22,7 @@ from hf_meta_adapters.hub._record import COSINES, merge_details
 from hf_meta_adapters.hub._remote import Remote, read_remote
 from hf_meta_adapters.hub._same_family import check_same_family
 from hf_meta_adapters.hub.client import Access, speaking_of
+from hf_meta_adapters.hub.links import check_no_links
 from hf_meta_adapters.hub.manifest import MANIFEST, Family, read_manifest, write_manifest
 
 _SCRATCH = "hf_meta_adapters_"
@@ -124,7 +125,11 @@ def write_card_file(
         existing: The present card, whose own text is kept.
         repo_id: The repository.
         metadata: Further metadata, such as a licence; tags join those of the card.
+
+    Raises:
+        HubError: If the folder has links to files; nothing is written through a link.
     """
+    check_no_links(folder, [])
     card = ModelCard(card_text(read_manifest(folder), existing, repo_id=repo_id))
 
     for name, value in metadata.items():

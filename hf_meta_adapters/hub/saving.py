@@ -18,8 +18,9 @@ import transformers
 from torch import Tensor
 
 from hf_meta_adapters.hub._card import CARD, card_text
-from hf_meta_adapters.hub._needed_files import weight_sizes
+from hf_meta_adapters.hub._needed_files import adapter_folders, weight_sizes
 from hf_meta_adapters.hub._record import draw_conflict, json_details
+from hf_meta_adapters.hub.links import check_no_links
 from hf_meta_adapters.hub.manifest import MANIFEST, SHARED_ADAPTER, Family, write_manifest
 
 
@@ -50,6 +51,9 @@ def save_family(
 ) -> None:
     """Write the shared weights as a transformers checkpoint, then every adapter, then the manifest.
 
+    Nothing is written through a link: a folder that has links to files, or a link in place of the
+    folder of an adapter, is refused and stays as it is.
+
     Args:
         folder: Where to; created if it is missing.
         family: The content of the manifest, without the files, which are measured here.
@@ -57,11 +61,15 @@ def save_family(
         state: The tensors of the base model under the names of its own checkpoint.
         shared: θ, where it is an adapter.
         max_shard_size: The largest file of shared weights; `None` for the default of transformers.
+
+    Raises:
+        HubError: If the folder has such links.
     """
     measured = family.details
     family = replace(family, details=json_details(measured))
-    # Fails before anything is written if the details are not JSON.
+    # These fail before anything is written, if the details are not JSON or there are links.
     family.to_json()
+    check_no_links(folder, adapter_folders(family, family.languages))
 
     # A folder that is half overwritten is no model: the manifest goes first and returns last.
     folder.mkdir(parents=True, exist_ok=True)

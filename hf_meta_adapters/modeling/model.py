@@ -340,6 +340,10 @@ class LanguageAdapterModel(nn.Module):
                 transformers.
             **details: What should be recorded in `language_adapters.json` and on the model card,
                 see `push_to_hub`.
+
+        Raises:
+            HubError: If a file in the folder, or the folder of a language, is a link: nothing is
+                written through links.
         """
         self._writer(details, max_shard_size).write(Path(save_directory))
 

@@ -11,6 +11,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
+from hf_meta_adapters.hub.links import check_no_links
 from hf_meta_adapters.hub.push import published_card, write_card_file
 
 _OF_THE_RUN = (
@@ -66,6 +67,7 @@ def push_checkpoint(trainer: Trainer, checkpoint: Path) -> PushInProgress:
 
     # From the checkpoint, not from the model, which is being trained while the upload runs.
     output = Path(args.output_dir)
+    check_no_links(output, [path.name for path in checkpoint.iterdir() if path.is_dir()])
     ignored = shutil.ignore_patterns(*_OF_THE_RUN)
     shutil.copytree(checkpoint, output, dirs_exist_ok=True, ignore=ignored)
     write_card(output, trainer.hub_model_id, args, {})

@@ -50,6 +50,23 @@ def test_a_key_is_a_string(key: object) -> None:
     assert len(str(caught.value)) < 300
 
 
+@pytest.mark.parametrize(
+    "key", ["checkpoint-1", "Checkpoint-500", "checkpoint-1-x", "checkpoint-a"]
+)
+def test_the_folder_of_a_checkpoint_is_no_key(key: str) -> None:
+    with pytest.raises(
+        LanguageError, match=rf"must not begin as .*`checkpoint-`.* Found '{key}'\. Use another"
+    ) as caught:
+        check_languages(["en", key])
+    suggested = str(caught.value).split("'")[-2]
+    assert check_language(suggested) == suggested
+
+
+@pytest.mark.parametrize("key", ["checkpoint", "checkpoint_1", "checkpoints-1", "my-checkpoint-1"])
+def test_no_other_folder_is_taken_for_a_checkpoint(key: str) -> None:
+    assert check_language(key) == key
+
+
 @pytest.mark.parametrize("key", ["shared", "Shared", "SHARED"])
 def test_the_folder_of_what_is_shared_is_no_key(key: str) -> None:
     with pytest.raises(

@@ -439,8 +439,9 @@ def test_missing_files_are_named(saved: Path) -> None:
         match=r"must have a file `adapter_config.json` of PEFT. Found none in .*en. Download",
     ):
         load(saved)
+    size = (saved / "model.safetensors").stat().st_size
     (saved / "model.safetensors").unlink()
-    edit(saved, backend="none")
+    edit(saved, backend="none", files={"model.safetensors": size})
     with pytest.raises(
         HubError, match=r"must be a transformers checkpoint in safetensors format. Found in .*model"
     ):

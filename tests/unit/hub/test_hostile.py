@@ -40,6 +40,17 @@ def declared(**changes: Any) -> Callable[[Tree], None]:
     return edit
 
 
+def based_elsewhere(base: str) -> Callable[[Tree], None]:
+    """A base that is only named, so that its weights are not among the declared files."""
+
+    def edit(files: Tree) -> None:
+        sizes = json.loads(files[MANIFEST])["files"]
+        own = {path: size for path, size in sizes.items() if path != SHARED}
+        manifest(base_model=base, files=own)(files)
+
+    return edit
+
+
 def text(path: str, **changes: Any) -> Callable[[Tree], None]:
     def edit(files: Tree) -> None:
         files[path] = json.dumps({**json.loads(files[path]), **changes}).encode()
@@ -173,7 +184,7 @@ HOSTILE: dict[str, tuple[Callable[[Tree], None], str]] = {
     ),
     "a backend that nobody has": (manifest(backend="os"), "backend must be one of"),
     "a base that is a folder": (
-        manifest(base_model="/etc/x/y"),
+        based_elsewhere("/etc/x/y"),
         "must name a repository. Found '/etc/x/y'",
     ),
     "another method": (text(CONFIG, r=3, peft_type="EVIL"), "one that cannot be read"),

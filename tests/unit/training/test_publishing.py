@@ -10,6 +10,7 @@ import torch
 from huggingface_hub import ModelCard
 
 from hf_meta_adapters import LanguageAdapterModel, MetaAdapterTrainer, list_languages
+from hf_meta_adapters.errors import HubError
 from hf_meta_adapters.hub.manifest import MANIFEST
 from tests.adapted import outputs, same
 from tests.hub_client import TOKEN, connect, disconnect
@@ -126,3 +127,12 @@ def test_what_else_was_measured_is_published_beside_the_losses(
     }
     assert len(card.data.eval_results) == len(found)
     assert "bits_per_character on verses, as measured." in card.text
+
+
+def test_a_checkpoint_is_not_copied_through_a_link(hub: HubServer, tmp_path: Path) -> None:
+    (tmp_path / "outside").write_bytes(b"of somebody else")
+    (tmp_path / "family").mkdir()
+    (tmp_path / "family" / "config.json").symlink_to(tmp_path / "outside")
+    with pytest.raises(HubError, match=r"Found links in .*family: config.json\."):
+        trained(tmp_path, hub_strategy="every_save")
+    assert (tmp_path / "outside").read_bytes() == b"of somebody else"

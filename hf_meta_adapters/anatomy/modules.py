@@ -164,7 +164,8 @@ def _around(layer: str, linears: Sequence[str], attentions: Iterable[str]) -> li
 
     # Where such a module holds attention as well, only the linear layers are the feed-forward.
     insides = tuple(f"{place}." for place in places)
-    if any(attention.startswith(insides) for attention in attentions):
+    # Nor is there such a module where each linear layer lies in a list of its own.
+    if not common or any(attention.startswith(insides) for attention in attentions):
         return list(linears)
 
     return list(dict.fromkeys(places))

@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 _ATTENTION = re.compile(r"att(n|ention)", re.IGNORECASE)
+_ATTENTION_LIST = re.compile(r"(\w+_)?att(n|ention)s?", re.IGNORECASE)
 _ATTENTION_INPUT = re.compile(r"(^|_)W?(q|k|v|qk|kv|qkv|query|key|value|gate)(_|$)")
 _EXPERT = re.compile(r"expert|router|\.gate$", re.IGNORECASE)
 
@@ -45,7 +46,8 @@ def output_projections(
     - *Attention*: a module in a numbered layer whose name contains `attn` or `attention`. Its
       output projection is its last linear layer that is not named like a query, key, value or gate.
       Cross-attention counts like self-attention, so a layer of a decoder that reads an encoder has
-      two.
+      two. In a model with a numbered list for each kind of sublayer (XLM: `attentions.3` and
+      `ffns.3`), the entries of equal number are a numbered layer.
     - *Feed-forward*: among the linear layers of the same numbered layer outside attention, the last
       one that maps to the width of the attention's output from an input at least as wide. Experts
       of a mixture are not feed-forwards.
@@ -128,7 +130,7 @@ def feed_forward_outputs(
     widths: dict[str, int] = {}
     for attention, output in attentions.items():
         width = linears[output][1]
-        widths.update(dict.fromkeys(_numbered_prefixes(attention), width))
+        widths.update(dict.fromkeys(_layers_of_attention(attention), width))
 
     outputs: dict[str, str] = {}
     for name, (inputs, width) in linears.items():
@@ -147,12 +149,14 @@ def feed_forward_layer(name: str, layers: Collection[str]) -> str | None:
         layers: Names of the numbered layers.
 
     Returns:
-        The innermost layer; `None` for what lies in none of them, in attention or in an expert.
+        The innermost layer, or one across lists such as `"transformer.*.3"`; `None` for what lies
+        in none of them, in attention or in an expert.
     """
     if enclosing_attention(name) is not None or _EXPERT.search(name):
         return None
 
-    return next((prefix for prefix in _numbered_prefixes(name) if prefix in layers), None)
+    prefixes = [*_numbered_prefixes(name), *_layer_across_lists(name)]
+    return next((prefix for prefix in prefixes if prefix in layers), None)
 
 
 def attentions_without_feed_forward(
@@ -165,7 +169,7 @@ def attentions_without_feed_forward(
         forwards: The numbered layers that have a feed-forward.
     """
     layers = set(forwards)
-    return [name for name in attentions if layers.isdisjoint(_numbered_prefixes(name))]
+    return [name for name in attentions if layers.isdisjoint(_layers_of_attention(name))]
 
 
 def enclosing_attention(name: str) -> str | None:
@@ -179,6 +183,8 @@ def enclosing_attention(name: str) -> str | None:
         >>> enclosing_attention("encoder.layer.3.attention.self.query")
         'encoder.layer.3.attention'
         >>> enclosing_attention("encoder.layer.3.output.dense")
+        >>> enclosing_attention("transformer.attentions.3.out_lin")
+        'transformer.attentions.3'
     """
     parts = name.split(".")
 
@@ -186,7 +192,12 @@ def enclosing_attention(name: str) -> str | None:
         if _ATTENTION.search(parts[end - 1]) and any(part.isdigit() for part in parts[:end]):
             return ".".join(parts[:end])
 
-    return None
+    # a list of attentions, next to lists of the other sublayers
+    first = _first_number(parts)
+    if not first or first == len(parts) - 1 or not _ATTENTION_LIST.fullmatch(parts[first - 1]):
+        return None
+
+    return ".".join(parts[: first + 1])
 
 
 def layer_number(name: str) -> int:
@@ -205,6 +216,33 @@ def _numbered_prefixes(name: str) -> Iterator[str]:
     for end in range(len(parts), 0, -1):
         if parts[end - 1].isdigit():
             yield ".".join(parts[:end])
+
+
+def _layers_of_attention(attention: str) -> list[str]:
+    """Return the layers that an attention module lies in, the innermost first."""
+    # an entry of a list of attentions holds nothing else of its layer
+    if attention.rpartition(".")[2].isdigit():
+        return _layer_across_lists(attention)
+
+    return list(_numbered_prefixes(attention))
+
+
+def _layer_across_lists(name: str) -> list[str]:
+    """Return the layer of what has the same first number in lists side by side, if any.
+
+    In XLM, both `transformer.attentions.3.out_lin` and `transformer.ffns.3.lin2` lie in
+    `transformer.*.3`.
+    """
+    parts = name.split(".")
+    first = _first_number(parts)
+    if not first:
+        return []
+
+    return [".".join([*parts[: first - 1], "*", parts[first]])]
+
+
+def _first_number(parts: list[str]) -> int | None:
+    return next((index for index, part in enumerate(parts) if part.isdigit()), None)
 
 
 def _not_found(what: str, model: nn.Module) -> UnsupportedModelError:

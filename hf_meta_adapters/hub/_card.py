@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 from hf_meta_adapters._typing import JsonObject
 from hf_meta_adapters.errors import HubError
@@ -33,6 +34,10 @@ _GENERATED_METADATA = (
     "model-index",
     "co2_eq_emissions",
 )
+_TEXT = ("license_link", "license_name", "model_name", "pipeline_tag")
+_TEXT_OR_LIST = ("datasets", "license", "metrics", "tags")
+# arguments of ModelCardData that are not metadata
+_RESERVED = ("eval_results", "ignore_metadata_errors", "self")
 
 
 def card_text(family: Family, existing: str | None = None, *, repo_id: str = "") -> str:
@@ -45,7 +50,7 @@ def card_text(family: Family, existing: str | None = None, *, repo_id: str = "")
         repo_id: The name of the repository, where it is known.
 
     Raises:
-        HubError: If the metadata of the present card cannot be read.
+        HubError: If the metadata of the present card cannot be read, or have a wrong type.
     """
     name = repo_id.split("/")[-1] or "family"
     previous = _parse(existing)
@@ -75,12 +80,66 @@ def _parse(text: str | None) -> ModelCard | None:
         return None
 
     try:
-        return ModelCard(text, ignore_metadata_errors=True)
+        block = REGEX_YAML_BLOCK.search(text)
+        metadata = yaml.safe_load(block[2]) if block else None
     except (ValueError, yaml.YAMLError) as error:
-        raise HubError(
-            f"The metadata of a model card must be YAML. Found a `{CARD}` whose metadata cannot be"
-            f" read: {error} Correct or remove it."
-        ) from error
+        raise _unreadable(error) from error
+
+    _check_metadata(metadata)
+
+    try:
+        card = ModelCard(text, ignore_metadata_errors=True)
+    except (ValueError, yaml.YAMLError) as error:
+        raise _unreadable(error) from error
+
+    if isinstance(metadata, dict):
+        # older releases of huggingface_hub take a single tag apart into its letters
+        card.data["tags"] = metadata.get("tags")
+
+    return card
+
+
+def _unreadable(error: Exception) -> HubError:
+    return HubError(
+        f"The metadata of a model card must be YAML. Found a `{CARD}` whose metadata cannot be"
+        f" read: {error} Correct or remove it."
+    )
+
+
+def _check_metadata(metadata: object) -> None:
+    """Refuse what ModelCardData or the Hub cannot take, by the name of the field."""
+    # `ModelCard` itself refuses metadata without fields
+    if not isinstance(metadata, dict):
+        return
+
+    for field, value in metadata.items():
+        if not isinstance(field, str) or field in _RESERVED:
+            raise HubError(
+                "A field in the metadata of a model card must have a name that is text, and none"
+                f" of {list(_RESERVED)}. Found {field!r} in `{CARD}`. Rename or remove it."
+            )
+
+        rule = None
+        if field in _TEXT and not _is_text(value):
+            rule = "text"
+        elif field in _TEXT_OR_LIST and not (_is_text(value) or _is_list_of_text(value)):
+            rule = "text or a list of texts"
+
+        if rule is not None:
+            raise HubError(
+                f"`{field}` in the metadata of a model card must be {rule}. Found {value!r} in"
+                f" `{CARD}`. Correct or remove it; YAML reads 7, yes and 2024-01-01 as text only in"
+                " quotes."
+            )
+
+
+def _is_text(value: object) -> bool:
+    # an empty field is as good as none
+    return value is None or isinstance(value, str)
+
+
+def _is_list_of_text(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
 
 
 def _metadata(name: str, family: Family, kept: JsonObject) -> ModelCardData:
@@ -95,6 +154,11 @@ def _metadata(name: str, family: Family, kept: JsonObject) -> ModelCardData:
         tags = [tags]
     library_tags = _LIBRARY_TAGS.get(family.backend, ())
 
+    # a name of the user's own, which also names the results
+    model_name = kept.pop("model_name", None)
+    if results:
+        model_name = model_name or name
+
     carbon = None
     emissions = number(family.details.get("co2_eq_emissions"))
     if emissions is not None:
@@ -108,7 +172,7 @@ def _metadata(name: str, family: Family, kept: JsonObject) -> ModelCardData:
         base_model=family.base_model or _recorded_base(family),
         library_name=_LIBRARIES.get(family.backend),
         tags=_unique([*tags, *_TAGS, *library_tags]),
-        model_name=name if results else None,
+        model_name=model_name,
         eval_results=results or None,
         co2_eq_emissions=carbon,
     )

@@ -34,7 +34,8 @@ def check_inputs(
 
     Raises:
         LanguageError: If there is no language, or the arguments name different ones.
-        ConfigurationError: If θ cannot be moved in the way that the options need.
+        ConfigurationError: If a parameter is frozen, or θ cannot be moved in the way that the
+            options need.
     """
     if not train_losses:
         raise LanguageError(
@@ -50,6 +51,7 @@ def check_inputs(
             f' {list(meta_losses)}. Use `meta_languages="all"`.'
         )
 
+    check_trained(shared, language)
     _check_movable(shared, options)
 
     every = every_parameter(shared, language)
@@ -69,6 +71,32 @@ def every_parameter(shared: Parameters, language: Mapping[Language, Parameters])
         every += parameters.values()
 
     return every
+
+
+def check_trained(shared: Parameters, language: Mapping[Language, Parameters]) -> None:
+    """Check that gradients can be taken for all parameters of a step.
+
+    Args:
+        shared: θ.
+        language: φ of each language.
+
+    Raises:
+        ConfigurationError: If one of them does not require gradients.
+    """
+    for parameters in (shared, *language.values()):
+        for name, parameter in parameters.items():
+            if parameter.requires_grad:
+                continue
+
+            # torch takes no gradient of whole numbers
+            state = "frozen" if parameter.is_floating_point() else f"quantized ({parameter.dtype})"
+            raise ConfigurationError(
+                "Every shared and language-specific parameter of a step must require gradients."
+                f" Found `{name}`, which is {state}. Call `requires_grad_(True)` on it. To leave"
+                " shared weights out of the step, freeze them before `get_language_model`, or pass"
+                ' it `shared="none"`; to train some languages alone, call'
+                " `model.train_only(...)`."
+            )
 
 
 def _check_languages(name: str, present: list[Language], required: list[Language]) -> None:
@@ -96,14 +124,6 @@ def _check_movable(shared: Parameters, options: MetaOptions) -> None:
 
 
 def _check_parameter(name: str, parameter: Tensor, options: MetaOptions) -> None:
-    if not parameter.is_floating_point():
-        raise _cannot_move(
-            f"`{name}` of dtype {parameter.dtype}, a quantized weight that cannot be moved"
-        )
-
-    if not parameter.requires_grad:
-        raise _cannot_move(f"`{name}`, which is frozen")
-
     is_low_precision = torch.finfo(parameter.dtype).bits < 32
     if options.meta_gradient == "finite_difference" and is_low_precision:
         raise ConfigurationError(
@@ -139,5 +159,8 @@ def _cannot_move(obstacle: str) -> ConfigurationError:
     return ConfigurationError(
         f"The virtual step moves the shared weights θ. Found {obstacle}. Make part of the model"
         ' trainable (`shared="all"`, a regular expression, or a PeftConfig such as LoraConfig()'
-        ' over a frozen base), or use `meta_gradient="first_order", lookahead="none"`.'
+        " over a frozen base), or train φ on the training text, without a virtual step:"
+        ' `adapter_update="train"` in the arguments of the Trainer, `joint_step` in a loop of your'
+        ' own. With `meta_gradient="first_order", lookahead="none"`, φ learns from the held-out'
+        " text alone."
     )

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hf_meta_adapters._typing import AllReduce, Language, MicroBatches, Parameters
 from hf_meta_adapters.meta._differentiating import differentiating
-from hf_meta_adapters.meta._inputs import every_parameter
+from hf_meta_adapters.meta._inputs import check_trained, every_parameter
 from hf_meta_adapters.meta._reduce import Reduce
 from hf_meta_adapters.meta._replay import listed
 from hf_meta_adapters.meta._train_pass import loss_and_gradient
@@ -39,6 +39,9 @@ def joint_gradient(
     Returns:
         The gradients and losses.
 
+    Raises:
+        ConfigurationError: If a parameter is frozen.
+
     Example:
         >>> import torch
         >>> theta = torch.tensor(1.0, requires_grad=True)
@@ -48,6 +51,8 @@ def joint_gradient(
         >>> step.shared["theta"].item(), step.train["sw"]["phi"].item()
         (2.0, 1.0)
     """
+    check_trained(shared, language)
+
     theta = list(shared.values())
     phi = {key: list(parameters.values()) for key, parameters in language.items()}
 

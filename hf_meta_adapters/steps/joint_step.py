@@ -42,6 +42,7 @@ def joint_step(
         The gradients by parameter name, and the losses.
 
     Raises:
+        ConfigurationError: If a parameter of θ or φ was frozen after the model was made.
         LanguageError: If a language is unknown to the model.
         DataError: If a language has no batch.
 

@@ -9,10 +9,11 @@ from typing import Any
 from peft import PeftConfig
 from transformers.activations import ACT2FN
 
+from hf_meta_adapters.backends.method_name import MethodName
 from hf_meta_adapters.errors import ConfigurationError
 
-# PEFT's own enumeration of methods is closed; a string serves as well
-PEFT_TYPE: Any = "BOTTLENECK"
+# `Any`, because PEFT declares a member of its own enumeration
+PEFT_TYPE: Any = MethodName("BOTTLENECK")
 
 MODEL_ACTIVATION = "model"
 """The `non_linearity` that stands for the activation of the model."""

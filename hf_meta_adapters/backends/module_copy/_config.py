@@ -9,10 +9,11 @@ from typing import Any
 from peft import PeftConfig
 
 from hf_meta_adapters.anatomy.modules import MODULE_KINDS
+from hf_meta_adapters.backends.method_name import MethodName
 from hf_meta_adapters.errors import ConfigurationError
 
-# PEFT's own enumeration of methods is closed; a string serves as well
-PEFT_TYPE: Any = "MODULE_COPY"
+# `Any`, because PEFT declares a member of its own enumeration
+PEFT_TYPE: Any = MethodName("MODULE_COPY")
 
 
 @dataclass(init=False)

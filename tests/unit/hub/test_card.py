@@ -182,6 +182,49 @@ def test_metadata_that_cannot_be_read_are_refused() -> None:
         card_text(FAMILY, "---\nlicense: [\n---\ntext")
 
 
+@pytest.mark.parametrize(
+    ("metadata", "found"),
+    [
+        ("tags: 7", r"`tags` .* must be text or a list of texts. Found 7 in `README.md`"),
+        ("tags: yes", r"`tags` .* Found True .* YAML reads"),
+        ("tags: 2024-01-01", r"`tags` .* Found datetime.date\(2024, 1, 1\)"),
+        ("tags: [mine, 7]", r"`tags` .* Found \['mine', 7\]"),
+        ("tags: [{a: b}]", r"`tags` .* Found \[{'a': 'b'}\]"),
+        ("tags: {a: b}", r"`tags` .* Found {'a': 'b'}"),
+        ("license: 7", r"`license` .* Found 7"),
+        ("datasets: 7", r"`datasets` .* Found 7"),
+        ("metrics: {a: 1}", r"`metrics` .* Found {'a': 1}"),
+        ("model_name: 7", r"`model_name` .* must be text. Found 7"),
+        ("pipeline_tag: [x]", r"`pipeline_tag` .* must be text. Found \['x'\]"),
+        ("7: x", r"a name that is text, .* Found 7 in `README.md`. Rename"),
+        ("self: x", r"none of .* Found 'self'"),
+        ("eval_results: x", r"none of .* Found 'eval_results'"),
+        ("ignore_metadata_errors: true", r"none of .* Found 'ignore_metadata_errors'"),
+    ],
+)
+def test_metadata_of_a_wrong_type_are_refused_by_name(metadata: str, found: str) -> None:
+    with pytest.raises(HubError, match=found) as error:
+        card_text(FAMILY, f"---\n{metadata}\n---\ntext")
+    assert "must be YAML" not in str(error.value)
+
+
+@pytest.mark.parametrize("details", [{}, {"scores": scores(0.75).to_dict()}])
+def test_metadata_that_the_hub_takes_are_kept(details: dict) -> None:
+    family = with_details(**details)
+    own = (
+        "tags: mine\nlicense: [mit, other]\nlicense_link:\nmodel_name: Anna's\nwidget: [{text: a}]"
+    )
+    text = card_text(family, f"---\n{own}\n---\ntext", repo_id="anna/family")
+    data = ModelCard(text).data
+    assert card_errors(data.to_dict()) == []
+    assert "mine" in data.tags
+    assert "m" not in data.tags
+    assert data.license == ["mit", "other"]
+    assert data.model_name == "Anna's"
+    assert data["widget"] == [{"text": "a"}]
+    assert bool(data.eval_results) == bool(details)
+
+
 def test_names_of_languages() -> None:
     assert [language_name(key) for key in ("te", "pt-BR", "zh_Hant", "qq")] == [
         "Telugu (te)", "Portuguese (pt-BR)", "Chinese (zh_Hant)", "qq",

@@ -374,11 +374,13 @@ def test_arguments_that_cannot_work():
 
     with pytest.raises(LanguageError, match=r"`meta_losses` must have every language.*\['da'\]"):
         call(train, {key: meta[key] for key in ("te", "zh-Hant")}, case.shared, case.language)
-    with pytest.raises(ConfigurationError, match=r"Found no shared parameter.*first_order"):
+    with pytest.raises(ConfigurationError, match=r"Found no shared .*`adapter_update=\"train\"`"):
         call(train, meta, {}, case.language)
     frozen = {**case.shared, "first": case.shared["first"].detach()}
-    with pytest.raises(ConfigurationError, match="`first`, which is frozen"):
-        call(train, meta, frozen, case.language)
+    still = {"meta_gradient": "first_order", "lookahead": "none"}
+    for options in ({}, still):
+        with pytest.raises(ConfigurationError, match="`first`, which is frozen"):
+            call(train, meta, frozen, case.language, **options)
     packed = {**case.shared, "first": torch.zeros(3, dtype=torch.uint8)}
     with pytest.raises(ConfigurationError, match="quantized"):
         call(train, meta, packed, case.language)

@@ -368,6 +368,43 @@ def test_a_frozen_base_is_refused_where_it_has_to_move(estimator):
     assert flat(found.direct).norm() > 0
 
 
+@pytest.mark.parametrize("languages_per_pass", [1, 2])
+@pytest.mark.parametrize("frozen", ["all", "shared", "one language"])
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda model, **options: joint_step(model, batches(1), **options),
+        step,
+        lambda model, **options: step(
+            model, meta_gradient="first_order", lookahead="none", **options
+        ),
+    ],
+    ids=["joint", "meta", "first order"],
+)
+def test_what_was_frozen_after_the_model_was_made_is_named(take, frozen, languages_per_pass):
+    model = make_model()
+    parts = {
+        "all": dict(model.named_parameters()),
+        "shared": model.shared_parameters(),
+        "one language": model.language_parameters("te"),
+    }
+    for parameter in parts[frozen].values():
+        parameter.requires_grad_(False)
+
+    with pytest.raises(
+        ConfigurationError, match=r"must require gradients. Found `(.*)`, which is frozen. Call"
+    ) as error:
+        take(model, languages_per_pass=languages_per_pass)
+    assert any(f"`{name}`" in str(error.value) for name in parts[frozen])
+
+    # by the two remedies that the message names
+    for parameter in parts[frozen].values():
+        parameter.requires_grad_(True)
+    model.train_only("te")
+    trained = joint_step(model, batches(1), languages_per_pass=languages_per_pass).train
+    assert {key for key, gradients in trained.items() if gradients} == {"te"}
+
+
 def test_a_finite_difference_is_refused_in_half_precision():
     model = make_model(dtype=torch.bfloat16)
     with pytest.raises(

@@ -844,10 +844,16 @@ def test_evaluation_in_an_unknown_language_is_refused(tmp_path):
 def test_a_frozen_base_is_refused_before_anything_moves(tmp_path):
     model = make_model(shared="none")
     before = snapshot(model)
-    with pytest.raises(ConfigurationError, match="Found no shared parameter"):
+    with pytest.raises(ConfigurationError, match="Found no shared parameter") as error:
         run(tmp_path, model)
     assert same(snapshot(model), before)
     run(tmp_path, model, meta_gradient="first_order", lookahead="none")
+    assert moved(before, model) == set(LANGUAGES)
+
+    # what the message advises learns from the training text
+    assert '`adapter_update="train"`' in str(error.value)
+    before = snapshot(model)
+    run(tmp_path, model, adapter_update="train")
     assert moved(before, model) == set(LANGUAGES)
 
 

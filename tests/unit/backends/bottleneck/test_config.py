@@ -150,7 +150,18 @@ def test_unknown_adapters_for_rows_are_named() -> None:
     model(**cell.batch(), adapter_names=["sw", "__base__"])
 
 
+# layers in numbered lists for each kind of sublayer: `attentions.0`, `ffns.0`
+_XLM = {
+    "emb_dim": 16,
+    "n_layers": 2,
+    "n_heads": 2,
+    "vocab_size": 64,
+    "max_position_embeddings": 32,
+}
+
 OTHERS = {
+    "XLMConfig": (_XLM, ["out_lin", "lin2"], 4),
+    "FlaubertConfig": (_XLM, ["out_lin", "lin2"], 4),
     "AlbertConfig": (SIZES | {"embedding_size": 8}, ["attention.dense", "ffn_output"], 2),
     "OPTConfig": (
         {

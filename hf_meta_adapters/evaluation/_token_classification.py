@@ -12,6 +12,7 @@ from hf_meta_adapters._typing import IGNORED_LABEL, Language, Rows
 from hf_meta_adapters.errors import ConfigurationError, DataError
 from hf_meta_adapters.evaluation._columns import column, label_column
 from hf_meta_adapters.evaluation._forward import Feature, logits_of
+from hf_meta_adapters.evaluation._split_words import warn_if_cut_otherwise
 from hf_meta_adapters.evaluation._task import Task
 from hf_meta_adapters.evaluation._windows import length_limit, windows
 
@@ -95,8 +96,11 @@ class TokenClassification(Task):
         limit = length_limit(tokenizer, max_length)
         ids = self.label2id
 
+        sentences = column(dataset, ["tokens"], language)
+        warn_if_cut_otherwise(tokenizer, sentences, language)
+
         rows = []
-        for example, words in enumerate(column(dataset, ["tokens"], language)):
+        for example, words in enumerate(sentences):
             for encoding, first_subwords in _encode(tokenizer, words, limit, self.overlap):
                 # Ignored: later subwords, words of another window, and words without a label.
                 labels = [IGNORED_LABEL] * len(encoding["input_ids"])

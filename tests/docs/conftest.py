@@ -31,11 +31,11 @@ TEXT = [
 def tokenizer(*, sentinels: int = 0, **names: str) -> PreTrainedTokenizerFast:
     """A byte-level tokenizer of 320 pieces, plus sentinels.
 
-    Without `names`, it has the special tokens of XLM-R.
+    Without `names`, it has the special tokens of XLM-R, and its space before each word alone.
     """
     backend = Tokenizer(models.BPE(unk_token=None))
     backend.normalizer = normalizers.NFC()
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=not names)
     backend.decoder = decoders.ByteLevel()
     backend.train_from_iterator(
         TEXT,

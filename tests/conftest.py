@@ -2,6 +2,7 @@
 
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before the libraries are imported: they read these once.
@@ -25,6 +26,19 @@ def _fixed_seed() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def accelerate_settings_kept() -> Iterator[None]:
+    """Take back what arguments with bf16 or fp16 leave in the environment under transformers 4.
+
+    `ACCELERATE_MIXED_PRECISION`, for one, would change the precision of later tests of the process.
+    """
+    before = {name: value for name, value in os.environ.items() if name.startswith("ACCELERATE_")}
+    yield
+    for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

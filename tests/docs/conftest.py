@@ -35,7 +35,8 @@ def tokenizer(*, sentinels: int = 0, **names: str) -> PreTrainedTokenizerFast:
     """
     backend = Tokenizer(models.BPE(unk_token=None))
     backend.normalizer = normalizers.NFC()
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=not names)
+    space = not names
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space)
     backend.decoder = decoders.ByteLevel()
     backend.train_from_iterator(
         TEXT,
@@ -54,8 +55,14 @@ def tokenizer(*, sentinels: int = 0, **names: str) -> PreTrainedTokenizerFast:
     backend.add_tokens([f"▁<extra_id_{number}>" for number in range(sentinels)])
     names = names or {f"{role}_token": token for role, token in SPECIAL.items()}
     inputs = ["input_ids", "attention_mask"]
+
+    # transformers 4 sets the space of the backend anew, to none unless it is told.
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, model_max_length=128, model_input_names=inputs, **names
+        tokenizer_object=backend,
+        model_max_length=128,
+        model_input_names=inputs,
+        add_prefix_space=space,
+        **names,
     )
 
 

@@ -26,6 +26,7 @@ from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps.joint_step import joint_step
 from hf_meta_adapters.steps.meta_fidelity import meta_fidelity
 from hf_meta_adapters.steps.meta_step import meta_step
+from hf_meta_adapters.steps.next_step import next_step
 from hf_meta_adapters.steps.routed_loss import RoutedLoss
 from hf_meta_adapters.steps.sparse_head import SparseHead
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
@@ -62,6 +63,7 @@ __all__ = [
     "masked_lm_features",
     "meta_fidelity",
     "meta_step",
+    "next_step",
     "plan_language_capacity",
     "register_backend",
     "register_task",

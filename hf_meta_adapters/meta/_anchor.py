@@ -27,8 +27,9 @@ class Anchor:
     def __init__(self, parameters: Sequence[Tensor], *, cpu_offload: bool = False) -> None:
         self._live = [local(parameter.data) for parameter in parameters]
         self._cpu_offload = cpu_offload
-        self._start = [self._copy(parameter) for parameter in self._live]
-        self._base = self._start
+        self.start = [self._copy(parameter) for parameter in self._live]
+        """The values of θ with which the anchor was made."""
+        self._base = self.start
         self._is_away = False
 
     @torch.no_grad()
@@ -57,7 +58,7 @@ class Anchor:
     def rebase(self, base: list[Tensor] | None = None) -> None:
         """Make `base` the point from which moves start, and go there; `None` is the original θ."""
         if base is None:
-            base = self._start
+            base = self.start
 
         # The same list means the same point, and nothing to copy if θ is there.
         self._is_away = self._is_away or base is not self._base

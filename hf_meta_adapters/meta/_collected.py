@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hf_meta_adapters._typing import Language
+from hf_meta_adapters.meta._indirect_size import IndirectSize
 from hf_meta_adapters.meta._problem import Problem
 from hf_meta_adapters.meta._train_pass import TrainPass
 from hf_meta_adapters.meta._validation_pass import ValidationPass
@@ -84,14 +85,14 @@ class Collected:
         self,
         shared: Sequence[str],
         language: Mapping[Language, Sequence[str]],
-        max_indirect_ratio: float | None,
+        size: IndirectSize,
     ) -> MetaGradients:
         """Put the names back, and the weights of the languages where they were left out.
 
         Args:
             shared: The names of θ.
             language: The names of φ of each language whose meta-gradient was taken.
-            max_indirect_ratio: The bound on the indirect part, if any.
+            size: How large the indirect parts are to be.
 
         Returns:
             The result of the outer step.
@@ -113,5 +114,5 @@ class Collected:
             self.direct,
             self.indirect,
             meta_loss=meta_loss,
-            max_indirect_ratio=max_indirect_ratio,
+            size=size,
         )

@@ -37,12 +37,14 @@ def check_inputs(
         ConfigurationError: If a parameter is frozen, or θ cannot be moved in the way that the
             options need.
     """
-    if not train_losses:
-        raise LanguageError(
-            "The outer step needs the training loss of at least one language. Found none. Pass, for"
-            ' example, `train_losses={"sw": lambda: ...}`.'
+    if options.lookahead == "next":
+        raise ConfigurationError(
+            '`lookahead="next"` takes the training losses of the next step for validation losses,'
+            " and so needs the step before. Found it in `meta_gradient`, which knows one step. Use"
+            " `next_step`, which is given what was kept of it."
         )
 
+    _check_any(train_losses)
     _check_languages("meta_losses", list(meta_losses), list(train_losses))
     _check_languages("language", list(language), list(train_losses))
     if options.meta_languages == "others" and len(meta_losses) < 2:
@@ -62,6 +64,35 @@ def check_inputs(
         )
 
     return every[0].device
+
+
+def check_next_inputs(
+    train_losses: Mapping[Language, MicroBatches],
+    shared: Parameters,
+    language: Mapping[Language, Parameters],
+    options: MetaOptions,
+) -> torch.device:
+    """Check languages and parameters of a step that looks ahead to the next one.
+
+    Args:
+        train_losses: The training losses.
+        shared: θ.
+        language: φ of each language.
+        options: How the meta-gradient is taken.
+
+    Returns:
+        The device of the first parameter.
+
+    Raises:
+        LanguageError: If there is no language, or one has no φ.
+        ConfigurationError: If a parameter is frozen, or θ cannot be moved in the way that the
+            options need.
+    """
+    _check_any(train_losses)
+    _check_languages("language", list(language), list(train_losses))
+    check_trained(shared, language)
+    _check_movable(shared, options)
+    return every_parameter(shared, language)[0].device
 
 
 def every_parameter(shared: Parameters, language: Mapping[Language, Parameters]) -> list[Tensor]:
@@ -97,6 +128,14 @@ def check_trained(shared: Parameters, language: Mapping[Language, Parameters]) -
                 ' it `shared="none"`; to train some languages alone, call'
                 " `model.train_only(...)`."
             )
+
+
+def _check_any(train_losses: Mapping[Language, MicroBatches]) -> None:
+    if not train_losses:
+        raise LanguageError(
+            "The outer step needs the training loss of at least one language. Found none. Pass, for"
+            ' example, `train_losses={"sw": lambda: ...}`.'
+        )
 
 
 def _check_languages(name: str, present: list[Language], required: list[Language]) -> None:

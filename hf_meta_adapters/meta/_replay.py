@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hf_meta_adapters._typing import Loss, MicroBatches
 
-_RandomState: TypeAlias = tuple[Tensor, Tensor | None]
+RandomState: TypeAlias = tuple[Tensor, Tensor | None]
 """The states of the CPU's generator and of the GPU's, if there is one."""
 
 
@@ -28,21 +28,24 @@ class Replay:
     Args:
         loss: The loss.
         device: The device on which the model draws its random numbers, besides the CPU.
+        state: The random state of every evaluation, the first one included; `None` takes that of
+            the first call.
     """
 
-    def __init__(self, loss: Loss, device: torch.device) -> None:
+    def __init__(self, loss: Loss, device: torch.device, state: RandomState | None = None) -> None:
         self._loss = loss
         self._gpu = device if device.type == "cuda" else None
-        self._state: _RandomState | None = None
+        self.state = state
+        """The state in which every evaluation starts, once it is known."""
 
     def __call__(self) -> Tensor:
         """Evaluate the loss, a 0-d tensor."""
-        if self._state is None:
-            self._state = self._random_state()
+        if self.state is None:
+            self.state = self._random_state()
             return self._loss()
 
         before = self._random_state()
-        self._set_random_state(self._state)
+        self._set_random_state(self.state)
         try:
             return self._loss()
         finally:
@@ -50,15 +53,15 @@ class Replay:
 
     def fixed(self) -> Replay:
         """This loss with the present random numbers in every evaluation, the first one included."""
-        self._state = self._random_state()
+        self.state = self._random_state()
         return self
 
-    def _random_state(self) -> _RandomState:
+    def _random_state(self) -> RandomState:
         if self._gpu is None:
             return torch.get_rng_state(), None
         return torch.get_rng_state(), torch.cuda.get_rng_state(self._gpu)
 
-    def _set_random_state(self, state: _RandomState) -> None:
+    def _set_random_state(self, state: RandomState) -> None:
         on_cpu, on_gpu = state
         torch.set_rng_state(on_cpu)
         if self._gpu is not None and on_gpu is not None:

@@ -16,6 +16,14 @@ _STATE = {"exp_avg", "exp_avg_sq", "step"}
 """The names under which PyTorch's optimizers of the Adam family keep m, v and t."""
 
 
+def is_adam(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether an optimizer takes the steps of Adam, with or without decay of the weights.
+
+    By its class: RAdam and NAdam keep a state of the same names and take other steps.
+    """
+    return isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW))
+
+
 @dataclass(frozen=True)
 class AdamState:
     """What Adam remembers of one parameter.
@@ -63,15 +71,14 @@ class Adam(InnerOptimizer):
         """The step that an optimizer of the Adam family would take, from the state that it has now.
 
         Args:
-            optimizer: An optimizer whose state holds `exp_avg`, `exp_avg_sq` and `step` (Adam,
-                AdamW and their fused forms).
+            optimizer: Adam or AdamW of PyTorch, fused or not.
             parameters: θ.
 
         Returns:
             The virtual step.
 
         Raises:
-            ConfigurationError: If the optimizer keeps another state, or does not hold a parameter.
+            ConfigurationError: If it is another optimizer, or does not hold a parameter.
         """
         # By identity: comparing tensors with `==` would compare their entries.
         group_of = {
@@ -85,10 +92,11 @@ class Adam(InnerOptimizer):
             group = group_of.get(id(parameter))
             state = optimizer.state.get(parameter, {})
 
-            if group is None or "betas" not in group or (state and not set(state) >= _STATE):
+            is_known = is_adam(optimizer) and group is not None and not group["amsgrad"]
+            if group is None or not is_known or (state and not set(state) >= _STATE):
                 raise ConfigurationError(
-                    '`inner_optimizer="adam"` needs an optimizer of the Adam family that holds'
-                    f" every shared parameter. Found `{type(optimizer).__name__}`. Use"
+                    '`inner_optimizer="adam"` needs PyTorch\'s Adam or AdamW (without `amsgrad`)'
+                    f" that holds every shared parameter. Found `{type(optimizer).__name__}`. Use"
                     ' `inner_optimizer="sgd"` or `optim="adamw_torch"`.'
                 )
 
@@ -101,8 +109,7 @@ class Adam(InnerOptimizer):
                 AdamState(
                     first_moment=state["exp_avg"],
                     second_moment=state["exp_avg_sq"],
-                    # PyTorch keeps t on the CPU unless the optimizer is fused or capturable.
-                    steps=state["step"].to(parameter.device),
+                    steps=_steps(state["step"], parameter),
                     betas=tuple(group["betas"]),
                     epsilon=group["eps"],
                 )
@@ -148,3 +155,12 @@ class Adam(InnerOptimizer):
         # limit (1 − β₁)/ε is a slope that no later step has.
         slope = torch.where(root == 0, torch.zeros_like(g), through_m - through_v)
         return m_hat / denominator, slope
+
+
+def _steps(count: Tensor, parameter: Tensor) -> Tensor:
+    """t, where the parameter is; PyTorch keeps it on the CPU unless the optimizer is fused."""
+    if parameter.device.type == "mps":
+        return count.to(parameter.device)
+
+    # βᵗ in float32, as the count is, would be wrong in the eighth digit.
+    return count.to(parameter.device, torch.float64)

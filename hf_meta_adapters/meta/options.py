@@ -12,13 +12,14 @@ from hf_meta_adapters.meta._exact import Exact
 from hf_meta_adapters.meta._finite_difference import FiniteDifference, Scheme
 from hf_meta_adapters.meta._first_order import FirstOrder
 from hf_meta_adapters.meta._forward_mode import ForwardMode
+from hf_meta_adapters.meta._indirect_size import IndirectSize, Scope
 from hf_meta_adapters.meta._mixed_product import MixedProduct
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 Estimator: TypeAlias = Literal["exact", "finite_difference", "forward_mode", "first_order"]
-Lookahead: TypeAlias = Literal["per_language", "shared", "none"]
+Lookahead: TypeAlias = Literal["per_language", "shared", "none", "next"]
 MetaLanguages: TypeAlias = Literal["all", "others"]
 
 
@@ -30,7 +31,8 @@ class MetaOptions:
         meta_gradient: The estimator of the mixed product: `"exact"`, `"finite_difference"`,
             `"forward_mode"` or `"first_order"` (which drops the indirect part).
         lookahead: Where the validation losses are differentiated: `"per_language"` (the paper),
-            `"shared"`, `"none"`.
+            `"shared"`, `"none"`, or `"next"`: after the step that the optimizer really takes, with
+            the training losses of the next step for validation losses.
         meta_languages: Whose validation losses count for language i: `"all"`, or `"others"` (all
             but i).
         meta_languages_per_step: How many of these languages are drawn for each language i in a
@@ -43,6 +45,10 @@ class MetaOptions:
             precision.
         max_indirect_ratio: Upper bound on ‖indirect‖ / ‖direct‖ of each language; the indirect part
             is scaled down to it. `None` leaves it alone.
+        indirect_ratio: The indirect part is scaled to ‖indirect‖ = `indirect_ratio` · ‖direct‖,
+            down or up. `None` leaves it alone.
+        indirect_ratio_scope: Whether these norms are those of all languages together (`"all"`), or
+            of each language (`"language"`).
         cpu_offload: Keep v and the copy of θ in CPU memory. This saves two tensors of the size of θ
             on the GPU and costs the time to bring them back parameter by parameter. It needs finite
             differences and one virtual step.
@@ -59,6 +65,8 @@ class MetaOptions:
     finite_difference_scheme: Scheme = "central"
     finite_difference_radius: float | None = None
     max_indirect_ratio: float | None = None
+    indirect_ratio: float | None = None
+    indirect_ratio_scope: Scope = "all"
     cpu_offload: bool = False
 
     def __post_init__(self) -> None:
@@ -67,6 +75,7 @@ class MetaOptions:
         _check_choice("lookahead", self.lookahead, get_args(Lookahead))
         _check_choice("meta_languages", self.meta_languages, get_args(MetaLanguages))
         _check_choice("finite_difference_scheme", self.finite_difference_scheme, get_args(Scheme))
+        _check_choice("indirect_ratio_scope", self.indirect_ratio_scope, get_args(Scope))
 
         if not isinstance(self.inner_steps, int) or self.inner_steps < 1:
             raise ConfigurationError(
@@ -80,6 +89,9 @@ class MetaOptions:
         self._check_offload()
         _check_positive("finite_difference_radius", self.finite_difference_radius)
         _check_positive("max_indirect_ratio", self.max_indirect_ratio)
+        _check_positive("indirect_ratio", self.indirect_ratio)
+        self._check_ratio()
+        self._check_next()
 
     def product(self, precision: torch.dtype | None = None) -> MixedProduct:
         """The mixed product that the options name, for passes evaluated in `precision`."""
@@ -93,6 +105,10 @@ class MetaOptions:
         return FiniteDifference(
             self.finite_difference_scheme, self.finite_difference_radius, precision
         )
+
+    def indirect_size(self) -> IndirectSize:
+        """How large the indirect part is to be."""
+        return IndirectSize(self.indirect_ratio, self.indirect_ratio_scope, self.max_indirect_ratio)
 
     def _check_parts(self) -> None:
         if self.meta_gradient == "first_order" and self.meta_languages == "others":
@@ -132,8 +148,40 @@ class MetaOptions:
                     " the option out."
                 )
 
+    def _check_ratio(self) -> None:
+        if self.indirect_ratio is None:
+            return
+
+        if self.meta_gradient == "first_order" or self.meta_languages == "others":
+            raise ConfigurationError(
+                "`indirect_ratio` holds the size of the indirect part beside the direct part, and"
+                ' needs both. Found `meta_gradient="first_order"` (no indirect part) or'
+                ' `meta_languages="others"` (no direct part). Leave one of the two out.'
+            )
+
+        if self.max_indirect_ratio is not None:
+            raise ConfigurationError(
+                "`indirect_ratio` holds ‖indirect‖ / ‖direct‖ at a value, `max_indirect_ratio`"
+                f" bounds it. Found both, {self.indirect_ratio} and {self.max_indirect_ratio}. Keep"
+                " one of them."
+            )
+
+    def _check_next(self) -> None:
+        if self.lookahead == "next" and self.meta_languages != "all":
+            raise ConfigurationError(
+                '`lookahead="next"` validates on the training losses of the next step, of all'
+                f" languages. Found `meta_languages={self.meta_languages!r}`. Leave it out, or use"
+                ' `lookahead="shared"`.'
+            )
+
     def _check_offload(self) -> None:
         needed = ("finite_difference", 1)
+
+        if self.cpu_offload and self.lookahead == "next":
+            raise ConfigurationError(
+                '`lookahead="next"` keeps what it needs on the device of the model. Found'
+                " `cpu_offload=True`. Leave it out."
+            )
 
         # Exact products and Hessian-vector products mix v with tensors on the GPU.
         if self.cpu_offload and (self.meta_gradient, self.inner_steps) != needed:
@@ -160,6 +208,8 @@ class MetaOptionKeywords(TypedDict, total=False):
     finite_difference_scheme: Scheme | None
     finite_difference_radius: float | None
     max_indirect_ratio: float | None
+    indirect_ratio: float | None
+    indirect_ratio_scope: Scope | None
     cpu_offload: bool | None
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from torch import Tensor
 
 from hf_meta_adapters._typing import Language
+from hf_meta_adapters.meta._indirect_size import IndirectSize
 from hf_meta_adapters.meta._meta_signal import MetaSignal
-from hf_meta_adapters.meta.vectors import Vector, bounded, norm
+from hf_meta_adapters.meta.kept_step import KeptStep
+from hf_meta_adapters.meta.vectors import Vector
 
 NamedGradient: TypeAlias = dict[str, Tensor]
 """A gradient by parameter name; parameters without a gradient are absent."""
@@ -46,6 +48,7 @@ class MetaGradients(JointGradients):
         meta_loss: L_l^val(θ', φ_l), 0-d; with a look-ahead per language the mean over the θ'_i.
         meter: The meta-signal of all languages together.
         language_meter: The meta-signal of each language.
+        kept: What `lookahead="next"` needs of this step in the next one.
     """
 
     direct: dict[Language, NamedGradient]
@@ -53,6 +56,7 @@ class MetaGradients(JointGradients):
     meta_loss: dict[Language, Tensor]
     meter: MetaSignal
     language_meter: dict[Language, MetaSignal]
+    kept: KeptStep | None = field(default=None, repr=False, compare=False)
 
     @property
     def language(self) -> dict[Language, NamedGradient]:
@@ -81,9 +85,9 @@ def with_meta_gradients(
     indirect: Mapping[Language, Vector],
     *,
     meta_loss: dict[Language, Tensor],
-    max_indirect_ratio: float | None,
+    size: IndirectSize,
 ) -> MetaGradients:
-    """Bound the indirect parts, measure the meta-signal, and put the names back.
+    """Scale the indirect parts, measure the meta-signal, and put the names back.
 
     Args:
         joint: The gradients of joint training.
@@ -91,33 +95,37 @@ def with_meta_gradients(
         direct: The direct part of each language.
         indirect: The indirect part of each language.
         meta_loss: L_l^val, 0-d.
-        max_indirect_ratio: The upper bound on ‖indirect‖ / ‖direct‖ of each language, if any.
+        size: How large the indirect parts are to be.
 
     Returns:
         The result of the outer step.
     """
-    if max_indirect_ratio is not None:
-        indirect = {
-            key: bounded(indirect[key], norm(direct[key]) * max_indirect_ratio) for key in direct
-        }
+    used = size(direct, indirect)
 
-    every_direct: Vector = []
-    every_indirect: Vector = []
-
-    for key in direct:
-        every_direct += direct[key]
-        every_indirect += indirect[key]
+    # The raw ratio takes norms of its own only where something was scaled.
+    every_raw: Vector | None = None
+    raw: dict[Language, Vector | None] = dict.fromkeys(direct)
+    if size.acts:
+        every_raw, raw = _joined(indirect), dict(indirect)
 
     return MetaGradients(
         shared=joint.shared,
         train=joint.train,
         train_loss=joint.train_loss,
         direct={key: named(names[key], direct[key]) for key in direct},
-        indirect={key: named(names[key], indirect[key]) for key in direct},
+        indirect={key: named(names[key], used[key]) for key in direct},
         meta_loss=meta_loss,
-        meter=MetaSignal.of(every_direct, every_indirect),
-        language_meter={key: MetaSignal.of(direct[key], indirect[key]) for key in direct},
+        meter=MetaSignal.of(_joined(direct), _joined(used), every_raw),
+        language_meter={key: MetaSignal.of(direct[key], used[key], raw[key]) for key in direct},
     )
+
+
+def _joined(parts: Mapping[Language, Vector]) -> Vector:
+    """The parts of all languages, one after the other."""
+    every: Vector = []
+    for vector in parts.values():
+        every += vector
+    return every
 
 
 def _sum(left: NamedGradient, right: NamedGradient) -> NamedGradient:

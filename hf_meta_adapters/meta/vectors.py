@@ -41,6 +41,23 @@ def local(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def sharded_as(part: Tensor, like: Tensor) -> Tensor:
+    """The part that this process holds, as a tensor that is sharded like another of its shape."""
+    if not is_sharded(like):
+        return part
+
+    # Of the sharded tensor's own class, for the reason above. The shape is that of the whole:
+    # shards may differ in size.
+    return type(like).from_local(
+        part,
+        like.device_mesh,
+        like.placements,
+        run_check=False,
+        shape=like.shape,
+        stride=like.stride(),
+    )
+
+
 def absent(parameters: Sequence[Tensor]) -> Vector:
     """A vector without any entry, to which gradients of the parameters can be added."""
     return [None for _ in parameters]

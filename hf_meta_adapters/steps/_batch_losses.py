@@ -9,9 +9,9 @@ from torch import Tensor
 
 from hf_meta_adapters._typing import Batch, Language, Loss
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
-from hf_meta_adapters.steps._context import StepContext
 from hf_meta_adapters.steps._label_counts import label_counts, total_counts
 from hf_meta_adapters.steps.losses import Batches, micro_batches, model_loss
+from hf_meta_adapters.steps.step_context import StepContext
 
 
 def batch_losses(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hf_meta_adapters._typing import Language, Parameters
 from hf_meta_adapters.errors import ConfigurationError
-from hf_meta_adapters.meta import JointGradients, MetaGradients
+from hf_meta_adapters.meta import JointGradients, MetaGradients, MetaOptions
 from hf_meta_adapters.meta.result import NamedGradient, with_meta_gradients
 from hf_meta_adapters.meta.vectors import Vector
 
@@ -59,34 +59,17 @@ class Grouping:
 
     def parameters(self, languages: Collection[Language]) -> dict[str, Parameters]:
         """φ of the languages asked for, by group."""
-        parameters: dict[str, Parameters] = {}
+        wanted: dict[str, list[Language]] = {}
         for name, members in self.members.items():
-            group: dict[str, Tensor] = {}
-            for key in members:
-                if key in languages:
-                    group.update(self._phi[key])
-
-            parameters[name] = group
-        return parameters
+            wanted[name] = [key for key in members if key in languages]
+        return joined_parameters(wanted, self._phi)
 
     def by_language(
         self, gradients: _Gradients, languages: Collection[Language]
     ) -> dict[Language, NamedGradient]:
         """The gradients of groups, divided among their languages."""
-        by_language: dict[Language, NamedGradient] = {}
-        for name, members in self.members.items():
-            # The gradients of this group were not asked for.
-            if name not in gradients:
-                continue
-
-            group = gradients[name]
-            for key in members:
-                if key in languages:
-                    by_language[key] = {
-                        path: group[path] for path in self._phi[key] if path in group
-                    }
-
-        return by_language
+        phi = {key: parameters for key, parameters in self._phi.items() if key in languages}
+        return divided(gradients, self.members, phi)
 
     def meta_gradients(
         self,
@@ -94,7 +77,7 @@ class Grouping:
         languages: Collection[Language],
         joint: JointGradients,
         meta_loss: dict[Language, Tensor],
-        max_indirect_ratio: float | None,
+        options: MetaOptions,
     ) -> MetaGradients:
         """The meta-gradients of groups, divided among their languages.
 
@@ -103,7 +86,7 @@ class Grouping:
             languages: The languages whose meta-gradients are wanted.
             joint: Its gradients of joint training, by language already.
             meta_loss: L_l^val, 0-d.
-            max_indirect_ratio: The bound on the indirect part of each language, if any.
+            options: How large the indirect parts of the languages are to be.
 
         Returns:
             The result by language.
@@ -111,13 +94,8 @@ class Grouping:
         direct = self.by_language(gradients.direct, languages)
         indirect = self._without_weight(self.by_language(gradients.indirect, languages))
 
-        return with_meta_gradients(
-            joint,
-            {key: list(self._phi[key]) for key in direct},
-            {key: self._vector(key, direct[key]) for key in direct},
-            {key: self._vector(key, indirect[key]) for key in direct},
-            meta_loss=meta_loss,
-            max_indirect_ratio=max_indirect_ratio,
+        return language_gradients(
+            joint, self._phi, direct, indirect, meta_loss=meta_loss, options=options
         )
 
     def _without_weight(self, indirect: _Gradients) -> dict[Language, NamedGradient]:
@@ -127,6 +105,77 @@ class Grouping:
             for key, gradient in indirect.items()
         }
 
-    def _vector(self, key: Language, gradient: Mapping[str, Tensor]) -> Vector:
-        """A gradient of φ_key with an entry, or `None`, for each parameter."""
-        return [gradient.get(path) for path in self._phi[key]]
+
+def joined_parameters(
+    groups: Mapping[str, Collection[Language]], phi: Mapping[Language, Parameters]
+) -> dict[str, Parameters]:
+    """The φ of the languages of each group, in one mapping a group."""
+    parameters: dict[str, Parameters] = {}
+    for name, members in groups.items():
+        group: dict[str, Tensor] = {}
+        for key in members:
+            group.update(phi[key])
+
+        parameters[name] = group
+    return parameters
+
+
+def divided(
+    gradients: _Gradients,
+    groups: Mapping[str, Collection[Language]],
+    phi: Mapping[Language, Parameters],
+) -> dict[Language, NamedGradient]:
+    """The gradients of groups, divided among those of their languages that `phi` has."""
+    by_language: dict[Language, NamedGradient] = {}
+    for name, members in groups.items():
+        # The gradients of this group were not asked for.
+        if name not in gradients:
+            continue
+
+        group = gradients[name]
+        for key in members:
+            if key in phi:
+                by_language[key] = {path: group[path] for path in phi[key] if path in group}
+
+    return by_language
+
+
+def language_gradients(
+    joint: JointGradients,
+    phi: Mapping[Language, Parameters],
+    direct: _Gradients,
+    indirect: _Gradients,
+    *,
+    meta_loss: dict[Language, Tensor],
+    options: MetaOptions,
+) -> MetaGradients:
+    """Put the parts of the meta-gradients of languages together.
+
+    Args:
+        joint: The gradients of joint training.
+        phi: φ of each language.
+        direct: The direct parts, by name.
+        indirect: The indirect parts, by name.
+        meta_loss: L_l^val, 0-d.
+        options: How large the indirect parts are to be.
+
+    Returns:
+        The result of the outer step.
+    """
+    languages = [key for key in phi if key in direct or key in indirect]
+
+    def vectors(gradients: _Gradients) -> dict[Language, Vector]:
+        found: dict[Language, Vector] = {}
+        for key in languages:
+            gradient = gradients.get(key, {})
+            found[key] = [gradient.get(path) for path in phi[key]]
+        return found
+
+    return with_meta_gradients(
+        joint,
+        {key: list(phi[key]) for key in languages},
+        vectors(direct),
+        vectors(indirect),
+        meta_loss=meta_loss,
+        size=options.indirect_size(),
+    )

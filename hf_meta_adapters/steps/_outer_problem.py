@@ -12,9 +12,9 @@ from hf_meta_adapters.errors import ConfigurationError, DataError, check_known_l
 from hf_meta_adapters.meta import SGD, Adam, InnerOptimizer
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps._batch_losses import batch_losses
-from hf_meta_adapters.steps._context import StepContext
 from hf_meta_adapters.steps.losses import Batches
 from hf_meta_adapters.steps.sharding import reshard
+from hf_meta_adapters.steps.step_context import StepContext
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from hf_meta_adapters._typing import AllReduce, Autocast, Language
 from hf_meta_adapters.meta import JointGradients, joint_gradient
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps._batch_losses import batch_losses
-from hf_meta_adapters.steps._context import StepContext
 from hf_meta_adapters.steps._outer_problem import check_batches
 from hf_meta_adapters.steps.language_groups import LanguageGroups
 from hf_meta_adapters.steps.losses import Batches, LossFunction
+from hf_meta_adapters.steps.step_context import StepContext
 
 
 def joint_step(

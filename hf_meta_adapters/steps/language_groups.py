@@ -8,8 +8,9 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
-from hf_meta_adapters._typing import Batch, Language
+from hf_meta_adapters._typing import Batch, Language, Parameters
 from hf_meta_adapters.errors import ConfigurationError, LanguageError
 from hf_meta_adapters.meta import (
     InnerOptimizer,
@@ -19,15 +20,22 @@ from hf_meta_adapters.meta import (
     joint_gradient,
     meta_gradient,
 )
+from hf_meta_adapters.meta.kept_step import KeptStep
+from hf_meta_adapters.meta.next_step import next_step_gradient
 from hf_meta_adapters.meta.options import OuterStepSettings
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
-from hf_meta_adapters.steps._context import StepContext
 from hf_meta_adapters.steps._group_losses import GroupLoss, GroupLosses, reduced_losses
-from hf_meta_adapters.steps._grouping import Grouping
+from hf_meta_adapters.steps._grouping import (
+    Grouping,
+    divided,
+    joined_parameters,
+    language_gradients,
+)
 from hf_meta_adapters.steps._label_counts import label_counts, total_counts
 from hf_meta_adapters.steps._routed_batch import RoutedBatch
 from hf_meta_adapters.steps.losses import Batches, micro_batches
 from hf_meta_adapters.steps.routed_loss import RoutedLoss
+from hf_meta_adapters.steps.step_context import StepContext
 
 
 def check_groups(options: MetaOptions) -> None:
@@ -74,6 +82,8 @@ class LanguageGroups:
         phi = {key: model.language_parameters(key) for key in languages}
 
         self._grouping = Grouping(phi, size)
+        self.members = self._grouping.members
+        """The name of a group → its languages."""
         self._model = model
         self._context = context
         self._loss = _routed_loss(model, context)
@@ -135,8 +145,8 @@ class LanguageGroups:
 
         train, meta = self._losses(train_batches), self._losses(meta_batches)
 
-        # The bound on the indirect part holds for each language, not for a group.
-        options = replace(settings.options, max_indirect_ratio=None)
+        # The sizes of the indirect parts are those of languages, not of groups.
+        options = replace(settings.options, max_indirect_ratio=None, indirect_ratio=None)
 
         gradients = meta_gradient(
             train.losses,
@@ -163,8 +173,66 @@ class LanguageGroups:
             languages,
             JointGradients(gradients.shared, by_language, train_loss),
             meta_loss,
-            settings.options.max_indirect_ratio,
+            settings.options,
         )
+
+    def losses(self, train_batches: Mapping[Language, Batches]) -> dict[str, list[GroupLoss]]:
+        """The losses of the groups, by their names."""
+        return dict(self._losses(train_batches).losses)
+
+    def next_step_gradient(
+        self,
+        train_batches: Mapping[Language, Batches],
+        options: MetaOptions,
+        phi: Mapping[Language, Parameters],
+        *,
+        optimizer: Optimizer,
+        kept: KeptStep | None,
+    ) -> MetaGradients:
+        """Compute `meta.next_step.next_step_gradient`, by language.
+
+        Args:
+            train_batches: The training batches of each language.
+            options: How the meta-gradient is taken.
+            phi: φ of each language of this step and of the previous one.
+            optimizer: The optimizer of θ.
+            kept: What was kept of the step before.
+
+        Returns:
+            The gradients, their parts, the losses and the meter.
+        """
+        # Which languages share a pass may differ from step to step.
+        grouping, before = self._grouping, {}
+        if kept is not None:
+            before = dict(kept.groups)
+
+        train = self._losses(train_batches)
+        gradients = next_step_gradient(
+            train.losses,
+            self._model.shared_parameters(),
+            joined_parameters({**before, **grouping.members}, phi),
+            optimizer=optimizer,
+            kept=kept,
+            all_reduce=self._context.all_reduce,
+            loss_scale=self._context.loss_scale,
+            precision=self._context.precision(self._model.device),
+            **vars(replace(options, max_indirect_ratio=None, indirect_ratio=None)),
+        )
+        if gradients.kept is not None:
+            gradients.kept.groups = grouping.members
+
+        (train_loss,) = reduced_losses([train], self._context.all_reduce)
+        by_language = divided(gradients.train, grouping.members, phi)
+
+        result = language_gradients(
+            JointGradients(gradients.shared, by_language, train_loss),
+            phi,
+            divided(gradients.direct, grouping.members, phi),
+            divided(gradients.indirect, before, phi),
+            meta_loss=dict(train_loss),
+            options=options,
+        )
+        return replace(result, kept=gradients.kept)
 
     def _losses(self, batches: Mapping[Language, Batches]) -> GroupLosses:
         """The losses T_g of the groups, as `batch_losses` gives those of languages."""

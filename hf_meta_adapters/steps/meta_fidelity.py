@@ -13,9 +13,9 @@ from hf_meta_adapters._typing import AllReduce, Autocast, Language
 from hf_meta_adapters.meta import InnerOptimizer, fidelity
 from hf_meta_adapters.meta.options import OuterStepKeywords
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
-from hf_meta_adapters.steps._context import StepContext
 from hf_meta_adapters.steps._outer_problem import choose_inner_optimizer, outer_problem
 from hf_meta_adapters.steps.losses import Batches, LossFunction
+from hf_meta_adapters.steps.step_context import StepContext
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from hf_meta_adapters._typing import AllReduce, Autocast, Language
-from hf_meta_adapters.errors import check_known_language, check_languages
-from hf_meta_adapters.meta import InnerOptimizer, MetaGradients, meta_gradient
+from hf_meta_adapters.errors import ConfigurationError, check_known_language, check_languages
+from hf_meta_adapters.meta import InnerOptimizer, MetaGradients, MetaOptions, meta_gradient
 from hf_meta_adapters.meta.options import OuterStepKeywords, outer_step_settings
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
-from hf_meta_adapters.steps._context import StepContext
 from hf_meta_adapters.steps._outer_problem import (
     check_batches,
     choose_inner_optimizer,
@@ -22,6 +21,7 @@ from hf_meta_adapters.steps._outer_problem import (
 )
 from hf_meta_adapters.steps.language_groups import LanguageGroups
 from hf_meta_adapters.steps.losses import Batches, LossFunction
+from hf_meta_adapters.steps.step_context import StepContext
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -102,6 +102,8 @@ def meta_step(
         >>> sorted(step.language)
         ['en', 'sw']
     """
+    settings = outer_step_settings(**options)
+    _check_lookahead(settings.options)
     _check_targets(for_languages, train_batches)
     context = StepContext(loss_function, autocast, all_reduce, loss_scale)
     rule = choose_inner_optimizer(inner_optimizer, optimizer, model)
@@ -114,7 +116,7 @@ def meta_step(
         return groups.meta_gradient(
             train_batches,
             meta_batches,
-            outer_step_settings(**options),
+            settings,
             inner_learning_rate=inner_learning_rate,
             inner_optimizer=rule,
             for_languages=for_languages,
@@ -135,6 +137,15 @@ def meta_step(
         precision=context.precision(model.device),
         **options,
     )
+
+
+def _check_lookahead(options: MetaOptions) -> None:
+    if options.lookahead == "next":
+        raise ConfigurationError(
+            '`lookahead="next"` looks ahead by the step that the optimizer really takes. Found it'
+            " in `meta_step`, which knows one step. Use `next_step(model, train_batches,"
+            " optimizer=optimizer, kept=...)`."
+        )
 
 
 def _check_targets(

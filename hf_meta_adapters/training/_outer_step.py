@@ -20,6 +20,7 @@ from hf_meta_adapters.training._adapter_snapshot import AdapterSnapshot
 from hf_meta_adapters.training._apply_gradients import Gradients, apply_gradients, skip_step
 from hf_meta_adapters.training._finite_check import check_finite
 from hf_meta_adapters.training._loss_choice import choose_loss
+from hf_meta_adapters.training._next_step import NextStep
 from hf_meta_adapters.training._optimizer_groups import adapter_parameters, unwrapped
 from hf_meta_adapters.training._progress import Progress
 from hf_meta_adapters.training._self_check import SelfCheck
@@ -61,6 +62,8 @@ class OuterStep:
             args.meta_options(), args.fidelity_check_steps, args.min_fidelity, sharded=sharded
         )
         """Which setting of the meta-gradient is in use."""
+        self.next_step = NextStep(args, sharded=sharded)
+        """Takes the steps of `lookahead="next"`."""
 
     def __call__(self, step: StepAtHand) -> Tensor:
         """Compute the gradients and assign them; alternating updates have moved φ by then.
@@ -105,6 +108,7 @@ class OuterStep:
         """Skip the step at hand, or raise the error where no step may be skipped."""
         if _is_overflow(step, error):
             # Not a fault of the run: the scaler sees an infinite gradient and lowers its scale.
+            self.next_step.forget()
             self._progress.overflow_steps += 1
             skip_step(step.model, step.scaler)
             return
@@ -112,6 +116,7 @@ class OuterStep:
         if self._skippable <= 0:
             raise error
 
+        self.next_step.forget()
         if before is not None:
             before.restore()
 
@@ -124,6 +129,11 @@ class OuterStep:
 
     def _gradients(self, step: StepAtHand) -> Gradients:
         """The gradients of θ, and of φ unless it has been updated; all of them finite."""
+        if self._takes_meta and self._args.lookahead == "next":
+            following = self.next_step(step, **self._evaluation(step))
+            check_finite(following, step.number, self._args.output_dir)
+            return following
+
         takes_meta = self._takes_meta and step.number % self._args.meta_every == 0
 
         # Before the gradients, so that a fall-back acts in this very step.

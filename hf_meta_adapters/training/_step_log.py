@@ -46,6 +46,7 @@ class StepLog:
             self._add("meta_direct_norm", gradients.meter.direct_norm)
             self._add("meta_indirect_norm", gradients.meter.indirect_norm)
             self._add("meta_indirect_ratio", gradients.meter.ratio)
+            self._add("meta_raw_indirect_ratio", gradients.meter.raw_ratio)
             self._add("meta_cosine", gradients.meter.cosine)
 
     def add_value(self, name: str, value: float | None) -> None:
@@ -88,7 +89,8 @@ class StepLog:
             warnings.warn(
                 f"The indirect part of the meta-gradient is {ratio:.2%} of the direct part: the"
                 " second-order term hardly acts, and the adapters are trained on held-out batches"
-                ' and nothing else. Raise `inner_learning_rate`, use `inner_optimizer="adam"`, or'
-                ' save the cost with `meta_gradient="first_order"`.',
+                " and nothing else. Raise `inner_learning_rate`, hold the ratio by"
+                ' `indirect_ratio`, use `inner_optimizer="adam"`, or save the cost with'
+                ' `meta_gradient="first_order"`.',
                 stacklevel=2,
             )

@@ -26,6 +26,7 @@ from hf_meta_adapters.training._inherited_arguments import (
     check_accelerator_config,
     check_inherited,
 )
+from hf_meta_adapters.training._next_step_arguments import check_next_step
 from hf_meta_adapters.training._unsupported_launch import check_launch
 
 T = TypeVar("T")
@@ -88,7 +89,8 @@ class MetaAdapterTrainingArguments(TrainingArguments):
         meta_gradient: The estimator of the second-order part: `"exact"`, `"finite_difference"`,
             `"forward_mode"`, `"first_order"`.
         lookahead: Where validation losses are differentiated: `"per_language"`, `"shared"`,
-            `"none"`.
+            `"none"`, or `"next"`: after the step that the optimizer really takes, on the training
+            text of the next step (see `next_step`). It needs no meta text.
         meta_languages: Whose validation loss counts for a language: `"all"` or `"others"`.
         meta_languages_per_step: How many of these are drawn for each language in a step; `None` for
             all. It needs `lookahead="per_language"`, whose cost then does not grow with the number
@@ -98,6 +100,10 @@ class MetaAdapterTrainingArguments(TrainingArguments):
         finite_difference_radius: The length of the finite difference in the space of θ; `None` for
             automatic.
         max_indirect_ratio: Upper bound on ‖indirect‖ / ‖direct‖ of each language; `None` for none.
+        indirect_ratio: Scale the indirect part to ‖indirect‖ = `indirect_ratio` · ‖direct‖; `None`
+            leaves it as it is.
+        indirect_ratio_scope: Whether these norms are those of all languages together (`"all"`), or
+            of each language (`"language"`).
         cpu_offload: Keep the copy of θ and the validation gradient in the memory of the CPU between
             uses; needs `"finite_difference"`.
         inner_optimizer: The virtual step: `"sgd"` (the paper's), or `"adam"`, the step that the
@@ -115,7 +121,8 @@ class MetaAdapterTrainingArguments(TrainingArguments):
         meta_batch_size: Rows of meta text per language and device; `None` for
             `per_device_train_batch_size`.
         meta_every: Take the meta-gradient in every k-th step only. In between, φ is updated by its
-            training gradient if `adapter_update` has one, otherwise not at all.
+            training gradient if `adapter_update` has one or under `lookahead="next"`, otherwise not
+            at all.
         languages_per_step: How many languages a step holds; `None` for all.
         sampling_alpha: α of the sampling q_l ∝ n_l^α where a step does not hold all languages: 1
             samples in proportion to the sizes, 0 uniformly. For a temperature T use α = 1/T.
@@ -154,6 +161,8 @@ class MetaAdapterTrainingArguments(TrainingArguments):
     finite_difference_scheme: str | None = option(None, '"central" or "one_sided".')
     finite_difference_radius: float | None = option(None, "Length of the finite difference.")
     max_indirect_ratio: float | None = option(None, "Bound on the indirect part.")
+    indirect_ratio: float | None = option(None, "Size of the indirect part.")
+    indirect_ratio_scope: str | None = option(None, 'Whose sizes: "all" or "language".')
     cpu_offload: bool | None = option(None, "Keep what the outer step stores on the CPU.")
     inner_optimizer: str = option(
         _DEFAULTS["inner_optimizer"], 'The virtual step: "sgd" or "adam".'
@@ -189,6 +198,7 @@ class MetaAdapterTrainingArguments(TrainingArguments):
 
         # Before transformers' own, which asks for devices and may start a process group.
         self._check()
+        check_next_step(vars(self))
         check_inherited(vars(self))
         check_launch(self.deepspeed)
         super().__post_init__()

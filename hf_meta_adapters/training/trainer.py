@@ -27,6 +27,7 @@ from hf_meta_adapters.training._dataset_roles import Datasets, assign_roles, by_
 from hf_meta_adapters.training._keep_position import KeepPosition
 from hf_meta_adapters.training._language_trainer import LanguageTrainer
 from hf_meta_adapters.training._lost_process import is_lost_process, lost_process
+from hf_meta_adapters.training._next_step_arguments import needs_meta_text
 from hf_meta_adapters.training._optimizer_groups import (
     adapter_parameters,
     optimizer_settings,
@@ -122,9 +123,10 @@ class MetaAdapterTrainer(LanguageTrainer):
 
         # Without parameters of its own, no language has a meta-gradient: a baseline of the paper.
         takes_meta = args.adapter_update != "train" and bool(self._adapters)
+        needs_meta = takes_meta and needs_meta_text(args.lookahead, meta_dataset)
         if train_dataset is not None:
             train_dataset, self.meta_dataset = assign_roles(
-                model.languages, train_dataset, meta_dataset, eval_dataset, needs_meta=takes_meta
+                model.languages, train_dataset, meta_dataset, eval_dataset, needs_meta=needs_meta
             )
 
         super().__init__(
@@ -186,8 +188,7 @@ class MetaAdapterTrainer(LanguageTrainer):
 
         checkpoint: str | None = None
         if resume_from_checkpoint:
-            settings = self._run_settings()
-            checkpoint = str(find_checkpoint(run_dir, resume_from_checkpoint, settings))
+            checkpoint = str(find_checkpoint(run_dir, resume_from_checkpoint, self._run_settings()))
         else:
             check_weights(self._model)  # those of a checkpoint are checked when they are read
 
@@ -364,6 +365,7 @@ class MetaAdapterTrainer(LanguageTrainer):
             self._save_optimizer_and_scheduler(str(folder))
             self._save_scaler(str(folder))
             self._save_rng_state(str(folder))
+            self._outer_step.next_step.save(folder)
 
         # They are part of `trainer_state.json`, which the writer saves last.
         if self.args.should_save:
@@ -412,3 +414,4 @@ class MetaAdapterTrainer(LanguageTrainer):
             super()._load_optimizer_and_scheduler(checkpoint)
 
         self.progress.load_state_dict(record["progress"])
+        self._outer_step.next_step.load(Path(checkpoint))

@@ -299,6 +299,13 @@ CHECKPOINTING = next(
     name for name in ("activation_checkpointing", "gradient_checkpointing") if name in NAMES
 )
 ROWS = {"per_device_train_batch_size": 4, "meta_batch_size": 4, "per_device_eval_batch_size": 1}
+NEXT = {
+    "lookahead": "next",
+    "indirect_ratio": 1.0,
+    "meta_dataset": None,
+    "meta_batch_size": None,
+    "adam_epsilon": 1e-4,
+}
 METHODS = {
     "defaults": {},
     "paper": {"preset": "paper", "inner_learning_rate": 0.5},
@@ -328,6 +335,8 @@ METHODS = {
     "mono": {"languages": LANGUAGES[:1], "config": None},
     "shared adapter": {"share_adapter": True},
     "saved": {"save_strategy": "steps", "save_steps": 2},
+    "the next step": {**NEXT, "save_strategy": "steps", "save_steps": 2},
+    "the next step, languages in one pass": {**NEXT, "languages_per_pass": 2},
     "shared LoRA": {"shared": "lora", "inner_learning_rate": 3.0},
 }
 
@@ -354,7 +363,10 @@ SHARDED_RUNS = (
     "languages in one pass",
     "shared LoRA",
     "saved",
+    "the next step",
+    "the next step, languages in one pass",
 )
+RESUMED = ("saved", "the next step")
 
 
 class OnAccelerators(Recorder):
@@ -421,11 +433,13 @@ def results(folder, name, rank, ranks):
 def train_all(rank, folder):
     for name, method in METHODS.items():
         train(Path(folder), name, method, rank=rank, ranks=2)
-    train(Path(folder), "resumed", resumed(Path(folder)), rank=rank, ranks=2)
+    for name in RESUMED:
+        train(Path(folder), f"{name}, resumed", resumed(Path(folder), name), rank=rank, ranks=2)
 
 
-def resumed(folder):
-    return {"resume_from_checkpoint": str(folder / "saved of 2" / "checkpoint-2")}
+def resumed(folder, name, method=None):
+    place = str(folder / f"{name} of 2" / "checkpoint-2")
+    return {**METHODS[method or name], "save_strategy": "no", "resume_from_checkpoint": place}
 
 
 @pytest.fixture(scope="module")
@@ -452,11 +466,15 @@ def test_a_run_on_two_processes_is_that_of_one(runs, name):
         assert line == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_a_run_that_is_resumed_on_as_many_processes_or_on_one_is_the_same(runs, ranks):
+# The rows that the step before was kept for are those of two processes.
+@pytest.mark.parametrize(("name", "ranks"), [("saved", 1), ("saved", 2), ("the next step", 2)])
+def test_a_run_that_is_resumed_on_as_many_processes_or_on_one_is_the_same(runs, name, ranks):
     if ranks == 1:
-        train(runs, "resumed", resumed(runs))
-    (weights, told), (own, said) = results(runs, "saved", 0, 2), results(runs, "resumed", 0, ranks)
+        train(runs, f"{name}, resumed", resumed(runs, name))
+    (weights, told), (own, said) = (
+        results(runs, name, 0, 2),
+        results(runs, f"{name}, resumed", 0, ranks),
+    )
     distance = difference(weights, own)
     assert distance == 0 if ranks == 2 else distance < 1e-7
     assert told["seen"] == said["seen"]
@@ -472,8 +490,9 @@ def train_sharded(rank, folder):
     os.environ["FSDP_VERSION"] = "2"  # transformers 4 takes it from the launcher alone
     for name in SHARDED_RUNS:
         train(Path(folder), name, METHODS[name], rank=rank, ranks=2, sharded=True)
-    again = {"resume_from_checkpoint": str(Path(folder) / "saved, sharded of 2" / "checkpoint-2")}
-    train(Path(folder), "resumed", again, rank=rank, ranks=2, sharded=True)
+    for name in RESUMED:
+        again = resumed(Path(folder), f"{name}, sharded", name)
+        train(Path(folder), f"{name}, resumed", again, rank=rank, ranks=2, sharded=True)
 
 
 @pytest.fixture(scope="module")
@@ -497,11 +516,16 @@ def test_a_run_on_sharded_parameters_is_that_of_one_process(sharded_runs, name):
         assert line == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_run_on_sharded_parameters_resumes_and_its_checkpoints_load_anywhere(sharded_runs):
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_run_on_sharded_parameters_resumes(sharded_runs, name):
     weights, own = (
-        results(sharded_runs, f"{name}, sharded", 0, 2)[0] for name in ("saved", "resumed")
+        results(sharded_runs, f"{run}, sharded", 0, 2)[0] for run in (name, f"{name}, resumed")
     )
     assert difference(weights, own) == 0
+
+
+def test_checkpoints_of_sharded_parameters_load_anywhere(sharded_runs):
+    weights, _ = results(sharded_runs, "saved, sharded", 0, 2)
     place = sharded_runs / "saved, sharded of 2" / "checkpoint-5"
     loaded = LanguageAdapterModel.from_pretrained(place, dtype=torch.float64)
     kept = {key: tensor for key, tensor in snapshot(loaded).items() if tensor.is_floating_point()}

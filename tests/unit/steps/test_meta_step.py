@@ -333,11 +333,29 @@ def test_input_that_cannot_work(changed, kind, message):
     assert "\n" not in str(caught.value)
 
 
-def test_the_state_of_another_optimizer_is_refused():
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (torch.optim.SGD, {}),
+        # Their state has the names of Adam's, but they take other steps.
+        (torch.optim.RAdam, {}),
+        (torch.optim.NAdam, {}),
+        (torch.optim.AdamW, {"amsgrad": True}),
+    ],
+)
+def test_another_optimizer_than_adam_is_refused(kind, options):
     model = make_model()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with pytest.raises(ConfigurationError, match=r"of the Adam family.*Found `SGD`"):
+    optimizer = kind(model.parameters(), lr=0.1, **options)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    with pytest.raises(ConfigurationError, match=rf"Adam or AdamW.*Found `{kind.__name__}`"):
         step(model, inner_optimizer="adam", optimizer=optimizer)
+
+
+def test_the_next_step_has_a_function_of_its_own():
+    with pytest.raises(ConfigurationError, match=r"Use `next_step\(model"):
+        step(make_model(), lookahead="next")
 
 
 def test_a_batch_without_labels_is_refused():

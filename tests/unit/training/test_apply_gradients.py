@@ -62,7 +62,7 @@ def gradients(model, kind=MetaGradients, **changed):
         "train_loss": {key: torch.tensor(1.0) for key in present},
     }
     if kind is MetaGradients:
-        signal = MetaSignal(*(torch.tensor(0.1) for _ in range(4)))
+        signal = MetaSignal(*(torch.tensor(0.1) for _ in range(5)))
         half = {key: filled(model.language_parameters(key), 15.0) for key in present}
         parts |= {"direct": half, "indirect": half, "meter": signal}
         parts |= {
@@ -140,7 +140,7 @@ ONE = torch.tensor(1.0)
             "in the meta loss of 'te', the meta loss of 'zh-Hant' after",
         ),
         (
-            {"language_meter": {"te": MetaSignal(ONE, NAN, NAN, NAN)}},
+            {"language_meter": {"te": MetaSignal(ONE, NAN, NAN, NAN, NAN)}},
             "in the meta-gradient of 'te' after 5 steps",
         ),
         (

@@ -23,6 +23,8 @@ METHOD = {
     "finite_difference_scheme": "central",
     "finite_difference_radius": None,
     "max_indirect_ratio": None,
+    "indirect_ratio": None,
+    "indirect_ratio_scope": "all",
     "cpu_offload": False,
     "inner_optimizer": "sgd",
     "inner_learning_rate": 0.01,

@@ -16,7 +16,7 @@ def joint(**losses: float) -> JointGradients:
 
 
 def meta(ratio: float, train: float = 1.0, ahead: float = 2.0) -> MetaGradients:
-    signal = MetaSignal(*(torch.tensor(value) for value in (4.0, 4.0 * ratio, ratio, 0.5)))
+    signal = MetaSignal(*(torch.tensor(value) for value in (4.0, 4.0 * ratio, ratio, 0.5, ratio)))
     losses = {"train_loss": {"sw": torch.tensor(train)}, "meta_loss": {"sw": torch.tensor(ahead)}}
     empty = {name: {} for name in ("shared", "train", "direct", "indirect", "language_meter")}
     return MetaGradients(**empty, **losses, meter=signal)
@@ -44,6 +44,7 @@ def test_means_over_the_steps_that_have_a_value():
         "meta_direct_norm": 4.0,
         "meta_indirect_norm": 3.0,
         "meta_indirect_ratio": 0.75,
+        "meta_raw_indirect_ratio": 0.75,
         "meta_cosine": 0.5,
     }
     assert log.drain() == {}

@@ -1,0 +1,87 @@
+"""The kept step of `next_step` as batches and tensors to be saved, and made anew from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hf_meta_adapters._typing import Batch, Language, Loss
+from hf_meta_adapters.meta.kept_step import KeptStep
+from hf_meta_adapters.modeling.model import LanguageAdapterModel
+from hf_meta_adapters.steps._batch_losses import batch_losses
+from hf_meta_adapters.steps.language_groups import LanguageGroups
+from hf_meta_adapters.steps.step_context import StepContext
+
+
+@dataclass(frozen=True)
+class KeptState:
+    """Everything of a kept step that a later process needs.
+
+    Args:
+        batches: The micro-batches of each language, of this process.
+        own: The tensors that this process has alone, by name.
+        common: The tensors that all processes have alike, unless parameters are sharded.
+        share: The weight of each pass in the gradient of θ.
+    """
+
+    batches: Mapping[Language, Sequence[Batch]]
+    own: Mapping[str, Tensor]
+    common: Mapping[str, Tensor]
+    share: float
+
+    @classmethod
+    def of(cls, kept: KeptStep, batches: Mapping[Language, Sequence[Batch]]) -> KeptState:
+        """The state of a kept step that the optimizer has taken.
+
+        Args:
+            kept: The step.
+            batches: The micro-batches on which it was taken, of this process.
+
+        Returns:
+            The state.
+        """
+        own, common = kept.state()
+        return cls(batches, own, common, kept.share)
+
+    def restored(
+        self, model: LanguageAdapterModel, context: StepContext, languages_per_pass: int
+    ) -> KeptStep:
+        """The kept step. All processes call it together.
+
+        Args:
+            model: The model, at the parameters that the step led to.
+            context: How a batch is evaluated.
+            languages_per_pass: As for `next_step`.
+
+        Returns:
+            The step.
+        """
+        device = model.device
+        batches: dict[Language, list[Batch]] = {}
+        for key, several in self.batches.items():
+            batches[key] = [_on_device(batch, device) for batch in several]
+
+        state = {name: entry.to(device) for name, entry in {**self.own, **self.common}.items()}
+        if languages_per_pass == 1:
+            return KeptStep.of_state(batch_losses(model, batches, context), state, self.share)
+
+        groups = LanguageGroups(model, list(batches), languages_per_pass, context)
+        losses: dict[str, list[Loss]] = {}
+        for name, of_group in groups.losses(batches).items():
+            losses[name] = list(of_group)
+
+        kept = KeptStep.of_state(losses, state, self.share)
+        kept.groups = groups.members
+        return kept
+
+
+def _on_device(batch: Batch, device: torch.device) -> Batch:
+    moved: dict[str, object] = {}
+    for name, value in batch.items():
+        moved[name] = value
+        if isinstance(value, Tensor):
+            moved[name] = value.to(device)
+    return moved

@@ -1,0 +1,92 @@
+"""The outer step of a Trainer that looks ahead to the next step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hf_meta_adapters._typing import Batch, Language
+from hf_meta_adapters.meta import MetaGradients
+from hf_meta_adapters.meta.kept_step import KeptStep
+from hf_meta_adapters.steps.kept_state import KeptState
+from hf_meta_adapters.steps.next_step import next_step
+from hf_meta_adapters.steps.step_context import StepContext
+from hf_meta_adapters.training._kept_step_file import read_kept_state, write_kept_state
+from hf_meta_adapters.training._optimizer_groups import unwrapped
+from hf_meta_adapters.training._step_at_hand import Evaluation, StepAtHand
+from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class NextStep:
+    """Takes the steps of a run, each with what was kept of the one before.
+
+    Args:
+        args: The arguments.
+        sharded: Whether parameters are divided among processes (FSDP2).
+    """
+
+    def __init__(self, args: MetaAdapterTrainingArguments, *, sharded: bool) -> None:
+        self._args = args
+        self._sharded = sharded
+        self._kept: KeptStep | None = None
+        self._batches: Mapping[Language, Sequence[Batch]] = {}
+        self._saved: KeptState | None = None
+
+    def __call__(self, step: StepAtHand, **evaluation: Unpack[Evaluation]) -> MetaGradients:
+        """Compute the gradients of a step.
+
+        Args:
+            step: The step at hand.
+            **evaluation: How losses are evaluated.
+
+        Returns:
+            The gradients. Between the steps of `meta_every`, the indirect part is absent.
+        """
+        kept = self._taken_up(step, **evaluation)
+        self.forget()
+        if step.number % self._args.meta_every:
+            kept = None
+
+        gradients = next_step(
+            step.model,
+            step.batches["train"],
+            optimizer=unwrapped(step.optimizer),
+            kept=kept,
+            languages_per_pass=self._args.languages_per_pass,
+            **evaluation,
+            **asdict(self._args.meta_options()),
+        )
+
+        # What the next step does not ask for needs no memory.
+        if (step.number + 1) % self._args.meta_every == 0:
+            self._kept, self._batches = gradients.kept, step.batches["train"]
+        return replace(gradients, kept=None)
+
+    def forget(self) -> None:
+        """Drop what was kept."""
+        self._kept, self._batches = None, {}
+
+    def save(self, folder: Path) -> None:
+        """Write what was kept of the last step to a checkpoint."""
+        if self._kept is not None and self._kept.derivative is not None:
+            state = KeptState.of(self._kept, self._batches)
+            write_kept_state(folder, self._args.process_index, state, sharded=self._sharded)
+
+    def load(self, folder: Path) -> None:
+        """Read what a checkpoint kept of its last step; the next call takes it up."""
+        self._saved = read_kept_state(folder, self._args.process_index, self._args.world_size)
+
+    def _taken_up(self, step: StepAtHand, **evaluation: Unpack[Evaluation]) -> KeptStep | None:
+        """What was kept of the step before, in this process or in a checkpoint."""
+        saved, self._saved = self._saved, None
+        if saved is None:
+            return self._kept
+
+        # Here, and not when it is read: the losses are evaluated as this step's are.
+        context = StepContext(**evaluation)
+        return saved.restored(step.model, context, self._args.languages_per_pass)

@@ -42,6 +42,8 @@ class LanguageBatchSampler(Sampler[list[Key]]):
         train_sizes: n_l, the number of training rows of each language; `None` for a streaming
             dataset.
         meta_sizes: Likewise of meta rows; `None` if there is no meta text.
+        meta_in_every_step: Whether every step holds meta rows of all languages of `meta_sizes`,
+            which need not be training languages; otherwise of the training languages of the step.
         batch_size: Training rows per language, micro-step and process.
         meta_batch_size: Meta rows likewise; `None` for `batch_size`.
         languages_per_step: k; `None` for all.
@@ -72,6 +74,7 @@ class LanguageBatchSampler(Sampler[list[Key]]):
         train_sizes: Mapping[Language, int | None],
         meta_sizes: Mapping[Language, int | None] | None = None,
         *,
+        meta_in_every_step: bool = False,
         batch_size: int,
         meta_batch_size: int | None = None,
         languages_per_step: int | None = None,
@@ -86,7 +89,8 @@ class LanguageBatchSampler(Sampler[list[Key]]):
         self._sizes: dict[Role, Mapping[Language, int | None]] = {"train": train_sizes}
         if meta_sizes is not None:
             self._sizes["meta"] = meta_sizes
-        _check_sizes(self._sizes, sampling_weights)
+        self._meta_in_every_step = meta_in_every_step
+        _check_sizes(self._sizes, sampling_weights, meta_may_differ=meta_in_every_step)
 
         # Rows of one process and one micro-step.
         if meta_batch_size is None:
@@ -149,7 +153,8 @@ class LanguageBatchSampler(Sampler[list[Key]]):
         rows: dict[Role, dict[Language, int]] = {}
         for role in self._sizes:
             per_step = self.rows_per_step(role)
-            rows[role] = {key: count * per_step for key, count in visits.items()}
+            counts = self._visits(role, visits)
+            rows[role] = {key: count * per_step for key, count in counts.items()}
 
         return rows
 
@@ -183,14 +188,30 @@ class LanguageBatchSampler(Sampler[list[Key]]):
     ) -> list[Key]:
         keys: list[Key] = []
         for role in self._sizes:
-            for language in languages:
+            counts = self._visits(role, visits)
+            for language in self._held(role, languages):
                 positions = self._partition.positions(
-                    visits[language], micro_step, self._batch_sizes[role]
+                    counts[language], micro_step, self._batch_sizes[role]
                 )
                 rows = self._streams[role, language].rows(positions)
                 keys += [Key(role, language, row, visit) for row, visit in rows]
 
         return keys
+
+    def _held(self, role: Role, languages: Sequence[Language]) -> Sequence[Language]:
+        """The languages of a role in a step, given the training languages."""
+        if role == "meta" and self._meta_in_every_step:
+            return list(self._sizes[role])
+        return languages
+
+    def _visits(self, role: Role, visits: Mapping[Language, int]) -> Mapping[Language, int]:
+        """How often each language of a role was in a step, given that of the training languages."""
+        if role == "train" or not self._meta_in_every_step:
+            return visits
+
+        # Each step so far held k training languages, and all meta languages.
+        steps = sum(visits.values()) // self._languages_per_step
+        return dict.fromkeys(self._sizes[role], steps)
 
     def _epoch_length(self, steps_per_epoch: int | None) -> int:
         if steps_per_epoch is not None:
@@ -233,14 +254,17 @@ def _weights(sizes: Mapping[Language, int | None], alpha: float) -> dict[Languag
 
 
 def _check_sizes(
-    sizes: Mapping[Role, Mapping[Language, int | None]], weights: Mapping[Language, float] | None
+    sizes: Mapping[Role, Mapping[Language, int | None]],
+    weights: Mapping[Language, float] | None,
+    *,
+    meta_may_differ: bool,
 ) -> None:
     """Check that all roles, and the weights, name the same languages, and that each has rows."""
     train = sizes["train"]
-    others: dict[str, Mapping[Language, object]] = {
-        "meta text": sizes.get("meta", train),
-        "`sampling_weights`": weights or train,
-    }
+    others: dict[str, Mapping[Language, object]] = {"`sampling_weights`": weights or train}
+    if not meta_may_differ:
+        others["meta text"] = sizes.get("meta", train)
+
     for name, other in others.items():
         if set(other) != set(train):
             raise LanguageError(

@@ -16,6 +16,7 @@ def check_roles(
     selection: Mapping[Language, object] | None = None,
     *,
     columns: Sequence[str] | None = None,
+    same_languages: bool = True,
 ) -> None:
     """Check that train and meta have the same languages, all with rows, and no row has two roles.
 
@@ -28,6 +29,7 @@ def check_roles(
         selection: Selection data, possibly of other languages (zero-shot), or of some only.
         columns: The columns in which rows are compared; `None` for `input_ids` if rows have them,
             else all.
+        same_languages: Whether train and meta must have the same languages.
 
     Raises:
         DataError: If a language is missing or empty, or rows overlap; the message counts them and
@@ -37,7 +39,7 @@ def check_roles(
     Example:
         >>> check_roles({"sw": ["moja", "mbili"]}, {"sw": ["tatu"]})
     """
-    if meta is not None:
+    if meta is not None and same_languages:
         _check_same_languages(train, meta)
 
     roles = {"train": train, "meta": meta or {}, "selection": selection or {}}

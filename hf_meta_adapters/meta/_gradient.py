@@ -60,23 +60,27 @@ def meta_gradient(
         indirect_i = −β ∇φ_i ⟨∇θ L_i^train(θ, φ_i), D_i v_i⟩     (v_i held constant)
 
     which is the gradient for φ_i of Σ_j w_ij L_j^val(θ'_i, φ_j): Algorithm 1 of Wang, Lipton and
-    Tsvetkov (EMNLP 2020) with w_ij = 1/L. No graph outlives one language. θ is moved in place and
-    put back bit for bit; no parameter, gradient buffer or optimizer is touched. Passes of one loss
-    replay the same random numbers (dropout).
+    Tsvetkov (EMNLP 2020) with w_ij = 1/L. A language that is not trained on takes no step of its
+    own: its direct part is the mean over the steps of the training languages.
+
+    No graph outlives one language. θ is moved in place and put back bit for bit; no parameter,
+    gradient buffer or optimizer is touched. Passes of one loss replay the same random numbers
+    (dropout).
 
     Args:
         train_losses: L_i^train of each language: a function without arguments that evaluates it at
             the present values of the parameters, or several of them (micro-batches) whose sum it
             is.
-        meta_losses: L_j^val of each language, likewise. It must have the languages of
-            `train_losses`.
+        meta_losses: L_j^val of each language, likewise: of the languages of `train_losses`, or of
+            those that `meta_languages` names.
         shared: θ, by name.
         language: φ_l of each language, by name; may be empty for a language without parameters of
             its own.
         inner_learning_rate: β.
         inner_optimizer: Δ; default `SGD()`, the paper's.
-        for_languages: The languages whose meta-gradients are wanted; default all. The others still
-            count in the validation loss, and in `.shared` unless the look-ahead is per language.
+        for_languages: The languages whose meta-gradients are wanted; default all of both roles. The
+            others still count in the validation loss, and in `.shared` unless the look-ahead is per
+            language.
         all_reduce: Sums a flat tensor over processes in place, as `torch.distributed.all_reduce`
             does. The losses must then be the shares of each process in the loss of the global
             batch.
@@ -116,7 +120,8 @@ def meta_gradient(
     device = check_inputs(train_losses, meta_losses, shared, language, chosen)
 
     theta = list(shared.values())
-    targets = list(train_losses) if for_languages is None else list(for_languages)
+    languages = list(dict.fromkeys([*train_losses, *meta_losses]))
+    targets = languages if for_languages is None else list(for_languages)
 
     lookahead = shared_lookahead
     if chosen.lookahead == "per_language":
@@ -131,13 +136,15 @@ def meta_gradient(
             train={key: replayed(loss, device) for key, loss in train_losses.items()},
             meta={key: replayed(loss, device) for key, loss in meta_losses.items()},
             shared=theta,
-            language={key: list(language[key].values()) for key in train_losses},
+            language={key: list(language[key].values()) for key in languages},
             options=chosen,
             learning_rate=inner_learning_rate,
             inner=inner_optimizer or SGD(),
             product=chosen.product(precision),
             train_gradients=settings.train_gradients,
-            weights=validation_weights(list(meta_losses), chosen, settings.seed),
+            weights=validation_weights(
+                list(train_losses), list(meta_losses), chosen, settings.seed
+            ),
             differentiate=differentiate,
             reduce=Reduce(all_reduce),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -45,8 +45,13 @@ def check_inputs(
         )
 
     _check_any(train_losses)
-    _check_languages("meta_losses", list(meta_losses), list(train_losses))
-    _check_languages("language", list(language), list(train_losses))
+    named = options.named_meta_languages()
+    if named is None:
+        _check_languages("meta_losses", meta_losses, train_losses, "`train_losses`")
+    else:
+        _check_languages("meta_losses", meta_losses, named, "`meta_languages`")
+    _check_languages("language", language, [*train_losses, *meta_losses], "the losses")
+    _check_counted(meta_losses, named)
     if options.meta_languages == "others" and len(meta_losses) < 2:
         raise ConfigurationError(
             '`meta_languages="others"` needs at least two languages. Found'
@@ -89,7 +94,7 @@ def check_next_inputs(
             options need.
     """
     _check_any(train_losses)
-    _check_languages("language", list(language), list(train_losses))
+    _check_languages("language", language, train_losses, "`train_losses`")
     check_trained(shared, language)
     _check_movable(shared, options)
     return every_parameter(shared, language)[0].device
@@ -138,13 +143,27 @@ def _check_any(train_losses: Mapping[Language, MicroBatches]) -> None:
         )
 
 
-def _check_languages(name: str, present: list[Language], required: list[Language]) -> None:
+def _check_counted(
+    meta_losses: Mapping[Language, MicroBatches], named: Mapping[Language, float] | None
+) -> None:
+    idle = [key for key in meta_losses if named is not None and key not in named]
+    if idle:
+        raise LanguageError(
+            "Every language of `meta_losses` must be one that `meta_languages` names, with a weight"
+            f" over 0. Found {idle} beside {list(named or ())}. Leave these losses out, or name"
+            " their languages."
+        )
+
+
+def _check_languages(
+    name: str, present: Collection[Language], required: Collection[Language], source: str
+) -> None:
     missing = [key for key in required if key not in present]
 
     if missing:
         raise LanguageError(
-            f"`{name}` must have every language of `train_losses`. Found none of {missing}; it"
-            f" has {present}. Add them, or leave them out of `train_losses`."
+            f"`{name}` must have every language of {source}. Found none of {missing}; it has"
+            f" {list(present)}. Add them, or leave them out of {source}."
         )
 
 

@@ -11,7 +11,7 @@ from hf_meta_adapters.meta._problem import Problem
 from hf_meta_adapters.meta._train_pass import TrainPass
 from hf_meta_adapters.meta._trajectory import VirtualStep, indirect_part
 from hf_meta_adapters.meta._validation_pass import ValidationPass
-from hf_meta_adapters.meta.vectors import Vector
+from hf_meta_adapters.meta.vectors import Vector, absent
 
 
 def shared_lookahead(problem: Problem, targets: Sequence[Language], anchor: Anchor) -> Collected:
@@ -35,11 +35,16 @@ def shared_lookahead(problem: Problem, targets: Sequence[Language], anchor: Anch
 
     # Every language shares the step, and so its diagonal: that of the mean gradient.
     def add_target(key: Language, validation: ValidationPass) -> None:
-        step = VirtualStep(train_passes.pop(key), diagonal)
         collected.direct[key] = validation.direct[key]
+        if key not in train_passes:
+            # It is not trained on, and so takes no part in the step.
+            collected.indirect[key] = absent(problem.language[key])
+            return
+
+        step = VirtualStep(train_passes.pop(key), diagonal)
         collected.indirect[key] = indirect_part(problem, [step], validation.shared_gradient, anchor)
 
-    if problem.options.meta_languages == "all":
+    if problem.options.meta_languages != "others":
         # One v serves every language: the weights are the same for all.
         validation = problem.validation_pass(targets[0], targets)
         collected.add_validation(validation)

@@ -66,7 +66,7 @@ class Problem:
 
         if self.options.meta_gradient == "first_order":
             # v is not used: the languages' own losses suffice, without a gradient of θ
-            weights = {language: weights[language] for language in direct_for}
+            weights = {other: weight for other, weight in weights.items() if other in direct_for}
             shared = []
 
         validation = validation_pass(

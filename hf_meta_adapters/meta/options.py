@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, get_args
 
 import torch
 
+from hf_meta_adapters._typing import Language
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.meta._exact import Exact
 from hf_meta_adapters.meta._finite_difference import FiniteDifference, Scheme
 from hf_meta_adapters.meta._first_order import FirstOrder
 from hf_meta_adapters.meta._forward_mode import ForwardMode
 from hf_meta_adapters.meta._indirect_size import IndirectSize, Scope
+from hf_meta_adapters.meta._meta_languages import MetaLanguages, named_weights
 from hf_meta_adapters.meta._mixed_product import MixedProduct
 
 if TYPE_CHECKING:
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 
 Estimator: TypeAlias = Literal["exact", "finite_difference", "forward_mode", "first_order"]
 Lookahead: TypeAlias = Literal["per_language", "shared", "none", "next"]
-MetaLanguages: TypeAlias = Literal["all", "others"]
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,10 @@ class MetaOptions:
         lookahead: Where the validation losses are differentiated: `"per_language"` (the paper),
             `"shared"`, `"none"`, or `"next"`: after the step that the optimizer really takes, with
             the training losses of the next step for validation losses.
-        meta_languages: Whose validation losses count for language i: `"all"`, or `"others"` (all
-            but i).
+        meta_languages: Whose validation losses count for language i: `"all"`, `"others"` (all but
+            i), a list of languages, or a dict of their weights. Languages that are named need not
+            be training languages: one that only trains has an indirect part alone, one that only
+            validates a direct part alone.
         meta_languages_per_step: How many of these languages are drawn for each language i in a
             step, i itself among them if it counts, with weights that keep the meta-gradient
             unbiased: the cost of `lookahead="per_language"` then does not grow with the number of
@@ -73,7 +76,7 @@ class MetaOptions:
         """Check the options."""
         _check_choice("meta_gradient", self.meta_gradient, get_args(Estimator))
         _check_choice("lookahead", self.lookahead, get_args(Lookahead))
-        _check_choice("meta_languages", self.meta_languages, get_args(MetaLanguages))
+        named_weights(self.meta_languages)
         _check_choice("finite_difference_scheme", self.finite_difference_scheme, get_args(Scheme))
         _check_choice("indirect_ratio_scope", self.indirect_ratio_scope, get_args(Scope))
 
@@ -110,6 +113,10 @@ class MetaOptions:
         """How large the indirect part is to be."""
         return IndirectSize(self.indirect_ratio, self.indirect_ratio_scope, self.max_indirect_ratio)
 
+    def named_meta_languages(self) -> dict[Language, float] | None:
+        """The weights of the meta languages where these are named, and sum to 1; else `None`."""
+        return named_weights(self.meta_languages)
+
     def _check_parts(self) -> None:
         if self.meta_gradient == "first_order" and self.meta_languages == "others":
             raise ConfigurationError(
@@ -125,11 +132,13 @@ class MetaOptions:
             return
 
         # Language i itself is never left to chance: the direct part depends on it.
-        least = 2 if self.meta_languages == "all" else 1
+        least = 2
+        if self.meta_languages == "others":
+            least = 1
         if not isinstance(count, int) or count < least:
             raise ConfigurationError(
-                f"`meta_languages_per_step` must be a whole number of at least {least}, since with"
-                ' `meta_languages="all"` language i itself is always one of them. Found'
+                f"`meta_languages_per_step` must be a whole number of at least {least}, since"
+                " language i itself is always one of them, if it counts. Found"
                 f" {count!r}. Use None for all languages."
             )
 

@@ -47,12 +47,12 @@ def check_groups(options: MetaOptions) -> None:
     Raises:
         ConfigurationError: If each language needs its own passes.
     """
-    if options.lookahead == "per_language" or options.meta_languages == "others":
+    if options.lookahead == "per_language" or options.meta_languages != "all":
         raise ConfigurationError(
             "`languages_per_pass` over 1 needs one look-ahead and one validation loss for all"
             f' languages. Found `lookahead="{options.lookahead}"` and'
-            f' `meta_languages="{options.meta_languages}"`. Use `lookahead="shared"` and'
-            ' `meta_languages="all"`, or `languages_per_pass=1`.'
+            f" `meta_languages={options.meta_languages!r}`."
+            ' Use `lookahead="shared"` and `meta_languages="all"`, or `languages_per_pass=1`.'
         )
 
 

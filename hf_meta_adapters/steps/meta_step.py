@@ -55,13 +55,13 @@ def meta_step(
         train_batches: For each language of the step a batch of its training text, or several
             (gradient accumulation); several count by their labels, so that k batches give the
             gradient of one that is k times as large.
-        meta_batches: Likewise of its held-out text.
+        meta_batches: Likewise of its held-out text; of the languages of `train_batches`, or of
+            those that `meta_languages` names.
         inner_learning_rate: β, the size of the virtual step.
         inner_optimizer: `"sgd"` (the paper's), `"adam"` (the step that `optimizer` would take) or
             an `InnerOptimizer`.
         optimizer: The optimizer of θ; `inner_optimizer="adam"` needs it, and only reads it.
-        for_languages: The languages whose meta-gradients are wanted; default all of
-            `train_batches`.
+        for_languages: The languages whose meta-gradients are wanted; default all of both roles.
         loss_function: `(model, batch) -> loss`, a mean over the labels of the batch; default the
             loss that the model returns.
         autocast: Makes the context in which losses are evaluated, such as `accelerator.autocast`.
@@ -104,7 +104,7 @@ def meta_step(
     """
     settings = outer_step_settings(**options)
     _check_lookahead(settings.options)
-    _check_targets(for_languages, train_batches)
+    _check_targets(for_languages, {**train_batches, **meta_batches})
     context = StepContext(loss_function, autocast, all_reduce, loss_scale)
     rule = choose_inner_optimizer(inner_optimizer, optimizer, model)
 
@@ -149,11 +149,11 @@ def _check_lookahead(options: MetaOptions) -> None:
 
 
 def _check_targets(
-    for_languages: Sequence[Language] | None, train_batches: Mapping[Language, Batches]
+    for_languages: Sequence[Language] | None, batches: Mapping[Language, Batches]
 ) -> None:
     """Check that the step has the languages whose meta-gradients are wanted."""
     if for_languages is None:
         return
 
     for key in check_languages(for_languages):
-        check_known_language(key, train_batches, what="this step")
+        check_known_language(key, batches, what="this step")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from hf_meta_adapters.errors import ConfigurationError
+
+T = TypeVar("T")
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
@@ -88,6 +92,21 @@ def check_norm(name: str, value: object) -> None:
         raise ConfigurationError(
             f"`{name}` must be a number of at least 0. Found {value!r}. Use 0 for no clipping."
         )
+
+
+def parsed_languages(value: T) -> T | Sequence[str] | Mapping[str, float]:
+    """A JSON list or dict of languages, as a command line has it, as what it stands for."""
+    if not isinstance(value, str) or value[:1] not in ("[", "{"):
+        return value
+
+    try:
+        parsed: Sequence[str] | Mapping[str, float] = json.loads(value)
+    except ValueError as error:
+        raise ConfigurationError(
+            "`meta_languages` must be a word, or a list or dict in JSON. Found"
+            f""" {value!r}, which is not JSON: {error}. Write for example '["sw", "hi"]'."""
+        ) from error
+    return parsed
 
 
 def _hint(value: object) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 from hf_meta_adapters._typing import Language
@@ -47,6 +47,7 @@ def assign_roles(
     selection: Datasets | None,
     *,
     needs_meta: bool,
+    meta_languages: Collection[Language] | None = None,
 ) -> tuple[Datasets, Datasets | None]:
     """Check the data of all roles; split meta text off the training text where it is missing.
 
@@ -56,6 +57,7 @@ def assign_roles(
         meta: The meta data, if the user has some.
         selection: The selection data, if there is any.
         needs_meta: Whether training takes meta-gradients.
+        meta_languages: The languages with meta text, where they are named; else those of `train`.
 
     Returns:
         Training and meta data.
@@ -75,9 +77,48 @@ def assign_roles(
         check_roles(train, None, selection)
         return train, None
 
-    check_roles(train, meta, selection)
-    if meta is not None:
-        return train, meta
+    if meta_languages is None:
+        check_roles(train, meta, selection)
+        if meta is not None:
+            return train, meta
 
-    split = split_roles(train)
-    return split.train, split.meta
+        split = split_roles(train)
+        return split.train, split.meta
+
+    return _named_roles(train, meta, selection, meta_languages)
+
+
+def _named_roles(
+    train: Datasets,
+    meta: Datasets | None,
+    selection: Datasets | None,
+    languages: Collection[Language],
+) -> tuple[Datasets, Datasets]:
+    """Training and meta data where `meta_languages` names the languages with meta text."""
+    given, source = meta, "meta_dataset"
+    if meta is None:
+        given, source = train, "train_dataset"
+
+    missing = [key for key in languages if key not in (given or {})]
+    if missing:
+        raise DataError(
+            "Every language that `meta_languages` names must have meta text, of its own or split"
+            f" off its training text. Found none of {missing} in `{source}`. Add it to `meta_dataset`,"
+            " or leave the language out of `meta_languages`."
+        )
+
+    if meta is None:
+        check_roles(train, None, selection)
+        split = split_roles({key: train[key] for key in languages})
+        return {**train, **split.train}, split.meta
+
+    idle = [key for key in meta if key not in languages]
+    if idle:
+        raise DataError(
+            "Every language of `meta_dataset` must be one that `meta_languages` names. Found"
+            f" {idle} beside {list(languages)}: no step would read these rows. Leave them out, or"
+            " name their languages."
+        )
+
+    check_roles(train, meta, selection, same_languages=False)
+    return train, meta

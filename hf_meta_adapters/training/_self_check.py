@@ -107,6 +107,9 @@ class SelfCheck:
         """The cosine to the exact gradient; `None` where it cannot be computed, now and later."""
         train = _first_rows(batches, "train")
         meta = _first_rows(batches, "meta")
+        if self.options.named_meta_languages() is not None:
+            # All of these count, whichever languages are trained on.
+            meta = {key: _truncated(several[0]) for key, several in batches["meta"].items()}
 
         devices = []
         if model.device.type == "cuda":

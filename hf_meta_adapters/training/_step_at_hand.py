@@ -45,8 +45,8 @@ class StepAtHand:
 
     @property
     def languages(self) -> list[Language]:
-        """The languages of the step."""
-        return list(self.batches["train"])
+        """The languages of the step, in any role."""
+        return list(dict.fromkeys([*self.batches["train"], *self.batches.get("meta", {})]))
 
     @property
     def scaler(self) -> GradScaler | None:

@@ -45,6 +45,7 @@ def train_sampler(
     return LanguageBatchSampler(
         sizes["train"],
         sizes.get("meta"),
+        meta_in_every_step=args.meta_options().named_meta_languages() is not None,
         batch_size=batch_size,
         meta_batch_size=args.meta_batch_size,
         languages_per_step=args.languages_per_step,

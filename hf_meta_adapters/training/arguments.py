@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from hf_meta_adapters.training._argument_checks import (
     check_norm,
     check_positive,
     check_rate,
+    parsed_languages,
 )
 from hf_meta_adapters.training._inherited_arguments import (
     check_accelerator_config,
@@ -91,7 +92,9 @@ class MetaAdapterTrainingArguments(TrainingArguments):
         lookahead: Where validation losses are differentiated: `"per_language"`, `"shared"`,
             `"none"`, or `"next"`: after the step that the optimizer really takes, on the training
             text of the next step (see `next_step`). It needs no meta text.
-        meta_languages: Whose validation loss counts for a language: `"all"` or `"others"`.
+        meta_languages: Whose validation loss counts for a language: `"all"`, `"others"`, a list of
+            languages or a dict of their weights (in YAML, or as JSON on a command line). Languages
+            that are named are in every step, and need not be training languages.
         meta_languages_per_step: How many of these are drawn for each language in a step; `None` for
             all. It needs `lookahead="per_language"`, whose cost then does not grow with the number
             of languages.
@@ -155,7 +158,10 @@ class MetaAdapterTrainingArguments(TrainingArguments):
     preset: str | None = option(None, '"paper", "fast" or none.')
     meta_gradient: str | None = option(None, "Estimator of the second-order part.")
     lookahead: str | None = option(None, "Where validation losses are differentiated.")
-    meta_languages: str | None = option(None, '"all" or "others".')
+    # The second type is what the command line reads.
+    meta_languages: Sequence[str] | str | Mapping[str, float] | None = option(
+        None, '"all", "others", or a JSON list or dict of languages.'
+    )
     meta_languages_per_step: int | None = option(None, "How many of these; none for all.")
     inner_steps: int | None = option(None, "Number of virtual steps.")
     finite_difference_scheme: str | None = option(None, '"central" or "one_sided".')
@@ -185,6 +191,8 @@ class MetaAdapterTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         """Fill in the preset and check everything before any work starts."""
         self._take_over_old_name()
+
+        self.meta_languages = parsed_languages(self.meta_languages)
 
         # Here, and not by defaults of the fields: a preset must see which arguments were given.
         for name, value in asdict(self.meta_options()).items():

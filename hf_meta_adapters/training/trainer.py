@@ -126,7 +126,12 @@ class MetaAdapterTrainer(LanguageTrainer):
         needs_meta = takes_meta and needs_meta_text(args.lookahead, meta_dataset)
         if train_dataset is not None:
             train_dataset, self.meta_dataset = assign_roles(
-                model.languages, train_dataset, meta_dataset, eval_dataset, needs_meta=needs_meta
+                model.languages,
+                train_dataset,
+                meta_dataset,
+                eval_dataset,
+                needs_meta=needs_meta,
+                meta_languages=args.meta_options().named_meta_languages(),
             )
 
         super().__init__(

@@ -103,8 +103,8 @@ def _named_roles(
     if missing:
         raise DataError(
             "Every language that `meta_languages` names must have meta text, of its own or split"
-            f" off its training text. Found none of {missing} in `{source}`. Add it to `meta_dataset`,"
-            " or leave the language out of `meta_languages`."
+            f" off its training text. Found none of {missing} in `{source}`. Add it to"
+            " `meta_dataset`, or leave the language out of `meta_languages`."
         )
 
     if meta is None:

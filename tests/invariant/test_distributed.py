@@ -322,7 +322,11 @@ METHODS = {
         "lookahead": "per_language",
     },
     "some languages, now and then": {"languages_per_step": 2, "meta_every": 2},
-    "named meta languages": {"meta_languages": {"da": 2.0, "te": 1.0}, "languages_per_step": 2},
+    "named meta languages": {
+        "meta_languages": {"da": 2.0, "te": 1.0},
+        "meta_dataset": texts(2, ("te", "da")),
+        "languages_per_step": 2,
+    },
     "accumulation": {"gradient_accumulation_steps": 2},
     "clipped": {"max_grad_norm": 0.01, "weight_decay": 0.1, "adapter_learning_rate": 0.05},
     "compared with itself": {

@@ -100,7 +100,7 @@ def test_no_argument_of_transformers_is_redefined():
         ({"preset": "quick"}, '`preset` must be one of "paper", "fast". Found \'quick\'.'),
         ({"meta_gradient": "sgd"}, "`meta_gradient` must be one of"),
         ({"lookahead": "all"}, "`lookahead` must be one of"),
-        ({"meta_languages": "some"}, "`meta_languages` must be one of"),
+        ({"meta_languages": "some"}, '`meta_languages` must be "all", "others", a list'),
         (
             {"adapter_update": "both"},
             '`adapter_update` must be one of "meta", "meta+train", "train". Found \'both\'.',

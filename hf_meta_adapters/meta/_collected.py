@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.meta._indirect_size import IndirectSize
 from hf_meta_adapters.meta._problem import Problem
+from hf_meta_adapters.meta._projection import projected
 from hf_meta_adapters.meta._train_pass import TrainPass
 from hf_meta_adapters.meta._validation_pass import ValidationPass
+from hf_meta_adapters.meta.options import MetaOptions
 from hf_meta_adapters.meta.result import (
     JointGradients,
     MetaGradients,
@@ -34,6 +35,7 @@ class Collected:
         train: ∇φ_l L_l^train of each language, without the factor 1/L.
         train_loss: L_l^train.
         meta_losses: L_l^val at each θ' where it was evaluated.
+        target: The mean of v over the θ', where θ is projected.
     """
 
     share: float
@@ -43,14 +45,20 @@ class Collected:
     train: dict[Language, Vector] = field(default_factory=dict)
     train_loss: dict[Language, Tensor] = field(default_factory=dict)
     meta_losses: dict[Language, list[Tensor]] = field(default_factory=dict)
+    target: Vector | None = None
 
     @classmethod
     def empty(cls, problem: Problem) -> Collected:
         """Nothing yet."""
+        target: Vector | None = None
+        if problem.options.shared_update == "project":
+            target = absent(problem.shared)
+
         return cls(
             share=1 / len(problem.train),
             shared=absent(problem.shared),
             meta_losses={key: [] for key in problem.meta},
+            target=target,
         )
 
     def add_train(
@@ -76,8 +84,11 @@ class Collected:
         if problem.train_gradients:
             self.train[key] = sums[1]
 
-    def add_validation(self, validation: ValidationPass) -> None:
-        """Record validation losses."""
+    def add_validation(self, validation: ValidationPass, weight: float) -> None:
+        """Record validation losses, and v with the weight of its θ' among all."""
+        if self.target is not None:
+            add_(self.target, validation.shared_gradient, weight)
+
         for key, value in validation.losses.items():
             self.meta_losses[key].append(value)
 
@@ -85,14 +96,14 @@ class Collected:
         self,
         shared: Sequence[str],
         language: Mapping[Language, Sequence[str]],
-        size: IndirectSize,
+        options: MetaOptions,
     ) -> MetaGradients:
         """Put the names back, and the weights of the languages where they were left out.
 
         Args:
             shared: The names of θ.
             language: The names of φ of each language whose meta-gradient was taken.
-            size: How large the indirect parts are to be.
+            options: How the parts are put together.
 
         Returns:
             The result of the outer step.
@@ -108,11 +119,17 @@ class Collected:
             if values:
                 meta_loss[key] = torch.stack(values).mean()
 
-        return with_meta_gradients(
-            JointGradients(named(shared, self.shared), train, self.train_loss),
+        update, removed = self.shared, None
+        if self.target is not None:
+            groups = options.shared_update_groups
+            update, removed = projected(self.shared, self.target, shared, groups)
+
+        result = with_meta_gradients(
+            JointGradients(named(shared, update), train, self.train_loss),
             language,
             self.direct,
             self.indirect,
             meta_loss=meta_loss,
-            size=size,
+            size=options.indirect_size(),
         )
+        return replace(result, removed=removed)

@@ -152,4 +152,4 @@ def meta_gradient(
         collected = lookahead(problem, targets, anchor)
 
     names = {key: list(language[key]) for key in targets}
-    return collected.result(list(shared), names, chosen.indirect_size())
+    return collected.result(list(shared), names, chosen)

@@ -54,7 +54,7 @@ def _add_language(
 
     idle = [other for other in targets if other not in problem.train]
     validation = problem.validation_pass(key, [key, *idle])
-    collected.add_validation(validation)
+    collected.add_validation(validation, 1 / len(problem.train))
     for other in idle:
         add_(collected.direct[other], validation.direct[other], 1 / len(problem.train))
 

@@ -47,7 +47,7 @@ def shared_lookahead(problem: Problem, targets: Sequence[Language], anchor: Anch
     if problem.options.meta_languages != "others":
         # One v serves every language: the weights are the same for all.
         validation = problem.validation_pass(targets[0], targets)
-        collected.add_validation(validation)
+        collected.add_validation(validation, 1.0)
         for key in targets:
             add_target(key, validation)
     else:
@@ -57,7 +57,7 @@ def shared_lookahead(problem: Problem, targets: Sequence[Language], anchor: Anch
         for key in targets:
             anchor.rebase(point)
             validation = problem.validation_pass(key, [key])
-            collected.add_validation(validation)
+            collected.add_validation(validation, 1 / len(targets))
             anchor.rebase()
             add_target(key, validation)
 

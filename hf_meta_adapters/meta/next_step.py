@@ -147,7 +147,7 @@ def next_step_gradient(
 
     now.watch(optimizer, theta, collected.shared)
     names = {key: list(language[key]) for key in collected.direct}
-    result = collected.result(list(shared), names, chosen.indirect_size())
+    result = collected.result(list(shared), names, chosen)
     return replace(result, kept=now)
 
 

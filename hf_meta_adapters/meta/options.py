@@ -16,11 +16,13 @@ from hf_meta_adapters.meta._forward_mode import ForwardMode
 from hf_meta_adapters.meta._indirect_size import IndirectSize, Scope
 from hf_meta_adapters.meta._meta_languages import MetaLanguages, named_weights
 from hf_meta_adapters.meta._mixed_product import MixedProduct
+from hf_meta_adapters.meta._projection import Groups
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 Estimator: TypeAlias = Literal["exact", "finite_difference", "forward_mode", "first_order"]
+SharedUpdate: TypeAlias = Literal["mean", "project"]
 Lookahead: TypeAlias = Literal["per_language", "shared", "none", "next"]
 
 
@@ -52,6 +54,9 @@ class MetaOptions:
             down or up. `None` leaves it alone.
         indirect_ratio_scope: Whether these norms are those of all languages together (`"all"`), or
             of each language (`"language"`).
+        shared_update: How θ is updated: by the `"mean"` of the training gradients, or by its
+            projection (`"project"`), without the part that opposes v.
+        shared_update_groups: Whether the whole `"model"` is projected at once, or each `"layer"`.
         cpu_offload: Keep v and the copy of θ in CPU memory. This saves two tensors of the size of θ
             on the GPU and costs the time to bring them back parameter by parameter. It needs finite
             differences and one virtual step.
@@ -70,6 +75,8 @@ class MetaOptions:
     max_indirect_ratio: float | None = None
     indirect_ratio: float | None = None
     indirect_ratio_scope: Scope = "all"
+    shared_update: SharedUpdate = "mean"
+    shared_update_groups: Groups = "model"
     cpu_offload: bool = False
 
     def __post_init__(self) -> None:
@@ -79,6 +86,8 @@ class MetaOptions:
         named_weights(self.meta_languages)
         _check_choice("finite_difference_scheme", self.finite_difference_scheme, get_args(Scheme))
         _check_choice("indirect_ratio_scope", self.indirect_ratio_scope, get_args(Scope))
+        _check_choice("shared_update", self.shared_update, get_args(SharedUpdate))
+        _check_choice("shared_update_groups", self.shared_update_groups, get_args(Groups))
 
         if not isinstance(self.inner_steps, int) or self.inner_steps < 1:
             raise ConfigurationError(
@@ -95,6 +104,7 @@ class MetaOptions:
         _check_positive("indirect_ratio", self.indirect_ratio)
         self._check_ratio()
         self._check_next()
+        self._check_projection()
 
     def product(self, precision: torch.dtype | None = None) -> MixedProduct:
         """The mixed product that the options name, for passes evaluated in `precision`."""
@@ -183,6 +193,24 @@ class MetaOptions:
                 ' `lookahead="shared"`.'
             )
 
+    def _check_projection(self) -> None:
+        if self.shared_update != "project":
+            return
+
+        for found, is_used in (
+            (
+                '`meta_gradient="first_order"`, which does not compute it',
+                self.meta_gradient == "first_order",
+            ),
+            ('`lookahead="next"`, for which it is the training gradient', self.lookahead == "next"),
+            ("`cpu_offload=True`, which moves it to the CPU", self.cpu_offload),
+        ):
+            if is_used:
+                raise ConfigurationError(
+                    '`shared_update="project"` compares the training gradient of θ with the'
+                    f" validation gradient v. Found {found}. Leave one of the two out."
+                )
+
     def _check_offload(self) -> None:
         needed = ("finite_difference", 1)
 
@@ -219,6 +247,8 @@ class MetaOptionKeywords(TypedDict, total=False):
     max_indirect_ratio: float | None
     indirect_ratio: float | None
     indirect_ratio_scope: Scope | None
+    shared_update: SharedUpdate | None
+    shared_update_groups: Groups | None
     cpu_offload: bool | None
 
 

@@ -48,6 +48,8 @@ class MetaGradients(JointGradients):
         meta_loss: L_l^val(θ', φ_l), 0-d; with a look-ahead per language the mean over the θ'_i.
         meter: The meta-signal of all languages together.
         language_meter: The meta-signal of each language.
+        removed: ‖removed‖ / ‖g‖, how much of the mean training gradient of θ was removed under
+            `shared_update="project"`, 0-d; `None` otherwise.
         kept: What `lookahead="next"` needs of this step in the next one.
     """
 
@@ -56,6 +58,7 @@ class MetaGradients(JointGradients):
     meta_loss: dict[Language, Tensor]
     meter: MetaSignal
     language_meter: dict[Language, MetaSignal]
+    removed: Tensor | None = None
     kept: KeptStep | None = field(default=None, repr=False, compare=False)
 
     @property

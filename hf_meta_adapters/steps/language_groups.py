@@ -168,13 +168,14 @@ class LanguageGroups:
         train_loss, meta_loss = reduced_losses([train, meta], self._context.all_reduce)
         by_language = self._grouping.by_language(gradients.train, languages)
 
-        return self._grouping.meta_gradients(
+        result = self._grouping.meta_gradients(
             gradients,
             languages,
             JointGradients(gradients.shared, by_language, train_loss),
             meta_loss,
             settings.options,
         )
+        return replace(result, removed=gradients.removed)
 
     def losses(self, train_batches: Mapping[Language, Batches]) -> dict[str, list[GroupLoss]]:
         """The losses of the groups, by their names."""

@@ -48,6 +48,8 @@ class StepLog:
             self._add("meta_indirect_ratio", gradients.meter.ratio)
             self._add("meta_raw_indirect_ratio", gradients.meter.raw_ratio)
             self._add("meta_cosine", gradients.meter.cosine)
+            if gradients.removed is not None:
+                self._add("shared_removed", gradients.removed)
 
     def add_value(self, name: str, value: float | None) -> None:
         """Record a value that only some steps have."""

@@ -23,11 +23,11 @@ from hf_meta_adapters.training._argument_checks import (
     check_rate,
     parsed_languages,
 )
+from hf_meta_adapters.training._combined_arguments import check_combinations
 from hf_meta_adapters.training._inherited_arguments import (
     check_accelerator_config,
     check_inherited,
 )
-from hf_meta_adapters.training._next_step_arguments import check_next_step
 from hf_meta_adapters.training._unsupported_launch import check_launch
 
 T = TypeVar("T")
@@ -107,6 +107,10 @@ class MetaAdapterTrainingArguments(TrainingArguments):
             leaves it as it is.
         indirect_ratio_scope: Whether these norms are those of all languages together (`"all"`), or
             of each language (`"language"`).
+        shared_update: How θ is updated: by the `"mean"` of the languages' training gradients, or
+            by its projection (`"project"`), without the part that opposes the gradient of the
+            validation losses. In steps without a meta-gradient (`meta_every`), by the mean.
+        shared_update_groups: Whether the whole `"model"` is projected at once, or each `"layer"`.
         cpu_offload: Keep the copy of θ and the validation gradient in the memory of the CPU between
             uses; needs `"finite_difference"`.
         inner_optimizer: The virtual step: `"sgd"` (the paper's), or `"adam"`, the step that the
@@ -169,6 +173,8 @@ class MetaAdapterTrainingArguments(TrainingArguments):
     max_indirect_ratio: float | None = option(None, "Bound on the indirect part.")
     indirect_ratio: float | None = option(None, "Size of the indirect part.")
     indirect_ratio_scope: str | None = option(None, 'Whose sizes: "all" or "language".')
+    shared_update: str | None = option(None, 'How θ is updated: "mean" or "project".')
+    shared_update_groups: str | None = option(None, 'What is projected: "model" or "layer".')
     cpu_offload: bool | None = option(None, "Keep what the outer step stores on the CPU.")
     inner_optimizer: str = option(
         _DEFAULTS["inner_optimizer"], 'The virtual step: "sgd" or "adam".'
@@ -206,7 +212,7 @@ class MetaAdapterTrainingArguments(TrainingArguments):
 
         # Before transformers' own, which asks for devices and may start a process group.
         self._check()
-        check_next_step(vars(self))
+        check_combinations(vars(self))
         check_inherited(vars(self))
         check_launch(self.deepspeed)
         super().__post_init__()

@@ -22,12 +22,12 @@ from hf_meta_adapters.training._batch_check import BatchCheck
 from hf_meta_adapters.training._checkpoint_folders import discard
 from hf_meta_adapters.training._checkpoint_seal import CheckpointRecord, read_record, read_seal
 from hf_meta_adapters.training._checkpoint_writer import CheckpointWriter, record_callbacks
+from hf_meta_adapters.training._combined_arguments import needs_meta_gradient, needs_meta_text
 from hf_meta_adapters.training._compile import compile_layers
 from hf_meta_adapters.training._dataset_roles import Datasets, assign_roles, by_language
 from hf_meta_adapters.training._keep_position import KeepPosition
 from hf_meta_adapters.training._language_trainer import LanguageTrainer
 from hf_meta_adapters.training._lost_process import is_lost_process, lost_process
-from hf_meta_adapters.training._next_step_arguments import needs_meta_text
 from hf_meta_adapters.training._optimizer_groups import (
     adapter_parameters,
     optimizer_settings,
@@ -122,7 +122,9 @@ class MetaAdapterTrainer(LanguageTrainer):
         self._writer = CheckpointWriter(args)
 
         # Without parameters of its own, no language has a meta-gradient: a baseline of the paper.
-        takes_meta = args.adapter_update != "train" and bool(self._adapters)
+        takes_meta = needs_meta_gradient(
+            args.shared_update, args.adapter_update, has_adapters=bool(self._adapters)
+        )
         needs_meta = takes_meta and needs_meta_text(args.lookahead, meta_dataset)
         if train_dataset is not None:
             train_dataset, self.meta_dataset = assign_roles(

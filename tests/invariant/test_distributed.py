@@ -322,6 +322,7 @@ METHODS = {
         "lookahead": "per_language",
     },
     "some languages, now and then": {"languages_per_step": 2, "meta_every": 2},
+    "projected": {"shared_update": "project", "shared_update_groups": "layer"},
     "named meta languages": {
         "meta_languages": {"da": 2.0, "te": 1.0},
         "meta_dataset": texts(2, ("te", "da")),

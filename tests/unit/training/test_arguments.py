@@ -25,6 +25,8 @@ METHOD = {
     "max_indirect_ratio": None,
     "indirect_ratio": None,
     "indirect_ratio_scope": "all",
+    "shared_update": "mean",
+    "shared_update_groups": "model",
     "cpu_offload": False,
     "inner_optimizer": "sgd",
     "inner_learning_rate": 0.01,

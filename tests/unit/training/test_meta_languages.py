@@ -170,3 +170,35 @@ def test_a_command_line_has_json() -> None:
 
     with pytest.raises(ConfigurationError, match=r"\['sw' is not|which is not JSON"):
         parser.parse_args_into_dataclasses([*line[:-1], "[sw]"])
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_shared_update_is_projected_and_logged(tmp_path: Path, size) -> None:
+    """Meta labels that contradict the training labels oppose the training gradient."""
+    given = {
+        "train_dataset": of("te", "da"),
+        "meta_dataset": of("te", "da", seed=3),
+        "max_steps": 3,
+        "languages_per_pass": size,
+        "learning_rate": 0.1,
+    }
+    trainer = make_trainer(tmp_path, make_model(["te", "da"]), shared_update="project", **given)
+    trainer.train()
+    assert all(line["shared_removed"] >= 0 for line in trainer.state.log_history[:-1])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"update_order": "alternating"}, 'Found `update_order="alternating"`'),
+        ({"adapter_update": "train"}, "which does not compute v"),
+    ],
+)
+def test_a_projection_needs_the_validation_gradient(tmp_path: Path, given, message) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        MetaAdapterTrainingArguments(str(tmp_path), shared_update="project", **given)
+
+
+def test_a_projection_needs_adapters(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no language has parameters of its own"):
+        make_trainer(tmp_path, make_model(config=None), shared_update="project")

@@ -26,7 +26,7 @@ class Collected:
     """Sums and parts that grow from language to language.
 
     Args:
-        share: 1/L.
+        share: 1/L, of the languages that have a training loss.
         shared: 1/L Σ_i ∇θ L_i^train.
         direct: The direct part of each language.
         indirect: The indirect part of each language.
@@ -47,7 +47,7 @@ class Collected:
     def empty(cls, problem: Problem) -> Collected:
         """Nothing yet."""
         return cls(
-            share=1 / len(problem.train),
+            share=1 / max(len(problem.trained), 1),
             shared=absent(problem.shared),
             meta_losses={key: [] for key in problem.meta},
         )
@@ -85,6 +85,7 @@ class Collected:
         shared: Sequence[str],
         language: Mapping[Language, Sequence[str]],
         max_indirect_ratio: float | None,
+        without_loss: dict[str, tuple[Language, ...]],
     ) -> MetaGradients:
         """Put the names back, and the weights of the languages where they were left out.
 
@@ -92,6 +93,7 @@ class Collected:
             shared: The names of θ.
             language: The names of φ of each language whose meta-gradient was taken.
             max_indirect_ratio: The bound on the indirect part, if any.
+            without_loss: Role → the languages that have no loss in it.
 
         Returns:
             The result of the outer step.
@@ -108,7 +110,9 @@ class Collected:
                 meta_loss[key] = torch.stack(values).mean()
 
         return with_meta_gradients(
-            JointGradients(named(shared, self.shared), train, self.train_loss),
+            JointGradients(
+                named(shared, self.shared), train, self.train_loss, without_loss=without_loss
+            ),
             language,
             self.direct,
             self.indirect,

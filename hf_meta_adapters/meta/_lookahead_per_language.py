@@ -9,6 +9,7 @@ from hf_meta_adapters.meta._anchor import Anchor
 from hf_meta_adapters.meta._collected import Collected
 from hf_meta_adapters.meta._problem import Problem
 from hf_meta_adapters.meta._trajectory import indirect_part, look_ahead
+from hf_meta_adapters.meta.vectors import absent
 
 
 def per_language_lookahead(
@@ -34,6 +35,15 @@ def per_language_lookahead(
 
 def _add_language(collected: Collected, problem: Problem, key: Language, anchor: Anchor) -> None:
     # A separate function, so that no gradient and no graph of the language outlives it.
+    if key not in problem.trained:
+        # Nothing to step on: θ'_i = θ, and nothing of φ runs through the virtual step.
+        validation = problem.validation_pass(key, [key])
+        collected.add_validation(validation)
+
+        collected.direct[key] = validation.direct[key]
+        collected.indirect[key] = absent(problem.language[key])
+        return
+
     steps, train_gradient = look_ahead(problem, key, anchor)
 
     validation = problem.validation_pass(key, [key])

@@ -11,7 +11,7 @@ from hf_meta_adapters.meta._problem import Problem
 from hf_meta_adapters.meta._train_pass import TrainPass
 from hf_meta_adapters.meta._trajectory import VirtualStep, indirect_part
 from hf_meta_adapters.meta._validation_pass import ValidationPass
-from hf_meta_adapters.meta.vectors import Vector
+from hf_meta_adapters.meta.vectors import Vector, absent
 
 
 def shared_lookahead(problem: Problem, targets: Sequence[Language], anchor: Anchor) -> Collected:
@@ -26,18 +26,26 @@ def shared_lookahead(problem: Problem, targets: Sequence[Language], anchor: Anch
         The gradients and losses.
     """
     collected = Collected.empty(problem)
-    train_passes = {key: _train_pass(collected, problem, key) for key in problem.train}
+    train_passes = {key: _train_pass(collected, problem, key) for key in problem.trained}
 
     diagonal: Vector | None = None
-    if problem.options.lookahead == "shared":
+    if problem.options.lookahead == "shared" and train_passes:
         move, diagonal = problem.inner.displacement(collected.shared)
         anchor.move(move, -problem.learning_rate)
 
     # Every language shares the step, and so its diagonal: that of the mean gradient.
     def add_target(key: Language, validation: ValidationPass) -> None:
-        step = VirtualStep(train_passes.pop(key), diagonal)
         collected.direct[key] = validation.direct[key]
-        collected.indirect[key] = indirect_part(problem, [step], validation.shared_gradient, anchor)
+        collected.indirect[key] = absent(problem.language[key])
+
+        # Of a language without a training loss, nothing runs through the virtual step.
+        if key in train_passes:
+            step = VirtualStep(train_passes.pop(key), diagonal)
+            v = validation.shared_gradient
+            collected.indirect[key] = indirect_part(problem, [step], v, anchor)
+
+    if not targets:
+        return collected
 
     if problem.options.meta_languages == "all":
         # One v serves every language: the weights are the same for all.

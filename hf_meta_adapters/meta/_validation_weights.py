@@ -11,7 +11,10 @@ from hf_meta_adapters.meta.options import MetaOptions
 
 
 def validation_weights(
-    languages: Sequence[Language], options: MetaOptions, seed: int
+    languages: Sequence[Language],
+    options: MetaOptions,
+    seed: int,
+    without_loss: Sequence[Language] = (),
 ) -> dict[Language, dict[Language, float]]:
     """w_ij of Σ_j w_ij L_j^val for each language i; a language that does not count is left out.
 
@@ -24,17 +27,21 @@ def validation_weights(
         languages: The languages with validation losses.
         options: The options of the outer step.
         seed: The seed of the draw.
+        without_loss: Languages without a validation loss. They count for no language, but the
+            others count for them: θ moves for the training loss of all.
 
     Returns:
         language i → language j → w_ij.
     """
-    counts_itself = options.meta_languages == "all"
-    count = len(languages) if counts_itself else len(languages) - 1
     random = torch.Generator().manual_seed(seed)
 
     weights = {}
-    for key in languages:
+    # Those without a loss come last: the draws of the others do not depend on them.
+    for key in [*languages, *without_loss]:
         others = [other for other in languages if other != key]
+        counts_itself = options.meta_languages == "all" and key in languages
+        count = len(others) + counts_itself
+
         draws = len(others)
         if options.meta_languages_per_step is not None:
             draws = min(options.meta_languages_per_step - counts_itself, len(others))

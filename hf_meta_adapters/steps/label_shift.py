@@ -6,8 +6,9 @@ shifts its labels and `BartForCausalLM` does not.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -104,9 +105,13 @@ def _trying_out(model: nn.Module, device: torch.device) -> Iterator[None]:
     if getattr(model, "language", None) is None:
         language = next(iter(getattr(model, "languages", ())), None)
 
+    # Compiled layers would be compiled once more. Without any, the import would take seconds.
+    eager: AbstractContextManager[object] = nullcontext()
+    if "torch._dynamo" in sys.modules:
+        eager = torch.compiler.set_stance("force_eager")
+
     with (
-        # compiled layers would be compiled once more
-        torch.compiler.set_stance("force_eager"),
+        eager,
         torch.no_grad(),
         random_state_kept(torch.empty(0, device=device)),
         evaluation_mode(model),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -13,7 +13,7 @@ from hf_meta_adapters._typing import Language
 from hf_meta_adapters.anatomy.passes import device_of, evaluation_mode, routed_to
 from hf_meta_adapters.errors import ConfigurationError
 
-__all__ = ["Feature", "config_value", "logits_of", "run_model"]
+__all__ = ["Feature", "config_value", "logits_of", "run_model", "text_logits"]
 
 Feature: TypeAlias = dict[str, Any]
 """A row of model inputs as lists of length T, and what scoring needs under names no model takes."""
@@ -34,8 +34,10 @@ def run_model(
 ) -> list[Decoded]:
     """Return what `decode` makes of the model's output for each feature, in their order.
 
-    Rows of similar length share a batch, padded on the right. The model runs in evaluation mode,
-    without gradients, inside `model.use_language(language)` where it has that method; its modes are
+    Rows of similar length share a batch, padded on the right. Where PEFT puts a prompt before the
+    text, all rows of a batch have one length: it passes embeddings, in which a decoder with a
+    classifier cannot tell the last token from padding. The model runs in evaluation mode, without
+    gradients, inside `model.use_language(language)` where it has that method; its modes are
     restored afterwards.
 
     Args:
@@ -70,8 +72,7 @@ def run_model(
         torch.no_grad(),
         tqdm(total=len(order), disable=not progress, desc=language, unit="row") as bar,
     ):
-        for start in range(0, len(order), batch_size):
-            indices = order[start : start + batch_size]
+        for indices in _batches(order, features, batch_size, padded=not _has_prompt(model)):
             rows = [features[i] for i in indices]
             inputs = _collate(rows, pad_token_id)
 
@@ -108,9 +109,74 @@ def logits_of(output: object, name: str, dimensions: int) -> Tensor:
     )
 
 
+def text_logits(output: object, name: str, dimensions: int, rows: Sequence[Feature]) -> Tensor:
+    """Return an output that has logits for each place of the text, without those of a prompt.
+
+    A prompt (prompt tuning, P-tuning) comes before the text and has logits as well.
+
+    Args:
+        output: What the model returned.
+        name: As for `logits_of`.
+        dimensions: As for `logits_of`.
+        rows: The rows of the batch.
+
+    Returns:
+        The logits, of shape (B, T, ...), where T is the length of the longest row.
+
+    Raises:
+        ConfigurationError: If the model has another head, or fewer logits than there are tokens.
+    """
+    logits = logits_of(output, name, dimensions)
+    length = max(len(row["input_ids"]) for row in rows)
+
+    before = logits.shape[1] - length
+    if before < 0:
+        raise ConfigurationError(
+            f"The task reads `{name}` at every token of the text. Found {logits.shape[1]} places"
+            f" for {length} tokens in `{type(output).__name__}`. Use a model that keeps the length"
+            " of the text."
+        )
+    return logits[:, before:]
+
+
 def config_value(model: nn.Module, name: str) -> Any:
     """Return an entry of `model.config`, or `None` where there is no config or no such entry."""
     return getattr(getattr(model, "config", None), name, None)
+
+
+def _has_prompt(model: nn.Module) -> bool:
+    """Whether PEFT puts a prompt before the text."""
+    config = getattr(model, "active_peft_config", None)
+    return bool(getattr(config, "is_prompt_learning", False))
+
+
+def _batches(
+    order: Sequence[int], features: Sequence[Feature], size: int, *, padded: bool
+) -> Iterator[list[int]]:
+    """Yield the numbers of the rows of each batch.
+
+    Args:
+        order: The numbers of all rows, longer ones first.
+        features: The rows.
+        size: Rows per batch, at most.
+        padded: Whether rows of different length may share a batch.
+
+    Yields:
+        Numbers of rows.
+    """
+    batch: list[int] = []
+    for index in order:
+        is_full = len(batch) == size
+        if batch and not padded:
+            is_full |= len(features[index]["input_ids"]) != len(features[batch[0]]["input_ids"])
+
+        if is_full:
+            yield batch
+            batch = []
+        batch.append(index)
+
+    if batch:
+        yield batch
 
 
 def _collate(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from hf_meta_adapters.errors import ConfigurationError, DataError
 from hf_meta_adapters.evaluation._best_spans import Span, best_spans
 from hf_meta_adapters.evaluation._columns import column
 from hf_meta_adapters.evaluation._constant_prediction import constant_class
-from hf_meta_adapters.evaluation._forward import Feature, logits_of
+from hf_meta_adapters.evaluation._forward import Feature, text_logits
 from hf_meta_adapters.evaluation._passage_windows import PassageReader, answer_positions
 from hf_meta_adapters.evaluation._task import Task, TaskScore, register_task
 from hf_meta_adapters.evaluation._windows import length_limit
@@ -116,8 +116,8 @@ class QuestionAnswering(Task):
 
     def decode(self, rows: Sequence[Feature], output: object) -> list[list[Span]]:
         """Return the best spans of each window: score, first and last character."""
-        starts = logits_of(output, "start_logits", 2).float()
-        ends = logits_of(output, "end_logits", 2).float()
+        starts = text_logits(output, "start_logits", 2, rows).float()
+        ends = text_logits(output, "end_logits", 2, rows).float()
 
         decoded = []
         for row, start, end in zip(rows, starts, ends, strict=True):

@@ -11,7 +11,7 @@ import numpy as np
 from hf_meta_adapters._typing import IGNORED_LABEL, Language, Rows
 from hf_meta_adapters.errors import ConfigurationError, DataError
 from hf_meta_adapters.evaluation._columns import column, label_column
-from hf_meta_adapters.evaluation._forward import Feature, logits_of
+from hf_meta_adapters.evaluation._forward import Feature, text_logits
 from hf_meta_adapters.evaluation._split_words import warn_if_cut_otherwise
 from hf_meta_adapters.evaluation._task import Task
 from hf_meta_adapters.evaluation._windows import length_limit, windows
@@ -116,7 +116,7 @@ class TokenClassification(Task):
 
     def decode(self, rows: Sequence[Feature], output: object) -> list[list[tuple[int, str]]]:
         """Return the word and the label with the largest logit, for each word of each row."""
-        best = logits_of(output, "logits", 3).argmax(-1).tolist()  # (B, T)
+        best = text_logits(output, "logits", 3, rows).argmax(-1).tolist()  # (B, T)
 
         decoded = []
         for row, classes in zip(rows, best, strict=True):

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from hf_meta_adapters._typing import IGNORED_LABEL, Language
 from hf_meta_adapters.errors import ConfigurationError, NonFiniteLossError
-from hf_meta_adapters.evaluation._forward import Feature, logits_of, run_model
+from hf_meta_adapters.evaluation._forward import Feature, run_model, text_logits
 
 __all__ = ["LanguageModelScore", "RowScore", "bits_per_character", "score_rows", "sum_rows"]
 
@@ -139,7 +139,7 @@ def sum_rows(
 
 def score_rows(rows: Sequence[Feature], output: object) -> list[RowScore]:
     """Return bits, characters and tokens of each row of a batch."""
-    logits = logits_of(output, "logits", 3)  # (B, T, V)
+    logits = text_logits(output, "logits", 3, rows)  # (B, T, V)
     targets = _targets(rows, logits)  # (B, T)
 
     # On a GPU, cross entropy would fail without naming the token, and leave the device unusable.

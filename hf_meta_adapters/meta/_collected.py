@@ -28,7 +28,7 @@ class Collected:
     """Sums and parts that grow from language to language.
 
     Args:
-        share: 1/L.
+        share: 1/L, of the languages that have a training loss.
         shared: 1/L Σ_i ∇θ L_i^train.
         direct: The direct part of each language.
         indirect: The indirect part of each language.
@@ -55,7 +55,7 @@ class Collected:
             target = absent(problem.shared)
 
         return cls(
-            share=1 / len(problem.train),
+            share=1 / max(len(problem.trained), 1),
             shared=absent(problem.shared),
             meta_losses={key: [] for key in problem.meta},
             target=target,
@@ -97,6 +97,7 @@ class Collected:
         shared: Sequence[str],
         language: Mapping[Language, Sequence[str]],
         options: MetaOptions,
+        without_loss: dict[str, tuple[Language, ...]],
     ) -> MetaGradients:
         """Put the names back, and the weights of the languages where they were left out.
 
@@ -104,6 +105,7 @@ class Collected:
             shared: The names of θ.
             language: The names of φ of each language whose meta-gradient was taken.
             options: How the parts are put together.
+            without_loss: Role → the languages that have no loss in it.
 
         Returns:
             The result of the outer step.
@@ -125,7 +127,9 @@ class Collected:
             update, removed = projected(self.shared, self.target, shared, groups)
 
         result = with_meta_gradients(
-            JointGradients(named(shared, update), train, self.train_loss),
+            JointGradients(
+                named(shared, update), train, self.train_loss, without_loss=without_loss
+            ),
             language,
             self.direct,
             self.indirect,

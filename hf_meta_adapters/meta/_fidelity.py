@@ -58,7 +58,7 @@ def fidelity(
         **options: The setting, as for `meta_gradient`.
 
     Returns:
-        The cosine, 0-d; 0 if one of the two is zero.
+        The cosine, 0-d; 0 if one of the two is zero, NaN if no language has a loss to compare.
 
     Raises:
         RuntimeError: If an operation of the losses has no second derivative.
@@ -125,6 +125,9 @@ def _cosine(
         for name, entry in gradient.items():
             left.append(estimate[key][name])
             right.append(entry)
+
+    if not right:
+        return torch.tensor(float("nan"))
 
     norms = vectors.norm(left) * vectors.norm(right)
     return vectors.cosine(vectors.dot(left, right), norms)

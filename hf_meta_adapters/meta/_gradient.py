@@ -26,7 +26,7 @@ from hf_meta_adapters.meta._lookahead_per_language import per_language_lookahead
 from hf_meta_adapters.meta._lookahead_shared import shared_lookahead
 from hf_meta_adapters.meta._problem import Problem
 from hf_meta_adapters.meta._reduce import Reduce
-from hf_meta_adapters.meta._replay import replayed
+from hf_meta_adapters.meta._replay import replayed, with_loss, without_loss
 from hf_meta_adapters.meta._sgd import SGD
 from hf_meta_adapters.meta._validation_weights import validation_weights
 from hf_meta_adapters.meta.options import OuterStepKeywords, outer_step_settings
@@ -70,9 +70,11 @@ def meta_gradient(
     Args:
         train_losses: L_i^train of each language: a function without arguments that evaluates it at
             the present values of the parameters, or several of them (micro-batches) whose sum it
-            is.
+            is. An empty sequence says that a language has no loss, since its rows have no label: L
+            is the number of the other languages, and the indirect part of this one is absent.
         meta_losses: L_j^val of each language, likewise: of the languages of `train_losses`, or of
-            those that `meta_languages` names.
+            those that `meta_languages` names. A language without a loss does not count in Σ_j, and
+            its direct part is absent.
         shared: θ, by name.
         language: φ_l of each language, by name; may be empty for a language without parameters of
             its own.
@@ -121,7 +123,12 @@ def meta_gradient(
 
     theta = list(shared.values())
     languages = list(dict.fromkeys([*train_losses, *meta_losses]))
-    targets = languages if for_languages is None else list(for_languages)
+    wanted = languages if for_languages is None else list(for_languages)
+
+    # A language without any loss counts for nothing, and no gradient is taken for it.
+    lacking = without_loss(train=train_losses, meta=meta_losses)
+    counting = {*with_loss(train_losses), *with_loss(meta_losses)}
+    targets = [key for key in wanted if key in counting]
 
     lookahead = shared_lookahead
     if chosen.lookahead == "per_language":
@@ -142,9 +149,7 @@ def meta_gradient(
             inner=inner_optimizer or SGD(),
             product=chosen.product(precision),
             train_gradients=settings.train_gradients,
-            weights=validation_weights(
-                list(train_losses), list(meta_losses), chosen, settings.seed
-            ),
+            weights=validation_weights(languages, with_loss(meta_losses), chosen, settings.seed),
             differentiate=differentiate,
             reduce=Reduce(all_reduce),
         )
@@ -152,4 +157,4 @@ def meta_gradient(
         collected = lookahead(problem, targets, anchor)
 
     names = {key: list(language[key]) for key in targets}
-    return collected.result(list(shared), names, chosen)
+    return collected.result(list(shared), names, chosen, lacking)

@@ -10,7 +10,7 @@ from hf_meta_adapters._typing import AllReduce, Language, MicroBatches, Paramete
 from hf_meta_adapters.meta._differentiating import differentiating
 from hf_meta_adapters.meta._inputs import check_trained, every_parameter
 from hf_meta_adapters.meta._reduce import Reduce
-from hf_meta_adapters.meta._replay import listed
+from hf_meta_adapters.meta._replay import listed, with_loss, without_loss
 from hf_meta_adapters.meta._train_pass import loss_and_gradient
 from hf_meta_adapters.meta.result import JointGradients, named
 from hf_meta_adapters.meta.vectors import Vector, absent, add_
@@ -26,10 +26,12 @@ def joint_gradient(
 ) -> JointGradients:
     """Compute the gradient of 1/L Σ_i L_i^train(θ, φ_i) for θ and every φ_i.
 
-    One language after the other, so that a single graph is alive at a time.
+    The mean runs over the languages that have a loss, one after the other, so that a single graph
+    is alive at a time.
 
     Args:
-        train_losses: L_i^train of each language, as for `meta_gradient`.
+        train_losses: L_i^train of each language, as for `meta_gradient`; an empty sequence for a
+            language without one.
         shared: θ, by name.
         language: φ_i of each language, by name.
         all_reduce: Sums a flat tensor over processes in place.
@@ -56,15 +58,16 @@ def joint_gradient(
     theta = list(shared.values())
     phi = {key: list(parameters.values()) for key, parameters in language.items()}
 
-    share = 1 / len(train_losses)
+    trained = with_loss(train_losses)
+    share = 1 / max(len(trained), 1)
     shared_gradient = absent(theta)
     gradients: dict[Language, Vector] = {}
     losses: dict[Language, Tensor] = {}
 
     with differentiating(every_parameter(shared, language), loss_scale) as differentiate:
-        for key, micro_batches in train_losses.items():
+        for key in trained:
             losses[key], gradient = loss_and_gradient(
-                listed(micro_batches), [*theta, *phi[key]], differentiate
+                listed(train_losses[key]), [*theta, *phi[key]], differentiate
             )
 
             add_(shared_gradient, gradient[: len(theta)], share)
@@ -88,4 +91,5 @@ def joint_gradient(
         shared=named(list(shared), shared_gradient),
         train={key: named(list(language[key]), gradients[key]) for key in gradients},
         train_loss=losses,
+        without_loss=without_loss(train=train_losses),
     )

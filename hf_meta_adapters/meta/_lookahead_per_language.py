@@ -50,13 +50,23 @@ def _add_language(
 ) -> None:
     # A separate function, so that no gradient and no graph of the language outlives it.
     anchor.rebase()
+    if key not in problem.trained:
+        # Nothing to step on: θ'_i = θ, and nothing of φ runs through the virtual step.
+        if key in targets:
+            validation = problem.validation_pass(key, [key])
+            collected.add_validation(validation, 1 / len(problem.train))
+
+            collected.direct[key] = validation.direct[key]
+            collected.indirect[key] = absent(problem.language[key])
+        return
+
     steps, train_gradient = look_ahead(problem, key, anchor)
 
     idle = [other for other in targets if other not in problem.train]
     validation = problem.validation_pass(key, [key, *idle])
     collected.add_validation(validation, 1 / len(problem.train))
     for other in idle:
-        add_(collected.direct[other], validation.direct[other], 1 / len(problem.train))
+        add_(collected.direct[other], validation.direct[other], 1 / len(problem.trained))
 
     collected.add_train(problem, key, steps[0].train, train_gradient)
     if key in targets:

@@ -26,23 +26,26 @@ def shared_lookahead(problem: Problem, targets: Sequence[Language], anchor: Anch
         The gradients and losses.
     """
     collected = Collected.empty(problem)
-    train_passes = {key: _train_pass(collected, problem, key) for key in problem.train}
+    train_passes = {key: _train_pass(collected, problem, key) for key in problem.trained}
 
     diagonal: Vector | None = None
-    if problem.options.lookahead == "shared":
+    if problem.options.lookahead == "shared" and train_passes:
         move, diagonal = problem.inner.displacement(collected.shared)
         anchor.move(move, -problem.learning_rate)
 
     # Every language shares the step, and so its diagonal: that of the mean gradient.
     def add_target(key: Language, validation: ValidationPass) -> None:
         collected.direct[key] = validation.direct[key]
-        if key not in train_passes:
-            # It is not trained on, and so takes no part in the step.
-            collected.indirect[key] = absent(problem.language[key])
-            return
+        collected.indirect[key] = absent(problem.language[key])
 
-        step = VirtualStep(train_passes.pop(key), diagonal)
-        collected.indirect[key] = indirect_part(problem, [step], validation.shared_gradient, anchor)
+        # Of a language without a training loss, nothing runs through the virtual step.
+        if key in train_passes:
+            step = VirtualStep(train_passes.pop(key), diagonal)
+            v = validation.shared_gradient
+            collected.indirect[key] = indirect_part(problem, [step], v, anchor)
+
+    if not targets:
+        return collected
 
     if problem.options.meta_languages != "others":
         # One v serves every language: the weights are the same for all.

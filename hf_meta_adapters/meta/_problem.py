@@ -50,6 +50,11 @@ class Problem:
     differentiate: Differentiate
     reduce: Reduce
 
+    @property
+    def trained(self) -> list[Language]:
+        """The languages that have a training loss, over which means of it run."""
+        return [key for key, losses in self.train.items() if losses]
+
     def train_pass(self, key: Language, *, keep_graph: bool = False) -> TrainPass:
         """The training pass of language `key` at the present θ."""
         return train_pass(

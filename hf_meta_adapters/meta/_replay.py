@@ -7,12 +7,13 @@ difference would measure the masks.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from hf_meta_adapters._typing import Loss, MicroBatches
+from hf_meta_adapters._typing import Language, Loss, MicroBatches
 
 RandomState: TypeAlias = tuple[Tensor, Tensor | None]
 """The states of the CPU's generator and of the GPU's, if there is one."""
@@ -73,6 +74,23 @@ def listed(losses: MicroBatches) -> list[Loss]:
     if callable(losses):
         return [losses]
     return list(losses)
+
+
+def with_loss(losses: Mapping[Language, MicroBatches]) -> list[Language]:
+    """The languages that have a loss: an empty sequence of micro-batches is none."""
+    return [key for key, micro_batches in losses.items() if listed(micro_batches)]
+
+
+def without_loss(**roles: Mapping[Language, MicroBatches]) -> dict[str, tuple[Language, ...]]:
+    """Role → the languages that have no loss in it; roles in which all have one are absent."""
+    lacking: dict[str, tuple[Language, ...]] = {}
+    for role, losses in roles.items():
+        present = set(with_loss(losses))
+        missing = tuple(key for key in losses if key not in present)
+        if missing:
+            lacking[role] = missing
+
+    return lacking
 
 
 def replayed(losses: MicroBatches, device: torch.device) -> list[Replay]:

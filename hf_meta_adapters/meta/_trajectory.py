@@ -16,7 +16,7 @@ from hf_meta_adapters._typing import Language
 from hf_meta_adapters.meta._anchor import Anchor
 from hf_meta_adapters.meta._problem import Problem
 from hf_meta_adapters.meta._train_pass import TrainPass
-from hf_meta_adapters.meta.vectors import Vector, absent, add_, mapped, times
+from hf_meta_adapters.meta.vectors import Vector, absent, add_, mapped, present, times
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def indirect_part(
     anchor.rebase()
     phi = steps[0].train.language
     total = absent(phi)
-    if problem.options.meta_gradient == "first_order":
+    if problem.options.meta_gradient == "first_order" or not present(validation_gradient):
         return total
 
     vector = validation_gradient

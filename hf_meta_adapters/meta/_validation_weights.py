@@ -11,7 +11,7 @@ from hf_meta_adapters.meta.options import MetaOptions
 
 
 def validation_weights(
-    train: Sequence[Language], meta: Sequence[Language], options: MetaOptions, seed: int
+    languages: Sequence[Language], meta: Sequence[Language], options: MetaOptions, seed: int
 ) -> dict[Language, dict[Language, float]]:
     """w_ij of Σ_j w_ij L_j^val for each language i; a language that does not count is left out.
 
@@ -22,8 +22,9 @@ def validation_weights(
     direct part depends, is always included if it counts.
 
     Args:
-        train: The languages with training losses.
-        meta: The languages with validation losses.
+        languages: The languages of the step. One without a validation loss counts for no language,
+            but the others count for it: θ moves for the training loss of all.
+        meta: The languages that have a validation loss.
         options: The options of the outer step.
         seed: The seed of the draw.
 
@@ -32,7 +33,9 @@ def validation_weights(
     """
     random = torch.Generator().manual_seed(seed)
     weights: dict[Language, dict[Language, float]] = {}
-    for key in dict.fromkeys([*train, *meta]):
+
+    # Those without a validation loss come last: the draws of the others do not depend on them.
+    for key in dict.fromkeys([*meta, *languages]):
         full = _full(key, meta, options)
         others = [other for other in full if other != key]
         draws = len(others)
@@ -59,7 +62,9 @@ def _full(
     """The weights for a language without any draw, in the order of the validation losses."""
     named = options.named_meta_languages()
     if named is not None:
-        return {other: named[other] for other in meta if other in named}
+        present = {other: named[other] for other in meta if other in named}
+        total = sum(present.values())
+        return {other: weight / total for other, weight in present.items()}
 
     counted = [other for other in meta if options.meta_languages == "all" or other != key]
     return dict.fromkeys(counted, 1 / max(len(counted), 1))

@@ -20,7 +20,7 @@ from hf_meta_adapters.meta._kept_pass import KeptPass
 from hf_meta_adapters.meta._optimizer_derivative import check_optimizer
 from hf_meta_adapters.meta._problem import Problem
 from hf_meta_adapters.meta._reduce import Reduce
-from hf_meta_adapters.meta._replay import Replay, replayed
+from hf_meta_adapters.meta._replay import Replay, replayed, without_loss
 from hf_meta_adapters.meta._sgd import SGD
 from hf_meta_adapters.meta._train_pass import TrainPass
 from hf_meta_adapters.meta.kept_step import KeptStep
@@ -31,6 +31,7 @@ from hf_meta_adapters.meta.vectors import (
     absent,
     local,
     mapped,
+    present,
     scaled,
     sharded_as,
     times,
@@ -141,13 +142,16 @@ def next_step_gradient(
         )
 
         collected = Collected.empty(problem)
-        passes = {key: _train_pass(collected, problem, key, replays[key]) for key in replays}
+        passes = {
+            key: _train_pass(collected, problem, key, replays[key]) for key in problem.trained
+        }
         _add_parts(collected, problem, before, anchor)
         now = KeptStep(passes, anchor.start, collected.share)
 
     now.watch(optimizer, theta, collected.shared)
     names = {key: list(language[key]) for key in collected.direct}
-    result = collected.result(list(shared), names, chosen)
+    lacking = without_loss(train=train_losses)
+    result = collected.result(list(shared), names, chosen, lacking)
     return replace(result, kept=now)
 
 
@@ -195,6 +199,9 @@ def _add_parts(
         return
 
     vector = _sharded(times(mapped(collected.shared, local), kept.derivative), problem.shared)
+    if not present(vector):
+        return
+
     for key in kept.passes:
         collected.direct.setdefault(key, absent(problem.language[key]))
         collected.indirect[key] = _indirect_part(problem, kept, key, vector, anchor)

@@ -22,16 +22,21 @@ NamedGradient: TypeAlias = dict[str, Tensor]
 class JointGradients:
     """The gradients of joint training. No parameter has been updated with them.
 
+    L is the number of languages that have a training loss. The others have no entry in them.
+
     Args:
         shared: 1/L Σ_i ∇θ L_i^train(θ, φ_i), by parameter name; parameters on which no loss depends
             are absent.
         train: 1/L ∇φ_l L_l^train(θ, φ_l), by parameter name.
         train_loss: L_l^train(θ, φ_l), 0-d.
+        without_loss: `"train"` or `"meta"` → the languages that had no loss in this role, because
+            none of their rows had a label.
     """
 
     shared: NamedGradient
     train: dict[Language, NamedGradient]
     train_loss: dict[Language, Tensor]
+    without_loss: dict[str, tuple[Language, ...]] = field(default_factory=dict, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class MetaGradients(JointGradients):
         shared: As in `JointGradients`.
         train: As in `JointGradients`.
         train_loss: As in `JointGradients`.
+        without_loss: As in `JointGradients`.
         direct: The direct part of the meta-gradient of each φ_l, by parameter name: w_ll ∇φ_l
             L_l^val(θ', φ_l).
         indirect: The indirect part: −β ∇φ_l ⟨Δ(∇θ L_l^train(θ, φ_l)), v⟩.
@@ -115,6 +121,7 @@ def with_meta_gradients(
         shared=joint.shared,
         train=joint.train,
         train_loss=joint.train_loss,
+        without_loss=joint.without_loss,
         direct={key: named(names[key], direct[key]) for key in direct},
         indirect={key: named(names[key], used[key]) for key in direct},
         meta_loss=meta_loss,

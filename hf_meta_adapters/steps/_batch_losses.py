@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from hf_meta_adapters._typing import Batch, Language, Loss
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
-from hf_meta_adapters.steps._label_counts import label_counts, total_counts
+from hf_meta_adapters.steps._label_counts import label_counts
 from hf_meta_adapters.steps.losses import Batches, micro_batches, model_loss
 from hf_meta_adapters.steps.step_context import StepContext
 
@@ -20,7 +20,8 @@ def batch_losses(
     """A loss per language and micro-batch; those of a language sum to the mean over all its labels.
 
     A model's loss is the mean over the labels of its batch. A micro-batch with n of the N labels
-    that all micro-batches of all processes have is therefore weighted by n/N.
+    that all micro-batches of all processes have is therefore weighted by n/N. A language without
+    any label has no loss: an empty list.
 
     Args:
         model: The model.
@@ -31,53 +32,45 @@ def batch_losses(
         The losses.
     """
     listed = {key: micro_batches(language_batches) for key, language_batches in batches.items()}
-    shares = _label_shares(model, listed, context)
+    labels = label_counts(model, listed, context, exact=False)
 
-    losses: dict[Language, list[Loss]] = {}
-    for key, language_batches in listed.items():
-        losses[key] = [
-            _loss(model, key, batch, share, context)
-            for batch, share in zip(language_batches, shares[key], strict=True)
-        ]
+    losses: dict[Language, list[Loss]] = {key: [] for key in listed}
+    for key in labels.languages:
+        for batch, count in zip(listed[key], labels.counts[key], strict=True):
+            # On several processes all take the same passes, even if some have nothing to add.
+            if count or context.all_reduce is not None:
+                share = count, labels.totals[key]
+                losses[key].append(_loss(model, key, batch, share, context))
 
     return losses
-
-
-def _label_shares(
-    model: LanguageAdapterModel, batches: Mapping[Language, Sequence[Batch]], context: StepContext
-) -> dict[Language, list[tuple[Tensor, Tensor] | None]]:
-    """The n and N of every micro-batch, 0-d; `None` where each language has a single batch."""
-    all_reduce = context.all_reduce
-    if all_reduce is None and all(len(batch_list) == 1 for batch_list in batches.values()):
-        return {key: [None] for key in batches}
-
-    counts = label_counts(model, batches)
-    totals = total_counts(counts, all_reduce)
-    return {key: [(count, totals[key]) for count in counts[key]] for key in counts}
 
 
 def _loss(
     model: LanguageAdapterModel,
     key: Language,
     batch: Batch,
-    share: tuple[Tensor, Tensor] | None,
+    share: tuple[int, int],
     context: StepContext,
 ) -> Loss:
-    """The loss of one micro-batch in its language, weighted by its share of the labels."""
+    """The loss of one micro-batch in its language, weighted by its share n/N of the labels."""
     evaluate = context.loss_function or model_loss
 
     def value() -> Tensor:
         with model.use_language(key), context.autocast():
             mean = evaluate(model, batch)
 
-        if share is None:
+        count, total = share
+        if count == total:
             return mean
 
-        count, total = share
-        # at least in float32: half precision rounds n and N, which may be in the thousands
-        weight = count.to(torch.promote_types(mean.dtype, torch.float32)) / total
-
         # The mean over no labels is NaN; beside micro-batches with labels, it counts for nothing.
-        return torch.where(weight == 0, torch.zeros_like(mean), mean * weight.to(mean.dtype))
+        if count == 0:
+            nowhere = torch.zeros_like(mean, dtype=torch.bool)
+            return torch.where(nowhere, mean, torch.zeros_like(mean))
+
+        # at least in float32: half precision rounds n and N, which may be in the thousands
+        precision = torch.promote_types(mean.dtype, torch.float32)
+        weight = torch.tensor(count, dtype=precision) / total
+        return mean * weight.to(mean.dtype)
 
     return value

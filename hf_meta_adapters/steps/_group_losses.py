@@ -55,10 +55,12 @@ class GroupLosses:
 
     Args:
         languages: The languages, in the order of their batches.
+        labeled: Those of them that have a label.
         losses: The name of a group → a loss for each micro-batch.
     """
 
     languages: list[Language]
+    labeled: list[Language]
     losses: dict[str, list[GroupLoss]]
 
     def by_language(self) -> dict[Language, Tensor]:
@@ -74,6 +76,17 @@ class GroupLosses:
                     shares[key].append(share)
 
         return {key: torch.stack(parts).sum() for key, parts in shares.items() if parts}
+
+
+def lacking(**roles: GroupLosses) -> dict[str, tuple[Language, ...]]:
+    """Role → the languages that have no label in it; roles in which all have one are absent."""
+    found: dict[str, tuple[Language, ...]] = {}
+    for role, losses in roles.items():
+        missing = tuple(key for key in losses.languages if key not in losses.labeled)
+        if missing:
+            found[role] = missing
+
+    return found
 
 
 def reduced_losses(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeAlias
 
 from torch import Tensor
@@ -46,9 +46,6 @@ class Grouping:
             group = tuple(languages[start : start + size])
             self.members["+".join(group)] = group
 
-        self.weight = len(self.members) / len(languages)
-        """G/L."""
-
         self._phi = phi
 
     def names_of(self, languages: Collection[Language]) -> list[str]:
@@ -56,6 +53,19 @@ class Grouping:
         return [
             name for name, members in self.members.items() if not set(members).isdisjoint(languages)
         ]
+
+    def members_among(self, languages: Collection[Language]) -> dict[str, tuple[Language, ...]]:
+        """The name of every group → those of its members that are among some languages."""
+        return {
+            name: tuple(key for key in members if key in languages)
+            for name, members in self.members.items()
+        }
+
+    @staticmethod
+    def weight_of(members: Mapping[str, Sequence[Language]]) -> float:
+        """G/L of the groups that have a member."""
+        sizes = [len(group) for group in members.values() if group]
+        return len(sizes) / max(sum(sizes), 1)
 
     def parameters(self, languages: Collection[Language]) -> dict[str, Parameters]:
         """φ of the languages asked for, by group."""
@@ -92,18 +102,13 @@ class Grouping:
             The result by language.
         """
         direct = self.by_language(gradients.direct, languages)
-        indirect = self._without_weight(self.by_language(gradients.indirect, languages))
+        trained = self.members_among(joint.train_loss)
+        weight = self.weight_of(trained)
+        indirect = _without_factor(self.by_language(gradients.indirect, languages), weight)
 
         return language_gradients(
             joint, self._phi, direct, indirect, meta_loss=meta_loss, options=options
         )
-
-    def _without_weight(self, indirect: _Gradients) -> dict[Language, NamedGradient]:
-        """The indirect parts of the languages, without the factor G/L of their groups."""
-        return {
-            key: {path: entry / self.weight for path, entry in gradient.items()}
-            for key, gradient in indirect.items()
-        }
 
 
 def joined_parameters(
@@ -179,3 +184,11 @@ def language_gradients(
         meta_loss=meta_loss,
         size=options.indirect_size(),
     )
+
+
+def _without_factor(gradients: _Gradients, divisor: float) -> dict[Language, NamedGradient]:
+    """The gradients by language without a common factor: the indirect parts without G/L."""
+    return {
+        key: {path: entry / divisor for path, entry in gradient.items()}
+        for key, gradient in gradients.items()
+    }

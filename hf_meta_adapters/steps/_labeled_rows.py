@@ -14,7 +14,7 @@ from hf_meta_adapters._typing import IGNORED_LABEL
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps._decoder_inputs import decoder_inputs
-from hf_meta_adapters.steps.losses import is_encoder_decoder, predicts_the_next_token
+from hf_meta_adapters.steps.losses import is_encoder_decoder
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,18 @@ class LabeledRows:
     decoder_input_ids: Tensor | None = None
 
 
-def labeled_rows(model: LanguageAdapterModel, labels: Tensor) -> LabeledRows:
+def labeled_rows(model: LanguageAdapterModel, labels: Tensor, *, shifted: bool) -> LabeledRows:
     """Pick the labeled positions.
 
     Args:
         model: The model.
         labels: The labels, of shape (rows, positions).
+        shifted: Whether the label of a position belongs to the logits of the one before.
 
     Returns:
         Where they are, and their labels.
     """
-    if predicts_the_next_token(model):
+    if shifted:
         return _shifted_rows(labels)
 
     # A row of one label each: the model flattens them, and its loss is the mean over all.

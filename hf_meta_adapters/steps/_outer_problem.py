@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from hf_meta_adapters._typing import Language, Loss, Parameters
+from hf_meta_adapters._typing import Batch, Language, Loss, Parameters
 from hf_meta_adapters.errors import ConfigurationError, DataError, check_known_language
 from hf_meta_adapters.meta import SGD, Adam, InnerOptimizer
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps._batch_losses import batch_losses
-from hf_meta_adapters.steps.losses import Batches
+from hf_meta_adapters.steps.losses import Batches, micro_batches
 from hf_meta_adapters.steps.sharding import reshard
 from hf_meta_adapters.steps.step_context import StepContext
 
@@ -75,7 +76,7 @@ def check_batches(model: LanguageAdapterModel, *roles: Mapping[Language, Batches
 
     Raises:
         LanguageError: If the model does not know a language.
-        DataError: If a language has no batch.
+        DataError: If a language has no batch, or one without a token.
     """
     reshard(model)
 
@@ -88,6 +89,19 @@ def check_batches(model: LanguageAdapterModel, *roles: Mapping[Language, Batches
                     f"Every language of a step needs a batch. Found none for {key!r}. Leave the"
                     " language out."
                 )
+
+            for batch in micro_batches(language_batches):
+                _check_tokens(key, batch)
+
+
+def _check_tokens(key: Language, batch: Batch) -> None:
+    """Refuse a batch without a token; the shape tells, without waiting for a device."""
+    tokens = batch.get("input_ids")
+    if isinstance(tokens, Tensor) and tokens.numel() == 0:
+        raise DataError(
+            "A batch must have at least one token. Found `input_ids` of shape"
+            f" {tuple(tokens.shape)} for {key!r}. Remove empty texts from its data."
+        )
 
 
 def choose_inner_optimizer(

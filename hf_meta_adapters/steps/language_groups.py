@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -24,14 +23,14 @@ from hf_meta_adapters.meta.kept_step import KeptStep
 from hf_meta_adapters.meta.next_step import next_step_gradient
 from hf_meta_adapters.meta.options import OuterStepSettings
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
-from hf_meta_adapters.steps._group_losses import GroupLoss, GroupLosses, reduced_losses
+from hf_meta_adapters.steps._group_losses import GroupLoss, GroupLosses, lacking, reduced_losses
 from hf_meta_adapters.steps._grouping import (
     Grouping,
     divided,
     joined_parameters,
     language_gradients,
 )
-from hf_meta_adapters.steps._label_counts import label_counts, total_counts
+from hf_meta_adapters.steps._label_counts import label_counts
 from hf_meta_adapters.steps._routed_batch import RoutedBatch
 from hf_meta_adapters.steps.losses import Batches, micro_batches
 from hf_meta_adapters.steps.routed_loss import RoutedLoss
@@ -109,8 +108,9 @@ class LanguageGroups:
         # the groups' own losses have recorded those of the languages
         (train_loss,) = reduced_losses([train], self._context.all_reduce)
 
-        by_language = self._grouping.by_language(gradients.train, list(train_batches))
-        return JointGradients(gradients.shared, by_language, train_loss)
+        by_language = self._grouping.by_language(gradients.train, train.labeled)
+        without_loss = lacking(train=train)
+        return JointGradients(gradients.shared, by_language, train_loss, without_loss=without_loss)
 
     def meta_gradient(
         self,
@@ -166,12 +166,18 @@ class LanguageGroups:
 
         # what the groups' own losses recorded at their first evaluation, in one message
         train_loss, meta_loss = reduced_losses([train, meta], self._context.all_reduce)
-        by_language = self._grouping.by_language(gradients.train, languages)
+        trained = [key for key in languages if key in train.labeled]
+        by_language = self._grouping.by_language(gradients.train, trained)
 
         result = self._grouping.meta_gradients(
             gradients,
-            languages,
-            JointGradients(gradients.shared, by_language, train_loss),
+            [key for key in languages if key in train.labeled or key in meta.labeled],
+            JointGradients(
+                gradients.shared,
+                by_language,
+                train_loss,
+                without_loss=lacking(train=train, meta=meta),
+            ),
             meta_loss,
             settings.options,
         )
@@ -219,16 +225,19 @@ class LanguageGroups:
             precision=self._context.precision(self._model.device),
             **vars(replace(options, max_indirect_ratio=None, indirect_ratio=None)),
         )
+        # Only languages with labels have taken part.
+        members = grouping.members_among(train.labeled)
         if gradients.kept is not None:
-            gradients.kept.groups = grouping.members
+            gradients.kept.groups = members
 
         (train_loss,) = reduced_losses([train], self._context.all_reduce)
-        by_language = divided(gradients.train, grouping.members, phi)
+        by_language = divided(gradients.train, members, phi)
+        without_loss = lacking(train=train)
 
         result = language_gradients(
-            JointGradients(gradients.shared, by_language, train_loss),
+            JointGradients(gradients.shared, by_language, train_loss, without_loss=without_loss),
             phi,
-            divided(gradients.direct, grouping.members, phi),
+            divided(gradients.direct, members, phi),
             divided(gradients.indirect, before, phi),
             meta_loss=dict(train_loss),
             options=options,
@@ -238,23 +247,25 @@ class LanguageGroups:
     def _losses(self, batches: Mapping[Language, Batches]) -> GroupLosses:
         """The losses T_g of the groups, as `batch_losses` gives those of languages."""
         listed = {key: micro_batches(language_batches) for key, language_batches in batches.items()}
-        labels = total_counts(label_counts(self._model, listed), self._context.all_reduce)
+        labels = label_counts(self._model, listed, self._context)
+        members_of = self._grouping.members_among(labels.languages)
+        weight = self._grouping.weight_of(members_of)
 
         losses: dict[str, list[GroupLoss]] = {}
-        for name, members in self._grouping.members.items():
-            count = max(len(listed[key]) for key in members)
+        for name, members in members_of.items():
+            count = max((len(listed[key]) for key in members), default=0)
             losses[name] = []
             for number in range(count):
                 # a language may have fewer micro-batches than others
                 batch_of = {
                     key: listed[key][number] for key in members if number < len(listed[key])
                 }
-                losses[name].append(self._group_loss(batch_of, labels))
+                losses[name].append(self._group_loss(batch_of, labels.totals, weight))
 
-        return GroupLosses(list(listed), losses)
+        return GroupLosses(list(listed), labels.languages, losses)
 
     def _group_loss(
-        self, batches: Mapping[Language, Batch], labels: Mapping[Language, Tensor]
+        self, batches: Mapping[Language, Batch], labels: Mapping[Language, int], weight: float
     ) -> GroupLoss:
         # within the context, since the first batch is evaluated here to check the loss
         with self._context.autocast():
@@ -263,8 +274,8 @@ class LanguageGroups:
         return GroupLoss(
             languages=list(batches),
             sums=partial(self._sums, together),
-            labels=torch.stack([labels[key] for key in batches]),
-            weight=self._grouping.weight,
+            labels=together.number_of_row.new_tensor([labels[key] for key in batches]),
+            weight=weight,
         )
 
     def _sums(self, together: RoutedBatch) -> Tensor:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from hf_meta_adapters._typing import IGNORED_LABEL, Batch
+from hf_meta_adapters._typing import Batch
 from hf_meta_adapters.errors import DataError
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
+from hf_meta_adapters.steps.counted_labels import counted
+from hf_meta_adapters.steps.label_shift import first_label_counts
 
 LossFunction: TypeAlias = Callable[[LanguageAdapterModel, Batch], Tensor]
 """Computes the mean loss over the labels of a batch, 0-d, from the model and the batch."""
@@ -30,7 +31,7 @@ def micro_batches(batches: Batches) -> list[Batch]:
     return list(batches)
 
 
-def model_loss(model: LanguageAdapterModel, batch: Batch) -> Tensor:
+def model_loss(model: nn.Module, batch: Batch) -> Tensor:
     """The loss that a transformers model returns for a batch with labels."""
     outputs = model(**batch)
 
@@ -70,27 +71,27 @@ def explained_loss(batch: Batch, label_names: Sequence[str]) -> Iterator[None]:
         ) from error
 
 
-def is_encoder_decoder(model: LanguageAdapterModel) -> bool:
+def is_encoder_decoder(model: nn.Module) -> bool:
     """Whether the model has a decoder with inputs of its own."""
-    return bool(getattr(model.config, "is_encoder_decoder", False))
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
 
 
-def predicts_the_next_token(model: LanguageAdapterModel) -> bool:
-    """Whether the model shifts the labels, so that the first of each row counts for nothing."""
-    # transformers says so nowhere but in the name of the class
-    name = type(model.base_model).__name__
-    return ("CausalLM" in name or "LMHead" in name) and not is_encoder_decoder(model)
+def whole_loss(loss_function: LossFunction | None) -> LossFunction:
+    """The function that evaluates the loss of all positions: what a cheaper one was made from."""
+    whole: LossFunction | None = getattr(loss_function, "whole_loss", loss_function)
+    return whole or model_loss
 
 
-def label_count(model: LanguageAdapterModel, batch: Batch) -> Tensor:
-    """The number of labels over which the mean loss of a batch runs, 0-d; rows without labels."""
-    labels = batch.get("labels")
-    if isinstance(labels, Tensor):
-        if predicts_the_next_token(model) and labels.dim() > 1:
-            labels = labels[..., 1:]
+def predicts_the_next_token(model: nn.Module) -> bool:
+    """Whether the model's own loss shifts the labels, so that the first of each row is ignored."""
+    return not first_label_counts(model, None, model_loss)
 
-        return (labels != IGNORED_LABEL).sum()
 
-    # question answering, for example, has start and end positions in place of labels
-    first = next(value for value in batch.values() if isinstance(value, Tensor))
-    return first.new_tensor(first.shape[0], dtype=torch.int64)
+def label_count(
+    model: LanguageAdapterModel, batch: Batch, loss_function: LossFunction | None = None
+) -> int:
+    """The number of labels over which the mean loss of a batch runs; rows without labels."""
+    first, others = counted(batch)
+    if first and first_label_counts(model, batch, whole_loss(loss_function)):
+        others += first
+    return others

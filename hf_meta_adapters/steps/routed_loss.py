@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,14 +14,15 @@ from hf_meta_adapters.anatomy.passes import evaluation_mode
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps._decoder_inputs import decoder_inputs
-from hf_meta_adapters.steps._first_batch import COARSE, random_state_kept, tolerance
+from hf_meta_adapters.steps._first_batch import COARSE, random_state_kept, tolerance, with_labels
 from hf_meta_adapters.steps._routed_batch import RULE, RoutedBatch, routed_batch
+from hf_meta_adapters.steps.label_shift import first_label_counts, has_places
 from hf_meta_adapters.steps.losses import (
     LossFunction,
     is_encoder_decoder,
     label_count,
     model_loss,
-    predicts_the_next_token,
+    whole_loss,
 )
 from hf_meta_adapters.steps.sharding import reshard
 from hf_meta_adapters.steps.sparse_head import SparseHead
@@ -68,9 +70,12 @@ class RoutedLoss:
         if not model.routes_rows:
             raise _cannot_route(model)
 
+        self.whole_loss = whole_loss(loss_function)
+        """Evaluates the loss of all positions of a batch of one language."""
         self._evaluate = loss_function or model_loss
         self._head = loss_function if isinstance(loss_function, SparseHead) else None
         self._checked = False
+        self._is_shifted = False
 
     def __call__(self, model: LanguageAdapterModel, batch: Batch) -> Tensor:
         """Compute the loss of a batch in the language that is set.
@@ -103,7 +108,7 @@ class RoutedLoss:
         routed = routed_batch(model, batches)
 
         if not self._checked:
-            self._check(model, batches, routed)
+            self._check(model, batches)
             # under FSDP2, passes without gradients leave parameters gathered
             reshard(model)
             self._checked = True
@@ -138,21 +143,24 @@ class RoutedLoss:
         has_positions = routed.batch["labels"].dim() == 2
         if self._head is not None and self._head.active and has_positions:
             return self._head.logits(model, routed.batch, routed.language_of_row)
-        return _dense_logits(model, routed)
+        return _dense_logits(model, routed, shifted=self._is_shifted)
 
-    def _check(
-        self, model: LanguageAdapterModel, batches: Mapping[Language, Batch], routed: RoutedBatch
-    ) -> None:
+    def _check(self, model: LanguageAdapterModel, batches: Mapping[Language, Batch]) -> None:
         """Compare the losses of the first batches with those of the loss function, by language."""
+        batches = {key: with_labels(batch) for key, batch in batches.items()}
+        routed = routed_batch(model, batches)
         labels = routed.batch["labels"]
 
         with torch.no_grad(), random_state_kept(labels), evaluation_mode(model):
             expected_losses = []
             for key, batch in batches.items():
+                if has_places(batch):
+                    self._is_shifted = not first_label_counts(model, batch, self.whole_loss)
                 with model.use_language(key):
                     expected_losses.append(self._evaluate(model, batch))
 
-            counts = torch.stack([label_count(model, batch) for batch in batches.values()])
+            count = partial(label_count, model, loss_function=self.whole_loss)
+            counts = labels.new_tensor([count(batch) for batch in batches.values()])
             try:
                 losses = self.sums(model, routed) / counts
             except (ValueError, RuntimeError, IndexError, KeyError, TypeError) as error:
@@ -180,7 +188,7 @@ class RoutedLoss:
 
 
 def _dense_logits(
-    model: LanguageAdapterModel, routed: RoutedBatch
+    model: LanguageAdapterModel, routed: RoutedBatch, *, shifted: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The logits at all positions, the labels, and the row of each."""
     labels = routed.batch["labels"]
@@ -189,7 +197,7 @@ def _dense_logits(
         inputs.setdefault("decoder_input_ids", decoder_inputs(model.base_model, labels))
 
     logits = model(language=routed.language_of_row, **inputs)["logits"]
-    if labels.dim() == 2 and predicts_the_next_token(model):
+    if shifted and labels.dim() == 2:
         logits, labels = logits[:, :-1], labels[:, 1:]
 
     # (rows, 1, …) → the shape of the labels: (rows) or (rows, positions)

@@ -12,9 +12,10 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from hf_meta_adapters._typing import Batch, Language
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
-from hf_meta_adapters.steps._first_batch import random_state_kept, tolerance
+from hf_meta_adapters.steps._first_batch import random_state_kept, tolerance, with_labels
 from hf_meta_adapters.steps._labeled_rows import LabeledRows, labeled_rows, picking
-from hf_meta_adapters.steps.losses import LossFunction, model_loss, predicts_the_next_token
+from hf_meta_adapters.steps.label_shift import first_label_counts
+from hf_meta_adapters.steps.losses import LossFunction, whole_loss
 
 
 class SparseHead:
@@ -65,8 +66,11 @@ class SparseHead:
         self.active: bool | None = None
         """Whether the head is evaluated sparsely; `None` before the first batch."""
 
-        self._evaluate = loss_function or model_loss
+        self.whole_loss = whole_loss(loss_function)
+        """Evaluates the loss of all positions."""
         self._required = required
+
+        self._is_shifted = False
 
         # A batch is evaluated several times in a step. Weak, so that it can end with the step.
         self._rows_of = WeakTensorKeyDictionary()
@@ -93,7 +97,7 @@ class SparseHead:
 
         if self.active and _has_labels(batch):
             return self._sparse_loss(model, batch)
-        return self._evaluate(model, batch)
+        return self.whole_loss(model, batch)
 
     def logits(
         self, model: LanguageAdapterModel, batch: Batch, language: Sequence[Language]
@@ -118,7 +122,7 @@ class SparseHead:
             logits = model(language=list(language), **inputs)["logits"].flatten(0, 1)
 
         index, labels = rows.index, rows.labels.flatten()
-        if predicts_the_next_token(model):
+        if self._is_shifted:
             # without the position and the label that were added to be dropped
             index, logits, labels = index[:-1], logits[:-1], labels[1:]
 
@@ -139,9 +143,12 @@ class SparseHead:
         if not _has_labels(batch):
             return "a batch without labels of (rows, positions)"
 
+        batch = with_labels(batch)
+        self._is_shifted = not first_label_counts(model, batch, self.whole_loss)
+
         # An error of the dense loss is the user's to see; one of the sparse loss is a reason.
         with torch.no_grad(), random_state_kept(batch["labels"]):
-            dense = self._evaluate(model, batch)
+            dense = self.whole_loss(model, batch)
 
         with torch.no_grad(), random_state_kept(batch["labels"]):
             try:
@@ -164,12 +171,12 @@ class SparseHead:
             inputs.setdefault("decoder_input_ids", rows.decoder_input_ids)
 
         with picking(model.base_model, rows, batch["labels"].shape):
-            return self._evaluate(model, inputs)
+            return self.whole_loss(model, inputs)
 
     def _rows(self, model: LanguageAdapterModel, labels: Tensor) -> LabeledRows:
         rows: LabeledRows | None = self._rows_of.get(labels)
         if rows is None:
-            rows = labeled_rows(model, labels)
+            rows = labeled_rows(model, labels, shifted=self._is_shifted)
             self._rows_of[labels] = rows
 
         return rows

@@ -11,6 +11,9 @@ from hf_meta_adapters.modeling.model import LanguageAdapterModel
 
 _POSITIONS = ("position_embeddings", "embed_positions", "wpe")
 _TOKENS = ("input_ids", "decoder_input_ids")
+_PROMPTS = ("PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING")
+_MOVES_LABELS = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
+"""The task types for which PEFT gives the prompt labels of its own, or the decoder no prompt."""
 
 
 class BatchCheck:
@@ -26,6 +29,8 @@ class BatchCheck:
         self._vocabulary = _vocabulary(base)
         self._labels = _label_count(base)
         self._length = _longest_row(base)
+
+        self._prompt = _prompt(model)
 
         # An encoder-decoder's labels are the decoder's, of a length of their own.
         self._same_length = ["attention_mask"]
@@ -56,10 +61,12 @@ class BatchCheck:
         for name in _TOKENS:
             tokens = batch.get(name)
             if isinstance(tokens, Tensor):
+                _check_not_empty(name, tokens, batch, where)
                 _check_range(tokens, self._vocabulary, name, "the vocabulary of the model", where)
                 self._check_length(name, tokens, where)
 
         self._check_shapes(batch, where)
+        self._check_prompt(batch, where)
 
         # Labels in floating point are the targets of a regression: any number will do.
         labels = batch.get("labels")
@@ -76,6 +83,25 @@ class BatchCheck:
             f" {tokens.shape[-1]} in `{name}` of {where}. Truncate the text when it is tokenized:"
             f" `truncation=True, max_length={self._length}`."
         )
+
+    def _check_prompt(self, batch: Batch, where: str) -> None:
+        """Refuse labels that say places of the text, where a prompt has moved the text."""
+        if self._prompt is None:
+            return
+
+        labels = batch.get("labels")
+        found = [name for name in ("start_positions", "end_positions") if name in batch]
+        if isinstance(labels, Tensor) and labels.dim() > 1 and self._prompt not in _MOVES_LABELS:
+            found.append("labels")
+
+        if found:
+            names = " and ".join(f"`{name}`" for name in found)
+            raise DataError(
+                f"Labels must say where they belong in the text. Found {names} in {where}, and a"
+                f' prompt before the text (`task_type="{self._prompt}"`), for which PEFT does not'
+                " move them. Use a method without a prompt, such as `LoraConfig(...)` or"
+                ' `PrefixTuningConfig(...)`; for a causal model, set `task_type="CAUSAL_LM"`.'
+            )
 
     def _check_shapes(self, batch: Batch, where: str) -> None:
         tokens = batch.get("input_ids")
@@ -94,6 +120,28 @@ class BatchCheck:
                     f" {tuple(tokens.shape)} in {where}. Make both from the same tokens, and let a"
                     " collator pad both."
                 )
+
+
+def _prompt(model: LanguageAdapterModel) -> str | None:
+    """The task type of a method of PEFT that puts a prompt before the text; `None` of others."""
+    config = getattr(model.backend, "config", None)
+    if getattr(config, "peft_type", None) not in _PROMPTS:
+        return None
+
+    task = getattr(config, "task_type", None)
+    return str(getattr(task, "value", task))
+
+
+def _check_not_empty(name: str, tokens: Tensor, batch: Batch, where: str) -> None:
+    """Refuse a batch of nothing but padding."""
+    mask = batch.get("attention_mask")
+    is_hidden = name == "input_ids" and isinstance(mask, Tensor) and not mask.any()
+
+    if tokens.numel() == 0 or is_hidden:
+        raise DataError(
+            f"A batch must have at least one token. Found none in `{name}` of shape"
+            f" {tuple(tokens.shape)} in {where}. Remove empty texts from the data."
+        )
 
 
 def _vocabulary(base: PreTrainedModel) -> int | None:

@@ -16,6 +16,7 @@ from hf_meta_adapters.data import LanguageCollator, LanguageDatasets
 from hf_meta_adapters.data.language_datasets import size_of
 from hf_meta_adapters.data.seeding import seeded
 from hf_meta_adapters.errors import DataError, check_languages
+from hf_meta_adapters.steps.counted_labels import counted
 from hf_meta_adapters.training._split_batches import language_name
 from hf_meta_adapters.training.default_collator import Collator
 
@@ -86,7 +87,11 @@ def draw_batches(
             size = min(draw.batch_size, max(1, len(rows) // draw.count))
             kept = _with_columns(rows, columns)
             starts = range(0, min(len(kept), draw.count * size), size)
-            batches[language] = [collate(kept[start : start + size]) for start in starts]
+            drawn = [collate(kept[start : start + size]) for start in starts]
+
+            # The loss of a batch in which nothing was masked is NaN. Where there is no other, the
+            # diagnostic itself says so.
+            batches[language] = [batch for batch in drawn if any(counted(batch))] or drawn
 
     return batches
 

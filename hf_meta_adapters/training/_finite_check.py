@@ -27,6 +27,9 @@ def check_finite(gradients: Gradients, step: int, output_dir: str | Path) -> Non
     """
     values = _values(gradients)
 
+    if not values:
+        return  # no language had a label
+
     # One transfer from the device in the good case.
     finite = torch.stack([value.float() for value in values.values()]).isfinite()
     if bool(finite.all()):
@@ -36,9 +39,8 @@ def check_finite(gradients: Gradients, step: int, output_dir: str | Path) -> Non
     error = NonFiniteLossError(
         f"Losses and gradients must be finite. Found NaN or infinity in the {', the '.join(bad)}"
         f" after {step} steps; no weight was updated with it. {last_checkpoint(Path(output_dir))}"
-        " Check the data for batches without labels, or lower `learning_rate`,"
-        " `adapter_learning_rate` or `inner_learning_rate`; `skip_nonfinite_steps=3` lets a few"
-        " such steps pass."
+        " Check the data, or lower `learning_rate`, `adapter_learning_rate` or"
+        " `inner_learning_rate`; `skip_nonfinite_steps=3` lets a few such steps pass."
     )
     error.overflow = not any(name.startswith("training loss") for name in bad)
     raise error
@@ -54,6 +56,10 @@ def _values(gradients: Gradients) -> dict[str, Tensor]:
         for language, loss in gradients.meta_loss.items():
             values[f"meta loss of {language!r}"] = loss
         for language, meter in gradients.language_meter.items():
+            # Without a label in both roles, it has neither part.
+            if not gradients.direct[language] and not gradients.indirect[language]:
+                continue
+
             # Finite if and only if both parts of the meta-gradient are.
             norms = meter.direct_norm + meter.indirect_norm
             values[f"meta-gradient of {language!r}"] = norms

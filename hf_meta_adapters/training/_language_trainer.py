@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -17,6 +17,7 @@ from hf_meta_adapters._typing import Batch, Language
 from hf_meta_adapters.data.language_collator import StepBatch
 from hf_meta_adapters.data.seeding import seeded
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
+from hf_meta_adapters.steps.counted_labels import pass_counts_on
 from hf_meta_adapters.steps.losses import explained_loss
 from hf_meta_adapters.training._compile import room_for_languages
 from hf_meta_adapters.training._dataset_roles import Datasets, by_language
@@ -77,6 +78,14 @@ class LanguageTrainer(Trainer):
         accepted = list(inspect.signature(base.forward).parameters)
         self._signature_columns = [*accepted, "label", "label_ids", *self.label_names]
         self.model_accepts_loss_kwargs = False
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        prepared = super()._prepare_inputs(inputs)
+
+        # Of the batches of a step: while they are on the host, nothing has to wait for a device.
+        if isinstance(inputs.get("train"), Mapping):
+            pass_counts_on(inputs, prepared)
+        return prepared
 
     @property
     def _model(self) -> LanguageAdapterModel:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hf_meta_adapters._typing import Language
+from hf_meta_adapters.data.key import Role
 from hf_meta_adapters.errors import NonFiniteLossError
 from hf_meta_adapters.meta import MetaGradients
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
@@ -72,9 +73,9 @@ class OuterStep:
             step: The step at hand.
 
         Returns:
-            The mean training loss of the step's languages, 0-d. NaN where something was not finite
-            and the step is skipped: θ, φ and the state of the optimizer are then those from before,
-            and no parameter has a gradient.
+            The mean training loss over the step's languages that have a label, 0-d. NaN where none
+            has, or where something was not finite and the step is skipped: θ, φ and the state of
+            the optimizer are then those from before, and no parameter has a gradient.
 
         Raises:
             NonFiniteLossError: Before an update with anything that is not finite, if no such step
@@ -94,8 +95,13 @@ class OuterStep:
 
         # The optimizer will divide the scale out.
         apply_gradients(step.model, gradients, self._args.adapter_update, self._loss_scale(step))
+        if all(parameter.grad is None for parameter in step.model.parameters()):
+            skip_step(step.model, step.scaler)
+
         self._log.add(gradients)
-        return torch.stack(list(gradients.train_loss.values())).mean()
+        self._count_labels(step, gradients, "train")
+        losses = list(gradients.train_loss.values())
+        return torch.stack(losses).mean() if losses else torch.tensor(float("nan"))
 
     @property
     def _skippable(self) -> int:
@@ -150,6 +156,7 @@ class OuterStep:
         # One pass serves θ and φ, or φ moves first and the training pass sees the new φ.
         if takes_meta and self._args.update_order == "simultaneous":
             gradients: Gradients = self._meta_gradients(step)
+            self._count_labels(step, gradients, "meta")
         else:
             if takes_meta:
                 self._update_adapters(step)
@@ -168,13 +175,17 @@ class OuterStep:
 
         The training gradient that follows is taken with the new φ.
         """
+        lacking: set[Language] = set()
         for languages in self._turns(step.languages):
             gradients = self._meta_gradients(step, languages)
+            lacking.update(gradients.without_loss.get("meta", ()))
             check_finite(gradients, step.number, self._args.output_dir)
             self._log.add(gradients, losses=False)
 
             # Without `.grad`, θ is left alone by the optimizer: no step, no momentum, no decay.
             apply_gradients(step.model, gradients, "meta", shared=False)
+            if not any(gradients.direct.values()) and not any(gradients.indirect.values()):
+                continue  # no language has a label, and a loss scaler refuses a step of nothing
 
             max_norm = self._args.max_grad_norm
             if max_norm is not None and max_norm > 0:
@@ -183,6 +194,12 @@ class OuterStep:
 
             step.optimizer.step()
             step.optimizer.zero_grad()
+
+        self._progress.add_labels("meta", step.languages, lacking)
+
+    def _count_labels(self, step: StepAtHand, gradients: Gradients, role: Role) -> None:
+        without = gradients.without_loss.get(role, ())
+        self._progress.add_labels(role, step.batches[role], without)
 
     def _turns(self, languages: list[Language]) -> list[list[Language]]:
         """The languages whose φ are updated together, one group after the other.

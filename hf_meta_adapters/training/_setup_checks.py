@@ -47,11 +47,22 @@ def check_setup(model: object, args: object, optimizer: object) -> None:
             " `adapter_learning_rate`."
         )
 
-    if args.label_smoothing_factor and predicts_the_next_token(model):
+    if args.label_smoothing_factor:
+        _check_label_smoothing(model, args.label_smoothing_factor)
+
+
+def _check_label_smoothing(model: LanguageAdapterModel, factor: float) -> None:
+    """Check that a label belongs to the logits of its own place, as the Trainer takes it."""
+    reason = None
+    if predicts_the_next_token(model):
+        reason = "a model that predicts the next token: the Trainer would not shift its labels"
+    elif getattr(getattr(model.backend, "config", None), "is_prompt_learning", False):
+        reason = "a prompt: the Trainer would not tell its places from those of the text"
+
+    if reason is not None:
         raise ConfigurationError(
-            "`label_smoothing_factor` must be 0 for a model that predicts the next token: the"
-            " Trainer would smooth labels without shifting them. Found"
-            f" {args.label_smoothing_factor}. Pass a `compute_loss_func`."
+            f"`label_smoothing_factor` must be 0 for {reason}. Found {factor}. Pass a"
+            " `compute_loss_func`."
         )
 
 

@@ -43,6 +43,8 @@ class StepLog:
             for language, loss in gradients.meta_loss.items():
                 self._add(f"meta_loss_{language}", loss)
 
+        # Without a direct part, there is nothing to measure the indirect part by.
+        if isinstance(gradients, MetaGradients) and not _lacks_direct_part(gradients):
             self._add("meta_direct_norm", gradients.meter.direct_norm)
             self._add("meta_indirect_norm", gradients.meter.indirect_norm)
             self._add("meta_indirect_ratio", gradients.meter.ratio)
@@ -96,3 +98,8 @@ class StepLog:
                 ' `meta_gradient="first_order"`.',
                 stacklevel=2,
             )
+
+
+def _lacks_direct_part(gradients: MetaGradients) -> bool:
+    """Whether no language of the step has a label in its meta rows."""
+    return "meta" in gradients.without_loss and not any(gradients.direct.values())

@@ -16,21 +16,25 @@ from transformers import (
 )
 from transformers.models.auto import modeling_auto
 
-from hf_meta_adapters._typing import Batch
+from hf_meta_adapters._typing import IGNORED_LABEL, Batch
 from hf_meta_adapters.data import SpanCorruptionCollator
 from hf_meta_adapters.errors import DataError
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
+from hf_meta_adapters.steps.label_shift import reads_ahead
+from hf_meta_adapters.steps.losses import is_encoder_decoder, predicts_the_next_token
 
 __all__ = ["get_data_collator"]
 
 Collator: TypeAlias = Callable[[list[Any]], Batch]
 """Makes a batch of examples."""
 
-# In this order: BART is in the first two, as it is an encoder-decoder.
+# In this order: BART is in the first two, as it is an encoder-decoder. The tables say what models
+# are pretrained on, but not how they compute their loss.
 _HEADS = {
     "seq2seq_lm": modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     "masked_lm": modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     "causal_lm": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    "image_text": modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
     "token_classification": modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
 }
 _MOST_SENTINELS = 100
@@ -41,7 +45,8 @@ def get_data_collator(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> C
 
     - masked language models: `DataCollatorForLanguageModeling`, 15 % of the tokens;
     - causal language models: the labels are the tokens, without the padding; a tokenizer without a
-      padding token (Llama's) pads with its end of text, which stays a label where it ends a text;
+      padding token (Llama's) pads with its end of text, which stays a label where it ends a text.
+      Where the model does not shift labels by itself (`BartForCausalLM`), they are the next tokens;
     - encoder-decoders: `SpanCorruptionCollator`, with the tokenizer's sentinels (T5, mT5) or its
       mask (BART, mBART);
     - token classification: `DataCollatorForTokenClassification`.
@@ -80,7 +85,7 @@ def get_data_collator(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> C
 
     # `DataCollatorForSeq2Seq` pads `labels` with -100, of any model.
     return _TextCollator(
-        of_text=_text_collator(head, tokenizer),
+        of_text=_text_collator(head, model, tokenizer),
         of_labels=DataCollatorForSeq2Seq(padding_tokenizer),
         model=type(model).__name__,
     )
@@ -110,21 +115,33 @@ class _TextCollator:
 
 @dataclass(frozen=True)
 class _CausalCollator:
-    """Every token is a label."""
+    """Every token is a label, at its own place or at the one before, whose logits predict it."""
 
     pad: Collator
+    shifts: bool
 
     def __call__(self, rows: list[dict[str, Any]]) -> Batch:
-        return self.pad([{**row, "labels": row["input_ids"]} for row in rows])
+        return self.pad([{**row, "labels": self._labels([*row["input_ids"]])} for row in rows])
+
+    def _labels(self, tokens: list[int]) -> list[int]:
+        if self.shifts:
+            return [*tokens[1:], IGNORED_LABEL]
+        return tokens
 
 
 def _head(model: nn.Module) -> str | None:
-    """What the model predicts, by its class; `None` if this module does not know its head."""
-    class_name = type(model).__name__
-    for head, models in _HEADS.items():
-        if class_name in _class_names(models):
-            return head
-    return None
+    """What the model is pretrained on, by its class; `None` if this module does not know it."""
+    # a class that a user has derived is not in any table
+    classes = {parent.__name__ for parent in type(model).__mro__}
+    head = next((name for name, models in _HEADS.items() if classes & _class_names(models)), None)
+
+    if head == "image_text":
+        head = "seq2seq_lm" if is_encoder_decoder(model) else "causal_lm"
+
+    # XLNet is in the table of causal models, but reads the token that it would be asked for.
+    if head == "causal_lm" and not predicts_the_next_token(model) and reads_ahead(model):
+        return None
+    return head
 
 
 def _class_names(models: Mapping[str, str | Sequence[str]]) -> set[str]:
@@ -138,10 +155,13 @@ def _class_names(models: Mapping[str, str | Sequence[str]]) -> set[str]:
     return names
 
 
-def _text_collator(head: str, tokenizer: PreTrainedTokenizerBase) -> Collator | None:
+def _text_collator(
+    head: str, model: nn.Module, tokenizer: PreTrainedTokenizerBase
+) -> Collator | None:
     """The collator that makes labels from text; `None` where the tokenizer has nothing for it."""
     if head == "causal_lm":
-        return _CausalCollator(DataCollatorForSeq2Seq(_with_padding(tokenizer)))
+        pad = DataCollatorForSeq2Seq(_with_padding(tokenizer))
+        return _CausalCollator(pad, shifts=not predicts_the_next_token(model))
 
     if head == "seq2seq_lm":
         return _span_collator(tokenizer)

@@ -185,6 +185,7 @@ class MetaAdapterTrainer(LanguageTrainer):
         Raises:
             CheckpointError: If the checkpoint is damaged, or of another run. Nothing has been
                 changed then.
+            DataError: After the last step, if a language had no label in any of its steps.
             MetaAdapterError: If another process of the run was lost.
         """
         # The process that writes tidies up after a killed run, before others look for checkpoints.
@@ -205,11 +206,14 @@ class MetaAdapterTrainer(LanguageTrainer):
                 if self.is_fsdp_enabled:
                     # Accelerate shards the head by itself, and its bias would be in two groups.
                     contexts.enter_context(without_head(self.model))
-                return super().train(checkpoint, *args, **kwargs)
+                output = super().train(checkpoint, *args, **kwargs)
         except RuntimeError as error:
             if self.args.world_size > 1 and is_lost_process(error):
                 raise lost_process(error, self.args, self.state.global_step) from error
             raise
+
+        self.progress.check_labels()
+        return output
 
     def _inner_training_loop(
         self, batch_size: int | None = None, *args: Any, **kwargs: Any

@@ -12,7 +12,8 @@ from torch._subclasses.fake_tensor import (
 
 import hf_meta_adapters.meta._gradient
 from hf_meta_adapters import RoutedLoss, SparseHead, joint_step, meta_step
-from hf_meta_adapters.steps.losses import model_loss
+from hf_meta_adapters.steps.counted_labels import pass_counts_on
+from hf_meta_adapters.steps.losses import model_loss, predicts_the_next_token
 from tests.training import CONFUSABLE, make_model, rows
 
 LANGUAGES = CONFUSABLE[:5]
@@ -101,6 +102,7 @@ def without_values(monkeypatch):
     """
     mode, made = FakeTensorMode(), {}
     model = make_model(LANGUAGES)
+    predicts_the_next_token(model)  # tried out once in a training
     for part in model.modules():
         for name, parameter in part._parameters.items():
             if parameter is not None:
@@ -116,6 +118,8 @@ def without_values(monkeypatch):
         }
         for given in (batches(1), batches(2))
     )
+    # As in training, labels are counted before they are on the device.
+    pass_counts_on({"train": batches(1), "meta": batches(2)}, {"train": train, "meta": meta})
     draw = hf_meta_adapters.meta._gradient.validation_weights
 
     def drawn(*given):

@@ -23,17 +23,21 @@ METHODS = {
 
 
 class Poisoned(Recorder):
-    """The batch of `da` has no label, so no loss, in some steps; what was there before and after is
-    kept.
-    """
+    """The loss of `da` is NaN in some steps; what was there before and after is kept."""
 
     role, steps = "train", ()
+    mark = torch.tensor(float("nan"))
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         if self.state.global_step in self.steps:
-            inputs[self.role]["da"]["labels"].fill_(-100)
+            inputs[self.role]["da"]["poison"] = self.mark
         self.states = [*getattr(self, "states", []), self.now()]
         return super().training_step(model, inputs, num_items_in_batch)
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        poison = inputs.pop("poison", None)
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        return loss if poison is None else loss * poison
 
     def now(self):
         return snapshot(self.model), copy.deepcopy(self.optimizer.state_dict()["state"])
@@ -87,7 +91,7 @@ def test_one_more_than_allowed_stops_the_run(tmp_path):
     with (
         pytest.warns(UserWarning, match="is skipped"),
         pytest.raises(
-            NonFiniteLossError, match=r"loss of 'da' after 3 steps.*`skip_nonfinite_steps=3`"
+            NonFiniteLossError, match=r"loss of 'da'.* after 3 steps.*`skip_nonfinite_steps=3`"
         ),
     ):
         trainer.train()

@@ -29,7 +29,7 @@ from hf_meta_adapters.errors import (
     NonFiniteLossError,
 )
 from hf_meta_adapters.training._progress import Progress
-from tests.tiny import tiny
+from tests.tiny import VOCABULARY, tiny
 from tests.training import (
     LANGUAGES,
     Recorder,
@@ -691,11 +691,16 @@ def arguments(tmp_path):
 
 
 def poisoned(several, token=0):
-    """The first row has no label: its loss is the mean of nothing."""
+    """The first row has labels of which `not_finite` makes NaN."""
     return [
-        {**row, "labels": [-100] * len(row["labels"])} if number == token else row
+        {**row, "labels": [VOCABULARY - 1] * len(row["labels"])} if number == token else row
         for number, row in enumerate(several)
     ]
+
+
+def not_finite(outputs, labels, num_items_in_batch=None):
+    loss = torch.nn.functional.cross_entropy(outputs.logits.flatten(0, 1), labels.flatten())
+    return loss * float("nan") if bool((labels == VOCABULARY - 1).all()) else loss
 
 
 @pytest.mark.parametrize("preset", [None, "paper"])
@@ -715,6 +720,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, preset, role):
         "max_steps": 20,
         "callbacks": [copies],
         "preset": preset,
+        "compute_loss_func": not_finite,
     }
     trainer = make_trainer(tmp_path, model, seed=2, **given)
     with pytest.raises(NonFiniteLossError) as caught:

@@ -160,3 +160,22 @@ def test_input_that_cannot_work() -> None:
         next_step(model, batches(1), optimizer=torch.optim.Adagrad(model.parameters()))
     with pytest.raises(ConfigurationError, match="must be positive"):
         next_step(model, batches(1), optimizer=optimizer, indirect_ratio=-1.0)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("when", [1, 2])
+def test_a_language_without_labels_counts_for_nothing(size, when) -> None:
+    """As if it were not in the step; in the next one, it has a part again."""
+    model = make_model(dtype=torch.float64)
+    without = batches(when + 1)
+    without["da"] = {**without["da"], "labels": torch.full_like(without["da"]["labels"], -100)}
+    fewer = {key: one for key, one in batches(when + 1).items() if key != "da"}
+    name = "first" if when == 1 else "then"
+    options = {"meta_gradient": "exact", "languages_per_pass": size}
+    found = run(copy.deepcopy(model), **{name: without}, **options)
+    expected = run(model, **{name: fewer}, **options)
+    for part in ("shared", "language", "train_loss"):
+        torch.testing.assert_close(
+            getattr(found, part), getattr(expected, part), rtol=1e-6, atol=1e-9
+        )
+    assert found.without_loss == ({"train": ("da",)} if when == 2 else {})

@@ -20,6 +20,7 @@ from hf_meta_adapters.hub.client import Access
 from hf_meta_adapters.hub.loading import load_weights
 from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family
 from hf_meta_adapters.hub.push import Push
+from hf_meta_adapters.hub.tokenizer import Tokenizer
 from hf_meta_adapters.modeling._base_language import with_base_language
 from hf_meta_adapters.modeling._building import build_model
 from hf_meta_adapters.modeling._checkpointing import enable_checkpointing
@@ -28,7 +29,7 @@ from hf_meta_adapters.modeling._inner_model import inner_attribute
 from hf_meta_adapters.modeling._loading import Choices, load_adapters, open_saved
 from hf_meta_adapters.modeling._router import Router
 from hf_meta_adapters.modeling._rows import forward_rows, generate_rows
-from hf_meta_adapters.modeling._saving import Tokenizer, Writer, checked_choice, publish
+from hf_meta_adapters.modeling._saving import Writer, checked_choice, publish
 from hf_meta_adapters.modeling._theta import claim_theta
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from hf_meta_adapters._typing import Language
 from hf_meta_adapters._version import __version__
 from hf_meta_adapters.evaluation import LanguageScores
 from hf_meta_adapters.finetuning._finetuning_arguments import FinetuningArguments
+from hf_meta_adapters.results.files import write_text
 
 __all__ = ["library_versions", "save_scores"]
 
@@ -45,9 +46,8 @@ def save_scores(
     content = json.dumps(record, indent=2, ensure_ascii=False)
 
     folder = Path(args.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "scores.json").write_text(f"{content}\n", encoding="utf-8")
-    (folder / "scores.md").write_text(f"{scores.to_markdown()}\n", encoding="utf-8")
+    write_text(folder / "scores.json", content)
+    write_text(folder / "scores.md", scores.to_markdown())
     scores.plot(folder / "scores.png")
 
 

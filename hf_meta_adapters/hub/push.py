@@ -25,6 +25,7 @@ from hf_meta_adapters.hub.client import Access, speaking_of
 from hf_meta_adapters.hub.links import check_no_links
 from hf_meta_adapters.hub.manifest import MANIFEST, Family, read_manifest, write_manifest
 from hf_meta_adapters.hub.public import additions, files_to_publish, public_family
+from hf_meta_adapters.results.files import write_text
 
 _SCRATCH = "hf_meta_adapters_"
 
@@ -160,7 +161,7 @@ def write_card_file(
             added = [added]
         card.data["tags"] = list(dict.fromkeys([*(card.data.get("tags") or []), *added]))
 
-    (folder / CARD).write_text(str(card), encoding="utf-8")
+    write_text(folder / CARD, str(card))
 
 
 def _open(api: HfApi, push: Push, cache: Path) -> Remote:

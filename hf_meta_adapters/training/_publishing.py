@@ -15,7 +15,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
 from hf_meta_adapters.hub.client import Access, speaking_of
-from hf_meta_adapters.hub.links import check_no_links
+from hf_meta_adapters.hub.links import check_no_links, cut_hard_links
 from hf_meta_adapters.hub.public import additions, files_to_publish
 from hf_meta_adapters.hub.push import check_base, published_card, write_card_file
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
@@ -134,7 +134,9 @@ def push_checkpoint(trainer: Trainer, checkpoint: Path) -> PushInProgress:
 
     # From the checkpoint, not from the model, which is being trained while the upload runs.
     output = Path(args.output_dir)
-    check_no_links(output, [path.name for path in checkpoint.iterdir() if path.is_dir()])
+    folders = [path.name for path in checkpoint.iterdir() if path.is_dir()]
+    check_no_links(output, folders)
+    cut_hard_links(output, folders)
     ignored = shutil.ignore_patterns(*_OF_THE_RUN)
     shutil.copytree(checkpoint, output, dirs_exist_ok=True, ignore=ignored)
     write_card(output, trainer.hub_model_id, args, {})

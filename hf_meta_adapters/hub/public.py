@@ -12,6 +12,7 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd
 
+from hf_meta_adapters.errors import HubError
 from hf_meta_adapters.hub.base_model import is_repo_id
 from hf_meta_adapters.hub.manifest import MANIFEST, Family
 from hf_meta_adapters.hub.places import is_absolute, without_places
@@ -26,10 +27,16 @@ _RECORDS = (MANIFEST, "training_args.json", "trainer_state.json", "scores.json")
 """Files that say what was done; any text in them may name a place."""
 
 _SETTINGS = "*config.json"
-"""Files of transformers, PEFT and adapters: whole entries are left out, and no text is changed."""
+"""Files of transformers, PEFT and adapters. Of other texts in them, a path may be a part."""
 
 _PLACES = ("path", "file", "dir", "folder")
 """Ends of the names of entries that hold places."""
+
+_BASES = ("name_or_path", "_name_or_path", "base_model_name_or_path")
+"""Entries that name a base. A part of a path could be the name of somebody else's."""
+
+_NEEDED = "tokenizer_name_or_path"
+"""The tokenizer of a prompt that began as a text; PEFT reads it whenever it makes the adapter."""
 
 
 def public_family(family: Family) -> Family:
@@ -75,6 +82,9 @@ def additions(
     Returns:
         An addition for each file. Where a text names places, it is of the text without them, and
         the seal of a checkpoint is one of the files as they are published.
+
+    Raises:
+        HubError: If an adapter needs a tokenizer that only this machine has.
     """
     prefix = f"{target}/" if target else ""
     root = run or folder
@@ -104,24 +114,33 @@ def _public_text(path: Path, run: Path) -> bytes | None:
     except ValueError:
         return None  # somebody else's file of that name
 
-    public = without_places(content, run) if is_record else _without_entries(content)
+    public = without_places(content, run) if is_record else _public_settings(content)
     if public == content:
         return None
     return f"{json.dumps(public, indent=2, ensure_ascii=False)}\n".encode()
 
 
-def _without_entries(settings: Any) -> Any:
-    """Settings without the entries that hold an absolute path."""
+def _public_settings(settings: Any) -> Any:
+    """Settings in which entries that hold places have none; those of a base are left out."""
     if isinstance(settings, list):
-        return [_without_entries(entry) for entry in settings]
+        return [_public_settings(entry) for entry in settings]
     if not isinstance(settings, dict):
         return settings
 
-    return {key: _without_entries(entry) for key, entry in settings.items() if _stays(key, entry)}
+    public = {}
+    for key, entry in settings.items():
+        if not (key.endswith(_PLACES) and isinstance(entry, str) and is_absolute(entry)):
+            public[key] = _public_settings(entry)
+        elif key == _NEEDED:
+            raise HubError(
+                f"`{_NEEDED}` of an adapter must name a repository on the Hub, since the adapter is"
+                f" not loaded without it. Found the folder {entry!r}, which others do not have."
+                " Push the tokenizer first, and name it by its id there."
+            )
+        elif key not in _BASES:
+            public[key] = without_places(entry)
 
-
-def _stays(key: str, entry: object) -> bool:
-    return not (key.endswith(_PLACES) and isinstance(entry, str) and is_absolute(entry))
+    return public
 
 
 def _resealed(folder: Path, run: Path) -> bytes | None:

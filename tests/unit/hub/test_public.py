@@ -75,7 +75,7 @@ def test_only_texts_are_changed_at_any_depth() -> None:
     assert without_places(value) == expected
 
 
-def test_settings_lose_entries_and_nothing_else(tmp_path: Path) -> None:
+def test_settings_lose_places_and_nothing_else(tmp_path: Path) -> None:
     settings = {
         "name_or_path": "/data/base",
         "tokenizer_file": "/data/base/tokenizer.json",
@@ -90,6 +90,7 @@ def test_settings_lose_entries_and_nothing_else(tmp_path: Path) -> None:
 
     [broken, vocabulary, found] = additions(tmp_path, files_to_publish(tmp_path))
     assert json.loads(found.path_or_fileobj) == {
+        "tokenizer_file": "tokenizer.json",
         "inner": [{"size": 3}],
         "base_model_name_or_path": "me/base",
         "chat_template": "{{ '/a/b' }}",

@@ -15,7 +15,7 @@ import pytest
 import torch
 import transformers
 from huggingface_hub import snapshot_download
-from peft import LoraConfig
+from peft import LoraConfig, PromptTuningConfig
 
 from hf_meta_adapters import (
     BottleneckConfig,
@@ -244,6 +244,35 @@ def test_a_model_tells_nothing(method: str, hub: HubServer, home: Path) -> None:
     assert told(repository, home) == []
     details = json.loads(repository.files()["language_adapters.json"])["details"]
     assert details["training"] == {"texts": "from verses.txt, cleaned", "folder": "~", "rate": 0.1}
+
+
+def test_a_prompt_with_a_tokenizer_of_this_machine_is_refused(hub: HubServer, home: Path) -> None:
+    """Where the prompt began as a text, it cannot be loaded without."""
+    _, tokenizer = local_base(home / "the_base")
+    config = PromptTuningConfig(
+        task_type="SEQ_CLS",
+        num_virtual_tokens=2,
+        prompt_tuning_init="TEXT",
+        prompt_tuning_init_text="w5 w6",
+        tokenizer_name_or_path=str(home / "the_base"),
+    )
+    model = get_language_model(tiny("xlm-r", "sequence_classification").make(), config, ["te"])
+    with pytest.raises(HubError, match=r"`tokenizer_name_or_path` of an adapter must name a repos"):
+        model.push_to_hub("anna/family", processing_class=tokenizer)
+    assert len(hub.repositories["anna/family"].commits) == 1  # that of the Hub itself
+
+
+def test_a_push_may_be_waited_for_later(hub: HubServer, home: Path) -> None:
+    base, tokenizer = local_base(home / "the_base")
+    trainer = make_run(home / "family", "lora", base, tokenizer, push_to_hub=False)
+    found = trainer.push_to_hub(
+        "mine", blocking=False, token=TOKEN, private=True, revision=None, tags=["one"]
+    )
+    repository = hub.repositories["anna/family"]
+    assert found.result().oid == repository.refs["main"]
+    assert repository.private
+    assert repository.messages[-1] == "mine"
+    assert b"- one" in repository.files()["README.md"]
 
 
 def test_a_downloaded_checkpoint_is_resumed(hub: HubServer, home: Path, tmp_path: Path) -> None:

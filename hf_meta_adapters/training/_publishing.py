@@ -91,7 +91,7 @@ def push_run(
     if not trainer.is_world_process_zero():
         return None
 
-    trainer.create_model_card(**metadata)
+    trainer.create_model_card(**_with_model_tags(trainer, metadata))
     trainer._finish_current_push()
 
     output = Path(str(trainer.args.output_dir))
@@ -108,6 +108,18 @@ def push_run(
 
     with speaking_of(trainer.hub_model_id, access.token):
         return commit()
+
+
+def _with_model_tags(trainer: Trainer, metadata: Metadata) -> Metadata:
+    """The metadata with the tags that the base model has, as transformers adds them."""
+    tags = getattr(trainer._model, "model_tags", None)
+    if not tags:
+        return metadata
+
+    given = metadata.get("tags") or []
+    if isinstance(given, str):
+        given = [given]
+    return {**metadata, "tags": [*given, *tags]}
 
 
 def push_checkpoint(trainer: Trainer, checkpoint: Path) -> PushInProgress:

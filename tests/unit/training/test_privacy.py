@@ -265,6 +265,7 @@ def test_a_prompt_with_a_tokenizer_of_this_machine_is_refused(hub: HubServer, ho
 def test_a_push_may_be_waited_for_later(hub: HubServer, home: Path) -> None:
     base, tokenizer = local_base(home / "the_base")
     trainer = make_run(home / "family", "lora", base, tokenizer, push_to_hub=False)
+    trainer.model.base_model.model_tags = ["of-the-base"]
     found = trainer.push_to_hub(
         "mine", blocking=False, token=TOKEN, private=True, revision=None, tags=["one"]
     )
@@ -272,7 +273,9 @@ def test_a_push_may_be_waited_for_later(hub: HubServer, home: Path) -> None:
     assert found.result().oid == repository.refs["main"]
     assert repository.private
     assert repository.messages[-1] == "mine"
-    assert b"- one" in repository.files()["README.md"]
+    card = repository.files()["README.md"]
+    assert b"- one" in card
+    assert b"- of-the-base" in card
 
 
 def test_a_downloaded_checkpoint_is_resumed(hub: HubServer, home: Path, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ import transformers
 from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
 
 import hf_meta_adapters as hma
+from hf_meta_adapters.results.files import write_text
 
 DATA = Path(__file__).parent / "data"
 LANGUAGES = ["en", "fr", "ru", "sw"]
@@ -174,9 +175,7 @@ def main() -> None:
         "seconds_per_step": per_step,
         "share_at_default_interval": share,
     }
-    output = Path(args.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=1) + "\n")
+    write_text(args.output, json.dumps(result, indent=1))
 
     print(
         f"{per_measurement:.2f} s a measurement, every {EVERY} steps of {per_step:.3f} s:"

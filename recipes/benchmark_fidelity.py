@@ -27,6 +27,7 @@ import transformers
 from tqdm import tqdm
 
 import hf_meta_adapters as hma
+from hf_meta_adapters.results.files import write_text
 
 DATA = Path(__file__).parent / "data"
 
@@ -181,8 +182,7 @@ def main() -> None:
             row |= {"median": statistics.median(several), "worst": min(several)}
             result["rows"].append(row)
 
-    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    Path(args.output).write_text(json.dumps(result, indent=1) + "\n")
+    write_text(args.output, json.dumps(result, indent=1))
 
     print("| β | setting | median | worst |\n|---:|---|---:|---:|")
     for row in result["rows"]:

@@ -28,6 +28,7 @@ import transformers
 from tqdm import tqdm
 
 import hf_meta_adapters as hma
+from hf_meta_adapters.results.files import write_text
 from hf_meta_adapters.study.memory import peak_in_own_process, peak_memory
 from hf_meta_adapters.study.unrolled import unrolled_step
 
@@ -198,7 +199,7 @@ def main() -> None:
             result["rows"].append(row)
 
             # Written after every row: what was measured survives a kill.
-            Path(args.output).write_text(json.dumps(result, indent=1) + "\n")
+            write_text(args.output, json.dumps(result, indent=1))
             print(f"| {count} | {name} | {row['ratio']:.2f} | {peak:.0f} |", flush=True)
 
 

@@ -19,7 +19,6 @@ import statistics
 import sys
 import tempfile
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import peft
 import torch
@@ -28,6 +27,7 @@ from peft import LoraConfig, get_peft_model
 from tqdm import tqdm
 
 import hf_meta_adapters as hma
+from hf_meta_adapters.results.files import write_text
 from hf_meta_adapters.study.memory import peak_in_own_process, peak_memory
 
 LANGUAGES = ["en", "fr", "ru", "sw"]
@@ -135,8 +135,7 @@ def main() -> None:
         ],
         "versions": {lib.__name__: lib.__version__ for lib in (hma, torch, transformers, peft)},
     }
-    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    Path(args.output).write_text(json.dumps(result, indent=1) + "\n")
+    write_text(args.output, json.dumps(result, indent=1))
 
     print("| training | peak memory above start, MB | beside ordinary LoRA |\n|---|---:|---:|")
     for row in result["rows"]:

@@ -30,6 +30,7 @@ from transformers import DataCollatorForLanguageModeling, HfArgumentParser, set_
 
 import hf_meta_adapters as hma
 from hf_meta_adapters.pretraining import train_tokenizer
+from hf_meta_adapters.results.files import write_text
 from hf_meta_adapters.study.cell import read_texts
 from hf_meta_adapters.study.methods import pretrain, small_sizes
 
@@ -146,10 +147,8 @@ def main() -> None:
         "over_time": {step: then.to_dict()["matrix"] for step, then in callback.history.items()},
     }
 
-    output = Path(args.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    callback.plot(output.with_suffix(".png"))
+    write_text(args.output, json.dumps(result, indent=1, ensure_ascii=False))
+    callback.plot(Path(args.output).with_suffix(".png"))
 
     for pair in result["pairs"]:
         print("{pair:>12} {cosine:.3f} [{low:.3f}, {high:.3f}]".format(**pair))

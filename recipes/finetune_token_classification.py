@@ -26,7 +26,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from hf_meta_adapters import LanguageAdapterModel
 from hf_meta_adapters.cli import parse_arguments
-from hf_meta_adapters.evaluation import NER, get_task, majority_baseline
+from hf_meta_adapters.evaluation import NER, get_task
 from hf_meta_adapters.finetuning import (
     FinetuningArguments,
     FinetuningSettings,
@@ -36,7 +36,7 @@ from hf_meta_adapters.finetuning import (
     zero_shot,
 )
 from hf_meta_adapters.finetuning.labelled_data import load_labelled_data
-from hf_meta_adapters.finetuning.scores import save_scores
+from hf_meta_adapters.finetuning.scores import majority_scores, save_scores
 
 
 @dataclass
@@ -93,8 +93,7 @@ def main() -> None:
         scores = few_shot(*steps, source_language=args.source_language, shots=args.shots)
 
     # The score to beat: the most frequent label of the training data, everywhere.
-    first_language = next(iter(train))
-    majority = majority_baseline(task, train[first_language], test).values()
+    majority = majority_scores(args.protocol, task, train, test)
 
     save_scores(args, scores, majority=majority, seconds=time.perf_counter() - began)
     print(scores.to_markdown())

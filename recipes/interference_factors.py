@@ -35,6 +35,7 @@ from transformers import HfArgumentParser
 
 import hf_meta_adapters as hma
 from hf_meta_adapters.pretraining import train_tokenizer
+from hf_meta_adapters.results.files import write_text
 from hf_meta_adapters.study.cell import read_texts
 from hf_meta_adapters.study.methods import pretrain, small_sizes
 
@@ -198,9 +199,7 @@ def main() -> None:
         "studies": {name: report.to_dict() for name, report in reports.items()},
     }
 
-    output = Path(args.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(args.output, json.dumps(result, indent=1, ensure_ascii=False))
 
     tables = [f"### {name}\n\n{report.to_markdown()}\n" for name, report in reports.items()]
     print(*tables, sep="\n")

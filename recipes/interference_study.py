@@ -31,6 +31,7 @@ from pathlib import Path
 
 from hf_meta_adapters.cli import parse_arguments
 from hf_meta_adapters.pretraining import train_tokenizer
+from hf_meta_adapters.results.files import write_text
 from hf_meta_adapters.study.cell import compute_cell, read_texts
 from hf_meta_adapters.study.cells import count_lines, study_cells, trial_cells
 from hf_meta_adapters.study.grid import read_grid, run_grid
@@ -97,8 +98,7 @@ def tune(args: StudyArguments, tuning_file: Path) -> None:
 
 def write(path: Path, content: dict) -> None:
     record = {"command": shlex.join(["python", *sys.argv]), **content}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(record, indent=1, ensure_ascii=False))
 
 
 def main() -> None:

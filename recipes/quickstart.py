@@ -31,6 +31,7 @@ from transformers import DataCollatorForLanguageModeling, HfArgumentParser, set_
 
 import hf_meta_adapters as hma
 from hf_meta_adapters.pretraining import train_tokenizer
+from hf_meta_adapters.results.files import write_text
 from hf_meta_adapters.study.cell import read_texts
 
 LANGUAGES = ["en", "fr", "ru", "sw"]
@@ -128,7 +129,7 @@ def write_report(output: Path, args: Arguments, report, conflict, *, seconds: in
         "interference": report.to_dict(),
         "gradient_cosine": conflict.to_dict(),
     }
-    (output / "report.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_text(output / "report.json", json.dumps(result, indent=2))
 
     note = (
         "All models had the same text; the meta adapters saw some in their meta-gradient. One"
@@ -142,7 +143,7 @@ def write_report(output: Path, args: Arguments, report, conflict, *, seconds: in
         "![Gradient cosines](gradient_cosine.png)",
         note,
     ]
-    (output / "report.md").write_text("\n\n".join(parts) + "\n")
+    write_text(output / "report.md", "\n\n".join(parts))
 
     print(f"\n{report.to_markdown()}\n\n{note}")
     print(f"See {output / 'report.md'} and the pictures beside it.")

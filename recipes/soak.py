@@ -32,6 +32,7 @@ import transformers
 
 import hf_meta_adapters as hma
 from hf_meta_adapters.cli import parse_arguments
+from hf_meta_adapters.results.files import write_text
 
 LANGUAGES = ["en", "fr", "ru", "sw"]
 DATA = Path(__file__).parent / "data"
@@ -203,8 +204,7 @@ def main() -> None:
         "hardware": hardware,
         "versions": {lib.__name__: lib.__version__ for lib in (hma, torch, transformers, peft)},
     }
-    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    Path(args.output).write_text(json.dumps(result, indent=1) + "\n")
+    write_text(args.output, json.dumps(result, indent=1))
 
     print(f"{sum(equal.values())} of {len(equal)} parts are bitwise equal after {len(kills)} kills")
     different = [part for part in parts if not equal[part]]

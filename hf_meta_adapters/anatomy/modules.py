@@ -9,13 +9,15 @@ from collections.abc import Iterable, Sequence
 from torch import nn
 
 from hf_meta_adapters.anatomy._attributes import attribute
-from hf_meta_adapters.anatomy.linear_layers import linear_layers, visible_modules
+from hf_meta_adapters.anatomy.linear_layers import visible_modules
 from hf_meta_adapters.anatomy.projections import (
     attention_outputs,
     attentions_without_feed_forward,
     feed_forward_layer,
     feed_forward_outputs,
+    text_layers,
 )
+from hf_meta_adapters.anatomy.towers import text_modules
 from hf_meta_adapters.errors import ConfigurationError, UnsupportedModelError
 
 __all__ = ["MODULE_KINDS", "find_modules", "pattern_of_modules"]
@@ -36,6 +38,8 @@ def find_modules(model: nn.Module, modules: str | Sequence[str]) -> list[str]:
       attention (`mlp`), or the modules that do so together (`fc1` and `fc2`). Experts of a mixture
       are not feed-forwards.
     - `"layer_norm"`: every module without children whose class is a norm, outside heads.
+
+    A kind is looked for in the text model only, where a model has towers for images or sounds.
 
     Args:
         model: The model.
@@ -127,11 +131,11 @@ def _matches(pattern: str, names: Sequence[str]) -> list[str]:
 
 
 def _attentions(model: nn.Module) -> list[str]:
-    return list(attention_outputs(linear_layers(model)))
+    return list(attention_outputs(text_layers(model)))
 
 
 def _feed_forwards(model: nn.Module) -> list[str]:
-    linears = linear_layers(model)
+    linears = text_layers(model)
     attentions = attention_outputs(linears)
     forwards = feed_forward_outputs(linears, attentions)
     if attentions_without_feed_forward(attentions, forwards):
@@ -184,7 +188,7 @@ def _norms(model: nn.Module) -> list[str]:
         if is_norm and name.startswith(body):
             names.append(name)
 
-    return names
+    return text_modules(model, names)
 
 
 def _copyable(model: nn.Module, names: Iterable[str], request: str) -> list[str]:

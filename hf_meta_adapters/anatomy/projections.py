@@ -16,6 +16,7 @@ from hf_meta_adapters.anatomy.linear_layers import (
     linear_layers,
     name_pattern,
 )
+from hf_meta_adapters.anatomy.towers import text_modules
 from hf_meta_adapters.errors import UnsupportedModelError
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "feed_forward_outputs",
     "layer_number",
     "output_projections",
+    "text_layers",
 ]
 
 _ATTENTION = re.compile(r"att(n|ention)", re.IGNORECASE)
@@ -52,6 +54,8 @@ def output_projections(
       one that maps to the width of the attention's output from an input at least as wide. Experts
       of a mixture are not feed-forwards.
 
+    In a model with towers for images or sounds, only the text model counts.
+
     Args:
         model: The model, with or without adapters in it.
         attention: Whether to include the output projections of attention.
@@ -73,7 +77,7 @@ def output_projections(
         >>> output_projections(BertModel(config))
         ['encoder.layer.0.attention.output.dense', 'encoder.layer.0.output.dense']
     """
-    linears = linear_layers(model)
+    linears = text_layers(model)
     attentions = attention_outputs(linears)
     if not attentions:
         raise _not_found("attention in a numbered layer", model)
@@ -93,6 +97,12 @@ def output_projections(
         return names
 
     return [name for name in names if layer_number(name) in layers]
+
+
+def text_layers(model: nn.Module) -> dict[str, Features]:
+    """Return the linear layers of the text model: name → (in, out) features."""
+    linears = linear_layers(model)
+    return {name: linears[name] for name in text_modules(model, list(linears))}
 
 
 def attention_outputs(linears: Mapping[str, Features]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.errors import HubError
+from hf_meta_adapters.results.files import replacing
 
 if TYPE_CHECKING:
     import os
@@ -45,7 +46,8 @@ def write_masks(
     """
     # The metadata of safetensors are strings.
     metadata = {"format": _FORMAT, "about": json.dumps(description)}
-    save_file(dict(tensors), path, metadata=metadata)
+    with replacing(path) as new:
+        save_file(dict(tensors), new, metadata=metadata)
 
 
 def read_masks(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], MaskDescription]:

@@ -11,13 +11,13 @@ from functools import partial
 import transformers
 
 from hf_meta_adapters._typing import AutoClass
-from hf_meta_adapters.evaluation import LanguageScores, Task, majority_baseline
+from hf_meta_adapters.evaluation import LanguageScores, Task
 from hf_meta_adapters.finetuning._finetuning_arguments import FinetuningArguments
 from hf_meta_adapters.finetuning._finetuning_settings import FinetuningSettings
 from hf_meta_adapters.finetuning._load_for_task import load_for_task
 from hf_meta_adapters.finetuning.labelled_data import load_labelled_data
 from hf_meta_adapters.finetuning.protocols import PROTOCOLS
-from hf_meta_adapters.finetuning.scores import save_scores
+from hf_meta_adapters.finetuning.scores import majority_scores, save_scores
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 
 __all__ = ["run_finetuning"]
@@ -70,7 +70,7 @@ def run_finetuning(args: FinetuningArguments, task: Task, auto_class: AutoClass)
     # The score to beat. Question answering has no labels to count.
     majority = None
     if task.labels:
-        majority = majority_baseline(task, next(iter(train.values())), test).values()
+        majority = majority_scores(args.protocol, task, train, test)
 
     save_scores(args, scores, majority=majority, seconds=time.perf_counter() - began)
     return scores

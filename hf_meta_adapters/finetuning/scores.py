@@ -11,12 +11,46 @@ from pathlib import Path
 import torch
 import transformers
 
-from hf_meta_adapters._typing import Language
+from hf_meta_adapters._typing import Language, Rows
 from hf_meta_adapters._version import __version__
-from hf_meta_adapters.evaluation import LanguageScores
+from hf_meta_adapters.evaluation import LanguageScores, Task, majority_baseline
 from hf_meta_adapters.finetuning._finetuning_arguments import FinetuningArguments
+from hf_meta_adapters.results.files import write_text
 
-__all__ = ["library_versions", "save_scores"]
+__all__ = ["library_versions", "majority_scores", "save_scores"]
+
+
+def majority_scores(
+    protocol: str, task: Task, train: Mapping[Language, Rows], test: Mapping[Language, Rows]
+) -> dict[Language, float]:
+    """Compute the scores to beat: those of the most frequent label that a model has learned from.
+
+    Args:
+        protocol: Within a language, that is the label of the language itself; otherwise that of
+            the source language.
+        task: A tagging task, or NLI.
+        train: Language → training examples, the source language first.
+        test: Language → the examples to score.
+
+    Returns:
+        Language → score.
+
+    Example:
+        >>> from hf_meta_adapters.evaluation import NLI
+        >>> def pairs(*labels):
+        ...     return [{"premise": "a", "hypothesis": "b", "label": label} for label in labels]
+        >>> train = {"en": pairs("neutral"), "sw": pairs("entailment")}
+        >>> test = {"en": pairs("neutral", "neutral"), "sw": pairs("entailment", "neutral")}
+        >>> majority_scores("within-language", NLI(), train, test)
+        {'en': 1.0, 'sw': 0.5}
+    """
+    source = next(iter(train))
+
+    scores: dict[Language, float] = {}
+    for language, rows in test.items():
+        learned = train[language if protocol == "within-language" else source]
+        scores |= majority_baseline(task, learned, {language: rows}).values()
+    return scores
 
 
 def save_scores(
@@ -45,9 +79,8 @@ def save_scores(
     content = json.dumps(record, indent=2, ensure_ascii=False)
 
     folder = Path(args.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "scores.json").write_text(f"{content}\n", encoding="utf-8")
-    (folder / "scores.md").write_text(f"{scores.to_markdown()}\n", encoding="utf-8")
+    write_text(folder / "scores.json", content)
+    write_text(folder / "scores.md", scores.to_markdown())
     scores.plot(folder / "scores.png")
 
 

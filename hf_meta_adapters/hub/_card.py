@@ -14,7 +14,9 @@ from hf_meta_adapters.errors import HubError
 from hf_meta_adapters.hub._card_sections import sections
 from hf_meta_adapters.hub._language_names import iso_code, language_name
 from hf_meta_adapters.hub._measurements import number, own_scores
+from hf_meta_adapters.hub.base_model import is_repo_id
 from hf_meta_adapters.hub.manifest import Family
+from hf_meta_adapters.hub.public import public_family
 
 CARD = "README.md"
 
@@ -54,6 +56,7 @@ def card_text(family: Family, existing: str | None = None, *, repo_id: str = "")
     """
     name = repo_id.split("/")[-1] or "family"
     previous = _parse(existing)
+    family = public_family(family)
 
     kept: JsonObject = {}
     if previous is not None:
@@ -169,7 +172,7 @@ def _metadata(name: str, family: Family, kept: JsonObject) -> ModelCardData:
         **kept,
         language=codes or None,
         language_bcp47=languages if languages != codes else None,
-        base_model=family.base_model or _recorded_base(family),
+        base_model=_base_repository(family),
         library_name=_LIBRARIES.get(family.backend),
         tags=_unique([*tags, *_TAGS, *library_tags]),
         model_name=model_name,
@@ -198,10 +201,10 @@ def _results(family: Family) -> list[EvalResult]:
     return results
 
 
-def _recorded_base(family: Family) -> str | None:
-    """The repository that training began from, where it was recorded."""
-    name = family.details.get("base_model")
-    if not isinstance(name, str) or not name:
+def _base_repository(family: Family) -> str | None:
+    """The repository of the base, or the recorded one that training began from; no folder."""
+    name = family.base_model or family.details.get("base_model")
+    if not isinstance(name, str) or not is_repo_id(name):
         return None
     return name
 

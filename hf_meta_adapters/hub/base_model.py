@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import transformers
@@ -9,12 +10,14 @@ from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
 from torch import nn
 
+_REPOSITORY = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")
+
 
 def base_reference(base: nn.Module) -> tuple[str, str]:
     """The name and the commit by which a base can be loaded again; "" and "" if it must be saved.
 
-    A model made in memory has no name. A model of another class than its checkpoint has a head that
-    the checkpoint lacks.
+    A model made in memory has no name, and a folder that is gone cannot be loaded again. A model of
+    another class than its checkpoint has a head that the checkpoint lacks.
     """
     config = getattr(base, "config", None)
     if not isinstance(config, transformers.PretrainedConfig):
@@ -24,12 +27,21 @@ def base_reference(base: nn.Module) -> tuple[str, str]:
     if not name or type(base).__name__ not in (config.architectures or ()):
         return "", ""
 
+    is_folder = Path(name).is_dir()
+    if not is_folder and not is_repo_id(name):
+        return "", ""
+
     # transformers 4 records the commit that it loaded, transformers 5 does not.
     commit = getattr(config, "_commit_hash", None)
-    if not commit and not Path(name).is_dir():
+    if not commit and not is_folder:
         commit = _only_snapshot(name)
 
     return name, commit or ""
+
+
+def is_repo_id(name: str) -> bool:
+    """Whether a repository of the Hub can have a name; no absolute or long path can be one."""
+    return _REPOSITORY.fullmatch(name) is not None
 
 
 def body_name(model: nn.Module) -> str:

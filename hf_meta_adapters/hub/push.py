@@ -9,7 +9,6 @@ from pathlib import Path
 
 from huggingface_hub import (
     CommitInfo,
-    CommitOperationAdd,
     CommitOperationDelete,
     HfApi,
     ModelCard,
@@ -21,9 +20,12 @@ from hf_meta_adapters.hub._card import CARD, card_text
 from hf_meta_adapters.hub._record import COSINES, merge_details
 from hf_meta_adapters.hub._remote import Remote, read_remote
 from hf_meta_adapters.hub._same_family import check_same_family
+from hf_meta_adapters.hub.base_model import is_repo_id
 from hf_meta_adapters.hub.client import Access, speaking_of
 from hf_meta_adapters.hub.links import check_no_links
 from hf_meta_adapters.hub.manifest import MANIFEST, Family, read_manifest, write_manifest
+from hf_meta_adapters.hub.public import additions, files_to_publish, public_family
+from hf_meta_adapters.results.files import write_text
 
 _SCRATCH = "hf_meta_adapters_"
 
@@ -83,8 +85,9 @@ def push_family(push: Push, save: Callable[[Path], None]) -> CommitInfo:
         folder = Path(scratch) / "family"
         save(folder)
 
-        family = read_manifest(folder)
-        _check_base(family)
+        family = public_family(read_manifest(folder))
+        check_base(family)
+        write_manifest(folder, family.to_json())
 
         with speaking_of(push.repo_id, push.access.token):
             api = push.access.api()
@@ -99,13 +102,28 @@ def push_family(push: Push, save: Callable[[Path], None]) -> CommitInfo:
                 remote.repo_id,
                 [
                     *(CommitOperationDelete(path) for path in change.removed),
-                    *(CommitOperationAdd(path, str(folder / path)) for path in change.added),
+                    *additions(folder, change.added),
                 ],
                 commit_message=push.commit_message or _message(change.family, push.languages),
                 revision=push.revision,
                 parent_commit=remote.commit,
                 create_pr=push.create_pr,
             )
+
+
+def check_base(family: Family) -> None:
+    """Refuse a base that others could not load.
+
+    Raises:
+        HubError: If the family is over a frozen base that is not on the Hub.
+    """
+    base = family.base_model
+    if base and (Path(base).is_dir() or not is_repo_id(base)):
+        raise HubError(
+            "A published family over a frozen base must name a repository on the Hub. Found the"
+            f" folder {base!r}, which others do not have. Publish the base, load it by its name"
+            " there, and push again."
+        )
 
 
 def published_card(repo_id: str, revision: str | None, token: str | bool | None) -> str | None:
@@ -143,7 +161,7 @@ def write_card_file(
             added = [added]
         card.data["tags"] = list(dict.fromkeys([*(card.data.get("tags") or []), *added]))
 
-    (folder / CARD).write_text(str(card), encoding="utf-8")
+    write_text(folder / CARD, str(card))
 
 
 def _open(api: HfApi, push: Push, cache: Path) -> Remote:
@@ -165,9 +183,9 @@ def _change(
     """What to commit, given what the repository holds."""
     published = remote.family
     if published is None:
-        return _Change(family, _paths(folder))
+        return _Change(family, files_to_publish(folder))
     if languages is None:
-        return _Change(family, _paths(folder), _stale(family, published, remote))
+        return _Change(family, files_to_publish(folder), _stale(family, published, remote))
 
     check_same_family(folder, family, remote, published)
     joined = _joined(family, published)
@@ -177,7 +195,7 @@ def _change(
     added = [MANIFEST, CARD]
     if not joined.one_adapter_for_all:
         folders = joined.adapters(languages)
-        added += [path for path in _paths(folder) if path.split("/")[0] in folders]
+        added += [path for path in files_to_publish(folder) if path.split("/")[0] in folders]
     if joined.details.get("gradient_cosine_picture") == COSINES and COSINES not in remote.files:
         added.append(COSINES)
 
@@ -230,22 +248,6 @@ def _stale(family: Family, published: Family, remote: Remote) -> list[str]:
         stale.append("model.safetensors.index.json")
 
     return [path for path in stale if path in remote.files]
-
-
-def _check_base(family: Family) -> None:
-    """Refuse a base that others could not load."""
-    if family.base_model and Path(family.base_model).is_dir():
-        raise HubError(
-            "A published family over a frozen base must name a repository on the Hub. Found the"
-            f" folder {family.base_model!r}, which others do not have. Publish the base, load it by"
-            " its name there, and push again."
-        )
-
-
-def _paths(folder: Path) -> list[str]:
-    """Every file in a folder, by its path there."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return sorted(path.relative_to(folder).as_posix() for path in files)
 
 
 def _message(family: Family, languages: Sequence[Language] | None) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor
 from hf_meta_adapters.hub._card import CARD, card_text
 from hf_meta_adapters.hub._needed_files import adapter_folders, weight_sizes
 from hf_meta_adapters.hub._record import draw_conflict, json_details
-from hf_meta_adapters.hub.links import check_no_links
+from hf_meta_adapters.hub.links import check_no_links, cut_hard_links
 from hf_meta_adapters.hub.manifest import MANIFEST, SHARED_ADAPTER, Family, write_manifest
 
 
@@ -52,7 +52,8 @@ def save_family(
     """Write the shared weights as a transformers checkpoint, then every adapter, then the manifest.
 
     Nothing is written through a link: a folder that has links to files, or a link in place of the
-    folder of an adapter, is refused and stays as it is.
+    folder of an adapter, is refused and stays as it is. A file that has other names elsewhere (hard
+    links) is replaced by one of its own.
 
     Args:
         folder: Where to; created if it is missing.
@@ -73,6 +74,7 @@ def save_family(
 
     # A folder that is half overwritten is no model: the manifest goes first and returns last.
     folder.mkdir(parents=True, exist_ok=True)
+    cut_hard_links(folder, adapter_folders(family, family.languages))
     (folder / MANIFEST).unlink(missing_ok=True)
 
     if family.base_model:

@@ -18,6 +18,7 @@ from hf_meta_adapters.backends.rows import (
     take_rows,
 )
 from hf_meta_adapters.errors import ConfigurationError, check_known_language
+from hf_meta_adapters.modeling._base_language import with_base_language
 from hf_meta_adapters.modeling._router import Router
 
 
@@ -94,7 +95,7 @@ def generate_rows(
         The texts in the order of the rows, shorter ones padded at the end.
 
     Raises:
-        LanguageError: If a language is unknown.
+        LanguageError: If a language is unknown, also to a base that has languages of its own.
         ConfigurationError: If rows are not as many as the languages, or more than texts is asked
             for.
     """
@@ -106,9 +107,12 @@ def generate_rows(
     # Always a pass for each language: `generate` calls the model in ways that no routing of rows
     # foresees, such as with beams or with candidates of another length.
     groups, texts = rows_by_language(languages), []
-    for language, rows in groups.items():
+    of_groups = [
+        with_base_language(router, language, inputs, rows) for language, rows in groups.items()
+    ]
+    for (language, rows), given in zip(groups.items(), of_groups, strict=True):
         with router.running_in(language):
-            part = model.generate(*take_rows(args, rows, count), **take_rows(inputs, rows, count))
+            part = model.generate(*take_rows(args, rows, count), **take_rows(given, rows, count))
 
         if not isinstance(part, Tensor):
             raise ConfigurationError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 from huggingface_hub import CommitInfo
 from torch import Tensor
@@ -17,13 +16,7 @@ from hf_meta_adapters.errors import check_known_language, check_languages
 from hf_meta_adapters.hub.manifest import Family
 from hf_meta_adapters.hub.push import Push, push_family
 from hf_meta_adapters.hub.saving import save_family
-
-
-class Tokenizer(Protocol):
-    """What can be saved into the folder of a model: a tokenizer, a processor."""
-
-    def save_pretrained(self, save_directory: str) -> object:
-        """Write the files."""
+from hf_meta_adapters.hub.tokenizer import Tokenizer, save_tokenizer
 
 
 @dataclass(frozen=True)
@@ -78,7 +71,7 @@ def publish(
         writer.write(folder, destination.languages)
         if processing_class is not None:
             # into the same folder, hence the same commit
-            processing_class.save_pretrained(str(folder))
+            save_tokenizer(processing_class, folder)
 
     return push_family(destination, save)
 

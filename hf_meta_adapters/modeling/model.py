@@ -20,6 +20,8 @@ from hf_meta_adapters.hub.client import Access
 from hf_meta_adapters.hub.loading import load_weights
 from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family
 from hf_meta_adapters.hub.push import Push
+from hf_meta_adapters.hub.tokenizer import Tokenizer
+from hf_meta_adapters.modeling._base_language import with_base_language
 from hf_meta_adapters.modeling._building import build_model
 from hf_meta_adapters.modeling._checkpointing import enable_checkpointing
 from hf_meta_adapters.modeling._initialisation import check_mixture, check_new_language, mix_
@@ -27,7 +29,7 @@ from hf_meta_adapters.modeling._inner_model import inner_attribute
 from hf_meta_adapters.modeling._loading import Choices, load_adapters, open_saved
 from hf_meta_adapters.modeling._router import Router
 from hf_meta_adapters.modeling._rows import forward_rows, generate_rows
-from hf_meta_adapters.modeling._saving import Tokenizer, Writer, checked_choice, publish
+from hf_meta_adapters.modeling._saving import Writer, checked_choice, publish
 from hf_meta_adapters.modeling._theta import claim_theta
 
 if TYPE_CHECKING:
@@ -159,14 +161,18 @@ class LanguageAdapterModel(nn.Module):
         Args:
             *args: As for the base model's `generate`.
             language: As for `forward`. With a list, the rows of each language are generated
-                together, and shorter texts are filled up with the padding token.
-            **inputs: As for the base model's `generate`.
+                together, and shorter texts are filled up with the padding token. Where the base
+                model has languages of its own (Whisper), the key is also the one that it begins the
+                text with.
+            **inputs: As for the base model's `generate`. There, `base_language` is a language of
+                the base in place of the key, or `None` for the default of the base.
 
         Returns:
             What the base model's `generate` returns.
 
         Raises:
-            LanguageError: If a language is unknown, or none is named or set.
+            LanguageError: If a language is unknown, also to a base that has its own, or none is
+                named or set.
             ConfigurationError: If rows are not as many as the keys, or more than texts is asked
                 for.
         """
@@ -174,7 +180,7 @@ class LanguageAdapterModel(nn.Module):
             return generate_rows(self._router, self.model, language, args, inputs)
 
         with self._router.running_in(language):
-            return self.model.generate(*args, **inputs)
+            return self.model.generate(*args, **with_base_language(self._router, language, inputs))
 
     def set_language(self, language: Language) -> None:
         """Make `language` the one in which forward passes run.

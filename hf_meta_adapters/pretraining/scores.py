@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from hf_meta_adapters.evaluation import LanguageScores
+from hf_meta_adapters.results.files import write_text
 from hf_meta_adapters.training.trainer import MetaAdapterTrainer
 
 __all__ = ["report_scores"]
@@ -28,8 +29,6 @@ def report_scores(trainer: MetaAdapterTrainer, scores: LanguageScores, *, datase
 
     folder = Path(str(trainer.args.output_dir))
     table = scores.to_markdown()
-    content = json.dumps(scores.to_dict(), indent=2)
-
-    (folder / "scores.json").write_text(f"{content}\n", encoding="utf-8")
-    (folder / "scores.md").write_text(f"{table}\n", encoding="utf-8")
+    write_text(folder / "scores.json", json.dumps(scores.to_dict(), indent=2))
+    write_text(folder / "scores.md", table)
     print(table)

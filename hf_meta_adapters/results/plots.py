@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
@@ -10,10 +12,9 @@ from torch import Tensor
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.results._labels import families_for, language_label
+from hf_meta_adapters.results.files import replacing
 
 if TYPE_CHECKING:
-    import os
-
     import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -224,8 +225,15 @@ def _axes(ax: Axes | None, path: object, size: tuple[float, float]) -> Axes:
 def _finished(ax: Axes, path: str | os.PathLike[str] | None) -> Axes:
     """Write the picture to its file, if it has one."""
     # For type checkers only: a subfigure, which cannot be saved, has no file either.
-    if path is not None:
-        cast("Figure", ax.figure).savefig(path, dpi=150)
+    if path is None:
+        return ax
+
+    figure = cast("Figure", ax.figure)
+    if isinstance(path, (str, os.PathLike)):
+        with replacing(path, ending=Path(path).suffix) as new:
+            figure.savefig(new, dpi=150)
+    else:
+        figure.savefig(path, dpi=150)  # an open file, such as a `BytesIO`
     return ax
 
 

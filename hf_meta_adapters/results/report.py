@@ -17,6 +17,7 @@ from hf_meta_adapters.results._html import (
     picture,
     section_heading,
 )
+from hf_meta_adapters.results.files import replacing, write_text
 
 if TYPE_CHECKING:
     import os
@@ -129,14 +130,14 @@ class DiagnosticReport:
         place.mkdir(parents=True, exist_ok=True)
         for section in self.sections.values():
             for name, draw in section.pictures.items():
-                draw(place / f"{name}.png")
+                with replacing(place / f"{name}.png", ending=".png") as new:
+                    draw(new)
 
         # `json` would write NaN, which no other program reads: no report is better than that one.
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-        (place / "report.json").write_text(text + "\n", encoding="utf-8")
-        (place / "report.md").write_text(self.to_markdown(), encoding="utf-8")
-        html = page(self.title, self._html_blocks(place, tables))
-        (place / "report.html").write_text(html, encoding="utf-8")
+        write_text(place / "report.json", text)
+        write_text(place / "report.md", self.to_markdown())
+        write_text(place / "report.html", page(self.title, self._html_blocks(place, tables)))
 
     def _html_blocks(self, place: Path, tables: list[str]) -> Iterator[str]:
         """Yield the blocks of the page, with the tables given and the pictures of a folder."""

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias, TypedDict, cast
 from tqdm.auto import tqdm
 
 from hf_meta_adapters.errors import ConfigurationError, DataError
+from hf_meta_adapters.results.files import write_text
 
 __all__ = ["ComputedCell", "read_grid", "run_grid"]
 
@@ -221,11 +222,9 @@ def _compute_and_write(compute: Compute, name: str, settings: dict[str, Any], fo
         ),
     }
 
-    # A rename is atomic: a kill leaves a partial file, which nobody reads, or the whole one. The
-    # process id keeps apart two runs that compute the same cell.
-    partial = folder / f"{name}.json.{os.getpid()}.partial"
-    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, folder / f"{name}.json")
+    # As a whole: a kill leaves a file of another name, which nobody reads, and two runs may
+    # compute the same cell.
+    write_text(folder / f"{name}.json", json.dumps(content, indent=1, ensure_ascii=False))
 
 
 def _end_with_parent() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from hf_meta_adapters.errors import ConfigurationError
@@ -124,6 +124,42 @@ _ACCELERATOR_RULES: Mapping[str, _Rule] = {
 
 # They update parameters in hooks of a backward pass, or need `optim_target_modules`.
 _OPTIMIZERS = ("lomo", "adalomo", "galore", "apollo")
+
+
+_GENERATION = (
+    "is of `Seq2SeqTrainer`: `MetaAdapterTrainer` scores languages by losses and logits, and"
+    " generates no text",
+    "Leave it out, and generate with `model.generate(..., language=...)` after training or in a"
+    " callback.",
+)
+_OF_SEQ2SEQ: Mapping[str, tuple[str, str]] = {
+    **dict.fromkeys(
+        (
+            "predict_with_generate",
+            "generation_max_length",
+            "generation_num_beams",
+            "generation_config",
+        ),
+        _GENERATION,
+    ),
+    "sortish_sampler": (_SAMPLING, _SAMPLING_INSTEAD),
+}
+"""Name → reason and what to do, for the arguments that only `Seq2SeqTrainingArguments` has."""
+
+
+def check_known(given: Mapping[str, object], known: Collection[str]) -> None:
+    """Refuse arguments of `Seq2SeqTrainingArguments`, which look as if they were inherited.
+
+    Args:
+        given: name → value of the arguments, before there are any.
+        known: The names of the arguments that there are; a subclass may have more.
+
+    Raises:
+        ConfigurationError: Naming the argument, the reason, and what to use instead.
+    """
+    for name, (reason, instead) in _OF_SEQ2SEQ.items():
+        if name in given and name not in known:
+            _check(name, given[name], _Rule((), reason, instead))
 
 
 def check_inherited(given: Mapping[str, object]) -> None:

@@ -16,6 +16,7 @@ from transformers.utils import find_labels
 from hf_meta_adapters._typing import Batch, Language
 from hf_meta_adapters.data.language_collator import StepBatch
 from hf_meta_adapters.data.seeding import seeded
+from hf_meta_adapters.hub.client import Access
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps.counted_labels import pass_counts_on
 from hf_meta_adapters.steps.losses import explained_loss
@@ -23,6 +24,7 @@ from hf_meta_adapters.training._compile import room_for_languages
 from hf_meta_adapters.training._dataset_roles import Datasets, by_language
 from hf_meta_adapters.training._language_means import language_means
 from hf_meta_adapters.training._launch_checks import check_distribution
+from hf_meta_adapters.training._publishing import push_run
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 from hf_meta_adapters.training.default_collator import get_data_collator
 
@@ -172,6 +174,37 @@ class LanguageTrainer(Trainer):
                 prefix = f"{metric_key_prefix}_{language}"
                 outputs[language] = super().predict(dataset, ignore_keys, prefix)
         return outputs
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **metadata: str | list[str],
+    ) -> object:
+        """Save the model and publish it with its card; nothing published tells of this machine.
+
+        Args:
+            commit_message: The message of the commit.
+            blocking: Whether to wait until it is published.
+            token: The token; default that of the arguments.
+            revision: The branch; default that of the arguments.
+            private: Whether a new repository is private; default as the arguments say.
+            **metadata: Further metadata of the card.
+
+        Returns:
+            The commit, or its future; `None` in processes that do not publish.
+
+        Raises:
+            HubError: If the model is over a base that only this machine has.
+        """
+        if private is not None:
+            self.args.hub_private_repo = private
+
+        access = Access(revision or self.args.hub_revision, token or self.args.hub_token)
+        return push_run(self, commit_message, blocking=blocking, access=access, metadata=metadata)
 
     @contextmanager
     def _scoring(self, language: Language) -> Iterator[None]:

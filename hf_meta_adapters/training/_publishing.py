@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
-from huggingface_hub import HfApi
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
-from hf_meta_adapters.hub.links import check_no_links
-from hf_meta_adapters.hub.push import published_card, write_card_file
+from hf_meta_adapters.hub.client import Access, speaking_of
+from hf_meta_adapters.hub.links import check_no_links, cut_hard_links
+from hf_meta_adapters.hub.public import additions, files_to_publish
+from hf_meta_adapters.hub.push import check_base, published_card, write_card_file
+from hf_meta_adapters.modeling.model import LanguageAdapterModel
+
+Metadata: TypeAlias = Mapping[str, str | list[str]]
+
+_PICKLES = ("*.bin", "*.pt", "*.pth")
 
 _OF_THE_RUN = (
-    "*.pt",
-    "*.pth",
-    "*.bin",
+    *_PICKLES,
     "trainer_state.json",
     "checkpoint.json",
     "scaler*",
@@ -27,9 +35,7 @@ _OF_THE_RUN = (
 """What only a resumed run needs, in formats of transformers: not part of the published model."""
 
 
-def write_card(
-    folder: Path, repo_id: str, args: TrainingArguments, metadata: Mapping[str, str | list[str]]
-) -> None:
+def write_card(folder: Path, repo_id: str, args: TrainingArguments, metadata: Metadata) -> None:
     """Write the model card of a run to its folder.
 
     Args:
@@ -41,6 +47,79 @@ def write_card(
     existing = published_card(repo_id, args.hub_revision, args.hub_token)
     kept = {name: metadata[name] for name in ("license", "tags") if metadata.get(name)}
     write_card_file(folder, existing, repo_id=repo_id, metadata=kept)
+
+
+def check_publishable(model: LanguageAdapterModel) -> None:
+    """Refuse a model over a base that only this machine has.
+
+    Raises:
+        HubError: Before anything is written.
+    """
+    check_base(model._family({}))
+
+
+def push_run(
+    trainer: Trainer, message: str | None, *, blocking: bool, access: Access, metadata: Metadata
+) -> CommitInfo | Future[CommitInfo] | None:
+    """Save the model of a run and publish its folder, as `transformers.Trainer` does it.
+
+    Not published are checkpoints, pickles, logs of TensorBoard, and what texts tell of the machine.
+
+    Args:
+        trainer: The trainer.
+        message: The message of the commit.
+        blocking: Whether to wait until it is published.
+        access: The branch, and the token.
+        metadata: Further metadata of the card.
+
+    Returns:
+        The commit, or its future; `None` in processes that do not publish.
+
+    Raises:
+        HubError: If the model is over a base that only this machine has.
+    """
+    check_publishable(trainer._model)
+    if hasattr(trainer.callback_handler, "on_push_begin"):  # since transformers 5
+        trainer.callback_handler.on_push_begin(trainer.args, trainer.state, trainer.control)
+
+    # Without `push_to_hub=True` there is no repository yet.
+    if trainer.hub_model_id is None:
+        trainer.init_hf_repo(token=access.token)
+
+    # All processes, which hold parts of the model; one of them publishes.
+    trainer.save_model(_internal_call=True)
+    if not trainer.is_world_process_zero():
+        return None
+
+    trainer.create_model_card(**_with_model_tags(trainer, metadata))
+    trainer._finish_current_push()
+
+    output = Path(str(trainer.args.output_dir))
+    files = files_to_publish(output, *_PICKLES, "_*", "checkpoint-*")
+    commit = partial(
+        access.api().create_commit,
+        trainer.hub_model_id,
+        additions(output, files),
+        commit_message=message or "End of training",
+        revision=access.revision,
+    )
+    if not blocking:
+        return commit(run_as_future=True)
+
+    with speaking_of(trainer.hub_model_id, access.token):
+        return commit()
+
+
+def _with_model_tags(trainer: Trainer, metadata: Metadata) -> Metadata:
+    """The metadata with the tags that the base model has, as transformers adds them."""
+    tags = getattr(trainer._model, "model_tags", None)
+    if not tags:
+        return metadata
+
+    given = metadata.get("tags") or []
+    if isinstance(given, str):
+        given = [given]
+    return {**metadata, "tags": [*given, *tags]}
 
 
 def push_checkpoint(trainer: Trainer, checkpoint: Path) -> PushInProgress:
@@ -67,7 +146,9 @@ def push_checkpoint(trainer: Trainer, checkpoint: Path) -> PushInProgress:
 
     # From the checkpoint, not from the model, which is being trained while the upload runs.
     output = Path(args.output_dir)
-    check_no_links(output, [path.name for path in checkpoint.iterdir() if path.is_dir()])
+    folders = [path.name for path in checkpoint.iterdir() if path.is_dir()]
+    check_no_links(output, folders)
+    cut_hard_links(output, folders)
     ignored = shutil.ignore_patterns(*_OF_THE_RUN)
     shutil.copytree(checkpoint, output, dirs_exist_ok=True, ignore=ignored)
     write_card(output, trainer.hub_model_id, args, {})
@@ -83,33 +164,30 @@ def push_checkpoint(trainer: Trainer, checkpoint: Path) -> PushInProgress:
 
 def _upload(args: TrainingArguments, repo_id: str, step: int, checkpoint: Path) -> list[object]:
     """Start the uploads: the model, and the checkpoint where the strategy says so."""
-    api = HfApi(token=args.hub_token)
-    message = f"Training in progress, step {step}"
+    output, message = Path(str(args.output_dir)), f"Training in progress, step {step}"
 
-    jobs: list[object] = [
-        api.upload_folder(
-            repo_id=repo_id,
-            revision=args.hub_revision,
-            folder_path=args.output_dir,
-            commit_message=message,
-            ignore_patterns=list(_OF_THE_RUN),
-            run_as_future=True,
-        )
-    ]
+    model = additions(output, files_to_publish(output, *_OF_THE_RUN))
+    jobs: list[object] = [_commit(args, repo_id, model, message)]
 
     names = {
         HubStrategy.CHECKPOINT: "last-checkpoint",
         HubStrategy.ALL_CHECKPOINTS: checkpoint.name,
     }
     if args.hub_strategy in names:
-        jobs.append(
-            api.upload_folder(
-                repo_id=repo_id,
-                revision=args.hub_revision,
-                folder_path=checkpoint,
-                path_in_repo=names[args.hub_strategy],
-                commit_message=f"{message}, checkpoint",
-                run_as_future=True,
-            )
-        )
+        place = names[args.hub_strategy]
+        files = additions(checkpoint, files_to_publish(checkpoint), target=place, run=output)
+        jobs.append(_commit(args, repo_id, files, f"{message}, checkpoint"))
     return jobs
+
+
+def _commit(
+    args: TrainingArguments, repo_id: str, files: Sequence[CommitOperationAdd], message: str
+) -> object:
+    """Start a commit in the background."""
+    return HfApi(token=args.hub_token).create_commit(
+        repo_id,
+        files,
+        commit_message=message,
+        revision=args.hub_revision,
+        run_as_future=True,
+    )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from hf_meta_adapters._typing import Language
+from hf_meta_adapters.hub.base_model import is_repo_id
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.training._dataset_roles import Datasets
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
@@ -59,9 +60,9 @@ def run_record(
     if runtimes:
         record["train_runtime"] = runtimes[-1]
 
-    # A path of this machine names nothing for others.
+    # A path of this machine names nothing for others, whether or not it still exists.
     name = getattr(model.base_model.config, "_name_or_path", "")
-    if name and not Path(name).exists():
+    if name and is_repo_id(name) and not Path(name).exists():
         record["base_model"] = name
 
     return record

@@ -8,6 +8,7 @@ from pathlib import Path
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps.losses import predicts_the_next_token
+from hf_meta_adapters.training._publishing import check_publishable
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 
 
@@ -21,6 +22,7 @@ def check_setup(model: object, args: object, optimizer: object) -> None:
 
     Raises:
         ConfigurationError: If they cannot.
+        HubError: If the model is to be published and cannot be.
     """
     if not isinstance(model, LanguageAdapterModel):
         raise ConfigurationError(
@@ -36,6 +38,8 @@ def check_setup(model: object, args: object, optimizer: object) -> None:
         )
 
     # Now, and not hours later, with the first checkpoint.
+    if args.push_to_hub:
+        check_publishable(model)
     _check_output_dir(Path(str(args.output_dir)))
 
     if optimizer is not None and args.adapter_learning_rate is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from transformers import TrainingArguments
 
@@ -27,8 +27,12 @@ from hf_meta_adapters.training._combined_arguments import check_combinations
 from hf_meta_adapters.training._inherited_arguments import (
     check_accelerator_config,
     check_inherited,
+    check_known,
 )
 from hf_meta_adapters.training._unsupported_launch import check_launch
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 T = TypeVar("T")
 
@@ -193,6 +197,11 @@ class MetaAdapterTrainingArguments(TrainingArguments):
     sparse_head: bool | None = option(None, "Head at labelled positions only.")
     languages_per_pass: int = option(1, "Languages that share a forward pass.")
     sampling_temperature: float | None = option(None, "Deprecated: use sampling_alpha.")
+
+    def __new__(cls, *_: object, **given: object) -> Self:
+        """Refuse arguments of another Trainer, before a dataclass does it without a reason."""
+        check_known(given, {argument.name for argument in fields(cls)})
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         """Fill in the preset and check everything before any work starts."""

@@ -16,6 +16,7 @@ from transformers.trainer_utils import HubStrategy, TrainOutput
 from hf_meta_adapters.data.key import Keyed, Role
 from hf_meta_adapters.data.language_collator import StepBatch
 from hf_meta_adapters.hub.manifest import read_manifest
+from hf_meta_adapters.hub.tokenizer import save_tokenizer
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps.sharding import gathered, without_head
 from hf_meta_adapters.training._batch_check import BatchCheck
@@ -333,7 +334,7 @@ class MetaAdapterTrainer(LanguageTrainer):
         # As transformers does it: a collator may be all that knows the tokenizer.
         tokenizer = self.processing_class or getattr(self.data_collator, "tokenizer", None)
         if tokenizer is not None:
-            tokenizer.save_pretrained(str(folder))
+            save_tokenizer(tokenizer, folder)
 
         arguments = json.dumps(self.args.to_sanitized_dict(), indent=2)
         (folder / "training_args.json").write_text(arguments + "\n")

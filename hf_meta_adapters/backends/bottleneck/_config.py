@@ -32,10 +32,11 @@ class BottleneckConfig(PeftConfig):
     An encoder or a decoder of L layers gets 2L adapters, an encoder-decoder 2L + 3L. Each has 2dm +
     d + m parameters, for the width d of the model and m of the bottleneck.
 
-    The structure of the model tells where the output projections are. They are recorded in
-    `target_modules`, so that a saved adapter says where it belongs. Adapters that are active
-    together are applied in the order given, as a stack. They cannot be merged. `adapter_names`
-    routes the rows of a batch to different adapters, also in training.
+    The structure of the model tells where the output projections are; where images or sounds have
+    towers of their own, those of the text model. They are recorded in `target_modules`, so that a
+    saved adapter says where it belongs. Adapters that are active together are applied in the order
+    given, as a stack. They cannot be merged. `adapter_names` routes the rows of a batch to
+    different adapters, also in training.
 
     Args:
         bottleneck_size: The width m.

@@ -27,8 +27,8 @@ class ModuleCopyConfig(PeftConfig):
 
     Args:
         modules: `"layer_norm"`, `"feed_forward"` or `"attention"`, found by the structure of the
-            model; or a list of names of modules, ends of such names, or regular expressions of
-            whole names.
+            model (of its text model, where it has towers for images or sounds); or a list of names
+            of modules, ends of such names, or regular expressions of whole names.
         target_modules: The modules that were found, as a regular expression of whole names. Filled
             in when the copies are made.
         modules_to_save: Further modules that every language gets a trained copy of, such as a

@@ -176,3 +176,39 @@ def test_links_that_nothing_is_written_through_are_left_alone(saved: Path, outsi
     assert LanguageAdapterModel.from_pretrained(saved).languages == ("en", "sw")
     assert [path.name for path in outside.iterdir()] == ["note.txt"]
     assert (saved / "latest").is_symlink()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_another_name_of_a_file_is_not_written_through(
+    name: str, saved: Path, outside: Path
+) -> None:
+    target = outside / Path(name).name
+    if (saved / name).exists():
+        shutil.move(saved / name, target)
+    else:
+        target.write_bytes(b"of somebody else")
+    os.link(target, saved / name)
+    (saved / "mine.txt").write_text("mine")
+    os.link(saved / "mine.txt", outside / "mine.txt")
+    before = contents(outside)
+
+    model = stirred(adapted("bert", "lora"))
+    model.save_pretrained(saved)
+    assert contents(outside) == before
+    assert target.stat().st_nlink == 1
+    assert (saved / "mine.txt").read_text() == "mine"
+    if "index" not in name:  # of shards that there are not
+        assert LanguageAdapterModel.from_pretrained(saved).languages == ("en", "sw")
+
+
+@pytest.mark.parametrize(
+    "name", ["training_args.json", "tokenizer.json", "README.md", "te/adapter_model.safetensors"]
+)
+def test_nor_does_the_trainer(name: str, tmp_path: Path, outside: Path) -> None:
+    trainer = make_trainer(tmp_path / "run", make_model(), processing_class=make_tokenizer())
+    trainer.save_model()
+    os.link(tmp_path / "run" / name, outside / "copy")
+    (outside / "copy").write_bytes(b"{}")
+    trainer.save_model()
+    assert (outside / "copy").read_bytes() == b"{}"
+    assert (tmp_path / "run" / name).read_bytes() != b"{}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 
 import pytest
 import torch
-from transformers import TrainingArguments
+from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
 from hf_meta_adapters import MetaAdapterTrainingArguments
 from hf_meta_adapters.errors import ConfigurationError
@@ -246,3 +247,31 @@ def test_evaluation_by_itself_is_in_the_precision_asked_for(tmp_path):
     trainer = make_trainer(tmp_path, make_model(), eval_dataset=texts(3), bf16_full_eval=True)
     trainer.evaluate()
     assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.bfloat16}
+
+
+OF_SEQ2SEQ = sorted(
+    {field.name for field in dataclasses.fields(Seq2SeqTrainingArguments)} - FIELDS.keys()
+)
+
+
+@pytest.mark.parametrize("value", [True, False, None])
+@pytest.mark.parametrize("name", OF_SEQ2SEQ)
+def test_an_argument_of_the_trainer_of_encoder_decoders_is_refused(name, value, tmp_path):
+    with pytest.raises(ConfigurationError, match=rf"^`{name}` .*Found {value}\. Leave it out"):
+        MetaAdapterTrainingArguments(str(tmp_path), **{name: value})
+
+
+def test_a_subclass_may_have_an_argument_of_that_name(tmp_path):
+    @dataclasses.dataclass
+    class Mine(MetaAdapterTrainingArguments):
+        predict_with_generate: bool = False
+
+    given = Mine(str(tmp_path), predict_with_generate=True, report_to="none")
+    assert given.predict_with_generate
+    assert copy.deepcopy(given).predict_with_generate
+    assert dataclasses.replace(given, seed=7).predict_with_generate
+
+
+def test_an_unknown_argument_is_still_an_error(tmp_path):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'learning_rat'"):
+        MetaAdapterTrainingArguments(str(tmp_path), learning_rat=1.0)

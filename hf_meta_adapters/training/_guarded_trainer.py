@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 from transformers.trainer_utils import SaveStrategy, TrainOutput
 
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
@@ -57,6 +58,15 @@ class GuardedTrainer(LanguageTrainer):
         # checkpoint where another one is the best. It stays: only from there can the run go on.
         if self._is_ending and "train_runtime" in logs:
             self.args.save_total_limit = None
+
+    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader[Any]:
+        """The loader of evaluation data, as in `transformers.Trainer`."""
+        return self._spared(super().get_eval_dataloader(*args, **kwargs))
+
+    def _spared(self, loader: DataLoader[Any]) -> DataLoader[Any]:
+        """The loader, with workers that SIGTERM does not end where it is a request."""
+        self._termination.spare_workers(loader)
+        return loader
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
         """The micro-batches of the next step, as in `transformers.Trainer`; none after the last."""

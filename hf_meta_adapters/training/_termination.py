@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 
 from hf_meta_adapters.errors import ConfigurationError
@@ -68,6 +71,17 @@ class Termination:
             # `None` is a handler that was not set from Python and cannot be put back from there.
             signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
+    def spare_workers(self, loader: DataLoader[Any]) -> None:
+        """Let the workers of a loader outlive a SIGTERM that is sent to a whole group of processes.
+
+        Schedulers of clusters do so. A worker that dies would end the run before its checkpoint.
+
+        Args:
+            loader: The loader, before its workers are started; that of Accelerate holds another.
+        """
+        if self._is_enabled:
+            getattr(loader, "base_dataloader", loader).worker_init_fn = _heed_the_parent_alone
+
     def is_requested(self) -> bool:
         """Whether one of the processes was told to stop. All of them must call it together."""
         if self._is_enabled and self._args.world_size > 1:
@@ -79,3 +93,19 @@ class Termination:
 
     def _note(self, *_: object) -> None:
         self._came = True
+
+
+def _heed_the_parent_alone(_: int) -> None:
+    """In a worker: be ended by the process that has started it, and by no other."""
+    if not hasattr(signal, "sigwaitinfo"):
+        return  # such a system does not say who has sent a signal
+
+    # Not ignored altogether: that process would wait for its workers for ever when it ends.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_wait_for_the_parent, daemon=True).start()
+
+
+def _wait_for_the_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -231,7 +231,8 @@ class MetaAdapterTrainer(GuardedTrainer):
 
         # Not prepared by Accelerate: the sampler itself gives each process its rows.
         collator = self._get_collator_with_removed_columns(self.data_collator, "training")
-        return train_dataloader(datasets, sampler, collator, self.args, BatchCheck(self._model))
+        check = BatchCheck(self._model)
+        return self._spared(train_dataloader(datasets, sampler, collator, self.args, check))
 
     def training_step(
         self, model: nn.Module, inputs: StepBatch, num_items_in_batch: Tensor | int | None = None

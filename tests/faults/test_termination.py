@@ -5,9 +5,13 @@ the run goes on bitwise as if nothing had happened.
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 import torch
@@ -200,6 +204,50 @@ def test_another_thread_is_refused_before_training(tmp_path):
     thread.join()
     assert "must be used in the main thread" in found[0]
     assert "Found 'worker'" in found[0]
+
+
+class GroupTold(Recorder):
+    """Everything that this process has started is told as well, as a cluster does it."""
+
+    resumed = False
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not self.resumed and self.state.global_step == 4:
+            # Not by itself: workers that their own parent ends are no failure.
+            subprocess.run([sys.executable, "-c", f"import os; os.killpg(0, {signal.SIGTERM:d})"])
+            time.sleep(1)  # for workers to die, where they do
+        return loss
+
+
+KEPT = []
+"""What a program holds until it ends, its workers included: it must not wait for them for ever."""
+
+
+def train_with_workers(folder, workers, resumed):
+    os.setpgid(0, 0)
+    given = {"max_steps": STEPS, "save_strategy": "no", "dataloader_num_workers": 1, **EVALUATING}
+    given["dataloader_persistent_workers"] = workers == "persistent"
+    trainer = make_trainer(
+        folder, make_model(), kind=GroupTold, enable_jit_checkpoint=True, **given
+    )
+    trainer.resumed = resumed
+    trainer.train(resume_from_checkpoint=resumed or None)
+    KEPT.append(trainer)
+    sys.exit(40 + trainer.state.global_step)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork")
+@pytest.mark.parametrize("workers", ["persistent", "new in each epoch"])
+def test_workers_that_are_told_as_well_live_on(tmp_path, workers):
+    for resumed, code in ((False, 45), (True, 40 + STEPS)):
+        process = multiprocessing.get_context("fork").Process(
+            target=train_with_workers, args=(tmp_path, workers, resumed)
+        )
+        process.start()
+        process.join(60)
+        assert process.exitcode == code
+    assert seals.read_seal(tmp_path / "checkpoint-5")["step"] == 5
 
 
 def train_two(rank, folder, told):

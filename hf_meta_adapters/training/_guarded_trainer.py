@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers.trainer_utils import SaveStrategy, TrainOutput
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, TrainOutput
 
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.training._checkpoint_writer import record_callbacks
@@ -115,7 +115,7 @@ class GuardedTrainer(LanguageTrainer):
 
     def _catch_up(self) -> None:
         """Take the evaluation that the run from before had to leave out, as it would have."""
-        if self._due_from is None:
+        if self._due_from is None or self.args.eval_strategy == IntervalStrategy.NO:
             return
 
         # transformers sets them later, and from the checkpoint that is written again here.

@@ -50,7 +50,8 @@ class Termination:
         """A context in which SIGTERM is noted; afterwards, it does again what it did before.
 
         Raises:
-            ConfigurationError: If the run is not in the main thread.
+            ConfigurationError: If the run is not in the main thread, or its checkpoints hold no
+                run.
         """
         if not self._is_enabled:
             yield
@@ -61,6 +62,12 @@ class Termination:
                 "`enable_jit_checkpoint` must be used in the main thread, the only one that is told"
                 f" of signals. Found {threading.current_thread().name!r}. Call `train()` in the"
                 " main thread, or leave `enable_jit_checkpoint` out."
+            )
+
+        if self._args.save_only_model:
+            raise ConfigurationError(
+                "`enable_jit_checkpoint` must write a checkpoint that the run can go on from. Found"
+                " it together with `save_only_model=True`. Leave one of them out."
             )
 
         self._came = False

@@ -5,6 +5,7 @@ the run goes on bitwise as if nothing had happened.
 from __future__ import annotations
 
 import dataclasses
+import json
 import multiprocessing
 import os
 import signal
@@ -204,6 +205,20 @@ def test_another_thread_is_refused_before_training(tmp_path):
     thread.join()
     assert "must be used in the main thread" in found[0]
     assert "Found 'worker'" in found[0]
+
+
+def test_a_checkpoint_without_a_run_is_refused_before_training(tmp_path):
+    with pytest.raises(ConfigurationError, match="it together with `save_only_model=True`"):
+        run(tmp_path, save_only_model=True)
+
+
+def test_an_evaluation_is_not_caught_up_where_none_is_asked_for(tmp_path):
+    stopped = run(tmp_path, ("a step", 4), **EVALUATING)
+    assert json.loads((tmp_path / "checkpoint-4" / seals.SEAL).read_text())["evaluation_due"]
+    resumed = run(tmp_path, resume=True, save_steps=2)
+    for trainer in (stopped, resumed):
+        lines = trainer.state.log_history
+        assert [line["step"] for line in lines if "eval_loss" in line] == [2]
 
 
 class GroupTold(Recorder):

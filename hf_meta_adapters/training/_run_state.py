@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -55,24 +56,27 @@ _OPTIMIZERS = (
 """The classes of torch and transformers whose states these are; others name what they like."""
 
 
-def check_run_state(folder: Path) -> None:
+def check_run_state(folder: Path, dtypes: Collection[torch.dtype]) -> None:
     """Check that the files of a checkpoint hold the state of the run that its seal describes.
 
     Args:
         folder: A checkpoint whose files are those that were sealed.
+        dtypes: Those of the model's parameters.
 
     Raises:
         CheckpointError: Naming the file and what is wrong with it.
     """
     seal = read_record(folder)
+    checks: dict[str, Callable[[Path, Seal], None]] = {**_CHECKS}
+    checks["optimizer.pt"] = partial(_check_optimizer, dtypes=dtypes)
 
-    for name, check in _CHECKS.items():
+    for name, check in checks.items():
         for path in sorted(folder.glob(name)):
             with _reading(path):
                 check(path, seal)
 
 
-def _check_optimizer(path: Path, seal: Seal) -> None:
+def _check_optimizer(path: Path, seal: Seal, dtypes: Collection[torch.dtype]) -> None:
     # Mapped, not read: the states of a large model need not be in memory twice.
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
@@ -95,12 +99,16 @@ def _check_optimizer(path: Path, seal: Seal) -> None:
         shape = shape_of[number]
         for name, entry in state.items():
             if known and name in _SHAPES and entry is not None:
-                _check_entry(name, entry, shape)
+                _check_entry(name, entry, shape, dtypes)
 
 
-def _check_entry(name: str, entry: object, shape: _Shape) -> None:
-    if not isinstance(entry, Tensor) or not (entry.is_floating_point() or entry.is_complex()):
+def _check_entry(name: str, entry: object, shape: _Shape, dtypes: Collection[torch.dtype]) -> None:
+    if not isinstance(entry, Tensor):
         raise ValueError(f"no numbers in `{name}`")
+
+    # torch would convert others, and round. Adafactor computes in float32 whatever the weights are.
+    if entry.dtype not in {*dtypes, torch.float32}:
+        raise ValueError(f"`{name}` of {entry.dtype}")
 
     # 8-bit optimizers and those that keep one number for a parameter have shapes of their own.
     expected = _SHAPES[name](shape)
@@ -149,12 +157,13 @@ def _check_trainer_state(path: Path, seal: Seal) -> None:
 
 _CHECKS: Mapping[str, Callable[[Path, Seal], None]] = {
     "trainer_state.json": _check_trainer_state,
-    "optimizer.pt": _check_optimizer,
     "scheduler.pt": _check_schedule,
     "scaler.pt": _check_scaler,
     "rng_state*.pth": _check_random_numbers,
 }
-"""File → its check. Sharded optimizers have another file, which torch reads shard by shard."""
+"""File → its check, beside that of `optimizer.pt`. Sharded optimizers have another file, read by
+torch shard by shard.
+"""
 
 
 @contextmanager

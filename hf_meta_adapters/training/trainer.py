@@ -190,7 +190,7 @@ class MetaAdapterTrainer(GuardedTrainer):
         if resume_from_checkpoint:
             settings = self._run_settings()
             checkpoint = str(find_checkpoint(run_dir, resume_from_checkpoint, settings))
-            check_run_state(Path(checkpoint))
+            check_run_state(Path(checkpoint), {one.dtype for one in self._model.parameters()})
         else:
             check_weights(self._model)  # those of a checkpoint are checked when they are read
 

@@ -168,7 +168,8 @@ FOREIGN = {
         "a moment of more rows": (moment(lambda m: torch.cat([m, m])), "`exp_avg` of shape"),
         "a moment of another shape": (moment(lambda m: m[..., None]), "`exp_avg` of shape"),
         "a moment of no rows": (moment(lambda m: m[:0]), r"of shape \(0,"),
-        "a moment of whole numbers": (moment(lambda m: m.long()), "no numbers in `exp_avg`"),
+        "a moment of whole numbers": (moment(lambda m: m.long()), r"`exp_avg` of torch\.int64"),
+        "a moment of half precision": (moment(lambda m: m.half()), r"`exp_avg` of torch\.float16"),
         "a moment that is a word": (moment(lambda m: "high"), "no numbers in `exp_avg`"),
         "no moments": (edited(lambda c: c["state"].clear()), "states of 0 parameters instead of"),
         "moments of one more": (

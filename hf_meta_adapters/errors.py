@@ -65,7 +65,7 @@ class UnsupportedModelError(MetaAdapterError, ValueError):
 
 
 class NonFiniteLossError(MetaAdapterError, ArithmeticError):
-    """A loss that is NaN or infinite, with the language and the step where it appeared."""
+    """A loss, gradient or weight that is NaN or infinite, with the language and the step."""
 
     overflow: bool = False
     """Whether finite training losses led to something that is not finite, as fp16 does."""

@@ -24,6 +24,7 @@ import time
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
+from signal import SIGKILL, SIGTERM
 from typing import NamedTuple
 
 import peft
@@ -57,6 +58,7 @@ class Point(NamedTuple):
     after_steps: int
     in_save: bool  # whether only while a checkpoint is written
     wait: float  # seconds from then on
+    signal: int = SIGKILL  # after SIGTERM in a save, SIGKILL follows
 
 
 class Reporter(transformers.TrainerCallback):
@@ -101,10 +103,10 @@ def train(folder: str, steps: int, connection: Connection) -> None:
     trainer.train(resume_from_checkpoint=any(Path(folder).glob("checkpoint-*")))
 
 
-def live(context, folder: Path, steps: int, point: Point | None = None) -> dict | None:
+def live(context, run, folder: Path, steps: int, point: Point | None = None) -> dict | None:
     """One life of the run: to its end, or to a point, with a record of the kill."""
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=train, args=(str(folder), steps, sender))
+    process = context.Process(target=run, args=(str(folder), steps, sender))
     process.start()
     sender.close()  # of this process; with it open, the end of the other would not be noticed
 
@@ -122,14 +124,17 @@ def live(context, folder: Path, steps: int, point: Point | None = None) -> dict 
 
     # The Trainer writes a checkpoint into this folder, and renames it when it is whole.
     unfinished = folder / "_unfinished"
+    if point.signal == SIGTERM:
+        process.terminate()
     while point.in_save and process.is_alive() and not unfinished.exists():
         time.sleep(0.0002)
 
-    time.sleep(point.wait)
-    process.kill()
+    if point.signal == SIGKILL or point.in_save:
+        time.sleep(point.wait)
+        process.kill()
     process.join()
 
-    if not process.exitcode:  # it was over before the kill
+    if (folder / f"checkpoint-{steps}").exists():  # it was over before the kill
         return None
 
     left = sorted(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*"))
@@ -142,10 +147,8 @@ def state(folder: Path, steps: int) -> dict:
     seal = json.loads((last / "checkpoint.json").read_text())
     history = json.loads((last / "trainer_state.json").read_text())["log_history"]
 
-    content = {}
-    for name, digest in seal["files"].items():
-        if name.endswith((".safetensors", ".pt", ".pth")):
-            content[name] = digest
+    kinds = (".safetensors", ".pt", ".pth")
+    content = {name: digest for name, digest in seal["files"].items() if name.endswith(kinds)}
 
     content["rows seen"] = seal["progress"]
     content["logs"] = [
@@ -155,7 +158,7 @@ def state(folder: Path, steps: int) -> dict:
     return content
 
 
-def kill_repeatedly(context, folder: Path, args: Arguments) -> list[dict]:
+def kill_repeatedly(context, run, folder: Path, args: Arguments, signals=(SIGKILL,)) -> list[dict]:
     """The run, killed at random points until all kills are done; then to its end."""
     draw = random.Random(args.seed)
     in_saves = draw.sample(range(args.kills), min(args.kills_in_saves, args.kills))
@@ -165,18 +168,15 @@ def kill_repeatedly(context, folder: Path, args: Arguments) -> list[dict]:
         # A checkpoint is written in a few hundredths of a second.
         in_save = number in in_saves
         wait = draw.uniform(0, 0.03 if in_save else 0.2)
-        kill = live(context, folder, args.steps, Point(draw.randint(2, 5), in_save, wait))
+        point = Point(draw.randint(2, 5), in_save, wait, signals[number % len(signals)])
+        kill = live(context, run, folder, args.steps, point)
         if kill is None:
-            raise SystemExit(
-                f"The run was over after {len(kills)} of {args.kills} kills. Give it more"
-                " `--steps`."
-            )
+            raise SystemExit(f"The run must outlive {args.kills} kills. Give it more `--steps`.")
 
         kills.append(kill)
-        where = ", in a save" if kill["in_a_save"] else ""
-        print(f"killed after step {kill['after_step']}{where}")
+        print(f"killed after step {kill['after_step']}" + ", in a save" * kill["in_a_save"])
 
-    live(context, folder, args.steps)
+    live(context, run, folder, args.steps)
     return kills
 
 
@@ -188,8 +188,8 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as name:
         undisturbed, disturbed = Path(name) / "whole", Path(name) / "disturbed"
-        live(context, undisturbed, args.steps)
-        kills = kill_repeatedly(context, disturbed, args)
+        live(context, train, undisturbed, args.steps)
+        kills = kill_repeatedly(context, train, disturbed, args)
         expected, reached = state(undisturbed, args.steps), state(disturbed, args.steps)
 
     parts = sorted({*expected, *reached})

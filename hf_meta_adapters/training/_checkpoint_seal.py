@@ -8,17 +8,30 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TypedDict, cast
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, TypedDict, cast
 
 from hf_meta_adapters.errors import CheckpointError
 from hf_meta_adapters.training._progress import ProgressState
+
+if TYPE_CHECKING:
+    from typing_extensions import NotRequired
 
 SEAL = "checkpoint.json"
 
 _FORMAT = 1
 _BLOCK = 1 << 20
+
+_MODEL = {"weights": "*.safetensors", "the manifest": "language_adapters.json"}
+_RUN = {
+    "the optimizer": "optimizer*",  # of a sharded one, a folder or a `.bin`
+    "the schedule": "scheduler.pt",
+    "random numbers": "rng_state*.pth",
+    "the state of the Trainer": "trainer_state.json",
+}
+"""What it is, for the message → the pattern of its files."""
+_READ = (*_RUN.values(), "scaler.pt")  # by name, listed or not
 
 
 class CheckpointRecord(TypedDict):
@@ -30,6 +43,8 @@ class CheckpointRecord(TypedDict):
         settings: What decides which rows are read in which order (`run_settings`).
         optimizer: The optimizer's class and the shapes of its parameters (`optimizer_settings`).
         progress: The counts of `Progress`.
+        optimizer_states: How many parameters have a state in the optimizer.
+        evaluation_due: Whether the step was to be evaluated, but the run had to stop.
     """
 
     step: int
@@ -37,6 +52,8 @@ class CheckpointRecord(TypedDict):
     settings: dict[str, object]
     optimizer: dict[str, object]
     progress: ProgressState
+    optimizer_states: NotRequired[int]  # earlier versions have neither
+    evaluation_due: NotRequired[bool]
 
 
 class Seal(CheckpointRecord):
@@ -45,10 +62,12 @@ class Seal(CheckpointRecord):
     Attributes:
         format: The version of this layout.
         files: Path relative to the checkpoint → [size, CRC-32].
+        checksum: The CRC-32 of all the rest; earlier versions have none.
     """
 
     format: int
     files: dict[str, list[int]]
+    checksum: NotRequired[int]
 
 
 def seal(folder: Path, record: CheckpointRecord) -> None:
@@ -57,9 +76,17 @@ def seal(folder: Path, record: CheckpointRecord) -> None:
     Args:
         folder: The folder of a checkpoint in which everything else has been written.
         record: What to record besides the files.
+
+    Raises:
+        FileNotFoundError: If a part was not written without which no run can go on.
     """
     files = {path.relative_to(folder).as_posix(): _measure(path) for path in _files(folder)}
-    text = json.dumps({"format": _FORMAT, **record, "files": files}, indent=1)
+    missing = _missing(files, model_only=record["model_only"])
+    if missing:
+        raise FileNotFoundError(missing)
+
+    content = {"format": _FORMAT, **record, "files": files}
+    text = json.dumps({**content, "checksum": _checksum(content)}, indent=1)
     (folder / SEAL).write_text(text + "\n", encoding="utf-8")
 
     # A rename is atomic, but it may reach the disk before the data of the files that it renames:
@@ -82,6 +109,15 @@ def read_seal(folder: Path) -> Seal:
         CheckpointError: Naming the first file that is missing, truncated or altered.
     """
     content = read_record(folder)
+    missing = _missing(content["files"], model_only=content["model_only"])
+    if missing:
+        raise _damaged(folder, missing)
+
+    # A file that came later would be read as well.
+    for pattern in _READ:
+        for path in folder.glob(pattern):
+            if path.is_file() and path.name not in content["files"]:
+                raise _damaged(folder, f"`{path.name}`, which was not written with it")
 
     for name, (size, checksum) in content["files"].items():
         path = folder / name
@@ -120,7 +156,7 @@ def read_record(folder: Path) -> Seal:
 
     try:
         content = json.loads((folder / SEAL).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the second one of lists in lists in lists …
         raise _damaged(folder, f"a `{SEAL}` that is not JSON ({error})") from error
 
     return _checked(folder, content)
@@ -147,10 +183,60 @@ def _checked(folder: Path, content: object) -> Seal:
         raise _wrong_format(folder, content.get("format"))
 
     files = content.get("files")
-    if not isinstance(files, dict) or not all(_is_inside(name) for name in files):
+    if not isinstance(files, dict) or not all(_is_file(*entry) for entry in files.items()):
         raise _damaged(folder, f"a `{SEAL}` without a list of the files of this folder")
 
+    for name, kind in _KINDS.items():
+        if type(content.get(name)) is not kind:
+            raise _damaged(folder, f"a `{SEAL}` whose `{name}` is {content.get(name)!r}")
+
+    if not _is_progress(content["progress"]):
+        raise _damaged(folder, f"a `{SEAL}` without the counts of a run in `progress`")
+
+    if content.get("checksum", _checksum(content)) != _checksum(content):
+        raise _damaged(folder, f"a `{SEAL}` with other entries than were written")
+
     return cast(Seal, content)
+
+
+_KINDS = {"step": int, "model_only": bool, "settings": dict, "optimizer": dict, "progress": dict}
+
+
+def _is_progress(content: Mapping[str, object]) -> bool:
+    """Whether this is a `ProgressState`."""
+    seen = content.get("examples_seen")
+    if not isinstance(seen, dict) or not all(isinstance(one, dict) for one in seen.values()):
+        return False
+
+    counts = [count for of_role in seen.values() for count in of_role.values()]
+    counts += [content.get("nonfinite_steps"), content.get("overflow_steps", 0)]
+    return all(type(count) is int for count in counts)
+
+
+def _missing(names: Collection[str], *, model_only: bool) -> str | None:
+    """What a checkpoint of these files lacks, if anything.
+
+    transformers goes on without what it does not find.
+    """
+    top = {PurePosixPath(name).parts[0] for name in names}
+    parts = {**_MODEL}
+    if not model_only:
+        parts.update(_RUN)
+
+    for part, pattern in parts.items():
+        found = top
+        if part == "weights":  # in the folder of a language, or of what all share
+            found = {PurePosixPath(name).name for name in names}
+        if not any(PurePosixPath(name).match(pattern) for name in found):
+            return f"nothing of {part} (`{pattern}`)"
+
+    return None
+
+
+def _checksum(content: Mapping[str, object]) -> int:
+    """The CRC-32 of a seal without its own."""
+    rest = {name: value for name, value in content.items() if name != "checksum"}
+    return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
 
 
 def _wrong_format(folder: Path, found: object) -> CheckpointError:
@@ -164,8 +250,11 @@ def _damaged(folder: Path, found: str) -> CheckpointError:
     )
 
 
-def _is_inside(name: str) -> bool:
-    return not Path(name).is_absolute() and ".." not in Path(name).parts
+def _is_file(name: str, entry: object) -> bool:
+    """Whether an entry of the list of files is one: a path inside the folder, and two numbers."""
+    if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name or not name:
+        return False
+    return isinstance(entry, list) and [type(number) for number in entry] == [int, int]
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -75,13 +75,6 @@ _RULES: Mapping[str, _Rule] = {
     "include_tokens_per_second": _Rule((False,), _TOKENS, _TOKENS_INSTEAD),
     "use_liger_kernel": _Rule((False,), _LIGER, _LIGER_INSTEAD),
     "liger_kernel_config": _Rule((None,), _LIGER, _LIGER_INSTEAD),
-    "enable_jit_checkpoint": _Rule(
-        (False,),
-        "is not supported: when the run is stopped by a signal, it would remove a checkpoint that"
-        " is complete",
-        "Leave it out, and save often, with `save_steps`; `train(resume_from_checkpoint=True)`"
-        " finds the newest complete checkpoint.",
-    ),
     "save_safetensors": _Rule(
         (True,), "must be True: no weights are written as a pickle", "Leave it out."
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -18,11 +20,18 @@ class KeepPosition(TrainerCallback):
         progress: The counts of the run; begun, or compared with the position after a resume.
         micro_batches: Those of the optimizer step at hand; emptied where a run was stopped between
             them.
+        catch_up: Called at the position of the checkpoint, for what was due there and not done.
     """
 
-    def __init__(self, progress: Progress, micro_batches: list[StepBatch]) -> None:
+    def __init__(
+        self,
+        progress: Progress,
+        micro_batches: list[StepBatch],
+        catch_up: Callable[[], None],
+    ) -> None:
         self._progress = progress
         self._micro_batches = micro_batches
+        self._catch_up = catch_up
 
     def on_train_begin(
         self,
@@ -38,10 +47,16 @@ class KeepPosition(TrainerCallback):
         Raises:
             CheckpointError: If the checkpoint's counts are not those of its step.
         """
+        # A loader of a subclass has a position that nobody here knows.
         sampler = train_dataloader.batch_sampler
-        if not isinstance(sampler, LanguageBatchSampler):
-            return  # a loader of a subclass, whose position nobody here knows
+        if isinstance(sampler, LanguageBatchSampler):
+            self._begin(args, state, sampler)
 
+        self._catch_up()
+
+    def _begin(
+        self, args: TrainingArguments, state: TrainerState, sampler: LanguageBatchSampler
+    ) -> None:
         # The sampler is a function of seed and position, so the step alone says what was read. A
         # checkpoint with other counts was read by another sampler.
         steps_per_epoch = len(sampler) // args.gradient_accumulation_steps

@@ -27,6 +27,7 @@ from hf_meta_adapters.training._progress import Progress
 from hf_meta_adapters.training._self_check import SelfCheck
 from hf_meta_adapters.training._step_at_hand import Evaluation, StepAtHand, VirtualStep
 from hf_meta_adapters.training._step_log import StepLog
+from hf_meta_adapters.training._weight_check import check_trained
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 
 
@@ -119,6 +120,8 @@ class OuterStep:
             skip_step(step.model, step.scaler)
             return
 
+        # Weights that are not finite already are no fault of the data, and no skip helps.
+        check_trained(step.model, step.optimizer, step.number, self._args)
         if self._skippable <= 0:
             raise error
 

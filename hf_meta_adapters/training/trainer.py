@@ -22,17 +22,18 @@ from hf_meta_adapters.steps.sharding import gathered, without_head
 from hf_meta_adapters.training._batch_check import BatchCheck
 from hf_meta_adapters.training._checkpoint_folders import discard
 from hf_meta_adapters.training._checkpoint_seal import CheckpointRecord, read_record, read_seal
-from hf_meta_adapters.training._checkpoint_writer import CheckpointWriter, record_callbacks
+from hf_meta_adapters.training._checkpoint_writer import CheckpointWriter
 from hf_meta_adapters.training._combined_arguments import needs_meta_gradient, needs_meta_text
 from hf_meta_adapters.training._compile import compile_layers
 from hf_meta_adapters.training._dataset_roles import Datasets, assign_roles, by_language
+from hf_meta_adapters.training._guarded_trainer import GuardedTrainer
 from hf_meta_adapters.training._keep_position import KeepPosition
-from hf_meta_adapters.training._language_trainer import LanguageTrainer
 from hf_meta_adapters.training._lost_process import is_lost_process, lost_process
 from hf_meta_adapters.training._optimizer_groups import (
     adapter_parameters,
     optimizer_settings,
     split_groups,
+    unwrapped,
 )
 from hf_meta_adapters.training._outer_step import OuterStep
 from hf_meta_adapters.training._progress import Progress
@@ -40,6 +41,7 @@ from hf_meta_adapters.training._publishing import push_checkpoint, write_card
 from hf_meta_adapters.training._resume import check_same_run, find_checkpoint, reading_optimizer
 from hf_meta_adapters.training._run_record import run_record
 from hf_meta_adapters.training._run_settings import run_settings
+from hf_meta_adapters.training._run_state import check_run_state
 from hf_meta_adapters.training._setup_checks import check_setup
 from hf_meta_adapters.training._step_at_hand import StepAtHand, join_micro_batches
 from hf_meta_adapters.training._step_log import StepLog
@@ -49,7 +51,7 @@ from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 from hf_meta_adapters.training.conflict_callback import GradientConflictCallback
 
 
-class MetaAdapterTrainer(LanguageTrainer):
+class MetaAdapterTrainer(GuardedTrainer):
     """Trains θ by the training loss of all languages, and every φ_l by the meta-gradient.
 
     It is a `transformers.Trainer`: callbacks, schedules, logging, checkpoints and precision work as
@@ -155,7 +157,7 @@ class MetaAdapterTrainer(LanguageTrainer):
             # Accelerate would compile a wrapper that no step goes through.
             self.accelerator.state.dynamo_plugin.backend = "NO"
 
-        self.add_callback(KeepPosition(self.progress, self._micro_batches))
+        self.add_callback(KeepPosition(self.progress, self._micro_batches, self._catch_up))
 
     def add_callback(self, callback: type[TrainerCallback] | TrainerCallback) -> None:
         """Add a callback, as in `transformers.Trainer`.
@@ -197,7 +199,9 @@ class MetaAdapterTrainer(LanguageTrainer):
 
         checkpoint: str | None = None
         if resume_from_checkpoint:
-            checkpoint = str(find_checkpoint(run_dir, resume_from_checkpoint, self._run_settings()))
+            settings = self._run_settings()
+            checkpoint = str(find_checkpoint(run_dir, resume_from_checkpoint, settings))
+            check_run_state(Path(checkpoint), {one.dtype for one in self._model.parameters()})
         else:
             check_weights(self._model)  # those of a checkpoint are checked when they are read
 
@@ -241,7 +245,8 @@ class MetaAdapterTrainer(LanguageTrainer):
 
         # Not prepared by Accelerate: the sampler itself gives each process its rows.
         collator = self._get_collator_with_removed_columns(self.data_collator, "training")
-        return train_dataloader(datasets, sampler, collator, self.args, BatchCheck(self._model))
+        check = BatchCheck(self._model)
+        return self._spared(train_dataloader(datasets, sampler, collator, self.args, check))
 
     def training_step(
         self, model: nn.Module, inputs: StepBatch, num_items_in_batch: Tensor | int | None = None
@@ -357,6 +362,7 @@ class MetaAdapterTrainer(LanguageTrainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
         # Without `super()`, which would write to the place itself, file after file.
+        self.check_trained()
         run_dir = Path(self._get_output_dir(trial))
         with self.progress.paused():
             if self.hp_search_backend is None and trial is None:
@@ -368,20 +374,10 @@ class MetaAdapterTrainer(LanguageTrainer):
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(place))
 
-    def _write_model(self, folder: Path) -> None:
-        self.save_model(str(folder), _internal_call=True)
-
     def _write_run(self, folder: Path) -> None:
-        """Write what a resumed run needs besides the model."""
+        super()._write_run(folder)
         if not self.args.save_only_model:
-            self._save_optimizer_and_scheduler(str(folder))
-            self._save_scaler(str(folder))
-            self._save_rng_state(str(folder))
             self._outer_step.next_step.save(folder)
-
-        # They are part of `trainer_state.json`, which the writer saves last.
-        if self.args.should_save:
-            record_callbacks(self.state, [*self.callback_handler.callbacks, self.control])
 
     def _checkpoint_record(self) -> CheckpointRecord:
         return {
@@ -390,6 +386,8 @@ class MetaAdapterTrainer(LanguageTrainer):
             "settings": self._run_settings(),
             "optimizer": optimizer_settings(self.optimizer, sharded=self.is_fsdp_enabled),
             "progress": self.progress.state_dict(),
+            "optimizer_states": len(unwrapped(self.optimizer).state),
+            "evaluation_due": self._evaluation_due,
         }
 
     def _run_settings(self) -> dict[str, object]:
@@ -427,3 +425,5 @@ class MetaAdapterTrainer(LanguageTrainer):
 
         self.progress.load_state_dict(record["progress"])
         self._outer_step.next_step.load(Path(checkpoint))
+        if record.get("evaluation_due", False):
+            self._due_from = checkpoint

@@ -113,6 +113,17 @@ def soak() -> str:
     return markdown(["soak", "count"], [[name, str(count)] for name, count in rows])
 
 
+def soak_settings() -> str:
+    """The same for other settings, a row each."""
+    rows = []
+    for name, run in result("soak_settings_cpu")["runs"].items():
+        equal = run["equal"].values()
+        counts = [len(run["kills"]), run["in_saves"], len(equal), sum(equal)]
+        rows.append([f"`{name}`", *map(str, counts)])
+
+    return markdown(["setting", "kills", "in a write", "parts compared", "bitwise equal"], rows)
+
+
 def shared_lora() -> str:
     """Peak memory of training over a frozen base, by setting, relative to ordinary LoRA."""
     rows = result("benchmark_shared_lora_cpu")["rows"]
@@ -347,6 +358,7 @@ TABLES: dict[str, Callable[[], str]] = {
     table.__name__: table
     for table in (
         soak,
+        soak_settings,
         closeness,
         cost,
         cost_by_setting,

@@ -109,8 +109,99 @@ def manifest(**changed):
     return change
 
 
-def no_state(name):
-    return resealed(lambda folder: torch.save({"nobody": 1}, folder / name))
+def torn(name):
+    return truncated(name)
+
+
+def nobody(name):
+    return lambda folder: torch.save({"nobody": 1}, folder / name)
+
+
+def a_list(name):
+    return lambda folder: torch.save([1, 2], folder / name)
+
+
+def pickle_of_code(name):
+    return lambda folder: torch.save(print, folder / name)
+
+
+def edited(change):
+    """A file of torch with another content."""
+
+    def of(name):
+        def edit(folder):
+            content = torch.load(folder / name, weights_only=False)
+            change(content)
+            torch.save(content, folder / name)
+
+        return edit
+
+    return of
+
+
+def nested(name):
+    return lambda folder: (folder / name).write_text("[" * 100_000)
+
+
+def another_step(name):
+    return foreign_state
+
+
+def moment(entry):
+    """The first moment of the second parameter is another one."""
+
+    def change(content):
+        content["state"][1]["exp_avg"] = entry(content["state"][1]["exp_avg"])
+
+    return edited(change)
+
+
+NO_STATE = {
+    "half a file": (torn, ""),
+    "something else": (nobody, ""),
+    "a list": (a_list, ""),
+    "a function": (pickle_of_code, "[Ww]eights.only"),
+}
+FOREIGN = {
+    "optimizer.pt": {
+        **NO_STATE,
+        "a moment of more rows": (moment(lambda m: torch.cat([m, m])), "`exp_avg` of shape"),
+        "a moment of another shape": (moment(lambda m: m[..., None]), "`exp_avg` of shape"),
+        "a moment of no rows": (moment(lambda m: m[:0]), r"of shape \(0,"),
+        "a moment of whole numbers": (moment(lambda m: m.long()), r"`exp_avg` of torch\.int64"),
+        "a moment of half precision": (moment(lambda m: m.half()), r"`exp_avg` of torch\.float16"),
+        "a moment that is a word": (moment(lambda m: "high"), "no numbers in `exp_avg`"),
+        "no moments": (edited(lambda c: c["state"].clear()), "states of 0 parameters instead of"),
+        "moments of one more": (
+            edited(lambda c: c["state"].update({999: c["state"].pop(0)})),
+            "nothing under 999",
+        ),
+        "a group of fewer": (edited(lambda c: c["param_groups"][0]["params"].pop()), "groups of"),
+        "no groups": (edited(lambda c: c["param_groups"].clear()), r"groups of \[\] parameters"),
+    },
+    "scheduler.pt": {
+        **{what: change for what, change in NO_STATE.items() if what != "something else"},
+        "a step that is a word": (edited(lambda c: c.update(last_epoch="4")), "`last_epoch` '4'"),
+        "rates of more groups": (edited(lambda c: c["base_lrs"].append(0.1)), "`base_lrs`"),
+        "a rate that is NaN": (
+            edited(lambda c: c.update(_last_lr=[float("nan")] * len(c["_last_lr"]))),
+            "`_last_lr`",
+        ),
+    },
+    "rng_state.pth": {
+        **NO_STATE,
+        "half a state of torch": (edited(lambda c: c.update(cpu=c["cpu"][:99])), ""),
+        "half a state of Python": (
+            edited(lambda c: c.update(python=(3, c["python"][1][:9], None))),
+            "",
+        ),
+        "no state of numpy": (edited(lambda c: c.pop("numpy")), "nothing under 'numpy'"),
+    },
+    "trainer_state.json": {
+        "another step": (another_step, "step 3000 instead of 4"),
+        "lists in lists": (nested, ""),
+    },
+}
 
 
 DAMAGED = {
@@ -151,11 +242,18 @@ DAMAGED = {
         "must be of this very model",
     ),
     "another format": (resealed(manifest(format=9)), "format 9, where this version reads 1"),
-    "no state of an optimizer": (no_state("optimizer.pt"), "must hold the state of this optimizer"),
     "no state of a schedule": (
-        resealed(truncated("scheduler.pt")),
+        resealed(nobody("scheduler.pt")),
         "must hold the state of this optimizer and sch",
     ),
+    **{
+        f"{what} in {name}": (
+            resealed(change(name)),
+            rf"must hold the state of the run.*checkpoint-4 another `{re.escape(name)}`: .*{said}",
+        )
+        for name, several in FOREIGN.items()
+        for what, (change, said) in several.items()
+    },
 }
 
 
@@ -169,6 +267,34 @@ def test_a_damaged_checkpoint_is_refused(run_dir, what):
         trainer.train(resume_from_checkpoint=str(run_dir / "checkpoint-4"))
     assert clear(error.value), error.value
     assert whole(run_dir / "checkpoint-2") == before
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_before_files_are_known_to_fit_nothing_is_touched(run_dir, name):
+    resealed(nested(name))(run_dir / "checkpoint-4")
+    trainer = make_trainer(run_dir, make_model(seed=3), **SAVING)
+    before, random = snapshot(trainer.model), torch.get_rng_state()
+    with pytest.raises(CheckpointError, match="must hold the state of the run"):
+        trainer.train(resume_from_checkpoint=str(run_dir / "checkpoint-4"))
+    assert all(torch.equal(one, before[key]) for key, one in snapshot(trainer.model).items())
+    assert torch.equal(random, torch.get_rng_state())
+    assert trainer.optimizer is None
+
+
+@pytest.mark.parametrize(
+    "optim", ["adafactor", "sgd", "adagrad", "rmsprop", "adamw_torch", "adamw_torch_fused"]
+)
+def test_the_states_of_other_optimizers_fit(tmp_path, optim):
+    """Their entries have other names and shapes."""
+    given = {**SAVING, "optim": optim, "learning_rate": 1e-3}
+    whole_run = make_trainer(tmp_path, make_model(), **given)
+    whole_run.train()
+    resumed = make_trainer(tmp_path, make_model(seed=1), **given)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert all(
+        torch.equal(one, snapshot(resumed.model)[name])
+        for name, one in snapshot(whole_run.model).items()
+    )
 
 
 @pytest.mark.parametrize("what", ["truncated optimizer", "not sealed"])
@@ -378,6 +504,25 @@ def test_a_checkpoint_that_may_only_be_read_is_resumed_from(run_dir):
     assert whole(run_dir.parent / "other" / "checkpoint-6")
 
 
+@pytest.mark.parametrize("steps", [3, 4, 5])
+def test_a_run_that_was_finished_takes_no_further_step(tmp_path, steps):
+    """As where a job was killed after its last checkpoint; before, at and after the end of an epoch
+    of four steps.
+    """
+    given = {"save_strategy": "steps", "save_steps": steps, "max_steps": steps}
+    given |= {"lr_scheduler_type": "constant", "eval_strategy": "epoch", "eval_dataset": texts(3)}
+    finished = make_trainer(tmp_path, make_model(), **given)
+    finished.train()
+    again = make_trainer(tmp_path, make_model(seed=1), **given)
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == steps
+    assert not hasattr(again, "seen")
+    assert all(
+        torch.equal(one, snapshot(again.model)[name])
+        for name, one in snapshot(finished.model).items()
+    )
+
+
 def test_what_a_kill_left_behind_is_cleaned_away(run_dir):
     unfinished = run_dir / folders.UNFINISHED / "checkpoint-6"
     shutil.copytree(run_dir / "checkpoint-4", unfinished)
@@ -386,6 +531,33 @@ def test_what_a_kill_left_behind_is_cleaned_away(run_dir):
         warnings.simplefilter("error")
         make_trainer(run_dir, make_model(), **SAVING).train(resume_from_checkpoint=True)
     assert {path.name for path in run_dir.iterdir()} == {"checkpoint-2", "checkpoint-4"}
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+@pytest.mark.parametrize("loads", [True, False])
+def test_the_last_and_the_best_one_survive_the_end(tmp_path, limit, loads):
+    """transformers deletes the last one of a run under a limit of 1."""
+    given = {"eval_strategy": "steps", "eval_steps": 2, "eval_dataset": texts(3), "max_steps": 6}
+    given |= {"load_best_model_at_end": loads, "metric_for_best_model": "eval_score"}
+
+    def score(_):
+        return {"score": {2: 0.9, 4: 0.1, 6: 0.2}[trainer.state.global_step]}
+
+    given |= {"greater_is_better": True, "compute_metrics": score, "save_total_limit": limit}
+    trainer = make_trainer(tmp_path, make_model(), **{**SAVING, **given})
+    trainer.train()
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-2", "checkpoint-6"}
+    assert whole(tmp_path / "checkpoint-2")
+    assert whole(tmp_path / "checkpoint-6")
+    assert trainer.args.save_total_limit == limit
+
+    # The run can go on from there.
+    given["max_steps"] = 8
+    trainer = make_trainer(tmp_path, make_model(), **{**SAVING, **given})
+    trainer.args.eval_strategy = "no"
+    trainer.args.load_best_model_at_end = False
+    trainer.train(resume_from_checkpoint=True)
+    assert len(trainer.seen) == 2
 
 
 @pytest.mark.parametrize("what", ["corrupted adapter", "no folder of a language"])

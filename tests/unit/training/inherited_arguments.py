@@ -30,7 +30,7 @@ _WORKING = """
 
     save_only_model save_strategy save_steps save_on_each_node save_total_limit
     load_best_model_at_end metric_for_best_model greater_is_better ignore_data_skip
-    restore_callback_states_from_checkpoint
+    restore_callback_states_from_checkpoint enable_jit_checkpoint
 
     push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision
     push_to_hub_model_id push_to_hub_organization push_to_hub_token
@@ -47,7 +47,7 @@ _REFUSED = """
     train_sampling_strategy group_by_length dataloader_drop_last dataloader_in_order
     per_gpu_train_batch_size optim_target_modules average_tokens_across_devices
     torch_empty_cache_steps include_num_input_tokens_seen include_tokens_per_second
-    use_liger_kernel liger_kernel_config enable_jit_checkpoint save_safetensors past_index
+    use_liger_kernel liger_kernel_config save_safetensors past_index
     jit_mode_eval use_legacy_prediction_loop half_precision_backend fp16_backend mp_parameters
     deepspeed
     optim max_grad_norm accelerator_config gradient_checkpointing_kwargs

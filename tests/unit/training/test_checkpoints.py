@@ -14,6 +14,14 @@ from hf_meta_adapters.errors import CheckpointError
 from hf_meta_adapters.training import _checkpoint_folders as folders
 from hf_meta_adapters.training import _checkpoint_seal as seals
 
+RUN = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+
+
+def record(step, **changed):
+    progress = {"examples_seen": {"train": {"sw": 2}}, "nonfinite_steps": 0, "overflow_steps": 0}
+    whole = {"step": step, "model_only": False, "settings": {}, "optimizer": {}}
+    return {**whole, "progress": progress, **changed}
+
 
 def written(run_dir, step, text="weights"):
     """A checkpoint that is complete but for its place."""
@@ -21,7 +29,9 @@ def written(run_dir, step, text="weights"):
     (folder / "sw").mkdir(parents=True)
     (folder / "model.safetensors").write_text(text)
     (folder / "sw" / "adapter_model.safetensors").write_text(f"adapter {text}")
-    seals.seal(folder, {"step": step, "progress": {}})
+    for name in (*RUN, "language_adapters.json"):
+        (folder / name).write_text(name)
+    seals.seal(folder, record(step))
     return folder
 
 
@@ -100,6 +110,7 @@ def flipped(path):
 def resealed(change):
     def damage(folder):
         content = json.loads((folder / seals.SEAL).read_text())
+        content.pop("checksum")  # as in those of earlier versions
         change(content)
         (folder / seals.SEAL).write_text(json.dumps(content))
 
@@ -132,6 +143,47 @@ DAMAGE = {
         resealed(lambda c: c["files"].update({"../x": [1, 2]})),
         "without a list of the files",
     ),
+    "a name that no file has": (
+        resealed(lambda c: c["files"].update({"a\0b": [1, 2]})),
+        "without a list of the files",
+    ),
+    "no size": (
+        resealed(lambda c: c["files"].update({"model.safetensors": "7"})),
+        "without a list of the files",
+    ),
+    "lists in lists": (
+        lambda f: (f / seals.SEAL).write_text("[" * 100_000),
+        "`checkpoint.json` that is not JSON",
+    ),
+    "a step that is no number": (resealed(lambda c: c.update(step="3")), "whose `step` is '3'"),
+    "no settings": (resealed(lambda c: c.pop("settings")), "whose `settings` is None"),
+    "settings that are a list": (resealed(lambda c: c.update(settings=[])), r"is \[\]"),
+    "no word on its kind": (resealed(lambda c: c.update(model_only=0)), "`model_only` is 0"),
+    "counts that are none": (
+        resealed(lambda c: c["progress"]["examples_seen"]["train"].update(sw=None)),
+        "without the counts of a run",
+    ),
+    "counts of no role": (
+        resealed(lambda c: c["progress"].update(examples_seen=[1])),
+        "without the counts of a run",
+    ),
+    **{
+        f"no {name}, unsealed": (
+            resealed(lambda c, name=name: c["files"].pop(name)),
+            f"nothing of .*{name.split('.')[0].split('_state')[0]}",
+        )
+        for name in (*RUN, "language_adapters.json")
+    },
+    "no weights": (
+        resealed(
+            lambda c: [c["files"].pop(n) for n in [*c["files"]] if n.endswith(".safetensors")]
+        ),
+        "nothing of weights",
+    ),
+    "a file that came later": (
+        lambda f: (f / "scaler.pt").write_text(""),
+        "`scaler.pt`, which was not written with it",
+    ),
 }
 
 
@@ -155,6 +207,31 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_taken(tmp_path, w
         match=r"can only be resumed from a checkpoint\. .*`resume_from_checkpoint=None`",
     ):
         folders.newest(tmp_path)
+
+
+@pytest.mark.parametrize("name", [*RUN, "language_adapters.json"])
+def test_what_is_not_whole_is_not_sealed(tmp_path, name):
+    folder = written(tmp_path, 3)
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match="nothing of"):
+        seals.seal(folder, record(3))
+    if name in RUN[:3]:  # what `save_only_model` leaves out
+        seals.seal(folder, record(3, model_only=True))
+
+
+def test_any_bit_of_a_seal_that_flips_is_noticed(tmp_path):
+    """Damage of the counts themselves, which no other file contradicts."""
+    folder = saved(tmp_path, 3)
+    whole = bytearray((folder / seals.SEAL).read_bytes())
+    of_checksum = range(whole.index(b'"checksum"'), whole.index(b'"checksum"') + 10)
+    for place in range(len(whole)):
+        if place in of_checksum or chr(whole[place]).isspace():
+            continue  # the name that tells new seals from old ones; and space means nothing
+        flipped = bytearray(whole)
+        flipped[place] ^= 1
+        (folder / seals.SEAL).write_bytes(flipped)
+        with pytest.raises(CheckpointError):
+            seals.read_seal(folder)
 
 
 def test_without_a_checkpoint_there_is_nothing_to_resume(tmp_path):

@@ -39,7 +39,6 @@ GIVEN = [
     ("include_tokens_per_second", True, f"{TOKENS} True."),
     ("use_liger_kernel", True, f"{LIGER} True."),
     ("liger_kernel_config", {"rope": True}, f"{LIGER} {{'rope': True}}."),
-    ("enable_jit_checkpoint", True, "it would remove a checkpoint that is complete. Found True."),
     ("save_safetensors", False, "no weights are written as a pickle. Found False."),
     ("past_index", 0, "is for models that carry a state from batch to batch"),
     ("jit_mode_eval", True, "would stay in the language that it was traced in"),

@@ -26,6 +26,7 @@ from hf_meta_adapters.training._inherited_arguments import (
     check_accelerator_config,
     check_inherited,
 )
+from hf_meta_adapters.training._process_group import start_process_group
 from hf_meta_adapters.training._unsupported_launch import check_launch
 
 T = TypeVar("T")
@@ -191,6 +192,7 @@ class MetaAdapterTrainingArguments(TrainingArguments):
         self._check()
         check_inherited(vars(self))
         check_launch(self.deepspeed)
+        start_process_group(self)
         super().__post_init__()
         check_accelerator_config(self.accelerator_config)
         self._check_checkpointing()

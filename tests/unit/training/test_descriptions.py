@@ -16,7 +16,7 @@ from transformers import DataCollatorForLanguageModeling, SchedulerType
 from hf_meta_adapters import MetaAdapterTrainingArguments, get_data_collator
 from hf_meta_adapters.data.row_sample import row_sample
 from hf_meta_adapters.errors import ConfigurationError
-from hf_meta_adapters.steps.checksums import checksums
+from hf_meta_adapters.steps.checksums import _checksum, checksums
 from hf_meta_adapters.training import _same_everywhere
 from hf_meta_adapters.training._argument_record import OWN_ARGUMENTS, argument_record
 from hf_meta_adapters.training._described import described, described_parts
@@ -152,6 +152,21 @@ def test_a_checksum_sees_a_change_of_weights(change, dtype):
             weight.view(-1)[3].add_(1)
     after = checksums(model)
     assert [key for key in before if before[key] != after[key]] == [name]
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int8, torch.float16, torch.complex64])
+def test_a_checksum_is_that_of_the_values_however_they_lie_in_memory(dtype):
+    draw = torch.Generator().manual_seed(0)
+    weight = torch.randint(0, 2, (70, 50), generator=draw).to(dtype)
+    buffer = torch.cat([weight.new_zeros(1), weight.reshape(-1)])
+    several = {"it": weight, "view": buffer[1:].view(70, 50), "turned": weight.t().contiguous().t()}
+    found = {name: int(_checksum(one)) for name, one in several.items()}
+    assert len(set(found.values())) == 1, found
+    other = weight.clone()
+    other[69, 49] = 0 if other[69, 49] else 1
+    assert int(_checksum(other)) != found["it"]
+    assert int(_checksum(weight[:0])) == 0
+    assert int(_checksum(torch.zeros((), dtype=dtype))) == 0
 
 
 def table(seed=1):

@@ -7,20 +7,23 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 import torch
+from datasets import Dataset
 
 from hf_meta_adapters.data._digest import digest
 from hf_meta_adapters.data.key import Example
 from hf_meta_adapters.data.language_datasets import MapStyleDataset
 from hf_meta_adapters.data.seeding import seeded
 
-_ROWS = 16
+_ROWS = 64
+_UNKNOWN = 16  # of data that may take long to read
 _LARGE = 1000
 
 
 def row_sample(dataset: MapStyleDataset, columns: Collection[str] | None = None) -> str | None:
-    """Compute a digest of up to 16 rows, evenly spaced from the first to the last.
+    """Compute a digest of a few rows, evenly spaced from the first to the last.
 
-    Rows in another order, or of another draw, have another digest.
+    Up to 64 rows of a list or a table are read, and up to 16 of data that may take longer. Rows in
+    another order, or of another draw, have another digest.
 
     Args:
         dataset: The rows. Reading them leaves no trace in the random state.
@@ -33,14 +36,16 @@ def row_sample(dataset: MapStyleDataset, columns: Collection[str] | None = None)
         >>> row_sample(["moja", "mbili"]) == row_sample(["mbili", "moja"])
         False
     """
+    is_fixed = _is_fixed(dataset)
+    most = _ROWS if is_fixed else _UNKNOWN
     last = len(dataset) - 1
     places: list[int] = []
     if last >= 0:
-        places = sorted({round(last * part / (_ROWS - 1)) for part in range(_ROWS)})
+        places = sorted({round(last * part / (most - 1)) for part in range(most)})
 
     # Twice: rows that are drawn anew at every reading, as by augmentation, have no fixed digest.
     found = set()
-    for _ in range(2):
+    for _ in range(1 if is_fixed else 2):
         with seeded(0):
             try:
                 rows = [_digest(dataset[place], columns) for place in places]
@@ -49,6 +54,13 @@ def row_sample(dataset: MapStyleDataset, columns: Collection[str] | None = None)
         found.add(hashlib.blake2b(b"".join(rows), digest_size=6).hexdigest())
 
     return found.pop() if len(found) == 1 else None
+
+
+def _is_fixed(dataset: MapStyleDataset) -> bool:
+    """Whether rows are in memory or on the disk as they are read, and not made by reading them."""
+    if isinstance(dataset, Dataset):
+        return dataset.format["type"] is None
+    return type(dataset) in (list, tuple)
 
 
 def _digest(row: Example, columns: Collection[str] | None) -> bytes:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from datasets import IterableDataset
 from transformers import Trainer
 
 from hf_meta_adapters.data.language_datasets import is_map_style
@@ -179,6 +180,8 @@ def _data_record(name: str, datasets: object, columns: Collection[str] | None) -
     record = {f"the order of the languages in `{name}`": str(list(datasets))}
     for language, dataset in datasets.items():
         description = f"a stream of type {type(dataset).__name__}"
+        if isinstance(dataset, IterableDataset):
+            description += f" with the columns {dataset.column_names}"
         if is_map_style(dataset):
             sample = row_sample(dataset, columns)
             description = f"{len(dataset)} rows"

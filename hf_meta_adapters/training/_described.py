@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from types import FunctionType, MethodType
+from types import BuiltinFunctionType, FunctionType, MethodType
 
 import numpy as np
 import torch
@@ -76,6 +76,8 @@ def described_parts(name: str, value: object) -> dict[str, str]:
         The name of the object → its class, and that of each setting → its description.
     """
     settings = _settings(value)
+    if isinstance(value, Mapping):
+        settings = {str(key): content for key, content in value.items()}
     if settings is None:
         return {f"`{name}`": described(value)}
 
@@ -94,10 +96,13 @@ def _function(value: object, inner: Callable[[object], str]) -> str | None:
 
     if isinstance(value, FunctionType):
         # What it was defined with: one function may be made with other numbers on each process.
-        captured = [cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell)]
-        plain = [one for one in captured if isinstance(one, _PLAIN)]
+        held = [cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell)]
+        held += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+        told = [one for one in held if isinstance(one, _PLAIN) or callable(one)]
         line = value.__code__.co_firstlineno
-        return f"{value.__module__}.{value.__qualname__}:{line}{inner(plain)}"
+        return f"{value.__module__}.{value.__qualname__}:{line}{inner(told)}"
+    if isinstance(value, BuiltinFunctionType):
+        return value.__qualname__
     return None
 
 
@@ -121,8 +126,9 @@ def _object(value: object, inner: Callable[[object], str]) -> str:
 
 def _settings(value: object) -> dict[str, object] | None:
     """The settings of an object by name; `None` for what has a description as a whole."""
-    whole = (*_PLAIN, *_CONTAINERS, Enum, Path, type, partial, MethodType, FunctionType)
-    if isinstance(value, (*whole, Tensor, np.ndarray, nn.Module)):
+    functions = (type, partial, MethodType, FunctionType, BuiltinFunctionType)
+    whole = (*_PLAIN, *_CONTAINERS, *functions, Enum, Path, Tensor, np.ndarray, nn.Module)
+    if isinstance(value, whole):
         return None
     if isinstance(value, PreTrainedTokenizerBase):
         return _tokenizer(value)

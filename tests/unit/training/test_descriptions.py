@@ -6,6 +6,7 @@ import functools
 import random
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -21,6 +22,7 @@ from hf_meta_adapters.training import _same_everywhere
 from hf_meta_adapters.training._argument_record import OWN_ARGUMENTS, argument_record
 from hf_meta_adapters.training._described import described, described_parts
 from hf_meta_adapters.training._model_record import model_record
+from hf_meta_adapters.training._start_together import _sends_weights
 from tests.adapted import METHODS, adapted
 from tests.training import make_model, make_tokenizer, masking, rows
 
@@ -36,6 +38,14 @@ class Setting:
         self.generator = torch.Generator()
 
 
+@dataclass
+class Cutting:
+    length: int
+
+    def __call__(self, several):
+        return several[: self.length]
+
+
 class Plain:
     def __init__(self, size, own=0):
         self.size, self._own, self.draw = size, own, random.Random()
@@ -43,6 +53,10 @@ class Plain:
 
 def added(one, two):
     return one + two
+
+
+def holding(function):
+    return lambda several: function(several)
 
 
 def adding(number):
@@ -67,6 +81,10 @@ EQUAL_OR_NOT = {
     "method": lambda k: Plain(k).__init__,
     "partial": lambda k: functools.partial(added, k),
     "closure": adding,
+    "default of a function": lambda k: lambda other, number=k: added(number, other),
+    "held function": lambda k: holding([adding(0), added][k]),
+    "held object": lambda k: holding(Cutting(k)),
+    "built-in function": lambda k: [len, sorted][k],
     "several": lambda k: {"x": [Setting(k), Plain(k)]},
     "masking": lambda k: DataCollatorForLanguageModeling(
         make_tokenizer(), mlm_probability=[0.1, 0.2][k]
@@ -95,6 +113,7 @@ def test_what_is_its_own_is_not_described():
         "`it`": f"{__name__}.Setting",
         "`it.size`": "4",
     }
+    assert described_parts("it", {"size": 4})["`it.size`"] == "4"
 
 
 def test_things_that_hold_each_other_have_an_end():
@@ -119,6 +138,17 @@ def test_every_argument_is_compared_or_in_the_table(tmp_path):
     assert not any(
         name.startswith(("eval", "save_st", "max", "logging_st")) for name in OWN_ARGUMENTS
     )
+
+
+@pytest.mark.parametrize(
+    ("sharded", "loaded_once", "sends"),
+    [(False, False, True), (True, True, True), (True, False, False)],
+)
+def test_values_are_compared_where_nobody_sends_them(sharded, loaded_once, sends):
+    plugin = SimpleNamespace(cpu_ram_efficient_loading=loaded_once)
+    accelerator = SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin))
+    trainer = SimpleNamespace(is_fsdp_enabled=sharded, accelerator=accelerator)
+    assert _sends_weights(trainer) is sends
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -10,6 +10,7 @@ from hf_meta_adapters.modeling.model import LanguageAdapterModel
 
 _WORD = 8
 _BLOCK = 4096  # bytes
+_PART = 1024  # blocks at a time, which need as much memory again
 
 
 def checksums(model: LanguageAdapterModel) -> dict[str, str]:
@@ -39,18 +40,24 @@ def checksums(model: LanguageAdapterModel) -> dict[str, str]:
 
 
 def _checksum(tensor: Tensor) -> Tensor:
-    """The sum of the bits as whole numbers, block by block; the same on every device."""
+    """The sum of the bits as whole numbers, each by its place; the same on every device."""
     octets = tensor.contiguous().reshape(-1).view(torch.uint8)
     if octets.storage_offset() % _WORD:
         octets = octets.clone()  # words must begin at whole words
 
     # Words, since sums of small numbers would first be cast to large ones, which takes ten times as
-    # long.
+    # long. Their order counts, as both rows and columns are summed.
     blocks = octets.numel() // _BLOCK
     words = octets[: blocks * _BLOCK].view(torch.int64).view(blocks, _BLOCK // _WORD)
-    sums = torch.cat([words.sum(1), octets[blocks * _BLOCK :].long()])
+    columns = words.new_zeros(_BLOCK // _WORD)
+    rows: list[Tensor] = []
+    for part in words.split(_PART):
+        mixed = part ^ (part >> 32)  # the highest bit, often a sign, would leave no trace in sums
+        columns += mixed.sum(0)
+        rows.append(mixed.sum(1))
 
-    # Each by its place. Whole numbers overflow modulo 2⁶⁴ in any order of the summands, and an odd
-    # factor loses nothing of what it multiplies.
+    # Whole numbers overflow modulo 2⁶⁴ in any order of the summands, and an odd factor loses
+    # nothing of what it multiplies.
+    sums = torch.cat([columns, *rows, octets[blocks * _BLOCK :].long()])
     places = 2 * torch.arange(len(sums), device=sums.device) + 1
     return (sums * places).sum()

@@ -195,8 +195,29 @@ def test_a_checksum_is_that_of_the_values_however_they_lie_in_memory(dtype):
     other = weight.clone()
     other[69, 49] = 0 if other[69, 49] else 1
     assert int(_checksum(other)) != found["it"]
+    assert int(_checksum(weight.flip(0))) != found["it"]
     assert int(_checksum(weight[:0])) == 0
     assert int(_checksum(torch.zeros((), dtype=dtype))) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [8, 512, 1024, 4096, 3 * 2**20])
+def test_a_checksum_sees_other_signs(dtype, size):
+    weight = torch.randn(size, generator=torch.Generator().manual_seed(1)).to(dtype)
+    some = weight.clone()
+    some[[0, 2]] *= -1
+    few = weight.clone()
+    few[-2] *= -1
+    found = [int(_checksum(one)) for one in (weight, -weight, weight.abs(), some, few)]
+    assert len(set(found)) == 5
+
+
+@pytest.mark.parametrize("rows_of_a_block", [1, 64, 1024, 1500])
+def test_a_checksum_sees_rows_in_another_order(rows_of_a_block):
+    draw = torch.Generator().manual_seed(1)
+    weight = torch.randn(rows_of_a_block, 16, generator=draw)
+    turned = weight.roll(1, 1) if rows_of_a_block == 1 else weight.roll(1, 0)
+    assert int(_checksum(weight)) != int(_checksum(turned))
 
 
 def table(seed=1):

@@ -12,6 +12,7 @@ from hf_meta_adapters.meta import JointGradients, joint_gradient
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps._batch_losses import batch_losses
 from hf_meta_adapters.steps._outer_problem import check_batches
+from hf_meta_adapters.steps._same_step import check_same_step
 from hf_meta_adapters.steps.language_groups import LanguageGroups
 from hf_meta_adapters.steps.losses import Batches, LossFunction
 from hf_meta_adapters.steps.step_context import StepContext
@@ -42,7 +43,8 @@ def joint_step(
         The gradients by parameter name, and the losses.
 
     Raises:
-        ConfigurationError: If a parameter of θ or φ was frozen after the model was made.
+        ConfigurationError: If a parameter of θ or φ was frozen after the model was made, or
+            processes take different steps.
         LanguageError: If a language is unknown to the model.
         DataError: If a language has no batch.
 
@@ -59,6 +61,13 @@ def joint_step(
         True
     """
     check_batches(model, train_batches)
+    given = {
+        "the function": "joint_step",
+        "the languages of the training batches": list(train_batches),
+        "the languages of the meta batches": None,
+        "the options": languages_per_pass,
+    }
+    check_same_step(model, all_reduce, given)
     context = StepContext(loss_function, autocast, all_reduce, loss_scale)
 
     if languages_per_pass != 1:

@@ -19,6 +19,7 @@ from hf_meta_adapters.steps._outer_problem import (
     choose_inner_optimizer,
     outer_problem,
 )
+from hf_meta_adapters.steps._same_step import check_same_step
 from hf_meta_adapters.steps.language_groups import LanguageGroups
 from hf_meta_adapters.steps.losses import Batches, LossFunction
 from hf_meta_adapters.steps.step_context import StepContext
@@ -65,8 +66,9 @@ def meta_step(
         loss_function: `(model, batch) -> loss`, a mean over the labels of the batch; default the
             loss that the model returns.
         autocast: Makes the context in which losses are evaluated, such as `accelerator.autocast`.
-        all_reduce: Sums a flat tensor over processes in place. Needed on several processes, each of
-            which then passes its own part of every batch.
+        all_reduce: Sums a flat tensor over processes in place. Needed on several processes, which
+            call this function together, with the same model, languages (in the same order) and
+            options, each with its own part of every batch. The first step of a model compares them.
         loss_scale: A factor, 0-d, applied to the losses of backward passes and divided out of
             everything that is returned; fp16 needs it: the scale of a `torch.amp.GradScaler`.
         languages_per_pass: How many languages share a forward pass, each row through the φ of its
@@ -84,7 +86,8 @@ def meta_step(
         The gradients by parameter name, their direct and indirect parts, the losses and the meter.
 
     Raises:
-        ConfigurationError: If options, θ and optimizer cannot work together.
+        ConfigurationError: If options, θ and optimizer cannot work together, or processes take
+            different steps.
         LanguageError: If a language is unknown to the model or the step, or misses its meta batch.
         DataError: If a language has no batch.
 
@@ -107,6 +110,13 @@ def meta_step(
     _check_targets(for_languages, {**train_batches, **meta_batches})
     context = StepContext(loss_function, autocast, all_reduce, loss_scale)
     rule = choose_inner_optimizer(inner_optimizer, optimizer, model)
+    given = {
+        "the function": "meta_step",
+        "the languages of the training batches": list(train_batches),
+        "the languages of the meta batches": list(meta_batches),
+        "the options": [for_languages, inner_learning_rate, languages_per_pass, *options.items()],
+    }
+    check_same_step(model, all_reduce, given)
 
     # To the mathematics, a group of languages that share their passes is one language.
     if languages_per_pass != 1:

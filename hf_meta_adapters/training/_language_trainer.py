@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 from datasets import Dataset, IterableDataset
@@ -24,7 +24,9 @@ from hf_meta_adapters.training._compile import room_for_languages
 from hf_meta_adapters.training._dataset_roles import Datasets, by_language
 from hf_meta_adapters.training._language_means import language_means
 from hf_meta_adapters.training._launch_checks import check_distribution
+from hf_meta_adapters.training._lost_process import naming_lost_process
 from hf_meta_adapters.training._publishing import push_run
+from hf_meta_adapters.training._start_together import check_same_call
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 from hf_meta_adapters.training.default_collator import get_data_collator
 
@@ -122,6 +124,7 @@ class LanguageTrainer(Trainer):
             prediction_loss_only = True
 
         by_name: dict[Language, dict[str, float]] = {}
+        self._check_same_scores("evaluate", eval_dataset=datasets)
         for language, dataset in by_language("eval_dataset", datasets).items():
             with self._scoring(language):
                 # By name: with persistent workers transformers keeps a loader for each name, and
@@ -168,6 +171,7 @@ class LanguageTrainer(Trainer):
         Returns:
             language → predictions, labels and metrics (`{prefix}_{language}_{metric}`).
         """
+        self._check_same_scores("predict", test_dataset=test_dataset)
         outputs = {}
         for language, dataset in by_language("test_dataset", test_dataset).items():
             with self._scoring(language):
@@ -206,11 +210,22 @@ class LanguageTrainer(Trainer):
         access = Access(revision or self.args.hub_revision, token or self.args.hub_token)
         return push_run(self, commit_message, blocking=blocking, access=access, metadata=metadata)
 
+    def _check_same_scores(self, call: str, **datasets: object) -> None:
+        """Check that all processes score the same weights on the same data."""
+        # Within training it is the run that was checked, at its start.
+        if not self.is_in_train:
+            with naming_lost_process(self):
+                check_same_call(self, self._model, f"`{call}()`", datasets)
+
     @contextmanager
     def _scoring(self, language: Language) -> Iterator[None]:
         """A context in which a language is scored."""
         # Seeded: a collator that draws masks draws the same ones in every evaluation.
-        with self._forward_passes(), self._model.use_language(language), seeded(self.args.seed):
+        with ExitStack() as contexts:
+            contexts.enter_context(naming_lost_process(self))
+            contexts.enter_context(self._forward_passes())
+            contexts.enter_context(self._model.use_language(language))
+            contexts.enter_context(seeded(self.args.seed))
             yield
 
     def _forward_passes(self) -> AbstractContextManager[None]:

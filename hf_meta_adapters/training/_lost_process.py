@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from transformers import TrainingArguments
+from transformers import Trainer
 
 from hf_meta_adapters.errors import MetaAdapterError
 from hf_meta_adapters.training._checkpoint_folders import last_checkpoint
@@ -18,6 +20,7 @@ _GLOO = re.compile(
 
 `tests/faults/test_processes.py` loses real peers, and fails when torch changes these words.
 """
+_SILENT = re.compile("timed? ?out", re.IGNORECASE)
 
 
 def is_lost_process(error: RuntimeError) -> bool:
@@ -27,20 +30,37 @@ def is_lost_process(error: RuntimeError) -> bool:
     return _GLOO.search(str(error)) is not None
 
 
-def lost_process(error: RuntimeError, args: TrainingArguments, steps: int) -> MetaAdapterError:
-    """The error to raise in the place of one that `is_lost_process`.
+@contextmanager
+def naming_lost_process(trainer: Trainer) -> Iterator[None]:
+    """A context in which the loss of another process is an error that says so.
 
     Args:
-        error: What the communication library raised.
-        args: The arguments of the run.
-        steps: The number of optimizer steps taken.
+        trainer: The Trainer. Its state is read when a process is lost.
 
-    Returns:
-        The error.
+    Raises:
+        MetaAdapterError: In the place of what the communication library raises.
     """
+    try:
+        yield
+    except RuntimeError as error:
+        if trainer.args.world_size > 1 and is_lost_process(error):
+            raise _lost_process(error, trainer) from error
+        raise
+
+
+def _lost_process(error: RuntimeError, trainer: Trainer) -> MetaAdapterError:
+    args = trainer.args
+    steps = f"after {trainer.state.global_step} steps"
+    found = f"Found one lost {steps}:"
+    if _SILENT.search(str(error)):
+        found = (
+            f"Found one, {steps}, that did not answer for {args.ddp_timeout} seconds"
+            " (`ddp_timeout`): it was stopped, hangs, or does something else."
+        )
+
     return MetaAdapterError(
-        f"All {args.world_size} processes must stay alive until the end. Found one lost after"
-        f" {steps} steps: {' '.join(str(error).split())}"
+        f"All {args.world_size} processes must stay alive until the end. {found}"
+        f" {' '.join(str(error).split())}"
         f" {last_checkpoint(Path(str(args.output_dir)))} Check the output of the lost process, and"
         " restart all of them with `resume_from_checkpoint=True`."
     )

@@ -46,7 +46,7 @@ def find_checkpoint(run_dir: Path, requested: str | bool, settings: Mapping[str,
             warnings.warn(
                 f"The run resumes from {folder}, the newest complete checkpoint."
                 f" {' '.join(problems)}",
-                stacklevel=3,
+                stacklevel=4,
             )
     else:
         folder = Path(str(requested))

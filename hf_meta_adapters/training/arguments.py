@@ -29,6 +29,7 @@ from hf_meta_adapters.training._inherited_arguments import (
     check_inherited,
     check_known,
 )
+from hf_meta_adapters.training._process_group import start_process_group
 from hf_meta_adapters.training._unsupported_launch import check_launch
 
 if TYPE_CHECKING:
@@ -224,6 +225,7 @@ class MetaAdapterTrainingArguments(TrainingArguments):
         check_combinations(vars(self))
         check_inherited(vars(self))
         check_launch(self.deepspeed)
+        start_process_group(self)
         super().__post_init__()
         check_accelerator_config(self.accelerator_config)
         self._check_checkpointing()

@@ -28,7 +28,7 @@ from hf_meta_adapters.training._compile import compile_layers
 from hf_meta_adapters.training._dataset_roles import Datasets, assign_roles, by_language
 from hf_meta_adapters.training._guarded_trainer import GuardedTrainer
 from hf_meta_adapters.training._keep_position import KeepPosition
-from hf_meta_adapters.training._lost_process import is_lost_process, lost_process
+from hf_meta_adapters.training._lost_process import naming_lost_process
 from hf_meta_adapters.training._optimizer_groups import (
     adapter_parameters,
     optimizer_settings,
@@ -38,11 +38,11 @@ from hf_meta_adapters.training._optimizer_groups import (
 from hf_meta_adapters.training._outer_step import OuterStep
 from hf_meta_adapters.training._progress import Progress
 from hf_meta_adapters.training._publishing import push_checkpoint, write_card
-from hf_meta_adapters.training._resume import check_same_run, find_checkpoint, reading_optimizer
+from hf_meta_adapters.training._resume import check_same_run, reading_optimizer
 from hf_meta_adapters.training._run_record import run_record
 from hf_meta_adapters.training._run_settings import run_settings
-from hf_meta_adapters.training._run_state import check_run_state
 from hf_meta_adapters.training._setup_checks import check_setup
+from hf_meta_adapters.training._start_together import check_same_call, start_together
 from hf_meta_adapters.training._step_at_hand import StepAtHand, join_micro_batches
 from hf_meta_adapters.training._step_log import StepLog
 from hf_meta_adapters.training._train_loader import train_dataloader, train_sampler
@@ -188,37 +188,41 @@ class MetaAdapterTrainer(GuardedTrainer):
         Raises:
             CheckpointError: If the checkpoint is damaged, or of another run. Nothing has been
                 changed then.
+            ConfigurationError: If processes were given different models, data or arguments, or one
+                of them cannot start.
             DataError: After the last step, if a language had no label in any of its steps.
             MetaAdapterError: If another process of the run was lost.
         """
-        # The process that writes tidies up after a killed run, before others look for checkpoints.
-        run_dir = Path(str(self.args.output_dir))
-        if self.args.should_save:
-            discard(run_dir)
-        self.accelerator.wait_for_everyone()
+        with ExitStack() as contexts:
+            contexts.enter_context(naming_lost_process(self))
+            self._check_same_run(resumes=bool(resume_from_checkpoint))
 
-        checkpoint: str | None = None
-        if resume_from_checkpoint:
-            settings = self._run_settings()
-            checkpoint = str(find_checkpoint(run_dir, resume_from_checkpoint, settings))
-            check_run_state(Path(checkpoint), {one.dtype for one in self._model.parameters()})
-        else:
-            check_weights(self._model)  # those of a checkpoint are checked when they are read
+            # The process that writes tidies up after a killed run, before others look for
+            # checkpoints.
+            if self.args.should_save:
+                discard(Path(str(self.args.output_dir)))
+            self.accelerator.wait_for_everyone()
 
-        try:
-            with ExitStack() as contexts:
-                contexts.enter_context(self._forward_passes())
-                if self.is_fsdp_enabled:
-                    # Accelerate shards the head by itself, and its bias would be in two groups.
-                    contexts.enter_context(without_head(self.model))
-                output = super().train(checkpoint, *args, **kwargs)
-        except RuntimeError as error:
-            if self.args.world_size > 1 and is_lost_process(error):
-                raise lost_process(error, self.args, self.state.global_step) from error
-            raise
+            checkpoint = start_together(
+                self, self._model, resume_from_checkpoint, self._run_settings
+            )
+            contexts.enter_context(self._forward_passes())
+            if self.is_fsdp_enabled:
+                # Accelerate shards the head by itself, and its bias would be in two groups.
+                contexts.enter_context(without_head(self.model))
+            output = super().train(checkpoint, *args, **kwargs)
 
         self.progress.check_labels()
         return output
+
+    def _check_same_run(self, *, resumes: bool) -> None:
+        datasets = {
+            "train_dataset": self.train_dataset,
+            "meta_dataset": self.meta_dataset,
+            "eval_dataset": self.eval_dataset,
+        }
+        call = f"`train(resume_from_checkpoint={resumes})`"
+        check_same_call(self, self._model, call, datasets, trains=True)
 
     def _inner_training_loop(
         self, batch_size: int | None = None, *args: Any, **kwargs: Any

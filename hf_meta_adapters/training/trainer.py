@@ -19,7 +19,6 @@ from hf_meta_adapters.hub.manifest import read_manifest
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps.sharding import gathered, without_head
 from hf_meta_adapters.training._batch_check import BatchCheck
-from hf_meta_adapters.training._checkpoint_folders import discard
 from hf_meta_adapters.training._checkpoint_seal import CheckpointRecord, read_record, read_seal
 from hf_meta_adapters.training._checkpoint_writer import CheckpointWriter, record_callbacks
 from hf_meta_adapters.training._compile import compile_layers
@@ -35,9 +34,11 @@ from hf_meta_adapters.training._optimizer_groups import (
 from hf_meta_adapters.training._outer_step import OuterStep
 from hf_meta_adapters.training._progress import Progress
 from hf_meta_adapters.training._publishing import push_checkpoint, write_card
-from hf_meta_adapters.training._resume import check_same_run, find_checkpoint, reading_optimizer
+from hf_meta_adapters.training._resume import reading_optimizer
+from hf_meta_adapters.training._run_identity import RunIdentity
 from hf_meta_adapters.training._run_record import run_record
-from hf_meta_adapters.training._run_settings import run_settings
+from hf_meta_adapters.training._run_settings import run_parts
+from hf_meta_adapters.training._same_run import check_same_run
 from hf_meta_adapters.training._setup_checks import check_setup
 from hf_meta_adapters.training._step_at_hand import StepAtHand, join_micro_batches
 from hf_meta_adapters.training._step_log import StepLog
@@ -119,6 +120,7 @@ class MetaAdapterTrainer(LanguageTrainer):
         self._micro_batches: list[StepBatch] = []  # of an optimizer step that is not complete
         self._step_log = StepLog()
         self._writer = CheckpointWriter(args)
+        self._run = RunIdentity(args)
 
         # Without parameters of its own, no language has a meta-gradient: a baseline of the paper.
         takes_meta = args.adapter_update != "train" and bool(self._adapters)
@@ -166,7 +168,8 @@ class MetaAdapterTrainer(LanguageTrainer):
 
         Args:
             resume_from_checkpoint: The folder of a checkpoint, or `True` for the newest in
-                `output_dir` that is complete and undamaged; a warning names those that are not.
+                `output_dir` that is complete, undamaged, and of the run that was started last
+                there; a warning names later ones that are not.
             *args: As in `transformers.Trainer`.
             **kwargs: As there.
 
@@ -174,25 +177,18 @@ class MetaAdapterTrainer(LanguageTrainer):
             As there: steps, mean loss, and metrics.
 
         Raises:
-            CheckpointError: If the checkpoint is damaged, or of another run. Nothing has been
-                changed then.
+            CheckpointError: If the checkpoint is damaged, or of another run, or if another run is
+                training in `output_dir`. Nothing has been changed then.
             MetaAdapterError: If another process of the run was lost.
         """
-        # The process that writes tidies up after a killed run, before others look for checkpoints.
-        run_dir = Path(str(self.args.output_dir))
-        if self.args.should_save:
-            discard(run_dir)
-        self.accelerator.wait_for_everyone()
-
-        checkpoint: str | None = None
-        if resume_from_checkpoint:
-            settings = self._run_settings()
-            checkpoint = str(find_checkpoint(run_dir, resume_from_checkpoint, settings))
-        else:
+        if not resume_from_checkpoint:
             check_weights(self._model)  # those of a checkpoint are checked when they are read
 
         try:
             with ExitStack() as contexts:
+                parts = run_parts(self, self._model, self._without_unused_columns)
+                run = self._run.training(parts, resume_from_checkpoint)
+                checkpoint = contexts.enter_context(run)
                 contexts.enter_context(self._forward_passes())
                 if self.is_fsdp_enabled:
                     # Accelerate shards the head by itself, and its bias would be in two groups.
@@ -272,6 +268,12 @@ class MetaAdapterTrainer(LanguageTrainer):
             self._adapter_rate = self.args.adapter_rate(beside_shared=beside_shared)
             split_groups(optimizer, self._adapters, self._adapter_rate)
         return optimizer
+
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> torch.optim.lr_scheduler.LRScheduler:
+        """The schedule of `transformers.Trainer`."""
+        scheduler = super().create_scheduler(*args, **kwargs)
+        self._run.note_rates(self.optimizer, scheduler)
+        return scheduler
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the losses of each language and the meter of the meta-signal to the training logs."""
@@ -373,13 +375,10 @@ class MetaAdapterTrainer(LanguageTrainer):
         return {
             "step": self.state.global_step,
             "model_only": bool(self.args.save_only_model),
-            "settings": self._run_settings(),
+            "settings": self._run.record(),
             "optimizer": optimizer_settings(self.optimizer, sharded=self.is_fsdp_enabled),
             "progress": self.progress.state_dict(),
         }
-
-    def _run_settings(self) -> dict[str, object]:
-        return run_settings(self._model.languages, self.train_dataset, self.meta_dataset, self.args)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
@@ -408,7 +407,8 @@ class MetaAdapterTrainer(LanguageTrainer):
         current = optimizer_settings(self.optimizer, sharded=self.is_fsdp_enabled)
         check_same_run(checkpoint, record["optimizer"], current)
 
-        with reading_optimizer(checkpoint, self.args.device):
+        loading = self._run.loading_optimizer(checkpoint, record, self.optimizer, self.lr_scheduler)
+        with loading, reading_optimizer(checkpoint, self.args.device):
             super()._load_optimizer_and_scheduler(checkpoint)
 
         self.progress.load_state_dict(record["progress"])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import cast
 
-from hf_meta_adapters.data._digest import digest
+from hf_meta_adapters.data._digest import digest, text_of
 from hf_meta_adapters.data._stream_reader import StreamReader
 from hf_meta_adapters.data.key import Example
 from hf_meta_adapters.data.language_datasets import MapStyleDataset, is_map_style
@@ -15,10 +16,14 @@ from hf_meta_adapters.data.seeding import seeded
 MOST_ROWS = 10_000
 """Of more rows than these, as many are read, evenly spaced."""
 
+MOST_BYTES = 100_000_000
+"""Of longer rows, such as the features of speech, fewer are read, but at least 100."""
+
 MOST_STREAMED = 100
 """How many rows of a stream are read, from its beginning."""
 
 _BLOCK = 256
+_FEWEST = 100
 _SEED = 0
 
 
@@ -27,7 +32,8 @@ def fingerprint(dataset: object) -> str | None:
 
     All columns count, and neither the type of the data set nor the process. The fingerprints of
     `datasets` would not do: they name how a table was made, and change with the place of its cache.
-    Of more than 10,000 rows, 10,000 evenly spaced ones are read; of a stream, the first 100.
+    Of more than 10,000 rows, 10,000 evenly spaced ones are read, fewer where a row takes more than
+    10 kB; of a stream, the first 100.
 
     Args:
         dataset: The data set, map-style or streaming.
@@ -57,11 +63,26 @@ def fingerprint(dataset: object) -> str | None:
     return total.hexdigest()
 
 
+def first_rows(dataset: object, count: int) -> list[Example]:
+    """Return the first rows of a data set, or all if there are fewer, without a trace in the run.
+
+    Args:
+        dataset: The data set, map-style or streaming.
+        count: How many.
+    """
+    with seeded(_SEED):
+        if is_map_style(dataset):
+            return list(_read(dataset, list(range(min(count, len(dataset))))))
+        return list(islice(_rows(dataset), count))
+
+
 def _digest(row: Example) -> bytes:
-    columns: Sequence[str] | None = None
-    if isinstance(row, Mapping):
-        columns = list(row)  # by default tokens alone would count, and no labels
-    return digest(row, columns)
+    return digest(row, _all_columns(row))
+
+
+def _all_columns(row: Example) -> Sequence[str] | None:
+    """All columns of a row: by default tokens alone would count, and no labels."""
+    return list(row) if isinstance(row, Mapping) else None
 
 
 def _rows(dataset: object) -> Iterator[Example]:
@@ -71,16 +92,23 @@ def _rows(dataset: object) -> Iterator[Example]:
             yield reader.read(position)
         return
 
-    chosen = _evenly_spaced(len(dataset))
+    if not len(dataset):
+        return
+
+    # The first row tells how long they are: an edited one has another digest anyway.
+    [first] = _read(dataset, [0])
+    length = len(text_of(first, _all_columns(first)))
+    chosen = _evenly_spaced(len(dataset), max(_FEWEST, min(MOST_ROWS, MOST_BYTES // length)))
+
     for start in range(0, len(chosen), _BLOCK):
         yield from _read(dataset, chosen[start : start + _BLOCK])
 
 
-def _evenly_spaced(size: int) -> list[int]:
+def _evenly_spaced(size: int, most: int) -> list[int]:
     """The numbers of the rows to read, the first and the last among them."""
-    if size <= MOST_ROWS:
+    if size <= most:
         return list(range(size))
-    return [number * (size - 1) // (MOST_ROWS - 1) for number in range(MOST_ROWS)]
+    return [number * (size - 1) // (most - 1) for number in range(most)]
 
 
 def _read(dataset: MapStyleDataset, rows: list[int]) -> Sequence[Example]:

@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 
 import torch
 from accelerate.scheduler import AcceleratedScheduler
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from hf_meta_adapters.errors import CheckpointError
@@ -30,11 +31,13 @@ class RateSettings(TypedDict):
     Attributes:
         groups: For each parameter group the settings that may change; `lr` is the rate before the
             schedule.
-        fixed: All others, by name. Of a schedule that is a function of the step, only its class.
+        optimizer: All others of the groups, by name.
+        schedule: Those of the schedule; of one that is a function of the step, only its class.
     """
 
     groups: list[dict[str, Any]]
-    fixed: dict[str, object]
+    optimizer: dict[str, object]
+    schedule: dict[str, object]
 
 
 def rate_settings(optimizer: torch.optim.Optimizer, scheduler: object) -> RateSettings:
@@ -48,20 +51,21 @@ def rate_settings(optimizer: torch.optim.Optimizer, scheduler: object) -> RateSe
         The settings.
     """
     schedule = _unwrapped_schedule(scheduler)
-    fixed: dict[str, object] = {"schedule": type(schedule).__name__}
+    of_schedule: dict[str, object] = {"schedule": type(schedule).__name__}
 
     # The others keep their settings among their state, where loading replaces them.
     if not isinstance(schedule, LambdaLR):
         for name, value in _scalars(vars(schedule)).items():
             if not name.startswith("_") and name not in _POSITIONS:
-                fixed[f"schedule.{name}"] = value
+                of_schedule[f"schedule.{name}"] = value
 
+    of_optimizer = {}
     for number, group in enumerate(unwrapped(optimizer).param_groups):
         for name, value in _scalars(group).items():
             if name not in (*_MAY_CHANGE, *_IMPLEMENTATION, "params", "lr", "initial_lr"):
-                fixed[f"optimizer.{name} of group {number}"] = value
+                of_optimizer[f"optimizer.{name} of group {number}"] = value
 
-    return {"groups": _groups(optimizer), "fixed": fixed}
+    return {"groups": _groups(optimizer), "optimizer": of_optimizer, "schedule": of_schedule}
 
 
 def take_over_rates(
@@ -131,7 +135,8 @@ def _check_function_of_step(schedule: object, old: object, new: object, checkpoi
 def _groups(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     groups = []
     for group in unwrapped(optimizer).param_groups:
-        settings = {"lr": plain(group.get("initial_lr", group["lr"]))}
+        rate = group.get("initial_lr", group["lr"])
+        settings = {"lr": float(rate) if isinstance(rate, Tensor) else plain(rate)}
         for name in _MAY_CHANGE:
             if name in group:
                 settings[name] = plain(group[name])

@@ -112,7 +112,7 @@ class RunFolder:
         for place in checkpoints(self.path):
             try:
                 seal = read_record(place)
-            except CheckpointError:
+            except (CheckpointError, OSError):
                 continue  # no run resumes from it
             foreign = foreign or not _belongs(seal, self._name, self._ancestors)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from weakref import ref
 
 import torch
 from accelerate.utils import gather_object
@@ -12,6 +13,7 @@ from transformers import TrainingArguments
 
 from hf_meta_adapters.errors import CheckpointError
 from hf_meta_adapters.training._checkpoint_seal import Seal
+from hf_meta_adapters.training._optimizer_groups import unwrapped
 from hf_meta_adapters.training._resume import find_checkpoint
 from hf_meta_adapters.training._resumed_rates import RateSettings, rate_settings, take_over_rates
 from hf_meta_adapters.training._run_folder import RunFolder, of_run
@@ -32,6 +34,7 @@ class RunIdentity:
         self._settings: dict[str, object] | None = None
         self._parts: RunParts | None = None
         self._rates: RateSettings | None = None
+        self._optimizer: Callable[[], torch.optim.Optimizer | None] = lambda: None
 
     @contextmanager
     def training(
@@ -80,8 +83,16 @@ class RunIdentity:
         return {**(self._settings or {}), "run": self._folder.sign(), "rates": self._rates}
 
     def note_rates(self, optimizer: torch.optim.Optimizer, scheduler: object) -> None:
-        """Note the settings of optimizer and schedule, which have taken no step yet."""
-        self._rates = rate_settings(optimizer, scheduler)
+        """Note the settings of optimizer and schedule, which are about to be used."""
+        rates = rate_settings(optimizer, scheduler)
+
+        # A Trainer that trains again has a new schedule, but the same optimizer: what this was made
+        # with is known, and some change their own settings.
+        optimizer = unwrapped(optimizer)
+        if self._rates is not None and self._optimizer() is optimizer:
+            rates["groups"] = self._rates["groups"]
+            rates["optimizer"] = self._rates["optimizer"]
+        self._rates, self._optimizer = rates, ref(optimizer)
 
     @contextmanager
     def loading_optimizer(
@@ -101,11 +112,12 @@ class RunIdentity:
         wanted = self._rates or rate_settings(optimizer, scheduler)
         saved: RateSettings | None = seal["settings"].get("rates")  # type: ignore[assignment]
         if saved is not None:
-            both = saved["fixed"].keys() & wanted["fixed"].keys()
+            before, now = ({**each["optimizer"], **each["schedule"]} for each in (saved, wanted))
+            both = before.keys() & now.keys()
             check_same_run(
                 checkpoint,
-                {name: saved["fixed"][name] for name in both},
-                {name: wanted["fixed"][name] for name in both},
+                {name: before[name] for name in both},
+                {name: now[name] for name in both},
             )
 
         yield

@@ -81,6 +81,7 @@ class RunLock:
             _close(descriptor)
             if error.errno in _BUSY:
                 return False
+            (self._folder / LOCK).unlink(missing_ok=True)
             raise
 
         if not is_current:

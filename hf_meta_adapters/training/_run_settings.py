@@ -13,7 +13,7 @@ from hf_meta_adapters._version import __version__
 from hf_meta_adapters.data.fingerprint import fingerprint
 from hf_meta_adapters.data.language_datasets import size_of
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
-from hf_meta_adapters.training._collator_settings import collator_settings
+from hf_meta_adapters.training._collator_settings import PROBE, collator_settings, probe
 from hf_meta_adapters.training._dataset_roles import Datasets, by_language
 from hf_meta_adapters.training._model_settings import model_settings
 from hf_meta_adapters.training._resumed_arguments import recorded_arguments
@@ -36,7 +36,7 @@ class RunParts:
         collator: The collator.
         tokenizer: The tokenizer, a processor, or nothing.
         precision: Accelerate's word for the precision of forward passes.
-        own_loss: Whether the loss is the user's.
+        loss: The name of the user's loss, if there is one.
     """
 
     model: LanguageAdapterModel
@@ -45,14 +45,14 @@ class RunParts:
     collator: object
     tokenizer: object
     precision: str
-    own_loss: bool
+    loss: str | None
 
     def settings(self) -> dict[str, object]:
         """All settings, JSON: those of `run_settings`, and sections of more."""
         base = run_settings(
             self.model.languages, self.datasets["train"], self.datasets.get("meta"), self.args
         )
-        computation = {"mixed precision": self.precision, "compute_loss_func": self.own_loss}
+        computation = {"mixed precision": self.precision, "compute_loss_func": self.loss}
 
         return {
             **base,
@@ -72,6 +72,12 @@ class RunParts:
         for role, datasets in self.datasets.items():
             for language, dataset in datasets.items():
                 found[f"content of the {role} data of {language!r}"] = fingerprint(dataset)
+
+        # Of equal rows, another collator makes another batch.
+        train = self.datasets["train"]
+        batch = probe(self.collator, train[min(train)])
+        if batch is not None:
+            found[PROBE] = batch
         return found
 
 
@@ -103,6 +109,10 @@ def run_parts(
     if has_best and isinstance(trainer.eval_dataset, Mapping):
         datasets["eval"] = trainer.eval_dataset
 
+    loss = trainer.compute_loss_func
+    if loss is not None:
+        loss = getattr(loss, "__name__", type(loss).__name__)
+
     return RunParts(
         model,
         trainer.args,
@@ -111,7 +121,7 @@ def run_parts(
         # As it is saved: a collator may be all that knows the tokenizer.
         trainer.processing_class or getattr(trainer.data_collator, "tokenizer", None),
         trainer.accelerator.mixed_precision,
-        own_loss=trainer.compute_loss_func is not None,
+        loss,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from hf_meta_adapters.errors import CheckpointError
+from hf_meta_adapters.training._collator_settings import PROBE
 from hf_meta_adapters.training._resumed_arguments import allowed_changes, refused_changes
 
 Settings: TypeAlias = Mapping[str, Any]
@@ -71,6 +72,13 @@ def check_settings(
     class_before, class_now = (each["model"].get("base class") for each in (before, now))
     if class_before != class_now:
         before["model"] = {}
+
+    # A batch differs with its rows as well, and another version may draw other masks.
+    rows_alone = _without(before["data"], {PROBE})
+    causes = [(rows_alone, now["data"])]
+    causes += [(before[section], now[section]) for section in ("batches", "libraries")]
+    if any(_changed(*each) for each in causes):
+        before["data"] = rows_alone
 
     volatile = _volatile(before["data"], now["data"], read_again)
     for section in ("data", "batches", "model"):

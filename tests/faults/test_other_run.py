@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import re
 import shutil
 
@@ -18,6 +19,7 @@ from transformers import TrainerCallback
 
 from hf_meta_adapters import BottleneckConfig
 from hf_meta_adapters.errors import CheckpointError
+from hf_meta_adapters.training._collator_settings import probe
 from hf_meta_adapters.training._resumed_arguments import CLASSES
 from tests.training import (
     LANGUAGES,
@@ -319,7 +321,7 @@ OTHER_BATCHES = {
     ),
     "a loss of the user's": (
         {"compute_loss_func": lambda outputs, *_, **__: outputs.logits.mean()},
-        "`compute_loss_func` was False and is True",
+        "`compute_loss_func` was None and is '<lambda>'",
     ),
 }
 
@@ -331,6 +333,78 @@ def test_other_batches_are_refused_by_name(tmp_path, what):
     make_trainer(tmp_path, make_model(), **{**SAVING, "max_steps": 2}, **usual).train()
     go_on(tmp_path, **usual, max_steps=3)
     refused(tmp_path, said, **{**usual, **given})
+
+
+def together(several, shift=0):
+    """A collator that is a function, as users write them."""
+    batch = {name: torch.tensor([row[name] for row in several]) for name in several[0]}
+    return {**batch, "attention_mask": batch["attention_mask"] - shift}
+
+
+class Counting:
+    """A collator that counts its calls, and draws from a generator of its own."""
+
+    def __init__(self, shift=0):
+        self.calls, self.shift = 0, shift
+        self.generator = torch.Generator().manual_seed(0)
+
+    def __call__(self, several):
+        self.calls += 1
+        batch = together(several, self.shift)
+        drawn = torch.randint(5, 60, (len(several), 1), generator=self.generator)
+        return {**batch, "input_ids": torch.cat([drawn, batch["input_ids"][:, 1:]], 1)}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (lambda: together, lambda: lambda several: together(several, 1)),
+        (lambda: functools.partial(together), lambda: functools.partial(together, shift=1)),
+        (Counting, lambda: Counting(1)),
+    ],
+)
+def test_another_function_that_makes_batches_is_refused(tmp_path, before, after):
+    given = {**SAVING, "max_steps": 2, "data_collator": before()}
+    make_trainer(tmp_path, make_model(), **given).train()
+    go_on(tmp_path, data_collator=before(), max_steps=3)
+    refused(tmp_path, "`content of a batch` was '", data_collator=after())
+
+
+def test_a_collator_is_not_moved_on():
+    collator = Counting()
+    assert probe(collator, TRAIN["da"]) == probe(collator, TRAIN["da"]) is not None
+    assert collator.calls == 0
+
+
+def test_a_collator_that_differs_each_time_resumes_with_a_word(tmp_path):
+    def collator(several):
+        batch = together(several)
+        batch["input_ids"][:, 0] = int(np.random.default_rng().integers(5, 60))
+        return batch
+
+    make_trainer(tmp_path, make_model(), **SAVING, data_collator=collator).train()
+    with pytest.warns(UserWarning, match="were not compared: content of a batch"):
+        go_on(tmp_path, data_collator=collator, max_steps=5)
+
+
+def test_a_trainer_that_trains_again_goes_on(tmp_path):
+    """With an optimizer whose settings have moved: the record is what it was made with."""
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.param_groups[0]["steps"] = 0
+
+    class Count(TrainerCallback):
+        def on_step_end(self, args, state, control, optimizer=None, **_):
+            optimizer.param_groups[0]["steps"] += 1
+
+    trainer = make_trainer(
+        tmp_path, model, optimizers=(optimizer, None), callbacks=[Count()], **SAVING
+    )
+    trainer.train()
+    end = snapshot(model)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert_same(snapshot(model), end)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
 
 
 class Rates(TrainerCallback):

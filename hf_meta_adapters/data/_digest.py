@@ -50,12 +50,16 @@ def digest(row: Example, columns: Sequence[str] | None = None) -> bytes:
         >>> digest({"input_ids": [5, 6], "labels": [0, 1]}) == digest({"input_ids": (5, 6)})
         True
     """
+    return hashlib.blake2b(text_of(row, columns), digest_size=16).digest()
+
+
+def text_of(row: Example, columns: Sequence[str] | None = None) -> bytes:
+    """Return what `digest` hashes, with the same arguments: the row as JSON, in ASCII."""
     if isinstance(row, Mapping):
         # `datasets` fills columns that a row lacks with `None`.
         row = {name: row[name] for name in _columns(row, columns) if row[name] is not None}
 
-    text = json.dumps(row, sort_keys=True, default=_plain)
-    return hashlib.blake2b(text.encode("ascii"), digest_size=16).digest()
+    return json.dumps(row, sort_keys=True, default=_plain).encode("ascii")
 
 
 def digests(

@@ -11,10 +11,11 @@ import os
 import re
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from hf_meta_adapters.errors import CheckpointError
-from hf_meta_adapters.training._checkpoint_seal import flush, read_seal
+from hf_meta_adapters.training._checkpoint_seal import Seal, flush, read_seal
 
 UNFINISHED = "_unfinished"  # transformers never uploads a name that begins with an underscore
 
@@ -107,11 +108,12 @@ def last_checkpoint(run_dir: Path) -> str:
     return f"The last checkpoint is {every[-1]}."
 
 
-def newest(run_dir: Path) -> tuple[Path, list[str]]:
-    """Find the newest checkpoint, by step, that is complete and undamaged.
+def newest(run_dir: Path, is_own: Callable[[Seal], bool] | None = None) -> tuple[Path, list[str]]:
+    """Find the newest checkpoint of a run, by step, that is complete and undamaged.
 
     Args:
         run_dir: The folder of the run.
+        is_own: Whether a checkpoint is one of the run; by default each is.
 
     Returns:
         The checkpoint, and what is wrong with those after it.
@@ -122,11 +124,17 @@ def newest(run_dir: Path) -> tuple[Path, list[str]]:
     problems: list[str] = []
     for path in reversed(checkpoints(run_dir)):
         try:
-            read_seal(path)
+            content = read_seal(path)
         except CheckpointError as error:
             problems.append(str(error))
-        else:
+            continue
+
+        if is_own is None or is_own(content):
             return path, problems
+        problems.append(
+            f"{path} is not of the run that was started last in this folder: to go on with it, pass"
+            " its path."
+        )
 
     found = " ".join(problems) or f"none in {run_dir}."
     raise CheckpointError(

@@ -10,7 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from hf_meta_adapters.data import LanguageBatchSampler
 from hf_meta_adapters.data.language_collator import StepBatch
 from hf_meta_adapters.training._progress import Progress
-from hf_meta_adapters.training._resume import check_same_run
+from hf_meta_adapters.training._same_run import check_same_run
 
 
 class KeepPosition(TrainerCallback):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -15,9 +15,12 @@ import torch
 from torch.serialization import register_package
 
 from hf_meta_adapters.errors import CheckpointError
+from hf_meta_adapters.hub.manifest import read_manifest
 from hf_meta_adapters.training._checkpoint_folders import newest
-from hf_meta_adapters.training._checkpoint_seal import read_seal
-from hf_meta_adapters.training._run_settings import current_names
+from hf_meta_adapters.training._checkpoint_seal import Seal, read_seal
+from hf_meta_adapters.training._run_folder import RunFolder
+from hf_meta_adapters.training._run_settings import RunParts, current_names
+from hf_meta_adapters.training._same_run import Settings, check_settings
 
 if TYPE_CHECKING:
     from torch.serialization import STORAGE
@@ -26,70 +29,52 @@ if TYPE_CHECKING:
 _READING = (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, UnpicklingError)
 
 
-def find_checkpoint(run_dir: Path, requested: str | bool, settings: Mapping[str, object]) -> Path:
-    """Find the checkpoint to resume from and check all that needs no model.
+def find_checkpoint(
+    folder: RunFolder, requested: str | bool, parts: RunParts, current: Settings
+) -> tuple[Path, Seal]:
+    """Find the checkpoint to resume from and check all that needs no optimizer.
 
     Args:
-        run_dir: The folder of the run.
-        requested: The folder of a checkpoint, or `True` for the newest undamaged one.
-        settings: The settings of the run that wants to resume (`run_settings`).
+        folder: The folder of the run.
+        requested: The folder of a checkpoint, or `True` for the newest undamaged one of the run
+            that was started last.
+        parts: The run that wants to resume.
+        current: Its settings.
 
     Returns:
-        The folder.
+        The checkpoint, and what it recorded.
 
     Raises:
         CheckpointError: If it is damaged, of another run, or holds no optimizer.
     """
     if requested is True:
-        folder, problems = newest(run_dir)
+        place, problems = newest(folder.path, folder.owns)
         if problems:
             warnings.warn(
-                f"The run resumes from {folder}, the newest complete checkpoint."
+                f"The run resumes from {place}, the newest complete checkpoint."
                 f" {' '.join(problems)}",
                 stacklevel=4,
             )
     else:
-        folder = Path(str(requested))
+        place = Path(str(requested))
 
     # The order of the checks: a whole checkpoint, one that can be resumed, one of this run.
-    seal = read_seal(folder)
+    seal = read_seal(place)
     if seal.get("model_only"):
         raise CheckpointError(
             "A run can only be resumed from a checkpoint that holds its optimizer. Found in"
-            f" {folder} one of `save_only_model=True`. Start a new run from its weights:"
+            f" {place} one of `save_only_model=True`. Start a new run from its weights:"
             " `model.load_weights(...)`."
         )
 
-    check_same_run(folder, current_names(seal["settings"]), settings)
-    return folder
+    saved = current_names(seal["settings"])
+    if "arguments" not in saved:
+        # Earlier versions recorded the method alone, for the model card.
+        method = read_manifest(place).details.get("training")
+        saved["arguments"] = current_names(method) if isinstance(method, dict) else {}
 
-
-def check_same_run(
-    checkpoint: Path | str, saved: Mapping[str, object], current: Mapping[str, object]
-) -> None:
-    """Check that what a checkpoint recorded holds for this run as well.
-
-    Args:
-        checkpoint: The checkpoint, for the message.
-        saved: Recorded name → value.
-        current: The same of this run.
-
-    Raises:
-        CheckpointError: Naming every difference.
-    """
-    differences = []
-    for name in sorted({*saved, *current}):
-        # What an earlier version did not know, and so did not record, counts as `None`.
-        before, now = saved.get(name), current.get(name)
-        if before != now:
-            differences.append(f"`{name}` was {before!r} and is {now!r}")
-
-    if differences:
-        raise CheckpointError(
-            "A resumed run must be the run that was interrupted. Found differences from"
-            f" {checkpoint}: {'; '.join(differences)}. Restore the old values, or start a new run"
-            " from its weights: `model.load_weights(...)`."
-        )
+    check_settings(place, saved, current, parts.fingerprints)
+    return place, seal
 
 
 @contextmanager

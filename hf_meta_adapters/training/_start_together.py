@@ -20,10 +20,7 @@ from hf_meta_adapters.training._checkpoint_seal import read_record
 from hf_meta_adapters.training._described import described, described_parts, digest_of
 from hf_meta_adapters.training._model_record import model_record
 from hf_meta_adapters.training._optimizer_groups import unwrapped
-from hf_meta_adapters.training._resume import find_checkpoint
-from hf_meta_adapters.training._run_state import check_run_state
 from hf_meta_adapters.training._same_everywhere import CALL, check_same, gathered, on_processes
-from hf_meta_adapters.training._weight_check import check_weights
 
 _LIBRARIES = ("hf-meta-adapters", "torch", "transformers", "accelerate", "peft", "adapters")
 
@@ -67,46 +64,25 @@ def check_same_call(
     check_same(record)
 
 
-def start_together(
-    trainer: Trainer,
-    model: LanguageAdapterModel,
-    requested: str | bool | None,
-    settings: Callable[[], Mapping[str, object]],
-) -> str | None:
-    """Find the checkpoint to start from; where one process cannot start, none does.
+def on_all(trainer: Trainer, work: Callable[[], None]) -> None:
+    """Do what a start needs; where one process cannot, none starts.
 
     Args:
         trainer: The Trainer.
-        model: Its model, whose weights must be finite if there is no checkpoint.
-        requested: The folder of a checkpoint, or `True` for the newest; nothing for a new start.
-        settings: Makes the settings of the run (`run_settings`).
-
-    Returns:
-        The folder of the checkpoint; `None` for a new start.
+        work: What is to be done. Whatever it raises, the others are told.
 
     Raises:
-        CheckpointError: If the checkpoint is damaged, or of another run.
-        HubError: If weights are not finite.
-        ConfigurationError: If another process cannot start, or starts from another checkpoint.
+        ConfigurationError: If another process cannot start.
     """
-    checkpoint: str | None = None
     own: Exception | None = None
     try:
-        if requested:
-            run_dir = Path(str(trainer.args.output_dir))
-            checkpoint = str(find_checkpoint(run_dir, requested, settings()))
-            check_run_state(Path(checkpoint), {one.dtype for one in model.parameters()})
-        else:
-            check_weights(model)  # those of a checkpoint are checked when they are read
+        work()
     except Exception as error:
-        if trainer.args.world_size == 1:
-            raise
-        own = error  # of which the others are to hear, whatever it is
+        own = error
 
-    if trainer.args.world_size == 1:
-        return checkpoint
-
-    said = gathered("" if own is None else f"{type(own).__name__}: {own}")
+    said = [""]
+    if trainer.args.world_size > 1:
+        said = gathered("" if own is None else f"{type(own).__name__}: {own}")
     if own is not None:
         raise own
 
@@ -117,8 +93,19 @@ def start_together(
             f" {said[failed[0]]}"
         )
 
-    check_same(_checkpoint_record(checkpoint))
-    return checkpoint
+
+def check_same_checkpoint(trainer: Trainer, checkpoint: str | None) -> None:
+    """Check that all processes start from the same checkpoint, wherever each has its copy.
+
+    Args:
+        trainer: The Trainer.
+        checkpoint: The folder; `None` for a new start.
+
+    Raises:
+        ConfigurationError: If one differs.
+    """
+    if trainer.args.world_size > 1:
+        check_same(_checkpoint_record(checkpoint))
 
 
 def _checkpoint_record(checkpoint: str | None) -> dict[str, str]:

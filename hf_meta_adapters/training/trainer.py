@@ -20,7 +20,6 @@ from hf_meta_adapters.hub.tokenizer import save_tokenizer
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps.sharding import gathered, without_head
 from hf_meta_adapters.training._batch_check import BatchCheck
-from hf_meta_adapters.training._checkpoint_folders import discard
 from hf_meta_adapters.training._checkpoint_seal import CheckpointRecord, read_record, read_seal
 from hf_meta_adapters.training._checkpoint_writer import CheckpointWriter
 from hf_meta_adapters.training._combined_arguments import needs_meta_gradient, needs_meta_text
@@ -38,11 +37,17 @@ from hf_meta_adapters.training._optimizer_groups import (
 from hf_meta_adapters.training._outer_step import OuterStep
 from hf_meta_adapters.training._progress import Progress
 from hf_meta_adapters.training._publishing import push_checkpoint, write_card
-from hf_meta_adapters.training._resume import check_same_run, reading_optimizer
+from hf_meta_adapters.training._resume import reading_optimizer
+from hf_meta_adapters.training._run_identity import RunIdentity
 from hf_meta_adapters.training._run_record import run_record
-from hf_meta_adapters.training._run_settings import run_settings
+from hf_meta_adapters.training._run_settings import run_parts
+from hf_meta_adapters.training._same_run import check_same_run
 from hf_meta_adapters.training._setup_checks import check_setup
-from hf_meta_adapters.training._start_together import check_same_call, start_together
+from hf_meta_adapters.training._start_together import (
+    check_same_call,
+    check_same_checkpoint,
+    on_all,
+)
 from hf_meta_adapters.training._step_at_hand import StepAtHand, join_micro_batches
 from hf_meta_adapters.training._step_log import StepLog
 from hf_meta_adapters.training._train_loader import train_dataloader, train_sampler
@@ -123,6 +128,7 @@ class MetaAdapterTrainer(GuardedTrainer):
         self._micro_batches: list[StepBatch] = []  # of an optimizer step that is not complete
         self._step_log = StepLog()
         self._writer = CheckpointWriter(args)
+        self._run = RunIdentity(args)
 
         # Without parameters of its own, no language has a meta-gradient: a baseline of the paper.
         takes_meta = needs_meta_gradient(
@@ -178,7 +184,8 @@ class MetaAdapterTrainer(GuardedTrainer):
 
         Args:
             resume_from_checkpoint: The folder of a checkpoint, or `True` for the newest in
-                `output_dir` that is complete and undamaged; a warning names those that are not.
+                `output_dir` that is complete, undamaged, and of the run that was started last
+                there; a warning names later ones that are not.
             *args: As in `transformers.Trainer`.
             **kwargs: As there.
 
@@ -186,8 +193,8 @@ class MetaAdapterTrainer(GuardedTrainer):
             As there: steps, mean loss, and metrics.
 
         Raises:
-            CheckpointError: If the checkpoint is damaged, or of another run. Nothing has been
-                changed then.
+            CheckpointError: If the checkpoint is damaged, or of another run, or if another run is
+                training in `output_dir`. Nothing has been changed then.
             ConfigurationError: If processes were given different models, data or arguments, or one
                 of them cannot start.
             DataError: After the last step, if a language had no label in any of its steps.
@@ -195,17 +202,13 @@ class MetaAdapterTrainer(GuardedTrainer):
         """
         with ExitStack() as contexts:
             contexts.enter_context(naming_lost_process(self))
-            self._check_same_run(resumes=bool(resume_from_checkpoint))
+            self._check_same_run(resume_from_checkpoint)
 
-            # The process that writes tidies up after a killed run, before others look for
-            # checkpoints.
-            if self.args.should_save:
-                discard(Path(str(self.args.output_dir)))
-            self.accelerator.wait_for_everyone()
+            parts = run_parts(self, self._model, self._without_unused_columns)
+            run = self._run.training(parts, resume_from_checkpoint)
+            checkpoint = contexts.enter_context(run)
+            check_same_checkpoint(self, checkpoint)
 
-            checkpoint = start_together(
-                self, self._model, resume_from_checkpoint, self._run_settings
-            )
             contexts.enter_context(self._forward_passes())
             if self.is_fsdp_enabled:
                 # Accelerate shards the head by itself, and its bias would be in two groups.
@@ -215,14 +218,18 @@ class MetaAdapterTrainer(GuardedTrainer):
         self.progress.check_labels()
         return output
 
-    def _check_same_run(self, *, resumes: bool) -> None:
+    def _check_same_run(self, resume_from_checkpoint: str | bool | None) -> None:
         datasets = {
             "train_dataset": self.train_dataset,
             "meta_dataset": self.meta_dataset,
             "eval_dataset": self.eval_dataset,
         }
-        call = f"`train(resume_from_checkpoint={resumes})`"
+        call = f"`train(resume_from_checkpoint={bool(resume_from_checkpoint)})`"
         check_same_call(self, self._model, call, datasets, trains=True)
+
+        # The weights of a checkpoint are checked when they are read.
+        if not resume_from_checkpoint:
+            on_all(self, lambda: check_weights(self._model))
 
     def _inner_training_loop(
         self, batch_size: int | None = None, *args: Any, **kwargs: Any
@@ -294,6 +301,12 @@ class MetaAdapterTrainer(GuardedTrainer):
             self._adapter_rate = self.args.adapter_rate(beside_shared=beside_shared)
             split_groups(optimizer, self._adapters, self._adapter_rate)
         return optimizer
+
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> torch.optim.lr_scheduler.LRScheduler:
+        """The schedule of `transformers.Trainer`."""
+        scheduler = super().create_scheduler(*args, **kwargs)
+        self._run.note_rates(self.optimizer, scheduler)
+        return scheduler
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the losses of each language and the meter of the meta-signal to the training logs."""
@@ -387,15 +400,12 @@ class MetaAdapterTrainer(GuardedTrainer):
         return {
             "step": self.state.global_step,
             "model_only": bool(self.args.save_only_model),
-            "settings": self._run_settings(),
+            "settings": self._run.record(),
             "optimizer": optimizer_settings(self.optimizer, sharded=self.is_fsdp_enabled),
             "progress": self.progress.state_dict(),
             "optimizer_states": len(unwrapped(self.optimizer).state),
             "evaluation_due": self._evaluation_due,
         }
-
-    def _run_settings(self) -> dict[str, object]:
-        return run_settings(self._model.languages, self.train_dataset, self.meta_dataset, self.args)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
@@ -424,7 +434,8 @@ class MetaAdapterTrainer(GuardedTrainer):
         current = optimizer_settings(self.optimizer, sharded=self.is_fsdp_enabled)
         check_same_run(checkpoint, record["optimizer"], current)
 
-        with reading_optimizer(checkpoint, self.args.device):
+        loading = self._run.loading_optimizer(checkpoint, record, self.optimizer, self.lr_scheduler)
+        with loading, reading_optimizer(checkpoint, self.args.device):
             super()._load_optimizer_and_scheduler(checkpoint)
 
         self.progress.load_state_dict(record["progress"])

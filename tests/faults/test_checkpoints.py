@@ -339,7 +339,7 @@ OTHER = {
     "another width of adapters": (
         {"config": BottleneckConfig(bottleneck_size=5)},
         {},
-        "must fit the model.* shape",
+        "`adapter.bottleneck_size` was 3 and is 5",
     ),
     "another kind of adapters": (
         {"config": LoraConfig(r=2, target_modules=["query"])},

@@ -12,6 +12,7 @@ import transformers
 from safetensors.torch import load_file
 
 from hf_meta_adapters import LanguageAdapterModel, MetaAdapterTrainer
+from hf_meta_adapters.errors import CheckpointError
 from tests.training import LANGUAGES, make_model, make_trainer, snapshot
 
 SAVED = Path(__file__).parent / "saved"
@@ -65,5 +66,18 @@ def test_a_run_goes_on_as_it_did(tmp_path):
         lr_scheduler_type="linear",
         warmup_steps=1,
     )
-    trainer.train(resume_from_checkpoint=str(checkpoint))
+    with pytest.warns(
+        UserWarning, match="An earlier version wrote it, .* not record data"
+    ) as words:
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+    assert len(words) == 1
     assert_equal(snapshot(model), load_file(SAVED / "after_step_4.safetensors"))
+
+
+@pytest.mark.skipif(not SAME_LANE, reason="as above")
+def test_the_method_of_an_earlier_run_is_known_from_its_manifest(tmp_path):
+    checkpoint = shutil.copytree(SAVED / "checkpoint-2", tmp_path / "checkpoint-2")
+    trainer = make_trainer(tmp_path, make_model(), languages_per_step=2, meta_gradient="exact")
+    said = "`meta_gradient` was 'finite_difference' and is 'exact'"
+    with pytest.raises(CheckpointError, match=said):
+        trainer.train(resume_from_checkpoint=str(checkpoint))

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.training._resumed_arguments import plain
 
+BASE = "weights of the frozen base"
+"""The name of the digest of weights that checkpoints may only name."""
+
 _WITHOUT_EFFECT = {
     "_name_or_path",
     "transformers_version",
@@ -90,7 +93,7 @@ def model_settings(model: LanguageAdapterModel) -> dict[str, object]:
 
     # A base that is only named is not in the checkpoint, and is not trained.
     if model.shared_part is not None:
-        settings["weights of the frozen base"] = _sample(model)
+        settings[BASE] = _sample(model)
     return settings
 
 

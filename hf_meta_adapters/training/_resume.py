@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.serialization import register_package
@@ -18,6 +18,7 @@ from hf_meta_adapters.errors import CheckpointError
 from hf_meta_adapters.hub.manifest import read_manifest
 from hf_meta_adapters.training._checkpoint_folders import newest
 from hf_meta_adapters.training._checkpoint_seal import Seal, read_seal
+from hf_meta_adapters.training._model_settings import BASE
 from hf_meta_adapters.training._run_folder import RunFolder
 from hf_meta_adapters.training._run_settings import RunParts, current_names
 from hf_meta_adapters.training._same_run import Settings, check_settings
@@ -67,14 +68,25 @@ def find_checkpoint(
             " `model.load_weights(...)`."
         )
 
-    saved = current_names(seal["settings"])
-    if "arguments" not in saved:
-        # Earlier versions recorded the method alone, for the model card.
-        method = read_manifest(place).details.get("training")
-        saved["arguments"] = current_names(method) if isinstance(method, dict) else {}
-
+    saved = _recorded(place, seal)
     check_settings(place, saved, current, parts.fingerprints)
     return place, seal
+
+
+def _recorded(place: Path, seal: Seal) -> dict[str, Any]:
+    """What a checkpoint recorded of its run, and what its manifest adds to that."""
+    saved: dict[str, Any] = current_names(seal["settings"])
+    manifest = read_manifest(place)
+
+    if "arguments" not in saved:
+        # Earlier versions recorded the method alone, for the model card.
+        method = manifest.details.get("training")
+        saved["arguments"] = current_names(method) if isinstance(method, dict) else {}
+
+    # A base that has no name is in the checkpoint, and is read from there.
+    if not manifest.base_model and isinstance(saved.get("model"), dict):
+        saved["model"] = {name: saved["model"][name] for name in saved["model"] if name != BASE}
+    return saved
 
 
 @contextmanager

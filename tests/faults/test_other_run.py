@@ -15,12 +15,13 @@ from datasets import Dataset, IterableDataset
 from peft import LoraConfig
 from torch import nn
 from torch.optim.lr_scheduler import StepLR
-from transformers import TrainerCallback
+from transformers import AutoModelForMaskedLM, TrainerCallback
 
-from hf_meta_adapters import BottleneckConfig
+from hf_meta_adapters import BottleneckConfig, get_language_model
 from hf_meta_adapters.errors import CheckpointError
 from hf_meta_adapters.training._collator_settings import probe
 from hf_meta_adapters.training._resumed_arguments import CLASSES
+from tests.tiny import tiny
 from tests.training import (
     LANGUAGES,
     make_model,
@@ -288,16 +289,29 @@ def test_another_setting_of_an_adapter_is_refused_by_name(tmp_path, name, value)
     refused(tmp_path, f"`adapter.{name}` was .* and is {value}", model(**{name: value}))
 
 
-def test_another_frozen_base_is_refused(tmp_path):
-    """It is named in a checkpoint, and its weights are not there."""
+def over_frozen(base):
+    lora = LoraConfig(r=2, target_modules=["query"])
+    return get_language_model(base, BottleneckConfig(bottleneck_size=3), LANGUAGES, shared=lora)
 
+
+def test_another_frozen_base_is_refused_where_it_is_only_named(tmp_path):
     def model(seed):
-        lora = LoraConfig(r=2, target_modules=["query"])
-        return make_model(shared=lora, seed=seed)
+        tiny("xlm-r").make(dropout=0.0, seed=seed).save_pretrained(tmp_path / "base")
+        return over_frozen(AutoModelForMaskedLM.from_pretrained(tmp_path / "base"))
 
-    make_trainer(tmp_path, model(0), **{**SAVING, "max_steps": 2}).train()
-    go_on(tmp_path, model(0), max_steps=3)
-    refused(tmp_path, "`weights of the frozen base` was", model(1))
+    make_trainer(tmp_path / "run", model(0), **{**SAVING, "max_steps": 2}).train()
+    go_on(tmp_path / "run", model(0), max_steps=3)
+    refused(tmp_path / "run", "`weights of the frozen base` was", model(1))
+
+
+def test_a_frozen_base_without_a_name_comes_from_the_checkpoint(tmp_path):
+    def model(seed):
+        return make_model(shared=LoraConfig(r=2, target_modules=["query"]), seed=seed)
+
+    first, method = model(0), {"meta_gradient": "first_order"}
+    make_trainer(tmp_path, first, **SAVING, **method).train()
+    shutil.rmtree(tmp_path / "checkpoint-4")
+    assert_same(snapshot(go_on(tmp_path, model(1), **method).model), snapshot(first))
 
 
 def other_words():

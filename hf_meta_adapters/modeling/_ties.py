@@ -28,9 +28,9 @@ def settle_ties(model: nn.Module, origin: nn.Module) -> None:
         return
 
     # libraries clear the flag as well, but not with the care that follows
-    before_all: Any = origin.config
+    source: Any = origin.config
     configs = [model.config, model.config.get_text_config()]
-    origins = [before_all, before_all.get_text_config()]
+    origins = [source, source.get_text_config()]
     flags = [getattr(config, _FLAG, None) for config in origins]
     _set_flags(configs, flags)
     if not _broken_ties(model):

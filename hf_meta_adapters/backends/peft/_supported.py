@@ -123,7 +123,7 @@ def _check_embeddings(config: PeftConfig, model: nn.Module, *, is_theta: bool) -
     heads = [name for name, part in tied.items() if getattr(part, "bias", None) is not None]
     if chosen and heads and len(tied) > 1:
         why = f"PEFT leaves out the bias of {heads[0]!r}, which is tied to the tokens"
-        instead = 'Train whole embeddings: `modules_to_save=["..."]`.'
+        instead = 'Use whole embeddings: `modules_to_save=["..."]`.'
         raise _refusal("trainable tokens", (why, instead))
 
     if settings.get("token_indices") and not is_theta and len(tied) > 1:

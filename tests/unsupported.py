@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import AdaLoraConfig, LNTuningConfig, LoraConfig, PromptTuningConfig
+from peft import (
+    AdaLoraConfig,
+    LNTuningConfig,
+    LoraConfig,
+    OSFConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+)
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from hf_meta_adapters import BottleneckConfig, ModuleCopyConfig, get_language_model
@@ -42,6 +49,15 @@ def experts() -> Any:
     return MixtralForCausalLM(
         MixtralConfig(vocab_size=64, num_key_value_heads=1, num_local_experts=2, **sizes)
     )
+
+
+def _tied_for_good() -> Any:
+    model = of("llama", LoraConfig(target_modules=["q_proj"]))
+    right = model.backend.merged("sw")
+    with torch.no_grad():
+        right.lm_head.weight.add_(1)  # stands for such a class, of which transformers 5 has none
+    model.backend.merged = lambda adapter: right
+    return model.merge_language("sw")
 
 
 def prompts() -> PromptTuningConfig:
@@ -89,6 +105,70 @@ UNSUPPORTED = (
         '`LoraConfig(init_lora_weights="pissa")`, OLoRA, LoftQ, CorDA, LoRA-GA',
         "they first change the base, which the languages share",
         lambda: of("bert", LoraConfig(init_lora_weights="pissa", **QUERY)),
+        ConfigurationError,
+    ),
+    Unsupported(
+        "`layer_replication`, KaSA, MonteCLoRA, Arrow, QA-LoRA, Megatron and EVA of `LoraConfig`",
+        "they change the base, or do without PEFT's wrapper only a part of what they say",
+        lambda: of(
+            "llama", LoraConfig(layer_replication=[[0, 2], [1, 2]], target_modules=["q_proj"])
+        ),
+        ConfigurationError,
+    ),
+    Unsupported(
+        '`bias="all"` or `bias="lora_only"` of `LoraConfig`',
+        "the biases belong to the base, which the languages share",
+        lambda: of("bert", LoraConfig(bias="all", **QUERY)),
+        ConfigurationError,
+    ),
+    Unsupported(
+        "`ensure_weight_tying=True` over tied embeddings, except `modules_to_save` of `shared=`",
+        "PEFT makes two parameters of one memory, and both are updated",
+        lambda: of("gemma3", LoraConfig(target_modules=["lm_head"], ensure_weight_tying=True)),
+        ConfigurationError,
+    ),
+    Unsupported(
+        "trainable tokens where the tied output layer has a bias, as in BERT",
+        "PEFT leaves the bias out; name the embeddings in `modules_to_save`",
+        lambda: of("bert", LoraConfig(trainable_token_indices=[3], **QUERY)),
+        ConfigurationError,
+    ),
+    Unsupported(
+        "`shared=LoraConfig(trainable_token_indices=...)` next to adapters of languages",
+        "PEFT looks for such tokens in every language; set it for the languages",
+        lambda: of(
+            "llama",
+            LoraConfig(target_modules=["q_proj"]),
+            shared=LoraConfig(target_modules=["q_proj"], trainable_token_indices=[3]),
+        ),
+        ConfigurationError,
+    ),
+    Unsupported(
+        "AdaMSS, FRoD, OSF, PSOFT and Lily for languages (as `shared=` they work)",
+        "they derive a part of the adapter from the base, or share parts between layers",
+        lambda: of("llama", OSFConfig(target_modules=["q_proj"])),
+        ConfigurationError,
+    ),
+    Unsupported(
+        "P-tuning, prefix tuning with a projection, CPT, multitask prompts, Poly, X-LoRA, Shadow",
+        "what PEFT saves is not what was trained, or the forward pass needs more than the inputs",
+        lambda: of("llama", PromptEncoderConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")),
+        ConfigurationError,
+    ),
+    Unsupported(
+        "a layer of φ within a module that θ has in `modules_to_save`, and the other way round",
+        "one would be a part of the other; use `exclude_modules`",
+        lambda: of(
+            "llama",
+            LoraConfig(target_modules=["down_proj"]),
+            shared=LoraConfig(target_modules=["q_proj"], modules_to_save=["mlp"]),
+        ),
+        ConfigurationError,
+    ),
+    Unsupported(
+        "`merge_language` where the merged model computes something else, which it checks",
+        "an embedding that the model class ties whatever its configuration says",
+        lambda: _tied_for_good(),
         ConfigurationError,
     ),
     Unsupported(

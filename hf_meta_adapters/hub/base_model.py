@@ -3,44 +3,101 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import transformers
 from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
-from torch import nn
+from torch import Tensor, nn
+
+from hf_meta_adapters.hub._same_base import is_same_base
 
 _REPOSITORY = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")
 
 
-def base_reference(base: nn.Module) -> tuple[str, str]:
-    """The name and the commit by which a base can be loaded again; "" and "" if it must be saved.
+class BaseReference:
+    """The name by which a base can be loaded again, as long as the base is what that name loads.
 
-    A model made in memory has no name, and a folder that is gone cannot be loaded again. A model of
-    another class than its checkpoint has a head that the checkpoint lacks.
+    A model made in memory has no name. A model of another class than its checkpoint has a head that
+    the checkpoint lacks. Neither does a checkpoint have what was changed after loading: rows for
+    new tokens, weights from elsewhere, settings.
+
+    Args:
+        name: A folder or a repository on the Hub; "" if there is none.
+        revision: The commit of the repository; "" if it is unknown.
+
+    Attributes:
+        name: The name.
+        revision: The commit.
     """
-    config = getattr(base, "config", None)
-    if not isinstance(config, transformers.PretrainedConfig):
-        return "", ""
 
-    name = config.name_or_path
-    if not name or type(base).__name__ not in (config.architectures or ()):
-        return "", ""
+    def __init__(self, name: str = "", revision: str = "") -> None:
+        self.name = name
+        self.revision = revision
+        # what was compared last, and the commit that was the same; a checkpoint is saved often
+        self._compared: list[tuple[object, ...]] = []
+        self._found: str | None = None
 
-    is_folder = Path(name).is_dir()
-    if not is_folder and not is_repo_id(name):
-        return "", ""
+    @classmethod
+    def of(cls, base: nn.Module) -> BaseReference:
+        """The name that a base was loaded by."""
+        config = getattr(base, "config", None)
+        if not isinstance(config, transformers.PretrainedConfig):
+            return cls()
 
-    # transformers 4 records the commit that it loaded, transformers 5 does not.
-    commit = getattr(config, "_commit_hash", None)
-    if not commit and not is_folder:
-        commit = _only_snapshot(name)
+        name = config.name_or_path
+        if not name or type(base).__name__ not in (config.architectures or ()):
+            return cls()
 
-    return name, commit or ""
+        # transformers 4 records the commit that it loaded, transformers 5 does not.
+        return cls(name, getattr(config, "_commit_hash", None) or "")
+
+    def of_present(self, base: nn.Module, state: Mapping[str, Tensor]) -> tuple[str, str]:
+        """The name and the commit that load this very base; "" and "" if it must be saved.
+
+        Args:
+            base: The base.
+            state: Its tensors under the names of its own checkpoint, without adapters.
+        """
+        if not self.name or not isinstance(base, transformers.PreTrainedModel):
+            return "", ""
+
+        # in-place changes count versions up, and others move a tensor
+        present: list[tuple[object, ...]] = [
+            (name, tensor.data_ptr(), tensor._version, tensor.shape, tensor.dtype)
+            for name, tensor in state.items()
+        ]
+        present.append((base.config.to_json_string(use_diff=False),))
+        if present != self._compared:
+            self._compared, self._found = present, self._compare(base, state)
+
+        if self._found is None:
+            return "", ""
+        return self.name, self._found
+
+    def _compare(
+        self, base: transformers.PreTrainedModel, state: Mapping[str, Tensor]
+    ) -> str | None:
+        """The commit whose files are the same, "" for a folder; `None` if there is none."""
+        if Path(self.name).is_dir():
+            return self.revision if is_same_base(base, state, Path(self.name)) else None
+
+        for folder in _snapshots(self.name, self.revision):
+            if is_same_base(base, state, folder):
+                return folder.name
+
+        return None
+
+
+def base_reference(base: nn.Module) -> tuple[str, str]:
+    """The name and the commit that a base was loaded by; "" and "" if it has none."""
+    reference = BaseReference.of(base)
+    return reference.name, reference.revision
 
 
 def is_repo_id(name: str) -> bool:
-    """Whether a repository of the Hub can have a name; no absolute or long path can be one."""
+    """Whether a name has the form of a repository on the Hub; folders mostly have another."""
     return _REPOSITORY.fullmatch(name) is not None
 
 
@@ -57,12 +114,8 @@ def body_name(model: nn.Module) -> str:
     return names[0]
 
 
-def _only_snapshot(name: str) -> str:
-    """The commit of a repository of which the cache holds a single one, else ""."""
+def _snapshots(name: str, revision: str) -> list[Path]:
+    """The folders in which the cache holds a repository: of a commit, or all if it is unknown."""
     folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
-    commits = [path.parent.name for path in (folder / "snapshots").glob("*/config.json")]
-
-    # Of several, nothing tells which one was loaded.
-    if len(commits) != 1:
-        return ""
-    return commits[0]
+    found = sorted(path.parent for path in (folder / "snapshots").glob("*/config.json"))
+    return [path for path in found if revision in ("", path.name)]

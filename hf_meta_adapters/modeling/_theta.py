@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -11,7 +11,7 @@ from hf_meta_adapters.backends import Backend
 from hf_meta_adapters.backends.abilities import SharedPart, TakesSharedPart
 from hf_meta_adapters.backends.registry import shared_part_backend
 from hf_meta_adapters.errors import ConfigurationError
-from hf_meta_adapters.hub.base_model import base_reference
+from hf_meta_adapters.hub.base_model import BaseReference
 from hf_meta_adapters.modeling._ownership import Held, Ownership
 
 _SHOWN = 5
@@ -25,13 +25,13 @@ class Theta:
         held: The ownership of its tensors.
         choice: `"all"`, `"none"` or a regular expression over the parameters of the base.
         part: The adapter that θ is, if it is one.
-        base_name: The name and the commit of a base that need not be saved, otherwise "" and "".
+        reference: The name of a base that need not be saved while it is what that name loads.
     """
 
     held: Held
     choice: str
     part: SharedPart | None = None
-    base_name: tuple[str, str] = ("", "")
+    reference: BaseReference = field(default_factory=BaseReference)
 
 
 def claim_theta(backend: Backend, shared: object, share_adapter: bool) -> Theta:
@@ -66,15 +66,19 @@ def claim_theta(backend: Backend, shared: object, share_adapter: bool) -> Theta:
             " expression."
         )
 
-    base_name = base_reference(base)
+    reference = BaseReference.of(base)
 
     # nothing of the base is θ; what is new and trained after `make_shared_part` is
     held = Ownership.of_base(base, set()).held(base)
     part = shared_part_backend().make_shared_part(base, shared)
-    backend.take_shared_part(part)
+    try:
+        backend.take_shared_part(part)
+    except ConfigurationError:
+        part.remove()  # the base is the user's, who will try again
+        raise
 
     # names inside the base, not yet inside the wrapper, whose `named_parameters()` users see
-    return Theta(held.after(base).held(base), "none", part, base_name)
+    return Theta(held.after(base).held(base), "none", part, reference)
 
 
 def chosen_names(base: nn.Module, shared: object) -> set[str] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,13 @@ from torch import Tensor, nn
 
 from hf_meta_adapters._typing import Language, ModelClass, RowLanguages
 from hf_meta_adapters.backends import Backend
-from hf_meta_adapters.backends.abilities import ChecksMeans, MergesLanguages, ReplacesModules
+from hf_meta_adapters.backends.abilities import ChecksMeans, ReplacesModules
 from hf_meta_adapters.backends.recomputation import is_checkpointed
 from hf_meta_adapters.errors import ConfigurationError, check_known_language
-from hf_meta_adapters.hub.base_model import body_name
+from hf_meta_adapters.hub.base_model import BaseReference, body_name
 from hf_meta_adapters.hub.client import Access
 from hf_meta_adapters.hub.loading import load_weights
-from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family
+from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family, read_manifest
 from hf_meta_adapters.hub.push import Push
 from hf_meta_adapters.hub.tokenizer import Tokenizer
 from hf_meta_adapters.modeling._base_language import with_base_language
@@ -27,6 +28,7 @@ from hf_meta_adapters.modeling._checkpointing import enable_checkpointing
 from hf_meta_adapters.modeling._initialisation import check_mixture, check_new_language, mix_
 from hf_meta_adapters.modeling._inner_model import inner_attribute
 from hf_meta_adapters.modeling._loading import Choices, load_adapters, open_saved
+from hf_meta_adapters.modeling._merging import merge
 from hf_meta_adapters.modeling._router import Router
 from hf_meta_adapters.modeling._rows import forward_rows, generate_rows
 from hf_meta_adapters.modeling._saving import Writer, checked_choice, publish
@@ -85,17 +87,18 @@ class LanguageAdapterModel(nn.Module):
         # users, logs and checkpoints know every parameter by a name that begins with `model.`
         self.model: Any = backend.module
         self.training = backend.base.training
-        self.share_adapter = share_adapter
+        # without adapters there is none to share, and no folder for it
+        self.share_adapter = share_adapter and backend.name != "none"
 
-        self._router = Router(backend, SHARED_ADAPTER if share_adapter else None)
+        self._router = Router(backend, SHARED_ADAPTER if self.share_adapter else None)
         if is_checkpointed(backend.base):
             # switched on before, it would recompute in whichever language ran last
             self.gradient_checkpointing_enable()
 
-        theta = claim_theta(backend, shared, share_adapter)
+        theta = claim_theta(backend, shared, self.share_adapter)
         self.shared = theta.choice
         self.shared_part = theta.part
-        self._base_name = theta.base_name
+        self._reference = theta.reference
         # names in this module instead of the base: they now begin with `model.`
         self._ownership = theta.held.after(self)
 
@@ -305,28 +308,29 @@ class LanguageAdapterModel(nn.Module):
         """Print how many parameters are shared, language-specific and frozen."""
         print(self._ownership.count(self))
 
-    def merge_language(self, language: Language) -> nn.Module:
+    def merge_language(
+        self, language: Language, probe: Mapping[str, Tensor] | None = None
+    ) -> nn.Module:
         """Compute f(x; θ, φ_l) as a plain transformers model, the adapter merged into its weights.
+
+        Before the model is returned, its outputs are compared with those of this one on a small
+        batch. Where merging changes one of two tied embeddings, the plain model has both and its
+        configuration says `tie_word_embeddings=False`.
 
         Args:
             language: The key.
+            probe: Inputs of the base model to compare on; by default one row that is made up.
 
         Returns:
             A copy of the base model, without adapters; this model does not change.
 
         Raises:
             LanguageError: If the model does not have it.
-            ConfigurationError: If the method cannot be merged, such as the bottleneck adapter.
+            ConfigurationError: If the method cannot be merged, such as the bottleneck adapter, or
+                the merged model computes something else.
         """
         key = check_known_language(language, self.languages)
-        if not isinstance(self.backend, MergesLanguages):
-            raise ConfigurationError(
-                "The language adapters must be of a backend that can merge them. Found"
-                f' "{self.backend.name}". Keep the adapter next to the model.'
-            )
-
-        # PEFT leaves the base frozen, but a plain model is trained as a whole
-        return self.backend.merged(self._router.adapter_of(key)).requires_grad_(True)
+        return merge(self, key, self._router.adapter_of(key), probe)
 
     def save_pretrained(
         self,
@@ -338,7 +342,7 @@ class LanguageAdapterModel(nn.Module):
         """Write a transformers checkpoint, and each language as an adapter of its own library.
 
         Where θ is an adapter, it is written to `<save_directory>/shared/`, and a base that was
-        loaded from a folder or the Hub is named, not copied: its weights must not have changed.
+        loaded from a folder or the Hub is named, not copied, unless anything of it has changed.
 
         Args:
             save_directory: The folder; `<save_directory>/<language>/` holds the adapters.
@@ -453,7 +457,7 @@ class LanguageAdapterModel(nn.Module):
         )
         if saved.family.theta_is_adapter:
             # transformers does not always record the commit that it loaded
-            model._base_name = saved.family.base_model, saved.family.base_revision
+            model._reference = BaseReference(saved.family.base_model, saved.family.base_revision)
         load_adapters(saved, model.backend, model.shared_part)
 
         if model.shared_part is not None and shared == "none":
@@ -469,7 +473,11 @@ class LanguageAdapterModel(nn.Module):
         Raises:
             HubError: If the files are of another model, or damaged.
         """
-        family, state = self._family({}), self.base_state_dict()
+        state = self.base_state_dict()
+        family = self._family({}, state)
+        # a base that was saved is read, whether or not it could be named by now
+        if not read_manifest(Path(path)).base_model:
+            family = replace(family, base_model="")
         load_weights(Path(path), family, self.backend, state, self.shared_part)
 
     def load_language(self, language: Language, path: str | Path) -> None:
@@ -535,18 +543,20 @@ class LanguageAdapterModel(nn.Module):
         return {name: parameters[name] for name in names}
 
     def _writer(self, details: Mapping[str, object], max_shard_size: int | str | None) -> Writer:
-        family, state = self._family(details), self.base_state_dict()
+        state = self.base_state_dict()
+        family = self._family(details, state)
         return Writer(family, self.backend, state, self.shared_part, max_shard_size)
 
-    def _family(self, details: Mapping[str, object]) -> Family:
+    def _family(self, details: Mapping[str, object], state: Mapping[str, Tensor]) -> Family:
+        name, revision = self._reference.of_present(self.base_model, state)
         return Family(
             languages=self.languages,
             backend=self.backend.name,
             shared=self.shared,
             one_adapter_for_all=self.share_adapter,
             theta_is_adapter=self.shared_part is not None,
-            base_model=self._base_name[0],
-            base_revision=self._base_name[1],
+            base_model=name,
+            base_revision=revision,
             base_class=type(self.base_model).__name__,
             body=body_name(self.base_model),
             details=details,

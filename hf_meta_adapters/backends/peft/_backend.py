@@ -36,17 +36,20 @@ from hf_meta_adapters.backends.peft._files import (
     read_config,
     write_adapter,
 )
+from hf_meta_adapters.backends.peft._merging import prepare_merging, unwrap
 from hf_meta_adapters.backends.peft._messages import (
     allows_one_adapter,
     lacks_target,
     without_noise,
 )
-from hf_meta_adapters.backends.peft._shared_part import SWITCHED, PeftSharedPart
-from hf_meta_adapters.backends.peft._switches import Switches, originals
-from hf_meta_adapters.backends.rows import naming_rows
+from hf_meta_adapters.backends.peft._routing import routing_in_order
+from hf_meta_adapters.backends.peft._shared_part import SWITCHED, PeftSharedPart, leave_copies_out
+from hf_meta_adapters.backends.peft._supported import check_bias, check_supported
+from hf_meta_adapters.backends.peft._switches import Switches, check_not_nested, originals
 from hf_meta_adapters.backends.weights_file import read_weights
 from hf_meta_adapters.errors import ConfigurationError, UnsupportedModelError
 
+_RESOLVED = ("target_modules", "fan_in_fan_out")
 _CLASSIFICATION = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
 
 
@@ -76,6 +79,8 @@ class PeftBackend(
         super().__init__(model, copy.deepcopy(config))
         _check_bare(model)
         check_initialisation(config)
+        check_supported(config, model, is_theta=False)
+        check_bias(config)
 
         # `TaskType` is an enumeration of strings, and a plain string serves PEFT as well
         if config.task_type in _CLASSIFICATION and not config.is_prompt_learning:
@@ -104,6 +109,8 @@ class PeftBackend(
         # PEFT fills in what it finds, and a configuration that was loaded is in inference mode
         config = copy.deepcopy(self.config)
         config.inference_mode = False
+        if self._shared is not None:
+            leave_copies_out(config, self.base)
 
         try:
             with without_noise():
@@ -124,6 +131,12 @@ class PeftBackend(
                     ' example `LoraConfig(target_modules="all-linear")`.'
                 ) from error
             raise
+
+        # What PEFT made of the settings for the first language holds for all: "all-linear" would
+        # find the copies that a language has of modules.
+        for setting in _RESOLVED:
+            if hasattr(config, setting):
+                setattr(self.config, setting, copy.deepcopy(getattr(config, setting)))
 
         # sets `requires_grad` on what the method trains of the adapter
         self._peft().set_adapter(self.adapter(language))
@@ -177,6 +190,7 @@ class PeftBackend(
                 "Language adapters of PEFT work next to a θ of PEFT only. Found a"
                 f" `{type(part).__name__}`. Use a PeftConfig for `shared`."
             )
+        part.check_beside_languages()
         self._shared = part
 
     def replaced(self) -> list[nn.Module]:
@@ -195,23 +209,25 @@ class PeftBackend(
         if method != "BOTTLENECK" and not is_plain_lora:
             return None
 
-        return naming_rows(self._switches.layers, [self.adapter(key) for key in languages])
+        return routing_in_order(self._switches.layers, [self.adapter(key) for key in languages])
 
     def merged(self, language: Language) -> nn.Module:
         """Compute a copy of the model with θ and φ in its weights and no layer of PEFT in it."""
-        # `merge_and_unload` takes the adapters out of the model, which goes on to be trained
-        twin = copy.deepcopy(self)
-        twin.activate(language)
-
+        # merging takes the adapters out of the model, which goes on to be trained
         try:
+            twin = copy.deepcopy(self)
+            twin.activate(language)
+            prepare_merging(twin.base)
+
             with without_noise():
                 if twin._shared is not None:
                     twin._shared.merge()
                 model: nn.Module = twin._peft().merge_and_unload(
                     adapter_names=[self.adapter(language)]
                 )
+            unwrap(model)
 
-        except (AttributeError, NotImplementedError, ValueError) as error:
+        except (AttributeError, NotImplementedError, RuntimeError, ValueError) as error:
             raise ConfigurationError(
                 "Only an adapter that PEFT can add to the weights of the base can be merged, such"
                 " as LoRA, (IA)³, LN tuning and module copies. Found"
@@ -241,6 +257,8 @@ class PeftBackend(
         shared: list[nn.Module] = []
         if self._shared is not None:
             shared = self._shared.layers
+
+            check_not_nested(layers)
 
         return Switches.of(layers, shared, method=type(self.config).__name__)
 

@@ -21,6 +21,9 @@ _NOISE: tuple[tuple[str, type[Warning]], ...] = (
     ("You are trying to modify a model with PEFT for a second time", Warning),
     ("Already following adapters were merged", Warning),
     ("All adapters are already merged", Warning),
+    # of merging, which unties what it changes
+    ("Model with `tie_word_embeddings=True` and the", UserWarning),
+    ("Input and output embeddings are no longer tied after merging", UserWarning),
 )
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.other import AuxiliaryTrainingWrapper
+from peft.tuners.tuners_utils import BaseTunerLayer, _maybe_include_all_linear_layers
+from peft.utils.other import AuxiliaryTrainingWrapper, TrainableTokensWrapper
 from torch import nn
 
 from hf_meta_adapters.backends.abilities import SharedPart
@@ -18,13 +18,16 @@ from hf_meta_adapters.backends.peft._files import (
     check_same_config,
     write_adapter,
 )
+from hf_meta_adapters.backends.peft._merging import prepare_merging, unwrap
 from hf_meta_adapters.backends.peft._messages import without_noise
+from hf_meta_adapters.backends.peft._supported import check_supported
 from hf_meta_adapters.backends.weights_file import read_weights
 from hf_meta_adapters.errors import ConfigurationError, UnsupportedModelError
 
 ADAPTER = "shared_adapter"
 """The name of θ inside PEFT; no language has it there."""
 
+_COPIES = {"modules_to_save", "original_module"}
 SWITCHED = (BaseTunerLayer, AuxiliaryTrainingWrapper)
 """The layers in which PEFT keeps adapters and switches between them."""
 
@@ -49,7 +52,7 @@ class PeftSharedPart(SharedPart):
         self._trained = [parameter for parameter in base.parameters() if parameter.requires_grad]
 
         # PEFT fills in what it finds, and a configuration that was loaded is in inference mode
-        settings = _checked(config)
+        settings = _checked(config, base)
         settings.inference_mode = False
         known = set(base.modules())
 
@@ -98,17 +101,39 @@ class PeftSharedPart(SharedPart):
         for parameter in self._trained:
             parameter.requires_grad_(True)
 
+    def check_beside_languages(self) -> None:
+        """Refuse rows of embeddings as θ, which PEFT would look for in every language.
+
+        Raises:
+            ConfigurationError: If θ has some.
+        """
+        if any(isinstance(layer, TrainableTokensWrapper) for layer in self.layers):
+            raise ConfigurationError(
+                "θ must not train single tokens next to adapters of languages, because PEFT would"
+                " look for such tokens in every language. Found `trainable_token_indices` in"
+                " `shared`. Set it for the languages, or train whole embeddings:"
+                ' `modules_to_save=["..."]`.'
+            )
+
     def merge(self) -> None:
-        """Add θ to the weights of the base; the layers stay in the model."""
+        """Add θ to the weights of the base; layers in which languages have adapters stay."""
         for layer in self.layers:
             # the others, such as of `modules_to_save`, hold whole modules and nothing to add
             if isinstance(layer, BaseTunerLayer):
                 layer.merge(adapter_names=[ADAPTER])
 
+        # PEFT would look for a language in layers that have none
+        unwrap(self.base, {id(layer) for layer in self.layers if is_alone(layer)})
+
     def merged(self) -> nn.Module:
         """Compute a copy of the base model with θ in its weights and no adapter in it."""
         twin = copy.deepcopy(self)
-        return twin.model.merge_and_unload(adapter_names=[ADAPTER])
+        prepare_merging(twin.base)
+
+        with without_noise():
+            model: nn.Module = twin.model.merge_and_unload(adapter_names=[ADAPTER])
+        unwrap(model)
+        return model
 
     @property
     def _base(self) -> Any:
@@ -116,7 +141,26 @@ class PeftSharedPart(SharedPart):
         return self.base
 
 
-def _checked(config: object) -> PeftConfig:
+def is_alone(layer: Any) -> bool:
+    """Whether a layer has θ and no adapter of a language."""
+    return layer._get_available_adapters() == {ADAPTER}
+
+
+def leave_copies_out(config: PeftConfig, model: nn.Module) -> None:
+    """Resolve "all-linear" to layers of the base, without the copies that θ has of some.
+
+    Args:
+        config: The configuration of a language; changed in place.
+        model: The base, with θ in it.
+    """
+    _maybe_include_all_linear_layers(config, model)
+
+    targets = vars(config).get("target_modules")
+    if isinstance(targets, set):
+        config.target_modules = {name for name in targets if not _COPIES & set(name.split("."))}
+
+
+def _checked(config: object, base: nn.Module) -> PeftConfig:
     """A copy of a configuration that θ can have."""
     rule = '`shared` must be "all", "none", a regular expression or a PeftConfig'
     if not isinstance(config, PeftConfig):
@@ -126,6 +170,7 @@ def _checked(config: object) -> PeftConfig:
         )
 
     check_initialisation(config)
+    check_supported(config, base, is_theta=True)
     if config.is_prompt_learning:
         raise ConfigurationError(
             f"{rule} of a method that puts layers into the model. Found `{type(config).__name__}`,"

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from peft.tuners.ln_tuning.layer import LNTuningLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import nn
 
 from hf_meta_adapters.backends.abilities import CopiesModule
-from hf_meta_adapters.backends.peft._shared_part import ADAPTER
+from hf_meta_adapters.backends.peft._shared_part import ADAPTER, is_alone
 from hf_meta_adapters.errors import ConfigurationError
 
 # layers that call one adapter at a time, so that θ and φ cannot both be active in them
@@ -47,7 +48,7 @@ class Switches:
         with_shared = [False] * len(switched)
 
         for layer in shared:
-            if layer._get_available_adapters() == {ADAPTER}:
+            if is_alone(layer):
                 # PEFT switches all layers of a kind when it adds an adapter, this one as well
                 layer._active_adapter = [ADAPTER]
                 continue
@@ -72,6 +73,30 @@ class Switches:
                 layer._active_adapter = [ADAPTER, adapter]
             else:
                 layer._active_adapter = [adapter]
+
+
+def check_not_nested(layers: Sequence[nn.Module]) -> None:
+    """Refuse adapters inside of whole copies of modules, where θ and φ meet.
+
+    Args:
+        layers: All layers in which PEFT keeps adapters.
+
+    Raises:
+        ConfigurationError: If a copy that one of them has contains layers of the other.
+    """
+    for layer in layers:
+        if not isinstance(layer, ModulesToSaveWrapper):
+            continue
+
+        inner = [name for name, part in layer.named_modules() if isinstance(part, BaseTunerLayer)]
+        if inner:
+            kept = sorted(layer._get_available_adapters())
+            raise ConfigurationError(
+                "θ and φ must not lie within one another: a module that one has a copy of, by"
+                " `modules_to_save`, must hold no layer of the other. Found, in the copy of"
+                f" {kept}, layers of adapters: {inner[:3]}. Leave the module out of"
+                ' `modules_to_save`, or the layers out of the other by `exclude_modules=["..."]`.'
+            )
 
 
 def originals(switches: Switches) -> list[nn.Module]:

@@ -11,6 +11,7 @@ from peft import LoraConfig
 
 from hf_meta_adapters import LanguageAdapterModel, get_language_model, list_languages
 from hf_meta_adapters.errors import HubError, LanguageError
+from hf_meta_adapters.hub.base_model import BaseReference
 from hf_meta_adapters.hub.manifest import MANIFEST, SHARED_ADAPTER
 from tests.adapted import METHODS, adapted, outputs, same, snapshot, stirred
 from tests.hub_client import TOKEN
@@ -305,7 +306,7 @@ def test_a_base_in_a_folder_is_not_published(hub: HubServer, tmp_path: Path) -> 
         model.push_to_hub(FAMILY)
     assert FAMILY not in hub.repositories
     before = snapshot(model)
-    model._base_name = "", ""  # then its weights are part of the family
+    model._reference = BaseReference()  # then its weights are part of the family
     model.push_to_hub(FAMILY)
     assert f"{SHARED_ADAPTER}/adapter_model.safetensors" in hub.repositories[FAMILY].files()
     loaded = load(FAMILY)

@@ -1,0 +1,40 @@
+"""Rows of several languages in one pass of PEFT, in an order that does not change between runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
+
+from torch import nn
+
+from hf_meta_adapters.backends.rows import naming_rows
+
+# the modules in which layers of LoRA run one adapter after the other; some need more libraries
+_MODULES = tuple(f"peft.tuners.lora.{name}" for name in ("layer", "bnb", "hqq"))
+
+
+@contextmanager
+def routing_in_order(layers: Sequence[nn.Module], names: Sequence[str]) -> Iterator[None]:
+    """A context in which layers run each row through its adapter, adapters by their first row.
+
+    PEFT goes through a `set` of names, whose order is another one in each process. Dropout would
+    draw other masks for each adapter, and no run could be repeated or resumed bitwise.
+
+    Args:
+        layers: The layers.
+        names: The adapter of each row.
+    """
+    with ExitStack() as stack:
+        for name in _MODULES:
+            if name in sys.modules:
+                # the keys of a dictionary are a set in the order in which they came
+                stack.enter_context(patch.object(sys.modules[name], "set", _ordered, create=True))
+
+        stack.enter_context(naming_rows(layers, names))
+        yield
+
+
+def _ordered(names: Sequence[str]) -> dict[str, None]:
+    return dict.fromkeys(names)

@@ -1,0 +1,205 @@
+"""Whether a model still is what the files of its base say, tensor by tensor."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_LEGACY = ((".gamma", ".weight"), (".beta", ".bias"))
+
+_NO_EFFECT = {
+    "_name_or_path",
+    "architectures",
+    "attn_implementation",
+    "dtype",
+    "quantization_config",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+}
+"""Settings that `from_pretrained` writes itself, is given again, or that change no output."""
+
+_TOKENS = {"bos_token_id", "eos_token_id", "pad_token_id"}
+"""Settings that users add for `generate`; of all models, classifiers of sequences compute with
+them."""
+
+
+def is_same_base(
+    base: transformers.PreTrainedModel, state: Mapping[str, Tensor], folder: Path
+) -> bool:
+    """Compare a model with the checkpoint in a folder, of which one tensor is read at a time.
+
+    Args:
+        base: The model.
+        state: Its tensors under the names of its own checkpoint, without adapters.
+        folder: The folder of the checkpoint.
+
+    Returns:
+        Whether loading the folder gives this model: configuration, number types and all values.
+        False where that cannot be told, such as for files that are not safetensors.
+    """
+    if not _has_same_config(base, folder) or not _has_configured_types(base, state):
+        return False
+
+    try:
+        with ExitStack() as stack:
+            files = _tensors_of(folder, stack)
+            if files:
+                return _compare(base, state, files, folder)
+    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError):
+        pass  # such a folder could not be loaded either
+
+    return False
+
+
+def _compare(
+    base: transformers.PreTrainedModel,
+    state: Mapping[str, Tensor],
+    files: Mapping[str, Any],
+    folder: Path,
+) -> bool:
+    """Whether every tensor has the value of its file; tied names need one file."""
+    is_quantized = getattr(base.config, "quantization_config", None) is not None
+    found: set[int] = set()
+    missing: list[Tensor] = []
+
+    for name, tensor in state.items():
+        # packed numbers are of another form than the file, and nothing trains them
+        if is_quantized and not tensor.is_floating_point():
+            continue
+
+        file = next((files[each] for each in _names(base, name) if each in files), None)
+        if file is None:
+            missing.append(tensor)
+            continue
+
+        saved = file()
+        if saved.shape != tensor.shape or not _equal(saved, tensor):
+            return False
+        found.add(_identity(tensor))
+
+    # scales of packed numbers are not in the file either
+    if is_quantized or all(_identity(tensor) in found for tensor in missing):
+        return True
+
+    return _loads_same(base, state, folder)
+
+
+def _loads_same(
+    base: transformers.PreTrainedModel, state: Mapping[str, Tensor], folder: Path
+) -> bool:
+    """Compare with a second model, where transformers renames or joins tensors as it loads them."""
+    with torch.random.fork_rng():  # what a checkpoint lacks is drawn
+        twin: Any = type(base).from_pretrained(
+            str(folder), dtype=base.config.dtype, use_safetensors=True, local_files_only=True
+        )
+
+    loaded = twin.state_dict()
+    return loaded.keys() == state.keys() and all(
+        loaded[name].shape == tensor.shape and _equal(loaded[name], tensor)
+        for name, tensor in state.items()
+    )
+
+
+def _equal(saved: Tensor, tensor: Tensor) -> bool:
+    """Whether a tensor of a file has the values of one of the model, in the type of the latter."""
+    part: Any = tensor.detach()
+    if hasattr(part, "device_mesh"):
+        # each process compares the part that it has
+        from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+        shape, offset = compute_local_shape_and_global_offset(
+            part.shape, part.device_mesh, part.placements
+        )
+        part = part.to_local()
+        for dimension, (length, start) in enumerate(zip(shape, offset, strict=True)):
+            saved = saved.narrow(dimension, start, length)
+
+    return torch.equal(saved.to(part.device, part.dtype), part)
+
+
+def _identity(tensor: Tensor) -> int:
+    return tensor.data_ptr() if tensor.numel() else id(tensor)
+
+
+def _names(base: transformers.PreTrainedModel, name: str) -> Iterator[str]:
+    """The names under which a checkpoint may hold a tensor."""
+    prefix = f"{base.base_model_prefix}."
+    for each in (name, f"{prefix}{name}", name.removeprefix(prefix)):
+        yield each
+        for old, new in _LEGACY:
+            if each.endswith(new):
+                yield each.removesuffix(new) + old
+
+
+def _tensors_of(folder: Path, stack: ExitStack) -> dict[str, Any]:
+    """The name of each tensor in a checkpoint → a function that reads it."""
+    names = [_WEIGHTS]
+    if (folder / _INDEX).is_file():
+        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+        names = sorted(set(index["weight_map"].values()))
+    elif not (folder / _WEIGHTS).is_file():
+        return {}
+
+    tensors: dict[str, Any] = {}
+    for name in names:
+        file = stack.enter_context(safe_open(folder / name, framework="pt"))
+        for key in file.keys():  # noqa: SIM118  (not a dictionary)
+            tensors[key] = lambda file=file, key=key: file.get_tensor(key)
+
+    return tensors
+
+
+def _has_same_config(base: transformers.PreTrainedModel, folder: Path) -> bool:
+    """Whether the configuration differs in nothing that changes an output."""
+    try:
+        saved = type(base.config).from_pretrained(str(folder)).to_dict()
+    except (OSError, ValueError):
+        return False
+
+    ignored: set[str] = set()
+    if not type(base).__name__.endswith("ForSequenceClassification"):
+        ignored = {name for name in _TOKENS if saved.get(name) is None}
+
+    return _settings(base.config.to_dict(), ignored) == _settings(saved, ignored)
+
+
+def _settings(content: Mapping[str, Any], ignored: set[str]) -> dict[str, Any]:
+    """The settings of a configuration, and of those inside it, that matter, as JSON has them."""
+    kept = {
+        name: _settings(value, ignored) if isinstance(value, dict) else value
+        for name, value in content.items()
+        if name not in _NO_EFFECT | ignored
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(kept, default=str))
+    return plain
+
+
+def _has_configured_types(base: transformers.PreTrainedModel, state: Mapping[str, Tensor]) -> bool:
+    """Whether loading in the configured number type gives each tensor the type that it has."""
+    configured = getattr(base.config, "dtype", None)
+    if isinstance(configured, str):
+        configured = getattr(torch, configured, None)
+    if configured is None or getattr(base.config, "quantization_config", None) is not None:
+        return True
+
+    # some models keep a few modules in float32
+    kept: set[str] = set()
+    for attribute in ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict"):
+        kept.update(getattr(base, attribute, None) or ())
+
+    return all(
+        tensor.dtype == configured or any(part in name for part in kept)
+        for name, tensor in state.items()
+        if tensor.is_floating_point()
+    )

@@ -19,6 +19,7 @@ from hf_meta_adapters.hub.links import check_no_links, cut_hard_links
 from hf_meta_adapters.hub.public import additions, files_to_publish
 from hf_meta_adapters.hub.push import check_base, published_card, write_card_file
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
+from hf_meta_adapters.steps.sharding import gathered
 
 Metadata: TypeAlias = Mapping[str, str | list[str]]
 
@@ -50,12 +51,14 @@ def write_card(folder: Path, repo_id: str, args: TrainingArguments, metadata: Me
 
 
 def check_publishable(model: LanguageAdapterModel) -> None:
-    """Refuse a model over a base that only this machine has.
+    """Refuse a model over a base that only this machine has. All processes call it together.
 
     Raises:
         HubError: Before anything is written.
     """
-    check_base(model._family({}))
+    with gathered(model):
+        family = model._family({}, model.base_state_dict())
+    check_base(family)
 
 
 def push_run(

@@ -20,11 +20,12 @@ from hf_meta_adapters.hub.client import Access
 from hf_meta_adapters.hub.loading import load_weights
 from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family
 from hf_meta_adapters.hub.push import Push
+from hf_meta_adapters.hub.steady import reads_one_save
 from hf_meta_adapters.modeling._building import build_model
 from hf_meta_adapters.modeling._checkpointing import enable_checkpointing
 from hf_meta_adapters.modeling._initialisation import check_mixture, check_new_language, mix_
 from hf_meta_adapters.modeling._inner_model import inner_attribute
-from hf_meta_adapters.modeling._loading import Choices, load_adapters, open_saved
+from hf_meta_adapters.modeling._loading import Choices, load_adapter, load_adapters, open_saved
 from hf_meta_adapters.modeling._router import Router
 from hf_meta_adapters.modeling._rows import forward_rows, generate_rows
 from hf_meta_adapters.modeling._saving import Tokenizer, Writer, checked_choice, publish
@@ -394,6 +395,7 @@ class LanguageAdapterModel(nn.Module):
         return publish(self._writer(details, max_shard_size), destination, processing_class)
 
     @classmethod
+    @reads_one_save
     def from_pretrained(
         cls,
         repo_or_path: str | Path,
@@ -432,8 +434,7 @@ class LanguageAdapterModel(nn.Module):
             HubError: If files are missing, foreign, damaged or unsafe, or cannot be downloaded.
             LanguageError: If a language is asked for that was not saved.
         """
-        cache = None if cache_dir is None else str(cache_dir)
-        access = Access(revision, token, cache, local_files_only)
+        access = Access(revision, token, cache_dir, local_files_only)
         choices = Choices(auto_class, languages, shared, model_arguments)
         saved = open_saved(repo_or_path, choices, access)
 
@@ -454,6 +455,7 @@ class LanguageAdapterModel(nn.Module):
             model.train_only(*saved.languages)
         return model.eval()
 
+    @reads_one_save
     def load_weights(self, path: str | Path) -> None:
         """Read θ and every φ_l of this very model from what `save_pretrained` wrote, in place.
 
@@ -490,7 +492,7 @@ class LanguageAdapterModel(nn.Module):
         if language not in self.languages:
             self.add_language(language)
 
-        self.backend.load(language, Path(path))
+        load_adapter(self.backend, language, Path(path))
 
     def __getattr__(self, name: str) -> Any:
         """Look further in the base model."""

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from secrets import token_hex
 
 from hf_meta_adapters.errors import HubError
@@ -129,8 +129,11 @@ def _finish(staging: Path, folder: Path) -> None:
         return
 
     family = read_manifest(staging)
-    check_no_links(folder, adapter_folders(family, family.languages))
     paths = _files(staging)
+    # No file may move into a folder elsewhere: a link may have come since `write` was called.
+    places = {str(place) for path in paths for place in PurePosixPath(path).parents} - {"."}
+    check_no_links(folder, sorted({*places, *adapter_folders(family, family.languages)}))
+
     for path in paths:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
 
@@ -170,7 +173,9 @@ def _stale(folder: Path, family: Family) -> list[str]:
         weights, texts = needed_files(before, before.languages)
         old |= {*weights, *texts}
 
-    return sorted(path for path in old - new if (folder / path).is_file())
+    # The folder of a language that goes may be a link, behind which lies what is not ours.
+    inside = {path for path in old if "/" not in path or not (folder / path).parent.is_symlink()}
+    return sorted(path for path in inside - new if (folder / path).is_file())
 
 
 def _move(source: Path, target: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import wraps
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -29,15 +30,18 @@ def reads_one_save(method: _Method) -> _Method:
     Args:
         method: It is called again if the folder has been saved over meanwhile.
     """
+    # After `self` or `cls`; it may be passed by its name.
+    first = list(signature(method).parameters)[1]
 
     @wraps(method)
-    def reading(self: object, repo_or_path: str | Path, *args: object, **options: object) -> Any:
-        folder = local_folder(repo_or_path)
+    def reading(self: object, *args: Any, **options: Any) -> Any:
+        source = args[0] if args else options.get(first, "")
+        folder = local_folder(source)
         if folder is None:
             # A commit of a repository does not change.
-            return method(self, repo_or_path, *args, **options)
+            return method(self, *args, **options)
 
-        return read_one_save(folder, lambda: method(self, repo_or_path, *args, **options))
+        return read_one_save(folder, lambda: method(self, *args, **options))
 
     return cast(_Method, reading)
 

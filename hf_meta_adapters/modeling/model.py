@@ -335,6 +335,9 @@ class LanguageAdapterModel(nn.Module):
         Where θ is an adapter, it is written to `<save_directory>/shared/`, and a base that was
         loaded from a folder or the Hub is named, not copied: its weights must not have changed.
 
+        A model that lies in the folder is replaced when the new one is complete; whoever loads
+        meanwhile gets one of the two. Other files in the folder stay.
+
         Args:
             save_directory: The folder; `<save_directory>/<language>/` holds the adapters.
             max_shard_size: The largest file of shared weights, such as "2GB"; default that of
@@ -344,7 +347,7 @@ class LanguageAdapterModel(nn.Module):
 
         Raises:
             HubError: If a file in the folder, or the folder of a language, is a link: nothing is
-                written through links.
+                written through links. Or if another process saves into the folder.
         """
         self._writer(details, max_shard_size).write(Path(save_directory))
 
@@ -431,7 +434,8 @@ class LanguageAdapterModel(nn.Module):
             The model, in evaluation mode, as transformers models are after loading.
 
         Raises:
-            HubError: If files are missing, foreign, damaged or unsafe, or cannot be downloaded.
+            HubError: If files are missing, foreign, unsafe, or not those that were saved, or cannot
+                be downloaded.
             LanguageError: If a language is asked for that was not saved.
         """
         access = Access(revision, token, cache_dir, local_files_only)
@@ -463,7 +467,7 @@ class LanguageAdapterModel(nn.Module):
             path: The folder.
 
         Raises:
-            HubError: If the files are of another model, or damaged.
+            HubError: If the files are of another model, or not those that were saved.
         """
         family, state = self._family({}), self.base_state_dict()
         load_weights(Path(path), family, self.backend, state, self.shared_part)

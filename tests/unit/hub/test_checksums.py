@@ -32,10 +32,15 @@ def manifest(folder: Path) -> dict:
     return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
 
 
-def damage(path: Path, place: float = 0.9) -> None:
-    """Change one byte, in a copy: the file may be mapped into memory."""
+def damage(path: Path) -> None:
+    """Change one bit of weights, or add a space to a text, which still is JSON."""
     content = bytearray(path.read_bytes())
-    content[int(place * len(content))] ^= 1
+    if path.suffix == ".json" or content.lstrip().startswith(b"{"):
+        content += b" "
+    else:
+        content[-1] ^= 1
+
+    # A new file, since the old one may be mapped into memory.
     path.unlink()
     path.write_bytes(content)
 

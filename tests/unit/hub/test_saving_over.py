@@ -202,6 +202,15 @@ def test_a_save_in_the_midst_of_a_load_makes_it_begin_again(
     assert which_one(model, expected) == AFTER
 
 
+def test_the_folder_may_be_passed_by_its_name(expected: Any, tmp_path: Path) -> None:
+    save(tmp_path, AFTER)
+    model = load(repo_or_path=tmp_path)
+    stirred(model).load_weights(path=tmp_path)
+    assert which_one(model, expected) == AFTER
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'path'"):
+        model.load_weights()
+
+
 def test_a_folder_that_never_stands_still_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 _Read = TypeVar("_Read")
 _Stamp = dict[str, tuple[int, ...]]
 
+_ATTEMPTS = 3
 _PAUSE = 0.1
 """Seconds before a folder that is being saved over is looked at again."""
 
@@ -59,25 +60,28 @@ def read_one_save(folder: Path, read: Callable[[], _Read]) -> _Read:
     Raises:
         HubError: If the folder is saved over again and again.
     """
-    start = time.monotonic()
-    while (waited := time.monotonic() - start) < 2 * PATIENCE:
+    start, attempts, waited = time.monotonic(), 0, 0.0
+    # A large model, which takes long to read, has a second and a third attempt as well.
+    while waited < 2 * PATIENCE or 0 < attempts < _ATTEMPTS:
         recover(folder, waited=waited > PATIENCE)
 
         with locked(folder, exclusive=False, patience=PATIENCE) as lock:
             before = _stamp(folder)
             # A process that saves, and cannot be locked out, may be in the midst of it.
             if lock == "held" or not complete(folder):
+                attempts += 1
                 try:
                     result = read()
                 except Exception:
                     # Half of one save and half of another can fail in any way.
-                    if _stamp(folder) == before:
+                    if _stamp(folder) == before and not complete(folder):
                         raise
                 else:
                     if _stamp(folder) == before:
                         return result
 
         time.sleep(_PAUSE)
+        waited = time.monotonic() - start
 
     raise HubError(
         f"A saved model must stay as it is while it is loaded. Found {folder} saved over again and"

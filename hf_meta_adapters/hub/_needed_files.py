@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 _ADAPTER_CONFIG = "adapter_config.json"
+_SHARD = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 _TEXTS = (CONFIG, "generation_config.json", INDEX)
 
 LARGEST_TEXT = 16 * 2**20
@@ -49,4 +51,4 @@ def adapter_folders(family: Family, languages: Sequence[str]) -> list[str]:
 
 def shard_names(folder: Path) -> list[str]:
     """The safetensors files of the shared weights: a single file, or several with an index."""
-    return sorted(path.name for path in folder.glob("model*.safetensors"))
+    return sorted(path.name for path in folder.glob("model*") if _SHARD.fullmatch(path.name))

@@ -33,9 +33,6 @@ def draw_conflict(folder: Path, details: Details) -> dict[str, str]:
     Returns:
         What to record of the picture; nothing where none was drawn.
     """
-    # An earlier save may have left a picture of other gradients.
-    (folder / COSINES).unlink(missing_ok=True)
-
     conflict = details.get("gradient_conflict")
     if not isinstance(conflict, ConflictMatrix) or find_spec("matplotlib") is None:
         return {}

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils.sha import sha_fileobj
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -134,7 +133,7 @@ def _theta_differences(
 
     # Equal hashes need no download. Unequal ones prove nothing: sharding or metadata may differ.
     if here == there:
-        hashes = ((_sha256(folder / path), _published_sha256(remote.files[path])) for path in here)
+        hashes = ((family.hashes[path], _published_sha256(remote.files[path])) for path in here)
         if all(ours == theirs for ours, theirs in hashes):
             return []
 
@@ -155,11 +154,6 @@ def _theta_differences(
 
 def _is_shared(path: str) -> bool:
     return "/" not in path or path.startswith(f"{SHARED_ADAPTER}/")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return sha_fileobj(file).hex()
 
 
 def _published_sha256(file: RepoFile) -> str | None:

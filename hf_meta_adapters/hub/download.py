@@ -14,6 +14,7 @@ from hf_meta_adapters._typing import Language
 from hf_meta_adapters.errors import HubError, check_known_language, check_languages
 from hf_meta_adapters.hub._needed_files import LARGEST_TEXT, needed_files
 from hf_meta_adapters.hub._safety import check_folder, check_sizes
+from hf_meta_adapters.hub.checksums import check_files
 from hf_meta_adapters.hub.client import NO_ANSWER, Access, speaking_of
 from hf_meta_adapters.hub.manifest import MANIFEST, Family, read_manifest
 
@@ -96,6 +97,7 @@ def fetch_family(
             _check_cached(repo_id, folder, family, keys)
 
     check_folder(folder, family, keys)
+    check_files(folder, family, keys)
     return folder, family
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hf_meta_adapters._typing import ModelArguments, ModelClass
 from hf_meta_adapters.errors import HubError
 from hf_meta_adapters.hub._number_types import check_number_types
+from hf_meta_adapters.hub.checksums import check_files
 from hf_meta_adapters.hub.client import Access
 from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family, manifest_key, read_manifest
 
@@ -64,6 +65,8 @@ def load_weights(
     """
     family = read_manifest(folder)
     differences = _differences(family, own)
+    if not differences:
+        check_files(folder, family, own.languages)
 
     # Nothing is written before everything is known to fit.
     saved: dict[str, Tensor] = {}

@@ -25,7 +25,11 @@ SHARED_ADAPTER = "shared"
 _FORMAT = 1
 _RULE = f"`{MANIFEST}` must be what `save_pretrained` wrote."
 _WEIGHTS = re.compile(r"\w[\w.-]*\.safetensors")
-_KEYS = {"one_adapter_for_all": "share_adapter", "theta_is_adapter": "shared_adapter"}
+_KEYS = {
+    "one_adapter_for_all": "share_adapter",
+    "theta_is_adapter": "shared_adapter",
+    "hashes": "sha256",
+}
 """Attributes of `Family` that format 1 of the manifest keeps under another key."""
 
 _PLACES = ("backend", "one_adapter_for_all", "theta_is_adapter", "base_model")
@@ -43,6 +47,7 @@ _TYPES: dict[str, type] = {
     "body": str,
     "details": dict,
     "files": dict,
+    "hashes": dict,
 }
 
 
@@ -64,6 +69,8 @@ class Family:
             without one.
         details: Whatever else was recorded, such as the training set-up.
         files: The weights, path in the folder → bytes; a larger file is not downloaded.
+        hashes: Weights and configurations, path in the folder → SHA-256; a file without an entry is
+            not compared.
     """
 
     languages: tuple[Language, ...]
@@ -77,6 +84,7 @@ class Family:
     body: str
     details: Details = field(default_factory=dict)
     files: Mapping[str, int] = field(default_factory=dict)
+    hashes: Mapping[str, str] = field(default_factory=dict)
 
     def adapters(self, languages: Sequence[Language]) -> list[str]:
         """The folders that hold the adapters of `languages`."""
@@ -139,8 +147,8 @@ def read_manifest(folder: Path) -> Family:
             f" {_FORMAT}. Install the version of hf-meta-adapters that wrote it, or a newer one."
         )
 
-    # Early manifests do not declare their files.
-    content.setdefault("files", {})
+    # Early manifests do not declare their files, and later ones no checksums.
+    content = {"files": {}, "sha256": {}, **content}
     entries: JsonObject = {name: content.get(manifest_key(name)) for name in _TYPES}
 
     mistyped = [name for name, kind in _TYPES.items() if not isinstance(entries[name], kind)]
@@ -169,7 +177,7 @@ def _read_object(folder: Path) -> JsonObject:
         )
 
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
     except ValueError as error:
         raise HubError(
             f"{_RULE} Found in {folder} no JSON: {error}. Download or save it again."
@@ -180,6 +188,17 @@ def _read_object(folder: Path) -> JsonObject:
         )
 
     return content
+
+
+def _unique(pairs: list[tuple[str, object]]) -> JsonObject:
+    """An object of JSON, each of whose keys comes once: of two values one would be ignored."""
+    found: JsonObject = {}
+
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key!r} comes twice")
+        found[key] = value
+    return found
 
 
 def _check_declared_files(folder: Path, family: Family) -> None:

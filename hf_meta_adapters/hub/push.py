@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from huggingface_hub import (
     CommitInfo,
@@ -28,6 +29,7 @@ from hf_meta_adapters.hub.public import additions, files_to_publish, public_fami
 from hf_meta_adapters.results.files import write_text
 
 _SCRATCH = "hf_meta_adapters_"
+_Entry = TypeVar("_Entry")
 
 
 @dataclass(frozen=True)
@@ -216,14 +218,21 @@ def _joined(family: Family, published: Family) -> Family:
         ) from error
 
     # θ stays as it is published; the languages that are pushed replace their own files.
-    kept = {path: size for path, size in published.files.items() if not _is_of(family, path)}
-    added = {path: size for path, size in family.files.items() if _is_of(family, path)}
     return replace(
         published,
         languages=languages,
-        files={**kept, **added},
+        files=_replaced(family, published.files, family.files),
+        hashes=_replaced(family, published.hashes, family.hashes),
         details=merge_details(published.details, family.details),
     )
+
+
+def _replaced(
+    family: Family, published: Mapping[str, _Entry], new: Mapping[str, _Entry]
+) -> dict[str, _Entry]:
+    """Entries for published files, in which the languages of a family have those of their own."""
+    kept = {path: entry for path, entry in published.items() if not _is_of(family, path)}
+    return kept | {path: entry for path, entry in new.items() if _is_of(family, path)}
 
 
 def _is_of(family: Family, path: str) -> bool:

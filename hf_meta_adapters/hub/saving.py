@@ -3,7 +3,7 @@
 config.json, model.safetensors    the shared weights; `AutoModel….from_pretrained` reads them
 shared/                           θ, if it is an adapter; a base that has a name is then not copied
 <language>/                       an adapter, in the format of its own library
-language_adapters.json            what belongs together, and the size of each file of weights
+language_adapters.json            what belongs together, with sizes and checksums of the files
 README.md                         the model card
 """
 
@@ -20,8 +20,10 @@ from torch import Tensor
 from hf_meta_adapters.hub._card import CARD, card_text
 from hf_meta_adapters.hub._needed_files import adapter_folders, weight_sizes
 from hf_meta_adapters.hub._record import draw_conflict, json_details
+from hf_meta_adapters.hub._staging import save_over
+from hf_meta_adapters.hub.checksums import checksums
 from hf_meta_adapters.hub.links import check_no_links, cut_hard_links
-from hf_meta_adapters.hub.manifest import MANIFEST, SHARED_ADAPTER, Family, write_manifest
+from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family
 
 
 class AdapterWriter(Protocol):
@@ -51,9 +53,10 @@ def save_family(
 ) -> None:
     """Write the shared weights as a transformers checkpoint, then every adapter, then the manifest.
 
-    Nothing is written through a link: a folder that has links to files, or a link in place of the
-    folder of an adapter, is refused and stays as it is. A file that has other names elsewhere (hard
-    links) is replaced by one of its own.
+    A model that lies in the folder is replaced as a whole or, if this fails, not at all; other
+    files in the folder stay. Nothing is written through a link: a folder that has links to files,
+    or a link in place of the folder of an adapter, is refused and stays as it is. A file that has
+    other names elsewhere (hard links) is replaced by one of its own.
 
     Args:
         folder: Where to; created if it is missing.
@@ -64,41 +67,41 @@ def save_family(
         max_shard_size: The largest file of shared weights; `None` for the default of transformers.
 
     Raises:
-        HubError: If the folder has such links.
+        HubError: If the folder has such links, or another process saves into it.
     """
     measured = family.details
     family = replace(family, details=json_details(measured))
     # These fail before anything is written, if the details are not JSON or there are links.
     family.to_json()
     check_no_links(folder, adapter_folders(family, family.languages))
-
-    # A folder that is half overwritten is no model: the manifest goes first and returns last.
-    folder.mkdir(parents=True, exist_ok=True)
+    # For what others write beside the model next: a tokenizer, the arguments of a run.
     cut_hard_links(folder, adapter_folders(family, family.languages))
-    (folder / MANIFEST).unlink(missing_ok=True)
 
-    if family.base_model:
-        backend.base.config.save_pretrained(str(folder))
-    else:
-        _save_base(folder, backend.base, state, max_shard_size)
-    if shared is not None:
-        shared.save(folder / SHARED_ADAPTER, family.base_model)
-    for adapter in family.adapters(family.languages):
-        backend.save(adapter, folder / adapter)
+    def write(place: Path) -> str:
+        if family.base_model:
+            backend.base.config.save_pretrained(str(place))
+        else:
+            _save_base(place, backend.base, state, max_shard_size)
+        if shared is not None:
+            shared.save(place / SHARED_ADAPTER, family.base_model)
+        for adapter in family.adapters(family.languages):
+            backend.save(adapter, place / adapter)
 
-    family = replace(
-        family,
-        files=weight_sizes(folder, family),
-        details={**family.details, **draw_conflict(folder, measured)},
-    )
-    write_manifest(folder, family.to_json())
+        drawn = draw_conflict(place, measured)
+        written = replace(
+            family, files=weight_sizes(place, family), details={**family.details, **drawn}
+        )
+        written = replace(written, hashes=checksums(place, written))
 
-    # The card of an earlier save may have been edited since.
-    card = folder / CARD
-    previous = None
-    if card.is_file():
-        previous = card.read_text(encoding="utf-8")
-    card.write_text(card_text(family, previous), encoding="utf-8")
+        # The card of an earlier save may have been edited since.
+        card = folder / CARD
+        previous = None
+        if card.is_file():
+            previous = card.read_text(encoding="utf-8")
+        (place / CARD).write_text(card_text(written, previous), encoding="utf-8")
+        return written.to_json()
+
+    save_over(folder, write)
 
 
 def _save_base(

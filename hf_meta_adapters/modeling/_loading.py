@@ -14,6 +14,7 @@ from hf_meta_adapters.backends.abilities import SharedPart
 from hf_meta_adapters.backends.registry import backend_named
 from hf_meta_adapters.errors import ConfigurationError, HubError, check_languages
 from hf_meta_adapters.hub.base_model import body_name
+from hf_meta_adapters.hub.checksums import check_adapter_files
 from hf_meta_adapters.hub.client import Access
 from hf_meta_adapters.hub.download import fetch_family
 from hf_meta_adapters.hub.loading import load_base
@@ -123,6 +124,21 @@ def load_adapters(saved: SavedModel, backend: Backend, shared_part: SharedPart |
     # together, so that nobody repairs a large model file by file
     if errors:
         raise HubError("\n".join(map(str, errors))) from errors[0]
+
+
+def load_adapter(backend: Backend, language: Language, directory: Path) -> None:
+    """Read one adapter from a folder of its own, or from that of a saved model.
+
+    Args:
+        backend: The backend of the model.
+        language: The language that gets it.
+        directory: The folder.
+
+    Raises:
+        HubError: If files are damaged or do not fit.
+    """
+    check_adapter_files(directory)
+    backend.load(language, directory)
 
 
 def _saved_shared(folder: Path, family: Family, shared: object, body: str | None) -> object:

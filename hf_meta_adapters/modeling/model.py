@@ -21,13 +21,14 @@ from hf_meta_adapters.hub.client import Access
 from hf_meta_adapters.hub.loading import load_weights
 from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family, read_manifest
 from hf_meta_adapters.hub.push import Push
+from hf_meta_adapters.hub.steady import reads_one_save
 from hf_meta_adapters.hub.tokenizer import Tokenizer
 from hf_meta_adapters.modeling._base_language import with_base_language
 from hf_meta_adapters.modeling._building import build_model
 from hf_meta_adapters.modeling._checkpointing import enable_checkpointing
 from hf_meta_adapters.modeling._initialisation import check_mixture, check_new_language, mix_
 from hf_meta_adapters.modeling._inner_model import inner_attribute
-from hf_meta_adapters.modeling._loading import Choices, load_adapters, open_saved
+from hf_meta_adapters.modeling._loading import Choices, load_adapter, load_adapters, open_saved
 from hf_meta_adapters.modeling._merging import merge
 from hf_meta_adapters.modeling._router import Router
 from hf_meta_adapters.modeling._rows import forward_rows, generate_rows
@@ -344,6 +345,9 @@ class LanguageAdapterModel(nn.Module):
         Where θ is an adapter, it is written to `<save_directory>/shared/`, and a base that was
         loaded from a folder or the Hub is named, not copied, unless anything of it has changed.
 
+        A model that lies in the folder is replaced when the new one is complete; whoever loads
+        meanwhile gets one of the two. Other files in the folder stay.
+
         Args:
             save_directory: The folder; `<save_directory>/<language>/` holds the adapters.
             max_shard_size: The largest file of shared weights, such as "2GB"; default that of
@@ -353,7 +357,7 @@ class LanguageAdapterModel(nn.Module):
 
         Raises:
             HubError: If a file in the folder, or the folder of a language, is a link: nothing is
-                written through links.
+                written through links. Or if another process saves into the folder.
         """
         self._writer(details, max_shard_size).write(Path(save_directory))
 
@@ -404,6 +408,7 @@ class LanguageAdapterModel(nn.Module):
         return publish(self._writer(details, max_shard_size), destination, processing_class)
 
     @classmethod
+    @reads_one_save
     def from_pretrained(
         cls,
         repo_or_path: str | Path,
@@ -439,11 +444,11 @@ class LanguageAdapterModel(nn.Module):
             The model, in evaluation mode, as transformers models are after loading.
 
         Raises:
-            HubError: If files are missing, foreign, damaged or unsafe, or cannot be downloaded.
+            HubError: If files are missing, foreign, unsafe, or not those that were saved, or cannot
+                be downloaded.
             LanguageError: If a language is asked for that was not saved.
         """
-        cache = None if cache_dir is None else str(cache_dir)
-        access = Access(revision, token, cache, local_files_only)
+        access = Access(revision, token, cache_dir, local_files_only)
         choices = Choices(auto_class, languages, shared, model_arguments)
         saved = open_saved(repo_or_path, choices, access)
 
@@ -464,6 +469,7 @@ class LanguageAdapterModel(nn.Module):
             model.train_only(*saved.languages)
         return model.eval()
 
+    @reads_one_save
     def load_weights(self, path: str | Path) -> None:
         """Read θ and every φ_l of this very model from what `save_pretrained` wrote, in place.
 
@@ -471,7 +477,7 @@ class LanguageAdapterModel(nn.Module):
             path: The folder.
 
         Raises:
-            HubError: If the files are of another model, or damaged.
+            HubError: If the files are of another model, or not those that were saved.
         """
         state = self.base_state_dict()
         family = self._family({}, state)
@@ -504,7 +510,7 @@ class LanguageAdapterModel(nn.Module):
         if language not in self.languages:
             self.add_language(language)
 
-        self.backend.load(language, Path(path))
+        load_adapter(self.backend, language, Path(path))
 
     def __getattr__(self, name: str) -> Any:
         """Look further in the base model."""

@@ -15,6 +15,7 @@ from transformers.trainer_utils import HubStrategy, TrainOutput
 
 from hf_meta_adapters.data.key import Keyed, Role
 from hf_meta_adapters.data.language_collator import StepBatch
+from hf_meta_adapters.hub.checksums import compared_before
 from hf_meta_adapters.hub.manifest import read_manifest
 from hf_meta_adapters.hub.tokenizer import save_tokenizer
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
@@ -410,7 +411,7 @@ class MetaAdapterTrainer(GuardedTrainer):
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
-        with gathered(self._model, write=True):
+        with gathered(self._model, write=True), compared_before():
             self._model.load_weights(resume_from_checkpoint)
         check_weights(self._model, resume_from_checkpoint)
 
@@ -422,7 +423,7 @@ class MetaAdapterTrainer(GuardedTrainer):
         best = Path(self.state.best_model_checkpoint)
         read_seal(best)  # it may have been written days ago
 
-        with gathered(self._model, write=True):
+        with gathered(self._model, write=True), compared_before():
             self._model.load_weights(best)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

@@ -18,6 +18,7 @@ from hf_meta_adapters.errors import HubError
 from hf_meta_adapters.hub.manifest import MANIFEST, SHARED_ADAPTER
 from tests.adapted import adapted, moved, outputs, same, snapshot, stirred
 from tests.hub_server import HubServer
+from tests.signed import sign
 from tests.tiny import tiny
 
 load = LanguageAdapterModel.from_pretrained
@@ -38,13 +39,15 @@ def declare(folder: Path, *without: str, **added: int) -> None:
     edit(folder, files={**kept, **added})
 
 
-def cast(path: Path, name: str, dtype: torch.dtype) -> None:
-    """Change the type of one tensor of a file."""
+def cast(folder: Path, file: str, name: str, dtype: torch.dtype) -> None:
+    """Change the type of one tensor of a file of a saved model."""
+    path = folder / file
     # Copies: the file is replaced while it may be mapped into memory.
     tensors = {key: tensor.clone() for key, tensor in load_file(path).items()}
     tensors[name] = tensors[name].to(dtype)
     path.unlink()
     save_file(tensors, path, metadata={"format": "pt"})
+    sign(folder)
 
 
 @pytest.fixture
@@ -165,7 +168,7 @@ def test_adapters_of_another_kind_of_number_are_refused(dtype: torch.dtype, save
     model = load(saved)
     before = snapshot(model)
     name = sorted(load_file(saved / "sw" / WEIGHTS))[0]
-    cast(saved / "sw" / WEIGHTS, name, dtype)
+    cast(saved, f"sw/{WEIGHTS}", name, dtype)
 
     message = rf"Found in .*sw/{WEIGHTS}: {name}: {dtype} in the file, torch.float32 in the model\."
     calls = (
@@ -184,7 +187,7 @@ def test_adapters_of_another_kind_of_number_are_refused(dtype: torch.dtype, save
 def test_a_shared_adapter_of_whole_numbers_is_refused(theta: Path) -> None:
     path = theta / SHARED_ADAPTER / WEIGHTS
     name = sorted(load_file(path))[0]
-    cast(path, name, torch.int8)
+    cast(theta, f"{SHARED_ADAPTER}/{WEIGHTS}", name, torch.int8)
     with pytest.raises(HubError, match=rf"Found in .*{name}: torch.int8 in the file"):
         load(theta)
 
@@ -196,7 +199,7 @@ def test_shared_weights_of_another_kind_of_number_are_refused(
     model = stirred(adapted("bert", "lora"))
     before = snapshot(model)
     name = "bert.encoder.layer.0.attention.self.query.weight"
-    cast(saved / "model.safetensors", name, dtype)
+    cast(saved, "model.safetensors", name, dtype)
 
     message = rf"must be floating-point numbers.*Found in .*model: {name} of type \w+ \(1 in all\)"
     calls = (
@@ -215,7 +218,7 @@ def test_every_shard_is_looked_at(tmp_path: Path) -> None:
     shards = sorted(tmp_path.glob("model-*.safetensors"))
     assert len(shards) > 2
     name = sorted(load_file(shards[-1]))[0]
-    cast(shards[-1], name, torch.int8)
+    cast(tmp_path, shards[-1].name, name, torch.int8)
     with pytest.raises(HubError, match=f"Found in .*: {name} of type I8"):
         load(tmp_path)
 
@@ -224,8 +227,8 @@ def test_every_shard_is_looked_at(tmp_path: Path) -> None:
 def test_other_precisions_are_read(dtype: torch.dtype, saved: Path) -> None:
     name = sorted(load_file(saved / "sw" / WEIGHTS))[0]
     expected = load_file(saved / "sw" / WEIGHTS)[name].to(dtype).float()
-    cast(saved / "sw" / WEIGHTS, name, dtype)
-    cast(saved / "model.safetensors", "bert.embeddings.LayerNorm.weight", dtype)
+    cast(saved, f"sw/{WEIGHTS}", name, dtype)
+    cast(saved, "model.safetensors", "bert.embeddings.LayerNorm.weight", dtype)
 
     found = load(saved).language_parameters("sw").values()
     assert any(torch.equal(parameter, expected) for parameter in found)
@@ -238,4 +241,5 @@ def test_whole_numbers_that_are_no_weights_are_left_alone(saved: Path) -> None:
     tensors["bert.embeddings.position_ids"] = torch.arange(8).unsqueeze(0)
     path.unlink()
     save_file(tensors, path, metadata={"format": "pt"})
+    sign(saved)
     assert load(saved).languages == ("en", "sw")

@@ -18,6 +18,7 @@ from hf_meta_adapters.errors import ConfigurationError, HubError, MetaAdapterErr
 from hf_meta_adapters.hub.manifest import MANIFEST
 from tests.adapted import adapted, stirred
 from tests.hub_server import HubServer, Tree
+from tests.signed import sign_tree
 
 FAMILY = "eve/family"
 ADAPTER, SHARED = "sw/adapter_model.safetensors", "model.safetensors"
@@ -208,6 +209,7 @@ def test_a_hostile_repository_is_refused(
 ) -> None:
     files, (change, message) = dict(published), HOSTILE[what]
     change(files)
+    sign_tree(files)  # whoever changes a file can change its checksum as well
     hub.repository(FAMILY, files)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

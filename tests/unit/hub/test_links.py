@@ -166,6 +166,32 @@ def test_the_cache_of_the_hub_is_not_written_into(saved: Path, tmp_path: Path) -
     assert contents(blobs) == before
 
 
+def test_nothing_behind_a_link_is_deleted(saved: Path, outside: Path) -> None:
+    """The folder of a language that the new model does not have."""
+    link(saved / "sw", outside)
+    before = contents(outside)
+    adapted("bert", "lora", ["en"]).save_pretrained(saved)
+    assert contents(outside) == before
+    assert LanguageAdapterModel.from_pretrained(saved).languages == ("en",)
+
+
+@pytest.mark.parametrize("name", ["sw", "latest"])
+def test_an_interrupted_save_is_not_finished_through_a_link(
+    name: str, saved: Path, outside: Path
+) -> None:
+    """A folder may come from somebody else, with what looks like an interrupted save."""
+    staging = saved / f"{MANIFEST}.0123abcd.partial"
+    adapted("bert", "lora").save_pretrained(staging)
+    (staging / name).mkdir(exist_ok=True)
+    (staging / name / "evil.txt").write_text("evil")
+    shutil.rmtree(saved / name, ignore_errors=True)
+    (saved / name).symlink_to(outside)
+
+    with pytest.raises(HubError, match=rf"Found links in .*: {name}\."):
+        LanguageAdapterModel.from_pretrained(saved)
+    assert contents(outside) == {}
+
+
 def test_links_that_nothing_is_written_through_are_left_alone(saved: Path, outside: Path) -> None:
     (outside / "note.txt").write_text("of somebody else")
     (saved / "latest").symlink_to(outside)

@@ -4,7 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from hf_meta_adapters.hub._same_family import _sha256
+from hf_meta_adapters.hub.checksums import file_sha256
 from hf_meta_adapters.hub.manifest import MANIFEST, Family, read_manifest
 
 FAMILY = Family(
@@ -19,6 +19,7 @@ FAMILY = Family(
     body="bert",
     details={"note": [1, "two"]},
     files={"model.safetensors": 9},
+    hashes={"model.safetensors": "5f2e", "config.json": "b10a"},
 )
 FORMAT_1 = {
     "format": 1,
@@ -34,6 +35,7 @@ FORMAT_1 = {
     "body": "bert",
     "details": {"note": [1, "two"]},
     "files": {"model.safetensors": 9},
+    "sha256": {"model.safetensors": "5f2e", "config.json": "b10a"},
 }
 
 
@@ -55,4 +57,4 @@ def test_a_manifest_of_format_1_is_read(tmp_path: Path) -> None:
 def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
     content = bytes(range(256)) * 5000  # more than one block
     (tmp_path / "file").write_bytes(content)
-    assert _sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+    assert file_sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()

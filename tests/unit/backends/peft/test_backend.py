@@ -19,6 +19,7 @@ from hf_meta_adapters.backends.registry import backend_for
 from hf_meta_adapters.backends.weights_file import WEIGHTS
 from hf_meta_adapters.errors import ConfigurationError, HubError, UnsupportedModelError
 from tests.adapted import adapted, moved, outputs, same, snapshot, stirred
+from tests.signed import sign
 from tests.tiny import tiny
 
 load = LanguageAdapterModel.from_pretrained
@@ -272,6 +273,7 @@ def saved(tmp_path: Path) -> Path:
 
 def refuse(folder: Path, message: str) -> None:
     """Loading anew and loading in place both refuse, and the latter leaves the adapter alone."""
+    sign(folder)
     config = LoraConfig(r=2, target_modules=["query"])
     model = stirred(get_language_model(tiny("bert").make(), config, ["en", "sw"]))
     before = snapshot(model)
@@ -314,6 +316,7 @@ def test_a_pickled_adapter_is_refused_with_the_way_to_convert_it(saved: Path) ->
         r"Found `adapter_model.bin` in .*sw, a pickle.*safetensors.torch.save_file\(torch.load\(",
     )
     save_file(torch.load(path.with_suffix(".bin"), weights_only=True), path)
+    sign(saved)
     assert load(saved).languages == ("en", "sw")
 
 
@@ -356,6 +359,7 @@ def test_what_another_program_records_about_an_adapter_does_not_matter(saved: Pa
         "inference_mode": False,
     }
     path.write_text(json.dumps(content))
+    sign(saved)
     shutil.copytree(saved, saved.parent / "copy")
     assert load(saved.parent / "copy").languages == ("en", "sw")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -64,6 +65,11 @@ def load_weights(
         HubError: If the files are of another model, or damaged.
     """
     family = read_manifest(folder)
+
+    # A base that was saved is read, whether or not it could be named by now.
+    if not family.base_model:
+        own = replace(own, base_model="")
+
     differences = _differences(family, own)
     if not differences:
         check_files(folder, family, own.languages)

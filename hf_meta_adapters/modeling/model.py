@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from hf_meta_adapters.errors import ConfigurationError, check_known_language
 from hf_meta_adapters.hub.base_model import BaseReference, body_name
 from hf_meta_adapters.hub.client import Access
 from hf_meta_adapters.hub.loading import load_weights
-from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family, read_manifest
+from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family
 from hf_meta_adapters.hub.push import Push
 from hf_meta_adapters.hub.steady import reads_one_save
 from hf_meta_adapters.hub.tokenizer import Tokenizer
@@ -481,9 +480,6 @@ class LanguageAdapterModel(nn.Module):
         """
         state = self.base_state_dict()
         family = self._family({}, state)
-        # a base that was saved is read, whether or not it could be named by now
-        if not read_manifest(Path(path)).base_model:
-            family = replace(family, base_model="")
         load_weights(Path(path), family, self.backend, state, self.shared_part)
 
     def load_language(self, language: Language, path: str | Path) -> None:

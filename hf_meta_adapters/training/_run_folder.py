@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import TrainingArguments
 
 from hf_meta_adapters.errors import CheckpointError
+from hf_meta_adapters.results.files import write_text
 from hf_meta_adapters.training._checkpoint_folders import checkpoints, discard
 from hf_meta_adapters.training._checkpoint_seal import Seal, read_record
 from hf_meta_adapters.training._run_lock import RunLock
@@ -121,12 +121,8 @@ class RunFolder:
             place.unlink(missing_ok=True)
             return
 
-        # As a whole or not at all, and never through a link.
-        partial = place.with_suffix(".partial")
         try:
-            partial.unlink(missing_ok=True)
-            partial.write_text(json.dumps(self.sign(), indent=1) + "\n", encoding="utf-8")
-            os.replace(partial, place)
+            write_text(place, json.dumps(self.sign(), indent=1))
         except OSError as error:
             warnings.warn(
                 f"Which checkpoints in {self.path} are of this run cannot be recorded: {error}."

@@ -2,47 +2,35 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
-from transformers.trainer_utils import HubStrategy, TrainOutput
+from transformers.trainer_utils import TrainOutput
 
 from hf_meta_adapters.data.key import Keyed, Role
 from hf_meta_adapters.data.language_collator import StepBatch
-from hf_meta_adapters.hub.checksums import compared_before
-from hf_meta_adapters.hub.manifest import read_manifest
-from hf_meta_adapters.hub.tokenizer import save_tokenizer
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
-from hf_meta_adapters.steps.sharding import gathered, without_head
+from hf_meta_adapters.steps.sharding import without_head
 from hf_meta_adapters.training._batch_check import BatchCheck
-from hf_meta_adapters.training._checkpoint_seal import CheckpointRecord, read_record, read_seal
 from hf_meta_adapters.training._checkpoint_writer import CheckpointWriter
 from hf_meta_adapters.training._combined_arguments import needs_meta_gradient, needs_meta_text
 from hf_meta_adapters.training._compile import compile_layers
 from hf_meta_adapters.training._dataset_roles import Datasets, assign_roles, by_language
-from hf_meta_adapters.training._guarded_trainer import GuardedTrainer
 from hf_meta_adapters.training._keep_position import KeepPosition
 from hf_meta_adapters.training._lost_process import naming_lost_process
 from hf_meta_adapters.training._optimizer_groups import (
     adapter_parameters,
-    optimizer_settings,
     split_groups,
-    unwrapped,
 )
 from hf_meta_adapters.training._outer_step import OuterStep
 from hf_meta_adapters.training._progress import Progress
-from hf_meta_adapters.training._publishing import push_checkpoint, write_card
-from hf_meta_adapters.training._resume import reading_optimizer
 from hf_meta_adapters.training._run_identity import RunIdentity
-from hf_meta_adapters.training._run_record import run_record
 from hf_meta_adapters.training._run_settings import run_parts
-from hf_meta_adapters.training._same_run import check_same_run
+from hf_meta_adapters.training._saving_trainer import SavingTrainer
 from hf_meta_adapters.training._setup_checks import check_setup
 from hf_meta_adapters.training._start_together import (
     check_same_call,
@@ -57,7 +45,7 @@ from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 from hf_meta_adapters.training.conflict_callback import GradientConflictCallback
 
 
-class MetaAdapterTrainer(GuardedTrainer):
+class MetaAdapterTrainer(SavingTrainer):
     """Trains θ by the training loss of all languages, and every φ_l by the meta-gradient.
 
     It is a `transformers.Trainer`: callbacks, schedules, logging, checkpoints and precision work as
@@ -303,12 +291,6 @@ class MetaAdapterTrainer(GuardedTrainer):
             split_groups(optimizer, self._adapters, self._adapter_rate)
         return optimizer
 
-    def create_scheduler(self, *args: Any, **kwargs: Any) -> torch.optim.lr_scheduler.LRScheduler:
-        """The schedule of `transformers.Trainer`."""
-        scheduler = super().create_scheduler(*args, **kwargs)
-        self._run.note_rates(self.optimizer, scheduler)
-        return scheduler
-
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the losses of each language and the meter of the meta-signal to the training logs."""
         # Of training: those of evaluation and of the end of a run do not have both.
@@ -322,124 +304,3 @@ class MetaAdapterTrainer(GuardedTrainer):
         with self.progress.paused():
             metrics: dict[str, float] = super()._evaluate(*args, **kwargs)
         return metrics
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the model and its languages, whole even where parameters are sharded.
-
-        Args:
-            output_dir: The folder; default that of the arguments.
-            _internal_call: As in `transformers.Trainer`.
-        """
-        # Without `super()`, which would have Accelerate write sharded weights in another format.
-        with gathered(self._model, here=self.args.should_save):
-            self._save(output_dir)
-
-        if self.args.push_to_hub and not _internal_call:
-            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
-
-    def _save(
-        self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None
-    ) -> None:
-        """Write the model and its languages, the tokenizer, and the arguments; no pickle."""
-        if not self.args.should_save:
-            return
-
-        folder = Path(output_dir or self.args.output_dir)
-        record = run_record(
-            self._model,
-            self.args,
-            {"train": self.train_dataset, "meta": self.meta_dataset},
-            self.state.log_history,
-            self.scores,
-        )
-        self._model.save_pretrained(folder, fallbacks=self._outer_step.check.level, **record)
-
-        # As transformers does it: a collator may be all that knows the tokenizer.
-        tokenizer = self.processing_class or getattr(self.data_collator, "tokenizer", None)
-        if tokenizer is not None:
-            save_tokenizer(tokenizer, folder)
-
-        arguments = json.dumps(self.args.to_sanitized_dict(), indent=2)
-        (folder / "training_args.json").write_text(arguments + "\n")
-
-    def create_model_card(self, *_: object, **metadata: str | list[str]) -> None:
-        """Write the card of the family to the output folder; it keeps what others wrote on the Hub.
-
-        Args:
-            *_: The language, which is known.
-            **metadata: Further metadata, of those that `transformers.Trainer` takes `license` and
-                `tags`.
-        """
-        if self.is_world_process_zero():
-            write_card(Path(self.args.output_dir), self.hub_model_id, self.args, metadata)
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        # Without `super()`, which would leave out the languages and add the arguments as a pickle.
-        if self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:
-            self.push_in_progress = push_checkpoint(self, Path(checkpoint_folder))
-
-    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
-        # Without `super()`, which would write to the place itself, file after file.
-        self.check_trained()
-        run_dir = Path(self._get_output_dir(trial))
-        with self.progress.paused():
-            if self.hp_search_backend is None and trial is None:
-                self.store_flos()
-            place = self._writer.write(
-                run_dir, self.state, (self._write_model, self._write_run), self._checkpoint_record
-            )
-
-        if self.args.push_to_hub:
-            self._push_from_checkpoint(str(place))
-
-    def _write_run(self, folder: Path) -> None:
-        super()._write_run(folder)
-        if not self.args.save_only_model:
-            self._outer_step.next_step.save(folder)
-
-    def _checkpoint_record(self) -> CheckpointRecord:
-        return {
-            "step": self.state.global_step,
-            "model_only": bool(self.args.save_only_model),
-            "settings": self._run.record(),
-            "optimizer": optimizer_settings(self.optimizer, sharded=self.is_fsdp_enabled),
-            "progress": self.progress.state_dict(),
-            "optimizer_states": len(unwrapped(self.optimizer).state),
-            "evaluation_due": self._evaluation_due,
-        }
-
-    def _load_from_checkpoint(
-        self, resume_from_checkpoint: str, model: nn.Module | None = None
-    ) -> None:
-        with gathered(self._model, write=True), compared_before():
-            self._model.load_weights(resume_from_checkpoint)
-        check_weights(self._model, resume_from_checkpoint)
-
-        # A run that fell back to a safer setting of the meta-gradient continues with it.
-        details = read_manifest(Path(resume_from_checkpoint)).details
-        self._outer_step.check.level = cast(int, details.get("fallbacks", 0))
-
-    def _load_best_model(self) -> None:
-        best = Path(self.state.best_model_checkpoint)
-        read_seal(best)  # it may have been written days ago
-
-        with gathered(self._model, write=True), compared_before():
-            self._model.load_weights(best)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None:
-            return
-
-        # States are loaded by position: those of another optimizer may fit by accident.
-        record = read_record(Path(checkpoint))
-        current = optimizer_settings(self.optimizer, sharded=self.is_fsdp_enabled)
-        check_same_run(checkpoint, record["optimizer"], current)
-
-        loading = self._run.loading_optimizer(checkpoint, record, self.optimizer, self.lr_scheduler)
-        with loading, reading_optimizer(checkpoint, self.args.device):
-            super()._load_optimizer_and_scheduler(checkpoint)
-
-        self.progress.load_state_dict(record["progress"])
-        self._outer_step.next_step.load(Path(checkpoint))
-        if record.get("evaluation_due", False):
-            self._due_from = checkpoint

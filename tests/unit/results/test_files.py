@@ -68,8 +68,10 @@ GUARDED = {
     "hub/saving.py",
     "hub/tokenizer.py",
     "study/cell.py",
-    "training/_checkpoint_seal.py",  # into the folder of an unfinished checkpoint
-    "training/trainer.py",
+    # into the folder of an unfinished checkpoint
+    "training/_checkpoint_seal.py",
+    "training/_kept_step_file.py",
+    "training/_saving_trainer.py",
 }
 LINKS = {"symbolic": os.symlink, "hard": os.link}
 

@@ -20,8 +20,9 @@ def base_reference(base: nn.Module) -> tuple[str, str]:
     if not isinstance(config, transformers.PretrainedConfig):
         return "", ""
 
-    name = config.name_or_path
-    if not name or type(base).__name__ not in (config.architectures or ()):
+    name, classes = config.name_or_path, config.architectures
+    # a file may hold anything there
+    if not name or not isinstance(classes, list) or type(base).__name__ not in classes:
         return "", ""
 
     # transformers 4 records the commit that it loaded, transformers 5 does not.

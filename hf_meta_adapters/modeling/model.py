@@ -20,11 +20,16 @@ from hf_meta_adapters.hub.client import Access
 from hf_meta_adapters.hub.loading import load_weights
 from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family
 from hf_meta_adapters.hub.push import Push
-from hf_meta_adapters.modeling._building import build_model
 from hf_meta_adapters.modeling._checkpointing import enable_checkpointing
 from hf_meta_adapters.modeling._initialisation import check_mixture, check_new_language, mix_
 from hf_meta_adapters.modeling._inner_model import inner_attribute
-from hf_meta_adapters.modeling._loading import Choices, load_adapters, open_saved
+from hf_meta_adapters.modeling._loading import (
+    Choices,
+    build_saved,
+    load_adapter,
+    load_adapters,
+    open_saved,
+)
 from hf_meta_adapters.modeling._router import Router
 from hf_meta_adapters.modeling._rows import forward_rows, generate_rows
 from hf_meta_adapters.modeling._saving import Tokenizer, Writer, checked_choice, publish
@@ -437,14 +442,7 @@ class LanguageAdapterModel(nn.Module):
         choices = Choices(auto_class, languages, shared, model_arguments)
         saved = open_saved(repo_or_path, choices, access)
 
-        model = build_model(
-            cls,
-            saved.base,
-            saved.config,
-            saved.languages,
-            shared=saved.shared,
-            share_adapter=saved.family.one_adapter_for_all,
-        )
+        model = build_saved(cls, saved)
         if saved.family.theta_is_adapter:
             # transformers does not always record the commit that it loaded
             model._base_name = saved.family.base_model, saved.family.base_revision
@@ -490,7 +488,7 @@ class LanguageAdapterModel(nn.Module):
         if language not in self.languages:
             self.add_language(language)
 
-        self.backend.load(language, Path(path))
+        load_adapter(self.backend, language, Path(path))
 
     def __getattr__(self, name: str) -> Any:
         """Look further in the base model."""

@@ -21,14 +21,25 @@ _FEW = 512
 
 _LONGEST = 2**20
 _CHEAP = 10**7
-_SECONDS = 2.0
+_SECONDS = 2
+"""Of computing, not of waiting: a machine may have other things to do."""
+
+_PATIENCE = 4
+"""As many times longer a trial may take by the clock."""
+
 _SHOWN = 80
 
 # A thread would not do: a match holds the interpreter's lock and cannot be interrupted.
 _TRIAL = """
 import json, re, sys, warnings
 warnings.simplefilter("ignore")
-how, patterns, names = json.load(sys.stdin)
+seconds, how, patterns, names = json.load(sys.stdin)
+try:
+    import resource
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+except (ImportError, OSError, TypeError, ValueError):
+    pass
 for name in names:
     for pattern in patterns:
         getattr(re, how)(pattern, name)
@@ -44,7 +55,7 @@ def check_patterns(
     r"""Refuse regular expressions that are malformed, or that take too long on some names.
 
     What may take long by its form, such as `((.+)+)+!`, is tried in a process of its own, which is
-    stopped after two seconds.
+    stopped when it has computed for two seconds.
 
     Args:
         setting: What holds the expressions, for the message.
@@ -128,7 +139,8 @@ def _log_choices(text: str) -> float:
 
 def _check_time(rule: str, patterns: Sequence[str], names: Sequence[str], how: str) -> None:
     """Match in a process of its own, and stop it if that takes too long."""
-    content = json.dumps([how, list(patterns), list(names)])
+    content = json.dumps([_SECONDS, how, list(patterns), list(names)])
+    too_long = f"which took more than {_SECONDS} seconds with {len(names)} names"
 
     try:
         # -I and -S: nothing is imported but the standard library, which takes 20 milliseconds
@@ -136,17 +148,20 @@ def _check_time(rule: str, patterns: Sequence[str], names: Sequence[str], how: s
             [sys.executable, "-I", "-S", "-c", _TRIAL],
             input=content.encode(),
             capture_output=True,
-            timeout=_SECONDS,
+            timeout=_PATIENCE * _SECONDS,
             check=False,
         )
         if trial.returncode == 0:
             return
-        what = (
-            f"which cannot be matched ({trial.stderr.decode(errors='replace')[-_SHOWN:].strip()})"
-        )
+
+        what = too_long
+        # below zero, a signal has stopped it
+        if trial.returncode > 0:
+            reason = trial.stderr.decode(errors="replace")[-_SHOWN:].strip()
+            what = f"which cannot be matched ({reason})"
 
     except subprocess.TimeoutExpired:
-        what = f"which took more than {_SECONDS:.0f} seconds with {len(names)} names"
+        what = too_long
     except OSError as error:
         what = f"which may take for ever and cannot be tried here ({error})"
 

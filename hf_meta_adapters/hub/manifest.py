@@ -32,8 +32,8 @@ _KEYS = {"one_adapter_for_all": "share_adapter", "theta_is_adapter": "shared_ada
 _PLACES = ("backend", "one_adapter_for_all", "theta_is_adapter", "base_model")
 """Attributes of `Family` that decide which folders weights are read from."""
 
-_MOST_LANGUAGES = 10_000
-"""More than there are living languages."""
+_MOST_LANGUAGES = 4_000
+"""More than any model has. Each takes a while, whether or not it has files of its own."""
 
 _TYPES: dict[str, type] = {
     "languages": list,
@@ -96,8 +96,14 @@ class Family:
         """The text of the manifest.
 
         Raises:
-            ConfigurationError: If JSON has no form for the details.
+            ConfigurationError: If JSON has no form for the details, or languages are too many.
         """
+        if len(self.languages) > _MOST_LANGUAGES:
+            raise ConfigurationError(
+                f"A saved model must have at most {_MOST_LANGUAGES:,} languages. Found"
+                f" {len(self.languages):,}. Make several models."
+            )
+
         content: dict[str, object] = {"format": _FORMAT, "hf_meta_adapters": __version__}
 
         try:

@@ -250,7 +250,8 @@ class LanguageAdapterModel(nn.Module):
             mix_(self._created(language), sources, list(mixture.values()))
 
         # libraries activate and freeze adapters when they add one
-        self._require_gradients()
+        if not self.share_adapter or len(self.languages) == 1:
+            self._require_gradients()
         if self.language is not None:
             self.set_language(self.language)
 

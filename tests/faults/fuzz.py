@@ -196,7 +196,13 @@ def _loaded(kind: Kind, mutant: Mutant, folder: Path) -> tuple[str, str]:
         is_setting = mutant.setting is not None and mutant.setting[0].endswith(SETTINGS)
         return (UNFIT if is_setting else FOREIGN), f"in use: {_where(error)}"
 
-    other = [key for key, digest in found.items() if kind.expected.get(key) != digest]
+    # where all languages share an adapter, one of another name may be any of them
+    any_of_them = kind.expected.values()
+    other = [
+        key
+        for key, digest in found.items()
+        if digest != kind.expected.get(key, digest if digest in any_of_them else "")
+    ]
     if not other:
         return SAME, ""
     if mutant.setting is not None and mutant.setting[0].endswith(SETTINGS):

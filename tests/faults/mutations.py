@@ -55,7 +55,7 @@ PATTERNS = (
     "",
 )
 SIZES = (10**9, 2**31, 2**63, 10**30, 10**400, 10**6, -1, 0, 1, 3, 1e9, 1e400, 0.5)
-PATHS = ("../evil", "/etc/passwd", "~/.ssh", "..", "a/../../b", "C:\\x", "\x00", "file:///etc")
+PATHS = ("../evil", "/etc/passwd", "~/.ssh", "..", "a/../../b", "C:\\x", "\x00", "\\\\host\\share")
 TEXTS = (
     "",
     " ",

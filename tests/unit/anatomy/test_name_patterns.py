@@ -41,8 +41,9 @@ QUICK = [
 
 @pytest.mark.parametrize("pattern", SLOW)
 def test_what_takes_for_ever_is_refused(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(name_patterns, "_SECONDS", 0.4)
-    with pytest.raises(ConfigurationError, match=r"`here` must .* Found .* took more than 0 sec"):
+    # no whole number, as the limit of a process must be: the clock stops it
+    monkeypatch.setattr(name_patterns, "_SECONDS", 0.1)
+    with pytest.raises(ConfigurationError, match=r"`here` must .* Found .* took more than 0.1 sec"):
         check_patterns("here", [pattern], NAMES)
 
 
@@ -50,7 +51,7 @@ def test_it_takes_two_seconds_to_refuse_it() -> None:
     began = time.monotonic()
     with pytest.raises(ConfigurationError, match="took more than 2 seconds with"):
         check_patterns("here", SLOW, NAMES)
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 12
 
 
 @pytest.mark.parametrize("pattern", QUICK)
@@ -86,7 +87,7 @@ def test_what_is_no_expression_is_refused(pattern: str, said: str) -> None:
 
 
 def test_many_expressions_are_tried_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(name_patterns, "_SECONDS", 0.4)
+    monkeypatch.setattr(name_patterns, "_SECONDS", 1)
     # `re` compiles each of them anew for each name
     with pytest.raises(ConfigurationError, match=r"took more than .* with \d+ names"):
         check_patterns("here", [f"(x{number}|y)+" for number in range(2_000)], NAMES, "match")

@@ -214,8 +214,8 @@ HOSTILE: dict[str, tuple[Callable[[Tree], None], str]] = {
         "more than 64 lists or objects inside one another",
     ),
     "as many languages as nobody speaks": (
-        manifest(languages=[f"l{number}" for number in range(10_001)]),
-        "10,001 languages, where 10,000 are the most",
+        manifest(languages=[f"l{number}" for number in range(4_001)]),
+        "4,001 languages, where 4,000 are the most",
     ),
     "a deep configuration": (content("config.json", b'{"a":' * 99_999, False), "no JSON in `conf"),
     "a configuration that is a list": (content("config.json", b"[]", False), "config.json a list"),
@@ -224,14 +224,11 @@ HOSTILE: dict[str, tuple[Callable[[Tree], None], str]] = {
         "code of its own, `_attn_implementation=eve/kernels`",
     ),
     "a module by its name": (text(CONFIG, megatron_config={"a": 1}), "code of its own, `megatron"),
-    "a width that is no number": (
-        text("config.json", hidden_size="wide"),
-        "Found in .*: .*hidden_",
-    ),
+    "a width that is no number": (text("config.json", hidden_size="wide"), "Found in .*: "),
     "a negative width": (text("config.json", hidden_size=-1), "Found in .*: "),
     "a vocabulary for all words of all times": (
         text("config.json", vocab_size=10**9),
-        r"config.json.*|must fit its weights. Found settings in .* its files hold [0-9]",
+        r"must fit its weights. Found settings in .* its files hold [0-9]|allocate memory",
     ),
     "a million layers": (text("config.json", num_hidden_layers=10**6), "must fit its weights"),
     "a billion layers": (

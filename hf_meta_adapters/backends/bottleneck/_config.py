@@ -140,10 +140,16 @@ class BottleneckConfig(PeftConfig):
     def _check_numbers(self) -> None:
         size = self.bottleneck_size
         # to Python, `True` is the integer 1
-        if not _holds([size], int) or not 1 <= size <= _WIDEST:
+        if not _holds([size], int) or size < 1:
             raise ConfigurationError(
                 "`bottleneck_size` must be a positive integer. Found"
                 f" {reprlib.repr(size)}. Set it for example to 128."
+            )
+
+        if size > _WIDEST:
+            raise ConfigurationError(
+                f"`bottleneck_size` must be at most {_WIDEST:,}. Found {reprlib.repr(size)}. Set it"
+                " for example to 128."
             )
 
         dropout = self.dropout

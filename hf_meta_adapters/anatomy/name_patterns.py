@@ -24,7 +24,7 @@ _CHEAP = 10**7
 _SECONDS = 2
 """Of computing, not of waiting: a machine may have other things to do."""
 
-_PATIENCE = 4
+_PATIENCE = 3
 """As many times longer a trial may take by the clock."""
 
 _SHOWN = 80

@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import hashlib
 import io
+import math
 import multiprocessing
 import os
 import resource
@@ -268,9 +269,15 @@ class Worker:
 
 
 def run(
-    kinds: Sequence[Kind], numbers: Sequence[int], seed: int, *, workers: int = 1
+    kinds: Sequence[Kind],
+    numbers: Sequence[int],
+    seed: int,
+    *,
+    workers: int = 1,
+    seconds: float = math.inf,
 ) -> list[Outcome]:
-    """Try mutants, and say what became of each."""
+    """Try mutants, as many as there is time for, and say what became of each."""
+    end = time.monotonic() + seconds
     waiting, done = list(reversed(numbers)), []
     folder = Path(tempfile.mkdtemp(prefix="fuzz_"))
     started = 0
@@ -290,6 +297,8 @@ def run(
     alive = [start() for _ in range(min(workers, len(waiting)))]
     try:
         while alive:
+            if time.monotonic() > end:
+                waiting.clear()
             ready = wait([worker.connection for worker in alive], timeout=0.5)
             for worker in list(alive):
                 if worker.connection in ready:
@@ -351,6 +360,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--mutants", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=math.inf, help="when to stop")
     parser.add_argument("--only", type=int, nargs="*", help="the numbers of mutants to try")
     parser.add_argument("--show", nargs="*", default=[], help="further outcomes to list")
     options = parser.parse_args(arguments)
@@ -360,7 +370,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kinds = make_kinds()
     began = time.monotonic()
     numbers = options.only or range(options.mutants)
-    outcomes = run(kinds, numbers, options.seed, workers=options.workers)
+    outcomes = run(kinds, numbers, options.seed, workers=options.workers, seconds=options.seconds)
     seconds = time.monotonic() - began
 
     print(table(outcomes))

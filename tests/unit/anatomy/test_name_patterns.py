@@ -42,8 +42,10 @@ QUICK = [
 @pytest.mark.parametrize("pattern", SLOW)
 def test_what_takes_for_ever_is_refused(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # no whole number, as the limit of a process must be: the clock stops it
-    monkeypatch.setattr(name_patterns, "_SECONDS", 0.1)
-    with pytest.raises(ConfigurationError, match=r"`here` must .* Found .* took more than 0.1 sec"):
+    monkeypatch.setattr(name_patterns, "_SECONDS", 0.15)
+    with pytest.raises(
+        ConfigurationError, match=r"`here` must .* Found .* took more than 0.15 sec"
+    ):
         check_patterns("here", [pattern], NAMES)
 
 

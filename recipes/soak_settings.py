@@ -32,6 +32,7 @@ from soak import LANGUAGES, LENGTH, Reporter, kill_repeatedly, live, read_rows, 
 
 import hf_meta_adapters as hma
 from hf_meta_adapters.cli import parse_arguments
+from hf_meta_adapters.results.files import write_text
 
 LORA = {"target_modules": ["c_attn"], "fan_in_fan_out": True}
 EVALUATION = {"eval_strategy": "steps", "eval_steps": 2, "per_device_eval_batch_size": 16}
@@ -164,7 +165,7 @@ def main() -> None:
         "versions": {lib.__name__: lib.__version__ for lib in (hma, torch, transformers, peft)},
     }
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    Path(args.output).write_text(json.dumps(result, indent=1) + "\n")
+    write_text(args.output, json.dumps(result, indent=1))
 
     different = [name for name, run in runs.items() if not all(run["equal"].values())]
     if different:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -67,7 +66,8 @@ def read_tensors(
     try:
         # no pickle, so that reading runs no code
         return load_file(path)
-    except SafetensorError as error:
+    except Exception as error:
+        # besides SafetensorError: an AttributeError of a type that torch lacks, say
         raise HubError(
             f"An adapter file must be in safetensors format. Found {path} damaged: {error}."
             " Download or save it again."

@@ -6,16 +6,17 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from hf_meta_adapters.hub._json_file import LARGEST_JSON
 from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
-_ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 _SHARD = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 _TEXTS = (CONFIG, "generation_config.json", INDEX)
 
-LARGEST_TEXT = 16 * 2**20
-"""The most bytes of a JSON file, whose size the manifest does not declare."""
+LARGEST_TEXT = LARGEST_JSON
+"""The most bytes of a text, whose size the manifest does not declare."""
 
 
 def weight_sizes(folder: Path, family: Family) -> dict[str, int]:
@@ -36,7 +37,7 @@ def needed_files(family: Family, languages: Sequence[str]) -> tuple[list[str], l
     folders = adapter_folders(family, languages)
 
     weights = [path for path in family.files if "/" not in path or path.split("/")[0] in folders]
-    texts = [*_TEXTS, *(f"{folder}/{_ADAPTER_CONFIG}" for folder in folders)]
+    texts = [*_TEXTS, *(f"{folder}/{ADAPTER_CONFIG}" for folder in folders)]
     return weights, texts
 
 

@@ -47,11 +47,21 @@ class Remote:
         )
 
     def text(self, path: str) -> str | None:
-        """The content of a text; `None` if there is none."""
+        """The content of a text; `None` if there is none.
+
+        Raises:
+            HubError: If it is no text.
+        """
         if path not in self.files:
             return None
 
-        return self.fetch(path).read_text(encoding="utf-8")
+        try:
+            return self.fetch(path).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise HubError(
+                f"`{path}` must be a text in UTF-8. Found, in {self.repo_id!r}: {error}. Correct or"
+                " remove it there."
+            ) from error
 
 
 def read_remote(api: HfApi, repo_id: str, access: Access) -> Remote:

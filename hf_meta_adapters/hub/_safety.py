@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
 from hf_meta_adapters.errors import HubError
+from hf_meta_adapters.hub._json_file import read_json, shown
 from hf_meta_adapters.hub._needed_files import (
-    CONFIG,
+    ADAPTER_CONFIG,
     INDEX,
     LARGEST_TEXT,
     adapter_folders,
     needed_files,
     shard_names,
 )
+from hf_meta_adapters.hub._settings import check_settings
 from hf_meta_adapters.hub.manifest import Family
 
+_INDEX_RULE = "The index of the shared weights must name safetensors files beside it."
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -80,14 +82,24 @@ def check_folder(folder: Path, family: Family, languages: Sequence[str]) -> None
     _check_declared(folder, family, languages)
     _check_index(folder / INDEX)
 
-    # `auto_map` names Python files that transformers would import with `trust_remote_code`.
-    config = _read_json(folder / CONFIG)
-    if isinstance(config, dict) and config.get("auto_map"):
-        raise HubError(
-            "The shared weights must be of a model class of transformers. Found code of its own,"
-            f" `auto_map`, in {folder / CONFIG}, which this package never runs. If you trust that"
-            " model, load it by itself and add adapters with `get_language_model`."
-        )
+    _check_top(folder)
+    check_texts(folder, family, languages)
+
+
+def check_texts(folder: Path, family: Family, languages: Sequence[str]) -> None:
+    """Refuse JSON files that cannot be read, or whose settings no model or adapter can have.
+
+    Args:
+        folder: The folder of a saved model.
+        family: Its manifest.
+        languages: Those to load.
+
+    Raises:
+        HubError: At the first such file.
+    """
+    _, texts = needed_files(family, languages)
+    for path in texts:
+        check_settings(folder / path, is_adapter=path.endswith(ADAPTER_CONFIG))
 
 
 def _check_declared(folder: Path, family: Family, languages: Sequence[str]) -> None:
@@ -142,12 +154,24 @@ def _check_links(folder: Path, family: Family, languages: Sequence[str]) -> None
     for adapter in adapters:
         paths |= {f"{adapter}/{path.name}" for path in (folder / adapter).glob("*")}
 
+    # What is neither a file nor a folder, such as a pipe, would be read for ever.
+    special = sorted(path for path in paths if _is_special(folder / path))
+    if special:
+        raise HubError(
+            "A saved model must consist of files and folders. Found something else in"
+            f" {folder}: {', '.join(special)}. Remove it, and save the model again."
+        )
+
     links = sorted(path for path in paths if _leads_elsewhere(folder, folder / path))
     if links:
         raise HubError(
             f"The files of a saved model must lie in its folder. Found links in {folder}:"
             f" {', '.join(links)}. Put the files themselves there."
         )
+
+
+def _is_special(path: Path) -> bool:
+    return path.exists() and not (path.is_file() or path.is_dir() or path.is_symlink())
 
 
 def _leads_elsewhere(folder: Path, path: Path) -> bool:
@@ -162,12 +186,15 @@ def _leads_elsewhere(folder: Path, path: Path) -> bool:
 
 def _check_index(path: Path) -> None:
     """Refuse an index of shards that names anything but safetensors files next to it."""
-    index = _read_json(path)
-    if not isinstance(index, dict):
+    if not path.exists():
         return
 
+    index = read_json(path, _INDEX_RULE)
+    if not isinstance(index, dict):
+        index = {}
+
     shards = index.get("weight_map")
-    names = {repr(shards)}  # what is no map is refused below, as the name of no file
+    names = {shown(shards)}  # what is no map is refused below, as the name of no file
     if isinstance(shards, dict):
         names = {str(name) for name in shards.values()}
 
@@ -176,19 +203,15 @@ def _check_index(path: Path) -> None:
     ]
     if foreign:
         raise HubError(
-            "The index of the shared weights must name safetensors files beside it. Found in"
-            f" {path}: {', '.join(map(repr, sorted(foreign)[:3]))}. Save the model again."
+            f"{_INDEX_RULE} Found in {path}: {', '.join(map(shown, sorted(foreign)[:3]))}."
+            " Save the model again."
         )
 
 
-def _read_json(path: Path) -> object:
-    if not path.is_file():
-        return None
-
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+def _check_top(folder: Path) -> None:
+    """Refuse an adapter beside the shared weights: transformers would put it into the model."""
+    if (folder / ADAPTER_CONFIG).exists():
         raise HubError(
-            f"A saved model must have readable JSON files. Found {path} damaged: {error}. Download"
-            " or save it again."
-        ) from error
+            "A saved model must have its adapters in the folders of their languages. Found"
+            f" {folder / ADAPTER_CONFIG}, which this package did not write. Remove it."
+        )

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hf_meta_adapters.errors import HubError
+from hf_meta_adapters.hub._json_file import LARGEST_JSON, read_json, shown
 from hf_meta_adapters.hub._remote import Remote
 from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family, manifest_key
 
@@ -105,7 +106,11 @@ def _comparable_configs(family: Family, published: Family) -> Iterator[tuple[str
 
 def _config_differences(path: Path, remote: Remote, name: str) -> Iterator[str]:
     """Settings in which two JSON files differ; another version may lack or add a setting."""
-    there = json.loads(remote.text(name) or "null")
+    there = None
+    if name in remote.files:
+        _check_size(remote, name)
+        there = read_json(remote.fetch(name), f"`{name}` of {remote.repo_id!r} must be JSON.")
+
     if not isinstance(there, dict):
         yield f"`{name}` is missing there"
         return
@@ -113,7 +118,17 @@ def _config_differences(path: Path, remote: Remote, name: str) -> Iterator[str]:
     here = json.loads(path.read_text(encoding="utf-8"))
     for key in sorted((here.keys() & there.keys()) - _VOLATILE):
         if _without_order(here[key]) != _without_order(there[key]):
-            yield f"`{key}` in {name} is {there[key]!r} there and {here[key]!r} here"
+            values = f"{shown(there[key])} there and {shown(here[key])} here"
+            yield f"`{key}` in {name} is {values}"
+
+
+def _check_size(remote: Remote, name: str) -> None:
+    size = remote.files[name].size
+    if size > LARGEST_JSON:
+        raise HubError(
+            f"`{name}` must be a short text. Found {size:,} bytes of it in {remote.repo_id!r}. Push"
+            " to another repository."
+        )
 
 
 def _without_order(value: object) -> object:

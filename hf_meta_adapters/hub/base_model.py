@@ -46,8 +46,9 @@ class BaseReference:
         if not isinstance(config, transformers.PretrainedConfig):
             return cls()
 
-        name = config.name_or_path
-        if not name or type(base).__name__ not in (config.architectures or ()):
+        name, classes = config.name_or_path, config.architectures
+        # a file may hold anything there
+        if not name or not isinstance(classes, list) or type(base).__name__ not in classes:
             return cls()
 
         # transformers 4 records the commit that it loaded, transformers 5 does not.

@@ -143,6 +143,29 @@ def speaking_of(repo_id: str, token: str | bool | None = None) -> Iterator[None]
         raise HubError(f"{rule}. Found, for {repo_id!r}: {message[:500]} {remedy}.") from error
 
 
+def meaning_of(error: BaseException) -> tuple[str, str] | None:
+    """The rule that an error of the Hub breaks, and what to do; `None` for other errors.
+
+    Args:
+        error: The error, or one that a library raised because of it.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, NO_ANSWER):
+            return _UNREACHABLE
+
+        # of a single file that is missing, whoever asked for it knows more
+        is_missing = isinstance(cause, EntryNotFoundError)
+        if isinstance(cause, HfHubHTTPError | HFValidationError) and not is_missing:
+            return _meaning(cause)
+        if isinstance(cause, LocalEntryNotFoundError):
+            return _UNREACHABLE
+
+        cause = cause.__cause__
+
+    return None
+
+
 def _meaning(error: BaseException) -> tuple[str, str]:
     """The rule that an error breaks, and what to do about it."""
     for kind, rule, remedy in _MEANINGS:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from hf_meta_adapters._typing import ModelArguments, ModelClass
 from hf_meta_adapters.errors import HubError
+from hf_meta_adapters.hub._json_file import shown
+from hf_meta_adapters.hub._needed_files import ADAPTER_CONFIG, CONFIG, shard_names
 from hf_meta_adapters.hub._number_types import check_number_types
+from hf_meta_adapters.hub._safety import check_texts
+from hf_meta_adapters.hub._settings import check_settings, is_quantized
 from hf_meta_adapters.hub.checksums import check_files
 from hf_meta_adapters.hub.client import Access
+from hf_meta_adapters.hub.foreign_errors import reading, reading_adapter
+from hf_meta_adapters.hub.limits import Amount, amount_in, at_most
 from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family, manifest_key, read_manifest
 
 _RULE = "The shared weights must be a transformers checkpoint in safetensors format."
@@ -72,6 +78,7 @@ def load_weights(
 
     differences = _differences(family, own)
     if not differences:
+        check_texts(folder, family, own.languages)
         check_files(folder, family, own.languages)
 
     # Nothing is written before everything is known to fit.
@@ -93,10 +100,12 @@ def load_weights(
             state[name].copy_(saved[name])
 
     if shared is not None:
-        shared.load(folder / SHARED_ADAPTER)
+        with reading_adapter(folder / SHARED_ADAPTER):
+            shared.load(folder / SHARED_ADAPTER)
 
     for adapter in family.adapters(own.languages):
-        backend.load(adapter, folder / adapter)
+        with reading_adapter(folder / adapter):
+            backend.load(adapter, folder / adapter)
 
 
 def load_base(
@@ -125,8 +134,11 @@ def load_base(
     """
     model_class = auto_class or _saved_class(family.base_class)
     source = family.base_model or str(folder)
+    if Path(source).is_dir():
+        # a base that is only named may be in another folder
+        check_settings(Path(source) / CONFIG)
 
-    try:
+    with reading(source, _RULE, _remedy(arguments)), _as_large_as(source, arguments):
         if not family.base_model:
             check_number_types(folder, _own_class(family.base_class, model_class))
 
@@ -143,10 +155,6 @@ def load_base(
                 "ignore_mismatched_sizes": True,
             },
         )
-    except (OSError, SafetensorError) as error:
-        raise HubError(
-            f"{_RULE} Found in {source}: {error} Download or save the model again."
-        ) from error
 
     mismatched = report["mismatched_keys"]
     if mismatched and not arguments.get("ignore_mismatched_sizes"):
@@ -168,6 +176,43 @@ def load_base(
     return model
 
 
+def check_adapter(folder: Path) -> None:
+    """Refuse the folder of a single adapter if its configuration is no such thing.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        HubError: If `adapter_config.json` cannot be read, or names code or senseless numbers.
+    """
+    check_settings(folder / ADAPTER_CONFIG, is_adapter=True)
+
+
+def _remedy(arguments: ModelArguments) -> str:
+    """What to do about files that cannot be loaded; arguments may be to blame as well."""
+    remedy = "Download or save the model again"
+    if not arguments:
+        return remedy
+
+    listed = ", ".join(f"{name}={shown(value)}" for name, value in arguments.items())
+    return f"{remedy}, or correct the arguments {listed}"
+
+
+def _as_large_as(source: str, arguments: ModelArguments) -> AbstractContextManager[None]:
+    """Refuse a model that is much larger than its files, unless the user has asked for that."""
+    folder = Path(source)
+    if not folder.is_dir() or "config" in arguments:
+        return nullcontext()
+
+    labels = arguments.get("num_labels")
+    amount = amount_in(folder / name for name in shard_names(folder))
+    if isinstance(labels, int):
+        # a head, of a width that no model exceeds
+        amount += Amount(1, 2**14 * labels)
+
+    return at_most(amount, folder, packed=is_quantized(folder))
+
+
 def _differences(family: Family, own: Family) -> list[str]:
     """How a saved family is not that of a model."""
     differences = []
@@ -176,7 +221,7 @@ def _differences(family: Family, own: Family) -> list[str]:
         saved, live = getattr(family, attribute), getattr(own, attribute)
         if saved != live:
             key = manifest_key(attribute)
-            differences.append(f"{key}={saved!r} where the model has {live!r}")
+            differences.append(f"{key}={shown(saved)} where the model has {live!r}")
 
     absent = [key for key in own.languages if key not in family.languages]
     return differences + [f"no language {key!r}" for key in absent]
@@ -262,7 +307,7 @@ def _saved_class(name: str) -> type[transformers.PreTrainedModel]:
     if found is None:
         raise HubError(
             "The saved class of the base model must be a model class of transformers. Found"
-            f" {name!r}. Pass the class that should load it: `from_pretrained(...,"
+            f" {shown(name)}. Pass the class that should load it: `from_pretrained(...,"
             " auto_class=...)`."
         )
 

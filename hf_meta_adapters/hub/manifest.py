@@ -17,6 +17,7 @@ from hf_meta_adapters.errors import (
     LanguageError,
     check_languages,
 )
+from hf_meta_adapters.hub._json_file import read_json, shown
 
 MANIFEST = "language_adapters.json"
 SHARED_ADAPTER = "shared"
@@ -34,6 +35,9 @@ _KEYS = {
 
 _PLACES = ("backend", "one_adapter_for_all", "theta_is_adapter", "base_model")
 """Attributes of `Family` that decide which folders weights are read from."""
+
+_MOST_LANGUAGES = 4_000
+"""More than any model has. Each takes a while, whether or not it has files of its own."""
 
 _TYPES: dict[str, type] = {
     "languages": list,
@@ -100,8 +104,14 @@ class Family:
         """The text of the manifest.
 
         Raises:
-            ConfigurationError: If JSON has no form for the details.
+            ConfigurationError: If JSON has no form for the details, or languages are too many.
         """
+        if len(self.languages) > _MOST_LANGUAGES:
+            raise ConfigurationError(
+                f"A saved model must have at most {_MOST_LANGUAGES:,} languages. Found"
+                f" {len(self.languages):,}. Make several models."
+            )
+
         content: dict[str, object] = {"format": _FORMAT, "hf_meta_adapters": __version__}
 
         try:
@@ -143,8 +153,9 @@ def read_manifest(folder: Path) -> Family:
     content = _read_object(folder)
     if content.get("format") != _FORMAT:
         raise HubError(
-            f"{_RULE} Found in {folder} format {content.get('format')!r}, where this version reads"
-            f" {_FORMAT}. Install the version of hf-meta-adapters that wrote it, or a newer one."
+            f"{_RULE} Found in {folder} format {shown(content.get('format'))}, where this"
+            f" version reads {_FORMAT}. Install the version of hf-meta-adapters that wrote it, or a"
+            " newer one."
         )
 
     # Early manifests do not declare their files, and later ones no checksums.
@@ -153,8 +164,15 @@ def read_manifest(folder: Path) -> Family:
 
     mistyped = [name for name, kind in _TYPES.items() if not isinstance(entries[name], kind)]
     if mistyped:
-        listed = ", ".join(f"`{manifest_key(name)}` is {entries[name]!r}" for name in mistyped)
+        listed = ", ".join(f"`{manifest_key(name)}` is {shown(entries[name])}" for name in mistyped)
         raise HubError(f"{_RULE} Found in {folder}: {listed}. Download or save it again.")
+
+    number = len(entries["languages"])
+    if number > _MOST_LANGUAGES:
+        raise HubError(
+            f"{_RULE} Found in {folder} {number:,} languages, where {_MOST_LANGUAGES:,} are the"
+            " most. Split the family."
+        )
 
     try:
         entries["languages"] = check_languages(entries["languages"])
@@ -176,12 +194,7 @@ def _read_object(folder: Path) -> JsonObject:
             " that `save_pretrained` wrote."
         )
 
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
-    except ValueError as error:
-        raise HubError(
-            f"{_RULE} Found in {folder} no JSON: {error}. Download or save it again."
-        ) from error
+    content = read_json(path, _RULE)
     if not isinstance(content, dict):
         raise HubError(
             f"{_RULE} Found in {folder} a {type(content).__name__}. Download or save it again."
@@ -204,7 +217,7 @@ def _unique(pairs: list[tuple[str, object]]) -> JsonObject:
 def _check_declared_files(folder: Path, family: Family) -> None:
     """Refuse a manifest that declares anything but safetensors files in the family's folders."""
     unsafe = [
-        f"{path!r}: {size!r}"
+        f"{path[:200]!r}: {shown(size)}"
         for path, size in family.files.items()
         if not _is_declarable(family, path, size)
     ]
@@ -228,7 +241,7 @@ def _check_agreement(folder: Path, family: Family) -> None:
     unread = [path for path in family.files if path.rpartition("/")[0] not in read_from]
     if unread:
         content = asdict(family)
-        entries = ", ".join(f"`{manifest_key(name)}`: {content[name]!r}" for name in _PLACES)
+        entries = ", ".join(f"`{manifest_key(name)}`: {shown(content[name])}" for name in _PLACES)
         raise HubError(
             f"{_RULE} Its other entries must agree with the weights that `files` declares. Found in"
             f" {folder} {entries}, by which nothing is read from {', '.join(unread[:3])}. Download"

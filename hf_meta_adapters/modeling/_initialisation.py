@@ -25,12 +25,14 @@ def check_new_language(language: Language, known: Sequence[Language]) -> None:
         LanguageError: In each of these cases.
     """
     check_language(language)
-    for key in known:
-        if key.lower() == language.lower():  # they would share a folder on some file systems
-            raise LanguageError(
-                "A new language must differ from the others by more than letter case. Found"
-                f" {language!r} next to {key!r}. Choose another key."
-            )
+
+    # they would share a folder on some file systems; `map`, because there may be thousands
+    if language.lower() in map(str.lower, known):
+        twin = next(key for key in known if key.lower() == language.lower())
+        raise LanguageError(
+            "A new language must differ from the others by more than letter case. Found"
+            f" {language!r} next to {twin!r}. Choose another key."
+        )
 
 
 def check_mixture(

@@ -17,8 +17,11 @@ from hf_meta_adapters.hub.base_model import body_name
 from hf_meta_adapters.hub.checksums import check_adapter_files
 from hf_meta_adapters.hub.client import Access
 from hf_meta_adapters.hub.download import fetch_family
-from hf_meta_adapters.hub.loading import load_base
+from hf_meta_adapters.hub.foreign_errors import reading, reading_adapter
+from hf_meta_adapters.hub.limits import Amount, amount_in, at_most
+from hf_meta_adapters.hub.loading import check_adapter, load_base
 from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family
+from hf_meta_adapters.modeling._building import Model, build_model
 
 
 @dataclass(frozen=True)
@@ -91,10 +94,65 @@ def open_saved(repo_or_path: str | Path, choices: Choices, access: Access) -> Sa
     adapters = family.adapters(languages)
     if adapters:
         # all have one configuration; reading an adapter compares it with that of the first
-        config = backend_named(family.backend).saved_config(folder / adapters[0], body)
+        with reading_adapter(folder / adapters[0]):
+            config = backend_named(family.backend).saved_config(folder / adapters[0], body)
 
     shared = _saved_shared(folder, family, choices.shared, body)
     return SavedModel(folder, family, languages, base, body, config, shared)
+
+
+def build_saved(model_class: type[Model], saved: SavedModel) -> Model:
+    """Put the adapters of a saved model into its base, with the weights of fresh ones.
+
+    Args:
+        model_class: The class of the model.
+        saved: The saved model.
+
+    Raises:
+        HubError: If the saved settings are none from which an adapter can be made, or ask for far
+            more than the files hold.
+    """
+    folder, family = saved.folder, saved.family
+    places = [folder / adapter for adapter in family.adapters(saved.languages)]
+    if family.theta_is_adapter:
+        places.append(folder / SHARED_ADAPTER)
+
+    amount = amount_in(file for place in places for file in sorted(place.glob("*.safetensors")))
+
+    # What a method computes anew when it is loaded, such as the network behind a prompt.
+    amount += Amount(len(places) * 2**8, len(places) * 2**20)
+
+    rule = "The settings of a saved adapter must be some from which one can be made."
+    place = places[0] if places else folder
+    with (
+        reading(place, rule, "Download or save the model again"),
+        at_most(amount, place),
+    ):
+        return build_model(
+            model_class,
+            saved.base,
+            saved.config,
+            saved.languages,
+            shared=saved.shared,
+            share_adapter=family.one_adapter_for_all,
+        )
+
+
+def load_adapter(backend: Backend, language: Language, folder: Path) -> None:
+    """Read one adapter for a language: from a folder of its own, or from that of a saved model.
+
+    Args:
+        backend: The backend of the model.
+        language: The language.
+        folder: The folder of the adapter.
+
+    Raises:
+        HubError: If files are missing, pickled or damaged, or do not fit.
+    """
+    check_adapter(folder)
+    check_adapter_files(folder)
+    with reading_adapter(folder):
+        backend.load(language, folder)
 
 
 def load_adapters(saved: SavedModel, backend: Backend, shared_part: SharedPart | None) -> None:
@@ -109,12 +167,14 @@ def load_adapters(saved: SavedModel, backend: Backend, shared_part: SharedPart |
         HubError: If files are damaged or do not fit; one error for all adapters together.
     """
     if saved.family.theta_is_adapter and shared_part is not None:
-        shared_part.load(saved.folder / SHARED_ADAPTER, saved.body)
+        with reading_adapter(saved.folder / SHARED_ADAPTER):
+            shared_part.load(saved.folder / SHARED_ADAPTER, saved.body)
 
     errors: list[HubError] = []
     for adapter in saved.family.adapters(saved.languages):
         try:
-            backend.load(adapter, saved.folder / adapter, saved.body)
+            with reading_adapter(saved.folder / adapter):
+                backend.load(adapter, saved.folder / adapter, saved.body)
         except HubError as error:
             errors.append(error)
 
@@ -124,21 +184,6 @@ def load_adapters(saved: SavedModel, backend: Backend, shared_part: SharedPart |
     # together, so that nobody repairs a large model file by file
     if errors:
         raise HubError("\n".join(map(str, errors))) from errors[0]
-
-
-def load_adapter(backend: Backend, language: Language, directory: Path) -> None:
-    """Read one adapter from a folder of its own, or from that of a saved model.
-
-    Args:
-        backend: The backend of the model.
-        language: The language that gets it.
-        directory: The folder.
-
-    Raises:
-        HubError: If files are damaged or do not fit.
-    """
-    check_adapter_files(directory)
-    backend.load(language, directory)
 
 
 def _saved_shared(folder: Path, family: Family, shared: object, body: str | None) -> object:
@@ -152,4 +197,5 @@ def _saved_shared(folder: Path, family: Family, shared: object, body: str | None
             '`shared` must be "none", which freezes θ, or be left out if the saved θ is an adapter.'
             f' Found {shared!r}. Use `shared="none"`.'
         )
-    return backend_named("peft").saved_config(folder / SHARED_ADAPTER, body)
+    with reading_adapter(folder / SHARED_ADAPTER):
+        return backend_named("peft").saved_config(folder / SHARED_ADAPTER, body)

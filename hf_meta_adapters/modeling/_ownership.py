@@ -109,8 +109,7 @@ class Ownership:
         trained: set[str] = set()
         if shared:
             trained.update(self.shared)
-        for key in languages:
-            trained.update(self.languages[key])
+        trained.update(*(self.languages[key] for key in languages))
 
         for name, parameter in module.named_parameters():
             if parameter.is_floating_point():  # torch refuses gradients of integers

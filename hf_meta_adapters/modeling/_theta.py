@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from hf_meta_adapters.anatomy.name_patterns import check_patterns
 from hf_meta_adapters.backends import Backend
 from hf_meta_adapters.backends.abilities import SharedPart, TakesSharedPart
 from hf_meta_adapters.backends.registry import shared_part_backend
@@ -109,13 +110,17 @@ def chosen_names(base: nn.Module, shared: object) -> set[str] | None:
 
     names = [name for name, parameter in base.named_parameters() if parameter.requires_grad]
     try:
-        chosen = {name for name in names if re.search(shared, name)}
-    except re.error as error:
-        raise ConfigurationError(f"{rule} Found {shared!r}: {error}. {example}") from error
+        re.compile(shared)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ConfigurationError(f"{rule} Found {shared[:99]!r}: {error}. {example}") from error
+
+    # a manifest may hold one that takes for ever
+    check_patterns("shared", [shared], names, "search")
+    chosen = {name for name in names if re.search(shared, name)}
 
     if not chosen:
         raise ConfigurationError(
-            f"{rule} Found {shared!r}, which matches none of {names[:_SHOWN]} and {len(names)} in"
-            " all. Use a part of such names."
+            f"{rule} Found {shared[:99]!r}, which matches none of {names[:_SHOWN]} and"
+            f" {len(names)} in all. Use a part of such names."
         )
     return chosen

@@ -23,11 +23,16 @@ from hf_meta_adapters.hub.push import Push
 from hf_meta_adapters.hub.steady import reads_one_save
 from hf_meta_adapters.hub.tokenizer import Tokenizer
 from hf_meta_adapters.modeling._base_language import with_base_language
-from hf_meta_adapters.modeling._building import build_model
 from hf_meta_adapters.modeling._checkpointing import enable_checkpointing
 from hf_meta_adapters.modeling._initialisation import check_mixture, check_new_language, mix_
 from hf_meta_adapters.modeling._inner_model import inner_attribute
-from hf_meta_adapters.modeling._loading import Choices, load_adapter, load_adapters, open_saved
+from hf_meta_adapters.modeling._loading import (
+    Choices,
+    build_saved,
+    load_adapter,
+    load_adapters,
+    open_saved,
+)
 from hf_meta_adapters.modeling._merging import merge
 from hf_meta_adapters.modeling._router import Router
 from hf_meta_adapters.modeling._rows import forward_rows, generate_rows
@@ -254,7 +259,8 @@ class LanguageAdapterModel(nn.Module):
             mix_(self._created(language), sources, list(mixture.values()))
 
         # libraries activate and freeze adapters when they add one
-        self._require_gradients()
+        if not self.share_adapter or len(self.languages) == 1:
+            self._require_gradients()
         if self.language is not None:
             self.set_language(self.language)
 
@@ -451,14 +457,7 @@ class LanguageAdapterModel(nn.Module):
         choices = Choices(auto_class, languages, shared, model_arguments)
         saved = open_saved(repo_or_path, choices, access)
 
-        model = build_model(
-            cls,
-            saved.base,
-            saved.config,
-            saved.languages,
-            shared=saved.shared,
-            share_adapter=saved.family.one_adapter_for_all,
-        )
+        model = build_saved(cls, saved)
         if saved.family.theta_is_adapter:
             # transformers does not always record the commit that it loaded
             model._reference = BaseReference(saved.family.base_model, saved.family.base_revision)

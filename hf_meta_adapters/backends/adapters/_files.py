@@ -17,6 +17,9 @@ from torch import Tensor
 from hf_meta_adapters.backends.weights_file import check_fit, read_tensors
 from hf_meta_adapters.errors import HubError
 
+_LONGEST = 200
+"""The most characters that a message shows of a setting."""
+
 _NOT_COMPARED = {"dropout", "init_weights", "init_weights_seed"}
 
 
@@ -99,7 +102,7 @@ def _check_same_config(own: AdapterConfig, directory: Path, saved: object) -> No
     """Refuse an adapter of the right shapes that means something else, as by another activation."""
     here, there = _settings(own), _settings(_loaded(directory, saved))
     differences = [
-        f"{key}={there.get(key)!r}, not {here.get(key)!r}"
+        f"{key}={_short(there.get(key))}, not {_short(here.get(key))}"
         for key in sorted(here.keys() | there.keys())
         if here.get(key) != there.get(key)
     ]
@@ -128,15 +131,22 @@ def _settings(config: AdapterConfig) -> dict[str, Any]:
     return plain
 
 
+def _short(value: object) -> str:
+    """A setting in a message, of which a file may hold megabytes."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
 def _loaded(directory: Path, config: object) -> AdapterConfig:
     """A configuration from what a file holds."""
     try:
         return AdapterConfig.load(config)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except Exception as error:
+        # any JSON may be in a downloaded file, and the library does not check it
         raise HubError(
             "An adapter must have a configuration that `adapters` knows. Found in"
-            f" {directory / CONFIG_NAME} {config!r}: {type(error).__name__}: {error}. Install the"
-            " version of adapters that wrote it."
+            f" {directory / CONFIG_NAME} {_short(config)}: {type(error).__name__}:"
+            f" {str(error)[:_LONGEST]}. Install the version of adapters that wrote it."
         ) from error
 
 
@@ -149,7 +159,7 @@ def _read_json(directory: Path) -> dict[str, Any]:
 
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise HubError(
             f"{rule} Found no JSON in {directory}: {error}. Download or save it again."
         ) from error

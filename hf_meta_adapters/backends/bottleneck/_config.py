@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,10 @@ PEFT_TYPE: Any = MethodName("BOTTLENECK")
 
 MODEL_ACTIVATION = "model"
 """The `non_linearity` that stands for the activation of the model."""
+
+
+_WIDEST = 2**20
+"""Wider than any model: a file may ask for more than a machine has room for."""
 
 
 @dataclass
@@ -101,6 +106,7 @@ class BottleneckConfig(PeftConfig):
             # a list in an order that does not depend on the process, as a saved file has it
             self.target_modules = sorted(self.target_modules)
 
+        self._check_types()
         self._check_numbers()
         self._check_activation()
         self._check_places()
@@ -113,30 +119,58 @@ class BottleneckConfig(PeftConfig):
 
         return self.layers_to_transform
 
+    def _check_types(self) -> None:
+        """Refuse what a file may hold where a type is meant that Python would take for another."""
+        for name in ("after_attention", "after_feed_forward", "init_weights"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise _mistyped(name, "true or false", value, "True")
+
+        names = self.target_modules
+        if not (names is None or isinstance(names, str) or _holds(names, str)):
+            raise _mistyped("target_modules", "names of modules or an expression", names, "None")
+
+        if not (self.modules_to_save is None or _holds(self.modules_to_save, str)):
+            rule = "a list of names of modules"
+            raise _mistyped("modules_to_save", rule, self.modules_to_save, '["classifier"]')
+
+        layers = self.layers_to_transform
+        if not (layers is None or _holds([layers], int) or _holds(layers, int)):
+            raise _mistyped("layers_to_transform", "numbers of layers", layers, "[0, 1]")
+
     def _check_numbers(self) -> None:
         size = self.bottleneck_size
         # to Python, `True` is the integer 1
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        if not _holds([size], int) or size < 1:
             raise ConfigurationError(
-                f"`bottleneck_size` must be a positive integer. Found {size!r}. Set it for example"
-                " to 128."
+                "`bottleneck_size` must be a positive integer. Found"
+                f" {reprlib.repr(size)}. Set it for example to 128."
             )
 
-        if not 0 <= self.dropout < 1:
+        if size > _WIDEST:
             raise ConfigurationError(
-                f"`dropout` must be in [0, 1). Found {self.dropout!r}. Set it for example to 0.1."
+                f"`bottleneck_size` must be at most {_WIDEST:,}. Found {reprlib.repr(size)}. Set it"
+                " for example to 128."
+            )
+
+        dropout = self.dropout
+        is_number = isinstance(dropout, int | float) and not isinstance(dropout, bool)
+        if not is_number or not 0 <= dropout < 1:
+            raise ConfigurationError(
+                f"`dropout` must be in [0, 1). Found {reprlib.repr(dropout)}. Set it for example to"
+                " 0.1."
             )
 
     def _check_activation(self) -> None:
         name = self.non_linearity
-        if name == MODEL_ACTIVATION or name in ACT2FN:
+        if isinstance(name, str) and (name == MODEL_ACTIVATION or name in ACT2FN):
             return
 
-        # `str`, for `None` and the like, which a file may hold
-        nearest = difflib.get_close_matches(str(name), ACT2FN, n=1) or ["relu"]
+        # `str`, for `None` and the like, which a file may hold; short, since a search takes long
+        nearest = difflib.get_close_matches(str(name)[:99], ACT2FN, n=1) or ["relu"]
         raise ConfigurationError(
             '`non_linearity` must be "model" or the name of an activation of transformers. Found'
-            f" {name!r}. Set it for example to {nearest[0]!r}."
+            f" {reprlib.repr(name)}. Set it for example to {nearest[0]!r}."
         )
 
     def _check_places(self) -> None:
@@ -145,3 +179,18 @@ class BottleneckConfig(PeftConfig):
                 "`after_attention` or `after_feed_forward` must be true, or `target_modules` must"
                 " be set. Found neither. Leave all three out to adapt both."
             )
+
+
+def _holds(values: object, kind: type) -> bool:
+    """Whether something is a list or a set of one type; to Python, `True` is an integer, too."""
+    if not isinstance(values, list | set | tuple):
+        return False
+
+    return all(isinstance(value, kind) and not isinstance(value, bool) for value in values)
+
+
+def _mistyped(setting: str, rule: str, value: object, example: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"`{setting}` must be {rule}. Found {reprlib.repr(value)} of type"
+        f" `{type(value).__name__}`. Set it for example to {example}."
+    )

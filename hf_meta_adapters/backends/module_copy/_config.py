@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,17 +82,18 @@ def _checked(modules: str | Iterable[str]) -> str | list[str]:
         if modules not in MODULE_KINDS:
             raise ConfigurationError(
                 f"`modules` must be one of {list(MODULE_KINDS)} or a list of names of modules."
-                f" Found {modules!r}. Use [{modules!r}] if it is a name."
+                f" Found {modules[:99]!r}. Use [{modules[:99]!r}] if it is a name."
             )
         return modules
 
-    names = list(modules)
+    names = list(modules) if isinstance(modules, Iterable) else []
     if isinstance(modules, (set, frozenset)):
         names.sort()
 
     if not names or not all(isinstance(name, str) and name for name in names):
         raise ConfigurationError(
-            f"`modules` must hold names of modules, as strings. Found {names!r}. Use for example"
+            f"`modules` must hold names of modules, as strings. Found"
+            f" {reprlib.repr(names or modules)}. Use for example"
             ' ["LayerNorm"].'
         )
     return names

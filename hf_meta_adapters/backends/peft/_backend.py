@@ -31,9 +31,11 @@ from hf_meta_adapters.backends.abilities import (
 )
 from hf_meta_adapters.backends.base import Backend
 from hf_meta_adapters.backends.peft._files import (
+    LONGEST,
     check_initialisation,
     check_same_config,
     read_config,
+    shown,
     write_adapter,
 )
 from hf_meta_adapters.backends.peft._merging import prepare_merging, unwrap
@@ -42,6 +44,7 @@ from hf_meta_adapters.backends.peft._messages import (
     lacks_target,
     without_noise,
 )
+from hf_meta_adapters.backends.peft._patterns import check_config_patterns
 from hf_meta_adapters.backends.peft._routing import routing_in_order
 from hf_meta_adapters.backends.peft._shared_part import SWITCHED, PeftSharedPart, leave_copies_out
 from hf_meta_adapters.backends.peft._supported import check_bias, check_supported
@@ -79,6 +82,7 @@ class PeftBackend(
         super().__init__(model, copy.deepcopy(config))
         _check_bare(model)
         check_initialisation(config)
+        check_config_patterns(model, config)
         check_supported(config, model, is_theta=False)
         check_bias(config)
 
@@ -285,9 +289,9 @@ class PeftBackend(
 
         return (
             "The adapter must find modules of the model to attach to. Found, with"
-            f" `target_modules={vars(self.config).get('target_modules')!r}` in"
-            f" `{type(self.base).__name__}`: {reason} Set `target_modules=[...]` to some of the"
-            f" model's own modules: {sorted(leaves)}."
+            f" `target_modules={shown(vars(self.config).get('target_modules'))}` in"
+            f" `{type(self.base).__name__}`: {reason[:LONGEST]} Set"
+            f" `target_modules=[...]` to some of the model's own modules: {sorted(leaves)}."
         )
 
 

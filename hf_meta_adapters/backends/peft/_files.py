@@ -16,6 +16,9 @@ from hf_meta_adapters.errors import ConfigurationError, HubError
 CONFIG = "adapter_config.json"
 _CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _NAMES_OF_MODULES = ("target_modules", "feedforward_modules", "exclude_modules")
+LONGEST = 300
+"""The most characters that a message shows of a setting."""
+
 _NOT_COMPARED = {
     "base_model_name_or_path",
     "inference_mode",
@@ -70,9 +73,11 @@ def read_config(directory: Path, body: str | None = None) -> PeftConfig:
 
     try:
         config = PeftConfig.from_pretrained(str(directory))
-    except (KeyError, TypeError, ValueError) as error:
+    except Exception as error:
+        # any JSON may be in a downloaded file, and each method checks its own settings
         raise HubError(
-            f"{rule} Found in {directory} one that cannot be read: {type(error).__name__}: {error}."
+            f"{rule} Found in {directory} one that cannot be read: {type(error).__name__}:"
+            f" {str(error)[:LONGEST]}."
             " Download or save the model again, or install the version of peft that wrote it."
         ) from error
 
@@ -100,7 +105,7 @@ def check_same_config(own: PeftConfig, directory: Path, body: str | None) -> Non
     # of both: a version of PEFT may lack a setting that another has
     compared = sorted((here.keys() | saved.keys()) - _NOT_COMPARED)
     differences = [
-        f"{name}={saved.get(name)!r}, not {here.get(name)!r}"
+        f"{name}={shown(saved.get(name))}, not {shown(here.get(name))}"
         for name in compared
         if _plain(here.get(name)) != _plain(saved.get(name))
     ]
@@ -134,6 +139,12 @@ def _remove_prefix(config: PeftConfig, prefix: str) -> None:
         names = vars(config).get(setting)
         if isinstance(names, (list, set)):
             setattr(config, setting, type(names)(name.removeprefix(prefix) for name in names))
+
+
+def shown(value: object) -> str:
+    """A setting in a message, of which a file may hold megabytes."""
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def _plain(value: object) -> object:

@@ -14,12 +14,14 @@ from torch import nn
 
 from hf_meta_adapters.backends.abilities import SharedPart
 from hf_meta_adapters.backends.peft._files import (
+    LONGEST,
     check_initialisation,
     check_same_config,
     write_adapter,
 )
 from hf_meta_adapters.backends.peft._merging import prepare_merging, unwrap
 from hf_meta_adapters.backends.peft._messages import without_noise
+from hf_meta_adapters.backends.peft._patterns import check_config_patterns
 from hf_meta_adapters.backends.peft._supported import check_supported
 from hf_meta_adapters.backends.weights_file import read_weights
 from hf_meta_adapters.errors import ConfigurationError, UnsupportedModelError
@@ -53,6 +55,7 @@ class PeftSharedPart(SharedPart):
 
         # PEFT fills in what it finds, and a configuration that was loaded is in inference mode
         settings = _checked(config, base)
+        check_config_patterns(base, settings)
         settings.inference_mode = False
         known = set(base.modules())
 
@@ -62,8 +65,9 @@ class PeftSharedPart(SharedPart):
         except ValueError as error:
             raise UnsupportedModelError(
                 "The shared adapter must find modules of the model to attach to. Found, for"
-                f" `shared={type(config).__name__}(...)` in `{type(base).__name__}`: {error} Set"
-                " `target_modules=[...]` to some of the model's own modules."
+                f" `shared={type(config).__name__}(...)` in `{type(base).__name__}`:"
+                f" {str(error)[:LONGEST]} Set `target_modules=[...]` to some of the model's own"
+                " modules."
             ) from error
 
         # the adapters of the languages would look there for others of their own kind

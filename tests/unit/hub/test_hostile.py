@@ -91,6 +91,19 @@ def reshaped(*paths: str) -> Callable[[Tree], None]:
     return edit
 
 
+def both(**changes: Any) -> Callable[[Tree], None]:
+    """The same settings for all languages."""
+
+    def edit(files: Tree) -> None:
+        for path in (CONFIG, CONFIG.replace("sw", "en")):
+            text(path, **changes)(files)
+
+    return edit
+
+
+EVIL = "((([a-z0-9_.])+)+)+!"
+
+
 def index(names: list[str]) -> Callable[[Tree], None]:
     def edit(files: Tree) -> None:
         files["model.safetensors.index.json"] = json.dumps(
@@ -188,6 +201,58 @@ HOSTILE: dict[str, tuple[Callable[[Tree], None], str]] = {
         based_elsewhere("/etc/x/y"),
         "must name a repository. Found '/etc/x/y'",
     ),
+    "a deep manifest": (
+        content(MANIFEST, b"[" * 99_999, False),
+        "no JSON in `language_adapters.json`: maximum recursion depth",
+    ),
+    "a manifest with two contents": (
+        content(MANIFEST, b'{"format": 1, "format": 2}', False),
+        "the key 'format' comes twice",
+    ),
+    "a manifest that is no text": (content(MANIFEST, b"\xff\xfe{}", False), "no JSON.*utf-8"),
+    "a nested entry": (
+        manifest(details={"a": json.loads("[" * 99 + "]" * 99)}),
+        "more than 64 lists or objects inside one another",
+    ),
+    "as many languages as nobody speaks": (
+        manifest(languages=[f"l{number}" for number in range(4_001)]),
+        "4,001 languages, where 4,000 are the most",
+    ),
+    "a deep configuration": (content("config.json", b'{"a":' * 99_999, False), "no JSON in `conf"),
+    "a configuration that is a list": (content("config.json", b"[]", False), "config.json a list"),
+    "attention from a repository": (
+        text("config.json", _attn_implementation="eve/kernels"),
+        "code of its own, `_attn_implementation=eve/kernels`",
+    ),
+    "a module by its name": (text(CONFIG, megatron_config={"a": 1}), "code of its own, `megatron"),
+    "a width that is no number": (text("config.json", hidden_size="wide"), "Found in .*: "),
+    "a negative width": (text("config.json", hidden_size=-1), "Found in .*: "),
+    "a vocabulary for all words of all times": (
+        text("config.json", vocab_size=10**9),
+        r"must fit its weights. Found settings in .* its files hold [0-9]|allocate memory",
+    ),
+    "a million layers": (text("config.json", num_hidden_layers=10**6), "must fit its weights"),
+    "a billion layers": (
+        text("config.json", num_hidden_layers=10**9),
+        "config.json `num_hidden_layers` 1,000,000,000, where 1,048,576 is the most",
+    ),
+    "a billion labels": (text("config.json", num_labels=10**9), "`num_labels` 1,000,000,000"),
+    "a number without end": (
+        text("config.json", vocab_size=10**400),
+        "`vocab_size` with a number of 1329 bits",
+    ),
+    "a rank that no machine has room for": (both(r=10**9), "`r` 1,000,000,000, where"),
+    "a rank that no file has": (both(r=10**6), "must fit its weights. Found settings in .*en"),
+    "ranks by an expression": (
+        both(rank_pattern={EVIL: 2}),
+        r"`rank_pattern` must hold regular expressions .* took more than 2 seconds",
+    ),
+    "targets by an expression": (both(target_modules=EVIL), "`target_modules` must hold"),
+    "θ by an expression": (manifest(shared=EVIL), "`shared` must hold"),
+    "an expression that is none": (both(exclude_modules="("), "`exclude_modules` .*missing"),
+    "a scaling that is no number": (both(lora_alpha="2"), "Found in .*/en: TypeError: "),
+    "a scaling that is not a number": (both(lora_alpha=float("nan")), "`lora_alpha` nan"),
+    "a kind of bias that is none": (both(bias=7), "Found in .*/en: AttributeError: "),
     "another method": (text(CONFIG, r=3, peft_type="EVIL"), "one that cannot be read"),
 }
 

@@ -154,6 +154,7 @@ def test_a_model_without_the_kind_is_refused() -> None:
             ),
         ),
         ([], r"must hold names of modules, as strings. Found \[\]"),
+        (5, r"must hold names of modules, as strings. Found 5"),
         ([3], r"as strings. Found \[3\]. Use"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from unittest.mock import patch
+from types import ModuleType
 
 from torch import nn
 
@@ -29,12 +29,23 @@ def routing_in_order(layers: Sequence[nn.Module], names: Sequence[str]) -> Itera
     with ExitStack() as stack:
         for name in _MODULES:
             if name in sys.modules:
-                # the keys of a dictionary are a set in the order in which they came
-                stack.enter_context(patch.object(sys.modules[name], "set", _ordered, create=True))
+                stack.enter_context(_ordered_sets(sys.modules[name]))
 
         stack.enter_context(naming_rows(layers, names))
         yield
 
 
-def _ordered(names: Sequence[str]) -> dict[str, None]:
-    return dict.fromkeys(names)
+@contextmanager
+def _ordered_sets(module: ModuleType) -> Iterator[None]:
+    """A context in which `set(...)` keeps the order of its elements in the code of a module."""
+    names = vars(module)
+    before = names.get("set")
+
+    # The keys of a dictionary are a set in the order in which they came.
+    names["set"] = dict.fromkeys
+    try:
+        yield
+    finally:
+        del names["set"]
+        if before is not None:
+            names["set"] = before

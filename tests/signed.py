@@ -27,10 +27,10 @@ def sign_tree(files: dict[str, bytes]) -> None:
     """Correct the checksums, not the sizes, in the manifest among the files of a repository."""
     try:
         content = json.loads(files[MANIFEST])
-    except ValueError:
+    except (ValueError, RecursionError):
         return
 
-    if isinstance(content, dict):
+    if isinstance(content, dict) and "sha256" in content:
         present = content["sha256"].keys() & files.keys()
         content["sha256"] |= {path: _sha256(files[path]) for path in present}
         files[MANIFEST] = json.dumps(content).encode()

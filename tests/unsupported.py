@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -17,8 +18,15 @@ from peft import (
 )
 from transformers import MixtralConfig, MixtralForCausalLM
 
-from hf_meta_adapters import BottleneckConfig, ModuleCopyConfig, get_language_model
-from hf_meta_adapters.errors import ConfigurationError, UnsupportedModelError
+from hf_meta_adapters import (
+    BottleneckConfig,
+    MetaAdapterTrainingArguments,
+    ModuleCopyConfig,
+    get_language_model,
+)
+from hf_meta_adapters.errors import ConfigurationError, DataError, UnsupportedModelError
+from hf_meta_adapters.training._batch_check import BatchCheck
+from hf_meta_adapters.training._setup_checks import check_setup
 from tests.adapted import adapted
 from tests.tiny import tiny
 
@@ -49,6 +57,19 @@ def experts() -> Any:
     return MixtralForCausalLM(
         MixtralConfig(vocab_size=64, num_key_value_heads=1, num_local_experts=2, **sizes)
     )
+
+
+def _training_rows(name: str, head: str) -> Any:
+    cell = tiny(name, head)
+    config = PromptTuningConfig(num_virtual_tokens=2, task_type="FEATURE_EXTRACTION")
+    model = get_language_model(cell.make(), config, LANGUAGES)
+    return BatchCheck(model)("train", "sw", cell.batch())
+
+
+def _smoothed(model: Any) -> Any:
+    with TemporaryDirectory() as folder:
+        args = MetaAdapterTrainingArguments(folder, label_smoothing_factor=0.1, use_cpu=True)
+        return check_setup(model, args, None)
 
 
 def _tied_for_good() -> Any:
@@ -181,6 +202,19 @@ UNSUPPORTED = (
         "`merge_language` of a prompt or a prefix",
         "it lies before the input, not in the weights",
         lambda: of("llama", prompts()).merge_language("sw"),
+        ConfigurationError,
+    ),
+    Unsupported(
+        "a prompt of masked language modeling, of tags or of question answering in training",
+        "it moves the text, but PEFT does not move the labels; a prefix, or a prompt of a causal"
+        " model, is fine",
+        lambda: _training_rows("bert", "masked_lm"),
+        DataError,
+    ),
+    Unsupported(
+        "`label_smoothing_factor` with a prompt",
+        "the prompt has logits, but no labels",
+        lambda: _smoothed(of("llama", prompts())),
         ConfigurationError,
     ),
     Unsupported(

@@ -117,6 +117,9 @@ def body_name(model: nn.Module) -> str:
 
 def _snapshots(name: str, revision: str) -> list[Path]:
     """The folders in which the cache holds a repository: of a commit, or all if it is unknown."""
+    if not is_repo_id(name):
+        return []
+
     folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
     found = sorted(path.parent for path in (folder / "snapshots").glob("*/config.json"))
     return [path for path in found if revision in ("", path.name)]

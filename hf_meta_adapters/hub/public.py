@@ -16,6 +16,7 @@ from hf_meta_adapters.errors import HubError
 from hf_meta_adapters.hub.base_model import is_repo_id
 from hf_meta_adapters.hub.manifest import MANIFEST, Family
 from hf_meta_adapters.hub.places import is_absolute, without_places
+from hf_meta_adapters.hub.seal_text import sealed
 
 _LEFT_OUT = ("*tfevents*", ".git", ".cache")
 """Logs of TensorBoard, whose names tell the machine and whose contents the folder; the folders that
@@ -156,4 +157,8 @@ def _resealed(folder: Path, run: Path) -> bytes | None:
     if not changed:
         return None
     seal["files"].update(changed)
-    return f"{json.dumps(seal, indent=1)}\n".encode()
+
+    # Earlier versions wrote seals without a checksum.
+    if "checksum" not in seal:
+        return f"{json.dumps(seal, indent=1)}\n".encode()
+    return sealed(seal).encode()

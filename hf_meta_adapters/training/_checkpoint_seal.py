@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypedDict, cast
 
 from hf_meta_adapters.errors import CheckpointError
+from hf_meta_adapters.hub.seal_text import seal_checksum, sealed
 from hf_meta_adapters.training._progress import ProgressState
 
 if TYPE_CHECKING:
@@ -70,24 +71,25 @@ class Seal(CheckpointRecord):
     checksum: NotRequired[int]
 
 
-def seal(folder: Path, record: CheckpointRecord) -> None:
+def seal(folder: Path, record: CheckpointRecord, *, whole: bool = True) -> None:
     """Write the seal and flush the checkpoint, file by file and folder by folder, to the disk.
 
     Args:
         folder: The folder of a checkpoint in which everything else has been written.
         record: What to record besides the files.
+        whole: Whether the folder holds all parts. On a machine that does not save, with a disk of
+            its own, it holds the random numbers of its processes alone.
 
     Raises:
         FileNotFoundError: If a part was not written without which no run can go on.
     """
     files = {path.relative_to(folder).as_posix(): _measure(path) for path in _files(folder)}
     missing = _missing(files, model_only=record["model_only"])
-    if missing:
+    if missing and whole:
         raise FileNotFoundError(missing)
 
     content = {"format": _FORMAT, **record, "files": files}
-    text = json.dumps({**content, "checksum": _checksum(content)}, indent=1)
-    (folder / SEAL).write_text(text + "\n", encoding="utf-8")
+    (folder / SEAL).write_text(sealed(content), encoding="utf-8")
 
     # A rename is atomic, but it may reach the disk before the data of the files that it renames:
     # contents first, then the entries of the folders, the checkpoint's own folder last.
@@ -193,7 +195,7 @@ def _checked(folder: Path, content: object) -> Seal:
     if not _is_progress(content["progress"]):
         raise _damaged(folder, f"a `{SEAL}` without the counts of a run in `progress`")
 
-    if content.get("checksum", _checksum(content)) != _checksum(content):
+    if content.get("checksum", seal_checksum(content)) != seal_checksum(content):
         raise _damaged(folder, f"a `{SEAL}` with other entries than were written")
 
     return cast(Seal, content)
@@ -231,12 +233,6 @@ def _missing(names: Collection[str], *, model_only: bool) -> str | None:
             return f"nothing of {part} (`{pattern}`)"
 
     return None
-
-
-def _checksum(content: Mapping[str, object]) -> int:
-    """The CRC-32 of a seal without its own."""
-    rest = {name: value for name, value in content.items() if name != "checksum"}
-    return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
 
 
 def _wrong_format(folder: Path, found: object) -> CheckpointError:

@@ -104,7 +104,7 @@ class CheckpointWriter:
             else:
                 path.unlink()
 
-        seal(folder, record())
+        seal(folder, record(), whole=self._args.should_save)
         keep = {commit(folder, run_dir)}
 
         if state.best_model_checkpoint is not None:

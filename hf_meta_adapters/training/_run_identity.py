@@ -8,10 +8,8 @@ from pathlib import Path
 from weakref import ref
 
 import torch
-from accelerate.utils import gather_object
 from transformers import TrainingArguments
 
-from hf_meta_adapters.errors import CheckpointError
 from hf_meta_adapters.training._checkpoint_seal import Seal
 from hf_meta_adapters.training._optimizer_groups import unwrapped
 from hf_meta_adapters.training._resume import find_checkpoint
@@ -20,6 +18,7 @@ from hf_meta_adapters.training._run_folder import RunFolder, of_run
 from hf_meta_adapters.training._run_settings import RunParts
 from hf_meta_adapters.training._run_state import check_run_state
 from hf_meta_adapters.training._same_run import check_same_run
+from hf_meta_adapters.training._start_together import on_all
 
 
 class RunIdentity:
@@ -126,22 +125,14 @@ class RunIdentity:
 
     def _find(self, requested: str | bool) -> tuple[Path, Seal]:
         """Find the checkpoint on all processes, or raise on all of them."""
-        assert self._parts is not None
-        assert self._settings is not None
+        parts, settings = self._parts, self._settings
+        assert parts is not None
+        assert settings is not None
 
-        problem: CheckpointError | None = None
-        try:
-            found = find_checkpoint(self._folder, requested, self._parts, self._settings)
-            check_run_state(found[0], {one.dtype for one in self._parts.model.parameters()})
-        except CheckpointError as error:
-            problem = error
+        def find() -> tuple[Path, Seal]:
+            found = find_checkpoint(self._folder, requested, parts, settings)
+            check_run_state(found[0], {one.dtype for one in parts.model.parameters()})
+            return found
 
-        if self._args.world_size > 1:
-            # It also waits for all, before the first process writes to the folder.
-            problems = [text for text in gather_object([str(problem or "")]) if text]
-            if problems and problem is None:
-                problem = CheckpointError(problems[0])
-
-        if problem is not None:
-            raise problem
-        return found
+        # It also waits for all, before the first process writes to the folder.
+        return on_all(self._args, find)

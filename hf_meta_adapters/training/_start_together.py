@@ -6,9 +6,10 @@ import platform
 from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TypeVar
 
 from datasets import IterableDataset
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
 from hf_meta_adapters.data.language_datasets import is_map_style
 from hf_meta_adapters.data.row_sample import row_sample
@@ -21,6 +22,8 @@ from hf_meta_adapters.training._described import described, described_parts, dig
 from hf_meta_adapters.training._model_record import model_record
 from hf_meta_adapters.training._optimizer_groups import unwrapped
 from hf_meta_adapters.training._same_everywhere import CALL, check_same, gathered, on_processes
+
+T = TypeVar("T")
 
 _LIBRARIES = ("hf-meta-adapters", "torch", "transformers", "accelerate", "peft", "adapters")
 
@@ -64,25 +67,30 @@ def check_same_call(
     check_same(record)
 
 
-def on_all(trainer: Trainer, work: Callable[[], None]) -> None:
+def on_all(args: TrainingArguments, work: Callable[[], T]) -> T:
     """Do what a start needs; where one process cannot, none starts.
 
     Args:
-        trainer: The Trainer.
+        args: The arguments.
         work: What is to be done. Whatever it raises, the others are told.
+
+    Returns:
+        What `work` returned here.
 
     Raises:
         ConfigurationError: If another process cannot start.
     """
+    # A process alone has nobody to tell.
+    if args.world_size == 1:
+        return work()
+
     own: Exception | None = None
     try:
-        work()
+        done = work()
     except Exception as error:
         own = error
 
-    said = [""]
-    if trainer.args.world_size > 1:
-        said = gathered("" if own is None else f"{type(own).__name__}: {own}")
+    said = gathered("" if own is None else f"{type(own).__name__}: {own}")
     if own is not None:
         raise own
 
@@ -92,6 +100,7 @@ def on_all(trainer: Trainer, work: Callable[[], None]) -> None:
             f"All processes must be able to start. Found on {on_processes(failed)}:"
             f" {said[failed[0]]}"
         )
+    return done
 
 
 def check_same_checkpoint(trainer: Trainer, checkpoint: str | None) -> None:

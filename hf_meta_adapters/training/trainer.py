@@ -218,7 +218,7 @@ class MetaAdapterTrainer(SavingTrainer):
 
         # The weights of a checkpoint are checked when they are read.
         if not resume_from_checkpoint:
-            on_all(self, lambda: check_weights(self._model))
+            on_all(self.args, lambda: check_weights(self._model))
 
     def _inner_training_loop(
         self, batch_size: int | None = None, *args: Any, **kwargs: Any

@@ -535,6 +535,7 @@ def test_what_a_kill_left_behind_is_cleaned_away(run_dir):
 
 @pytest.mark.parametrize("limit", [1, 2])
 @pytest.mark.parametrize("loads", [True, False])
+@pytest.mark.filterwarnings("ignore:The run resumes from .*load_best_model_at_end:UserWarning")
 def test_the_last_and_the_best_one_survive_the_end(tmp_path, limit, loads):
     """transformers deletes the last one of a run under a limit of 1."""
     given = {"eval_strategy": "steps", "eval_steps": 2, "eval_dataset": texts(3), "max_steps": 6}

@@ -195,6 +195,13 @@ OTHER_ARGUMENTS = {
     ),
     "finite_difference_radius": ({"finite_difference_radius": 0.1}, "was None and is 0.1"),
     "max_indirect_ratio": ({"max_indirect_ratio": 0.5}, "was None and is 0.5"),
+    "indirect_ratio": ({"indirect_ratio": 0.5}, "was None and is 0.5"),
+    "indirect_ratio_scope": (
+        {"indirect_ratio_scope": "language"},
+        "was 'all' and is 'language'",
+    ),
+    "shared_update": ({"shared_update": "project"}, "was 'mean' and is 'project'"),
+    "shared_update_groups": ({"shared_update_groups": "layer"}, "was 'model' and is 'layer'"),
     "inner_optimizer": ({"inner_optimizer": "adam"}, "was 'sgd' and is 'adam'"),
     "inner_learning_rate": ({"inner_learning_rate": 0.1}, "was 0.01 and is 0.1"),
     "adapter_update": ({"adapter_update": "meta+train"}, r"was 'meta' and is 'meta\+train'"),

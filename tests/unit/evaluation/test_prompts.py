@@ -25,12 +25,9 @@ from tests.tiny import CLASSES, VOCABULARY, tiny
 TOKENS = 3
 PROMPTS = {
     "prompt": lambda task: peft.PromptTuningConfig(num_virtual_tokens=TOKENS, task_type=task),
-    "p-tuning": lambda task: peft.PromptEncoderConfig(
-        num_virtual_tokens=TOKENS, encoder_hidden_size=8, task_type=task
-    ),
     "prefix": lambda task: peft.PrefixTuningConfig(num_virtual_tokens=TOKENS, task_type=task),
 }
-IN_FRONT = {"prompt", "p-tuning"}
+IN_FRONT = {"prompt"}
 """Those whose prompt has logits of its own."""
 LENGTHS = (4, 9, 6, 9)
 

@@ -17,6 +17,7 @@ from hf_meta_adapters import BottleneckConfig, LanguageAdapterModel, get_languag
 from hf_meta_adapters.errors import ConfigurationError, HubError
 from hf_meta_adapters.hub.limits import Amount, amount_in, at_most
 from tests.adapted import adapted
+from tests.signed import sign
 from tests.tiny import tiny
 
 load = LanguageAdapterModel.from_pretrained
@@ -112,6 +113,7 @@ def test_an_adapter_larger_than_its_weights_is_refused(
     model.save_pretrained(tmp_path)
     for language in model.languages:
         change(tmp_path / language / CONFIG, **changes)
+    sign(tmp_path)
 
     began = time.monotonic()
     tracemalloc.start()

@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +40,17 @@ def accelerate_settings_kept() -> Iterator[None]:
     for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
         del os.environ[name]
     os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
+def compiler_stance_kept() -> Iterator[None]:
+    """Take back what threads that set the stance of the compiler at the same time leave behind.
+
+    It is one for all threads: each puts back what it has found, and that may be another's.
+    """
+    yield
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.set_stance("default")
 
 
 @pytest.fixture(scope="session")

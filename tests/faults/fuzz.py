@@ -49,11 +49,11 @@ MEMORY = 3 * 2**30
 
 REFUSED, SAME, SETTING = "refused", "loads, same outputs", "loads, another setting"
 UNFIT = "loads, an unfit setting"
-AWAITS, CHANGED = "awaits checksums", "LOADS, OTHER OUTPUTS"
+FORGED, CHANGED = "loads, forged weights", "LOADS, OTHER OUTPUTS"
 FOREIGN, HANG, OUTSIDE = "FOREIGN EXCEPTION", "HANG", "WROTE OUTSIDE"
 DIED, UNCLEAR = "PROCESS DIED", "UNCLEAR MESSAGE"
 FAILURES = (CHANGED, FOREIGN, HANG, OUTSIDE, DIED, UNCLEAR)
-OUTCOMES = (REFUSED, SAME, SETTING, UNFIT, AWAITS, *FAILURES)
+OUTCOMES = (REFUSED, SAME, SETTING, UNFIT, FORGED, *FAILURES)
 
 SETTINGS = ("config.json", "adapter_config.json", "generation_config.json")
 """The files whose values are settings: who changes them gets another model, and asked for it."""
@@ -164,12 +164,17 @@ def _listing(area: Path) -> dict[str, tuple[int, int]]:
     return found
 
 
-def try_once(kind: Kind, mutant: Mutant, files: Files, area: Path) -> tuple[str, str]:
-    """Load a mutant and compute with it: the outcome, and a line about it."""
+def try_once(
+    kind: Kind, mutant: Mutant, files: Files, area: Path, *, forged: bool = False
+) -> tuple[str, str]:
+    """Load a mutant and compute with it: the outcome, and a line about it.
+
+    Weights may be others only where the manifest was forged as well.
+    """
     folder = write(mutant, files, area)
     before = _listing(area)
     try:
-        outcome, detail = _loaded(kind, mutant, folder)
+        outcome, detail = _loaded(kind, mutant, folder, forged=forged)
         after = _listing(area)
         if after != before:
             changed = sorted(after.keys() ^ before.keys()) or "other contents"
@@ -179,7 +184,7 @@ def try_once(kind: Kind, mutant: Mutant, files: Files, area: Path) -> tuple[str,
         shutil.rmtree(area)
 
 
-def _loaded(kind: Kind, mutant: Mutant, folder: Path) -> tuple[str, str]:
+def _loaded(kind: Kind, mutant: Mutant, folder: Path, *, forged: bool) -> tuple[str, str]:
     try:
         model = LanguageAdapterModel.from_pretrained(folder)
     except MetaAdapterError as error:
@@ -207,8 +212,8 @@ def _loaded(kind: Kind, mutant: Mutant, folder: Path) -> tuple[str, str]:
         return SAME, ""
     if mutant.setting is not None and mutant.setting[0].endswith(SETTINGS):
         return SETTING, ".".join(mutant.setting)
-    if mutant.in_weights:
-        return AWAITS, ""
+    if mutant.in_weights and forged:
+        return FORGED, ""
     return CHANGED, f"in {other}"
 
 
@@ -237,7 +242,7 @@ def _work(kinds: Sequence[Kind], seed: int, tasks: Connection, area: str) -> Non
             outcome, detail = try_once(kind, mutant, mutant.files, here)
             files = signed(mutant.files)
             if outcome == REFUSED and files != mutant.files:
-                outcome, detail = try_once(kind, mutant, files, here)
+                outcome, detail = try_once(kind, mutant, files, here, forged=True)
         if os.listdir(area):
             outcome, detail = OUTSIDE, f"{os.listdir(area)}"
         tasks.send((number, outcome, detail))

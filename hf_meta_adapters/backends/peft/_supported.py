@@ -8,6 +8,7 @@ from peft import PeftConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 
+from hf_meta_adapters.backends.peft._files import shown
 from hf_meta_adapters.errors import ConfigurationError
 
 # each: the reason, and what to write instead
@@ -85,7 +86,7 @@ def check_supported(config: PeftConfig, model: nn.Module, *, is_theta: bool) -> 
     of_settings = {**_SETTINGS, **_SETTINGS_OF_THETA} if is_theta else _SETTINGS
     for name, reason in of_settings.items():
         if settings.get(name):
-            raise _refusal(f"{name}={settings[name]!r}", reason)
+            raise _refusal(f"{name}={shown(settings[name])}", reason)
 
     if settings.get("init_lora_weights") == "eva":
         why = "PEFT computes this initialisation from data, in a call of its own"
@@ -103,7 +104,7 @@ def check_bias(config: PeftConfig) -> None:
     bias = vars(config).get("bias", "none")  # not every method has the setting
     if bias != "none":
         why = "the biases belong to the base, which languages share"
-        raise _refusal(f"bias={bias!r}", (why, 'Set `bias="none"`; biases can be part of θ.'))
+        raise _refusal(f"bias={shown(bias)}", (why, 'Set `bias="none"`; biases can be part of θ.'))
 
 
 def _check_embeddings(config: PeftConfig, model: nn.Module, *, is_theta: bool) -> None:

@@ -162,10 +162,10 @@ def test_the_checkpoint_before_is_kept_until_the_new_one_is_sealed(tmp_path, mon
     """As on a full disk, or where SIGKILL follows."""
     given = {"save_steps": 2, "save_total_limit": 1}
 
-    def full(folder, record):
+    def full(folder, record, **options):
         if record["step"] == 3:
             raise OSError(28, "No space left on device")
-        seals.seal(folder, record)
+        seals.seal(folder, record, **options)
 
     monkeypatch.setattr("hf_meta_adapters.training._checkpoint_writer.seal", full)
     with pytest.raises(seals.CheckpointError, match="No space left"):

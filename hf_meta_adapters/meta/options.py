@@ -171,12 +171,20 @@ class MetaOptions:
         if self.indirect_ratio is None:
             return
 
-        if self.meta_gradient == "first_order" or self.meta_languages == "others":
-            raise ConfigurationError(
-                "`indirect_ratio` holds the size of the indirect part beside the direct part, and"
-                ' needs both. Found `meta_gradient="first_order"` (no indirect part) or'
-                ' `meta_languages="others"` (no direct part). Leave one of the two out.'
-            )
+        is_first_order = self.meta_gradient == "first_order"
+        for found, lacks in (
+            ('`meta_gradient="first_order"`, which has no indirect part', is_first_order),
+            (
+                '`meta_languages="others"`, which has no direct part',
+                self.meta_languages == "others",
+            ),
+        ):
+            if lacks:
+                raise ConfigurationError(
+                    "`indirect_ratio` holds the size of the indirect part beside the direct part,"
+                    f" and needs both. Found {found}. Leave `indirect_ratio` out, or use another"
+                    " setting."
+                )
 
         if self.max_indirect_ratio is not None:
             raise ConfigurationError(

@@ -301,7 +301,7 @@ def test_optimizers_without_a_known_derivative(make_optimizer, found) -> None:
         ({"cpu_offload": True}, "keeps what it needs on the device"),
         ({"indirect_ratio": 0.0}, "`indirect_ratio` must be positive"),
         ({"indirect_ratio": 1.0, "max_indirect_ratio": 1.0}, "Found both, 1.0 and 1.0"),
-        ({"indirect_ratio": 1.0, "meta_gradient": "first_order"}, "needs both"),
+        ({"indirect_ratio": 1.0, "meta_gradient": "first_order"}, "which has no indirect part"),
         ({"indirect_ratio_scope": "each"}, "`indirect_ratio_scope` must be one of"),
     ],
 )

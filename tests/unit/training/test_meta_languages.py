@@ -173,18 +173,39 @@ def test_a_command_line_has_json() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_the_shared_update_is_projected_and_logged(tmp_path: Path, size) -> None:
-    """Meta labels that contradict the training labels oppose the training gradient."""
-    given = {
-        "train_dataset": of("te", "da"),
-        "meta_dataset": of("te", "da", seed=3),
-        "max_steps": 3,
-        "languages_per_pass": size,
-        "learning_rate": 0.1,
-    }
-    trainer = make_trainer(tmp_path, make_model(["te", "da"]), shared_update="project", **given)
+def test_the_shared_weights_take_the_projected_step(tmp_path: Path, size) -> None:
+    """Labels are random, so that some layers of the two roles oppose one another."""
+    project = {"shared_update": "project", "shared_update_groups": "layer"}
+    model, start = (make_model(["te", "da"], dtype=torch.float64) for _ in range(2))
+    trainer = make_trainer(
+        tmp_path,
+        model,
+        train_dataset=of("te", "da"),
+        meta_dataset=of("te", "da", seed=3),
+        max_steps=1,
+        optim="sgd",
+        max_grad_norm=0.0,
+        lr_scheduler_type="constant",
+        languages_per_pass=size,
+        **project,
+    )
     trainer.train()
-    assert all(line["shared_removed"] >= 0 for line in trainer.state.log_history[:-1])
+    (inputs,) = trainer.seen
+    batches = inputs["train"], inputs["meta"]
+    found, plain = (
+        meta_step(start, *batches, inner_learning_rate=0.01, **options) for options in (project, {})
+    )
+    assert trainer.state.log_history[0]["shared_removed"] == pytest.approx(float(found.removed))
+    assert found.removed > 0.001
+
+    other = [
+        name for name in found.shared if not torch.equal(found.shared[name], plain.shared[name])
+    ]
+    assert other
+    after = model.shared_parameters()
+    for name, before in start.shared_parameters().items():
+        expected = before.detach() - 0.01 * found.shared.get(name, torch.zeros(()))
+        torch.testing.assert_close(after[name].detach(), expected, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize(

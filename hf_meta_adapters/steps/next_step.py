@@ -17,6 +17,7 @@ from hf_meta_adapters.meta.options import MetaOptionKeywords, meta_options
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps._batch_losses import batch_losses
 from hf_meta_adapters.steps._outer_problem import check_batches
+from hf_meta_adapters.steps._same_step import check_same_step
 from hf_meta_adapters.steps.language_groups import LanguageGroups
 from hf_meta_adapters.steps.losses import Batches, LossFunction
 from hf_meta_adapters.steps.step_context import StepContext
@@ -68,7 +69,7 @@ def next_step(
 
     Raises:
         ConfigurationError: If options, θ and optimizer cannot work together, or the optimizer has
-            taken several steps since the previous one.
+            taken several steps since the previous one, or processes take different steps.
         LanguageError: If a language is unknown to the model.
         DataError: If a language has no batch.
 
@@ -96,6 +97,13 @@ def next_step(
         True
     """
     check_batches(model, train_batches)
+    given = {
+        "the function": "next_step",
+        "the languages of the training batches": list(train_batches),
+        "the languages of the meta batches": None,
+        "the options": [languages_per_pass, kept is not None, *options.items()],
+    }
+    check_same_step(model, all_reduce, given)
     options["lookahead"] = "next"
     context = StepContext(loss_function, autocast, all_reduce, loss_scale)
     languages = list(train_batches)

@@ -19,7 +19,7 @@ from peft import LoraConfig
 from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
 
-from hf_meta_adapters import joint_step, meta_step
+from hf_meta_adapters import joint_step, meta_step, next_step
 from hf_meta_adapters.errors import ConfigurationError, MetaAdapterError
 from hf_meta_adapters.training import _start_together
 from hf_meta_adapters.training._argument_record import OWN_ARGUMENTS
@@ -428,21 +428,35 @@ STEPS = {
     "other weights": ({"model": {"seed": 1}}, "the values of the parameters"),
     "another size": ({"model": {"config": lora(1)}}, "the shapes of the parameters"),
     "another function": ({"function": "joint"}, "the function"),
+    "the next step on one process": ({"function": "next"}, "the function"),
+}
+NEXT_STEPS = {
+    "next step, order of the languages": (
+        {"train": BACK},
+        "the languages of the training batches",
+    ),
+    "next step, another option": ({"indirect_ratio": 1.0}, "the options"),
+    "next step, other weights": ({"model": {"seed": 1}}, "the values of the parameters"),
 }
 
 
 def step_together(rank, folder):
     torch.distributed.init_process_group("gloo")
     told = {}
-    for name, (second, _) in STEPS.items():
-        given = {"inner_learning_rate": 0.1, **(second if rank else {})}
+    for name, (second, _) in {**STEPS, **NEXT_STEPS}.items():
+        given = dict(second if rank else {})
         model = make_model(**given.pop("model", {}))
         train, meta = (batches(**given.pop(role, {})) for role in ("train", "meta"))
+        function = given.pop("function", "next" if name in NEXT_STEPS else "meta")
+        given["all_reduce"] = torch.distributed.all_reduce
         try:
-            if given.pop("function", None):
-                joint_step(model, train, all_reduce=torch.distributed.all_reduce)
+            if function == "joint":
+                joint_step(model, train, **given)
+            elif function == "next":
+                optimizer = torch.optim.AdamW(model.parameters())
+                next_step(model, train, optimizer=optimizer, **given)
             else:
-                meta_step(model, train, meta, all_reduce=torch.distributed.all_reduce, **given)
+                meta_step(model, train, meta, **{"inner_learning_rate": 0.1, **given})
         except ConfigurationError as error:
             told[name] = str(error)
 
@@ -474,11 +488,11 @@ def steps(tmp_path_factory):
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", [*STEPS, *NEXT_STEPS])
 def test_steps_of_a_plain_loop_that_differ_are_refused(steps, name):
     for said in steps:
         assert said[name].startswith("All processes must take the same step on the same model")
-        assert STEPS[name][-1] in said[name].partition("Here:")[0]
+        assert {**STEPS, **NEXT_STEPS}[name][-1] in said[name].partition("Here:")[0]
 
 
 def test_steps_are_compared_once(steps):

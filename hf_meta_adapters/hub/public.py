@@ -18,9 +18,12 @@ from hf_meta_adapters.hub.manifest import MANIFEST, Family
 from hf_meta_adapters.hub.places import is_absolute, without_places
 from hf_meta_adapters.hub.seal_text import sealed
 
-_LEFT_OUT = ("*tfevents*", ".git", ".cache")
+KEPT_ROWS = "next_step_*.safetensors"
+"""Rows of the training text, which `lookahead="next"` keeps in checkpoints."""
+
+_LEFT_OUT = ("*tfevents*", ".git", ".cache", KEPT_ROWS)
 """Logs of TensorBoard, whose names tell the machine and whose contents the folder; the folders that
-git and the client of the Hub keep.
+git and the client of the Hub keep; and text that only the run is to read.
 """
 
 _SEAL = "checkpoint.json"
@@ -148,15 +151,17 @@ def _resealed(folder: Path, run: Path) -> bytes | None:
     """The seal of a checkpoint as it is published; `None` if every file is as it was."""
     seal = json.loads((folder / _SEAL).read_text(encoding="utf-8"))
 
-    changed = {}
-    for name in seal["files"]:
+    # What is not published is no part of the checkpoint where it is downloaded.
+    files = {name: entry for name, entry in seal["files"].items() if not fnmatch(name, KEPT_ROWS)}
+
+    for name in files:
         content = _public_text(folder / name, run)
         if content is not None:
-            changed[name] = [len(content), zlib.crc32(content)]
+            files[name] = [len(content), zlib.crc32(content)]
 
-    if not changed:
+    if files == seal["files"]:
         return None
-    seal["files"].update(changed)
+    seal["files"] = files
 
     # Earlier versions wrote seals without a checksum.
     if "checksum" not in seal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ class NextStep:
         self._kept: KeptStep | None = None
         self._batches: Mapping[Language, Sequence[Batch]] = {}
         self._saved: KeptState | None = None
+        self._lacks_saved = False
 
     def __call__(self, step: StepAtHand, **evaluation: Unpack[Evaluation]) -> MetaGradients:
         """Compute the gradients of a step.
@@ -49,6 +51,7 @@ class NextStep:
         """
         kept = self._taken_up(step, **evaluation)
         self.forget()
+        self._warn_if_lacking(step.number)
         if step.number % self._args.meta_every:
             kept = None
 
@@ -80,6 +83,18 @@ class NextStep:
     def load(self, folder: Path) -> None:
         """Read what a checkpoint kept of its last step; the next call takes it up."""
         self._saved = read_kept_state(folder, self._args.process_index, self._args.world_size)
+        self._lacks_saved = self._saved is None
+
+    def _warn_if_lacking(self, number: int) -> None:
+        """Say so if the first step after a checkpoint would have had an indirect part."""
+        lacks, self._lacks_saved = self._lacks_saved, False
+        if lacks and number % self._args.meta_every == 0:
+            warnings.warn(
+                f"Step {number + 1} has no indirect part: the checkpoint holds nothing of the step"
+                " before it. Such rows are not published, and none are kept of a step that was"
+                " skipped.",
+                stacklevel=2,
+            )
 
     def _taken_up(self, step: StepAtHand, **evaluation: Unpack[Evaluation]) -> KeptStep | None:
         """What was kept of the step before, in this process or in a checkpoint."""

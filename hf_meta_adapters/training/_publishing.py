@@ -16,7 +16,7 @@ from transformers.utils import PushInProgress
 
 from hf_meta_adapters.hub.client import Access, speaking_of
 from hf_meta_adapters.hub.links import check_no_links, cut_hard_links
-from hf_meta_adapters.hub.public import additions, files_to_publish
+from hf_meta_adapters.hub.public import KEPT_ROWS, additions, files_to_publish
 from hf_meta_adapters.hub.push import check_base, published_card, write_card_file
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps.sharding import gathered
@@ -27,6 +27,7 @@ _PICKLES = ("*.bin", "*.pt", "*.pth")
 
 _OF_THE_RUN = (
     *_PICKLES,
+    KEPT_ROWS,
     "trainer_state.json",
     "checkpoint.json",
     "scaler*",

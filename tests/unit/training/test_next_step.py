@@ -9,8 +9,10 @@ import torch
 
 from hf_meta_adapters import MetaAdapterTrainingArguments, next_step
 from hf_meta_adapters.errors import ConfigurationError, DataError
+from hf_meta_adapters.hub.public import KEPT_ROWS, additions, files_to_publish
 from hf_meta_adapters.steps.kept_state import KeptState
-from hf_meta_adapters.training._kept_step_file import read_kept_state, write_kept_state
+from hf_meta_adapters.training._kept_step_file import _NAME, read_kept_state, write_kept_state
+from hf_meta_adapters.training._publishing import _OF_THE_RUN
 from tests.training import LANGUAGES, make_model, make_trainer, masking, snapshot, texts
 
 NEXT = {"lookahead": "next", "meta_dataset": None}
@@ -202,3 +204,30 @@ def test_batches_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert (tmp_path / "next_step_1.safetensors").stat().st_size < (
         tmp_path / "next_step_0.safetensors"
     ).stat().st_size
+
+
+def test_rows_of_the_training_text_are_never_published(tmp_path: Path) -> None:
+    """What is downloaded of a checkpoint is still whole, and says what it lacks."""
+    given = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    trained(tmp_path / "run", **given)
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    assert list(checkpoint.glob(KEPT_ROWS))
+
+    files = files_to_publish(checkpoint)
+    assert not [path for path in files if "next_step" in path]
+    downloaded = tmp_path / "downloaded"
+    for addition in additions(checkpoint, files, run=tmp_path / "run"):
+        place = downloaded / addition.path_in_repo
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with addition.as_file() as content:
+            place.write_bytes(content.read())
+
+    with pytest.warns(UserWarning, match="Step 3 has no indirect part"):
+        _, trainer = trained(tmp_path / "again", str(downloaded), **given)
+    lines = [line for line in trainer.state.log_history if "meta_indirect_ratio" in line]
+    assert [line["meta_indirect_ratio"] > 0 for line in lines] == [False, True, False, True]
+
+
+def test_rows_of_the_training_text_are_not_copied_beside_the_model(tmp_path: Path) -> None:
+    assert KEPT_ROWS in _OF_THE_RUN
+    assert _NAME.format(process="*") == KEPT_ROWS

@@ -172,16 +172,15 @@ def test_a_command_line_has_json() -> None:
         parser.parse_args_into_dataclasses([*line[:-1], "[sw]"])
 
 
-@pytest.mark.parametrize("size", [1, 2])
-def test_the_shared_weights_take_the_projected_step(tmp_path: Path, size) -> None:
-    """Labels are random, so that some layers of the two roles oppose one another."""
+def one_projected_step(folder: Path, seed: int, size: int):
+    """The model after a step, and what `meta_step` finds on the same rows, projected and plain."""
     project = {"shared_update": "project", "shared_update_groups": "layer"}
     model, start = (make_model(["te", "da"], dtype=torch.float64) for _ in range(2))
     trainer = make_trainer(
-        tmp_path,
+        folder,
         model,
         train_dataset=of("te", "da"),
-        meta_dataset=of("te", "da", seed=3),
+        meta_dataset=of("te", "da", seed=seed),
         max_steps=1,
         optim="sgd",
         max_grad_norm=0.0,
@@ -195,13 +194,21 @@ def test_the_shared_weights_take_the_projected_step(tmp_path: Path, size) -> Non
     found, plain = (
         meta_step(start, *batches, inner_learning_rate=0.01, **options) for options in (project, {})
     )
-    assert trainer.state.log_history[0]["shared_removed"] == pytest.approx(float(found.removed))
-    assert found.removed > 0.001
+    logged = trainer.state.log_history[0]["shared_removed"]
+    assert logged == pytest.approx(float(found.removed), rel=1e-6)
+    return model, start, found, plain
 
-    other = [
-        name for name in found.shared if not torch.equal(found.shared[name], plain.shared[name])
-    ]
-    assert other
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_shared_weights_take_the_projected_step(tmp_path: Path, size) -> None:
+    """Labels are random: on some rows, layers of the two roles oppose one another."""
+    for seed in range(3, 23):
+        model, start, found, plain = one_projected_step(tmp_path / str(seed), seed, size)
+        if found.removed > 0.001:
+            break
+    assert found.removed > 0.001
+    assert any(not torch.equal(found.shared[name], plain.shared[name]) for name in found.shared)
+
     after = model.shared_parameters()
     for name, before in start.shared_parameters().items():
         expected = before.detach() - 0.01 * found.shared.get(name, torch.zeros(()))

@@ -25,6 +25,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_meta_adapters import LanguageAdapterModel
 from hf_meta_adapters.cli import parse_arguments
+from hf_meta_adapters.cli.process_group import closing_process_group
 from hf_meta_adapters.evaluation import NLI
 from hf_meta_adapters.finetuning import (
     FinetuningArguments,
@@ -86,4 +87,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with closing_process_group():
+        main()

@@ -26,6 +26,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from hf_meta_adapters import LanguageAdapterModel
 from hf_meta_adapters.cli import parse_arguments
+from hf_meta_adapters.cli.process_group import closing_process_group
 from hf_meta_adapters.evaluation import NER, get_task
 from hf_meta_adapters.finetuning import (
     FinetuningArguments,
@@ -100,4 +101,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with closing_process_group():
+        main()

@@ -30,6 +30,7 @@ from itertools import chain
 from pathlib import Path
 
 from hf_meta_adapters.cli import parse_arguments
+from hf_meta_adapters.cli.process_group import closing_process_group
 from hf_meta_adapters.pretraining import train_tokenizer
 from hf_meta_adapters.results.files import write_text
 from hf_meta_adapters.study.cell import compute_cell, read_texts
@@ -148,4 +149,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with closing_process_group():
+        main()

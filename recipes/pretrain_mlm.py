@@ -31,6 +31,7 @@ from hf_meta_adapters import (
     get_language_model,
 )
 from hf_meta_adapters.cli import parse_arguments
+from hf_meta_adapters.cli.process_group import closing_process_group
 from hf_meta_adapters.pretraining import (
     PretrainingArguments,
     new_model,
@@ -93,4 +94,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with closing_process_group():
+        main()

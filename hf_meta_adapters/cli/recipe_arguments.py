@@ -5,15 +5,20 @@ from __future__ import annotations
 import argparse
 import sys
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import FunctionType
-from typing import Any, TypeAlias, TypeVar, overload
+from typing import Any, TypeVar, overload
 
-import yaml
-from transformers import HfArgumentParser
-
+from hf_meta_adapters.cli.catalogue import find_config
+from hf_meta_adapters.cli.check_settings import unknown_keys, unknown_settings
+from hf_meta_adapters.cli.given_settings import (
+    Settings,
+    as_options,
+    given_settings,
+    read_settings,
+)
 from hf_meta_adapters.errors import ConfigurationError
 
 __all__ = ["parse_arguments"]
@@ -21,9 +26,6 @@ __all__ = ["parse_arguments"]
 Arguments = TypeVar("Arguments")
 First = TypeVar("First")
 Second = TypeVar("Second")
-
-Settings: TypeAlias = dict[str, object]
-"""Name → value, as YAML has it."""
 
 
 @overload
@@ -51,7 +53,8 @@ def parse_arguments(
 ) -> object:
     r"""Fill one or several dataclasses from `--config FILE` (YAML) and the command line.
 
-    Where both name a setting, the command line wins.
+    Where both name a setting, the command line wins. There, `name=value` is another way to write
+    `--name value`.
 
     Args:
         kind: The dataclass, or several of them. Every field has a default, as
@@ -63,8 +66,8 @@ def parse_arguments(
         The filled dataclass, or a tuple of them.
 
     Raises:
-        ConfigurationError: If the file is missing or malformed, names a setting that is not a
-            field, or has a value of the wrong type.
+        ConfigurationError: If the file is missing or malformed, or has a value of the wrong type,
+            or if the file or the command line names a setting that is not a field.
 
     Example:
         >>> from dataclasses import dataclass
@@ -76,27 +79,41 @@ def parse_arguments(
         >>> with TemporaryDirectory() as folder:
         ...     file = Path(folder) / "settings.yaml"
         ...     _ = file.write_text("steps: 5\nrate: 1e-3")
-        ...     parse_arguments(Settings, ["--config", str(file), "--steps", "7"])
+        ...     parse_arguments(Settings, ["--config", str(file), "steps=7"])
         Settings(steps=7, rate=0.001)
     """
+    # Only a recipe needs the parser; `hf-meta-adapters` does not wait for transformers.
+    from transformers import HfArgumentParser
+
     dataclasses = [kind] if isinstance(kind, type) else list(kind)
 
-    # The description of a recipe is its docstring, whose lines must stay as they are.
-    options = {"formatter_class": RawDescriptionHelpFormatter, **options}
+    # The description of a recipe is its docstring, whose lines must stay as they are. What begins
+    # as an option does may be meant as another one.
+    options = {"formatter_class": RawDescriptionHelpFormatter, "allow_abbrev": False, **options}
     parser = HfArgumentParser(dataclasses, **options)
     parser.add_argument("--config", help="A YAML file with any of these; the command line wins.")
 
-    # `--config` is read before everything else, by a parser that leaves the rest to the other one.
-    config_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    config_parser.add_argument("--config", type=Path)
     if arguments is None:
         arguments = sys.argv[1:]
-    config, command_line = config_parser.parse_known_args(arguments)
+    names: list[str] = []
+    for dataclass in dataclasses:
+        names += [field.name for field in fields(dataclass) if field.init]
+    command_line = as_options(arguments, [*names, "config"])
 
+    # `--config` is read before everything else, by a parser that leaves the rest to the other one.
+    config_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    config_parser.add_argument("--config")
+    config, command_line = config_parser.parse_known_args(command_line)
+
+    settings: Settings = {}
+    path = None
     if config.config is not None:
-        settings = _read(config.config)
-        _check_names(settings, dataclasses, config.config)
-        _check_types(settings, parser, config.config)
+        path = find_config(config.config)
+        settings = read_settings(path)
+
+    _check_names(settings, path, command_line, names, parser)
+    if path is not None:
+        _check_types(settings, parser, path)
         parser.set_defaults(**settings)
 
     filled = parser.parse_args_into_dataclasses(command_line)
@@ -107,42 +124,22 @@ def parse_arguments(
     return tuple(filled[: len(dataclasses)])
 
 
-def _read(path: Path) -> Settings:
-    if not path.is_file():
+def _check_names(
+    settings: Settings,
+    path: Path | None,
+    command_line: Sequence[str],
+    names: Sequence[str],
+    parser: argparse.ArgumentParser,
+) -> None:
+    # More than the fields: `--no_…` of what is on by default.
+    options = [option.lstrip("-") for option in parser._option_string_actions]
+
+    given = given_settings(command_line)
+    wrong = [*unknown_settings(given, options), *unknown_keys(settings, names, path)]
+    if wrong:
         raise ConfigurationError(
-            f"`--config` must be a YAML file. Found no {path}. Copy one of recipes/configs."
+            f"A setting must be one of the recipe's. {' '.join(wrong)} `--help` lists all."
         )
-
-    rule = "`--config` must be a YAML file of lines `setting: value`."
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        # PyYAML breaks its messages into lines.
-        message = " ".join(str(error).split())
-        raise ConfigurationError(
-            f"{rule} Found in {path}: {message}. Correct that place."
-        ) from error
-
-    # An empty file sets nothing.
-    if content is None:
-        return {}
-
-    if not isinstance(content, dict):
-        raise ConfigurationError(
-            f"{rule} Found in {path} a {type(content).__name__}. Use for example `max_steps: 100`."
-        )
-
-    return {str(name): value for name, value in content.items()}
-
-
-def _check_names(settings: Settings, dataclasses: Iterable[type], path: Path) -> None:
-    known: list[str] = []
-    for dataclass in dataclasses:
-        known += [field.name for field in fields(dataclass)]
-
-    for name in sorted(settings):
-        if name not in known:
-            raise ConfigurationError(f"A setting must be one of {known}. Found {name!r} in {path}.")
 
 
 def _check_types(

@@ -15,7 +15,8 @@ PICTURE = ROOT / "docs" / "images" / "house.svg"
 CONTRACT = ROOT / ".importlinter"
 
 ROOMS = {
-    "cli": "the command line of the recipes",
+    "__main__": "python -m hf_meta_adapters",
+    "cli": "the command hf-meta-adapters, and the arguments of recipes",
     "study": "the comparison of the paper: methods × languages × seeds",
     "pretraining": "from texts to a saved family",
     "finetuning": "tasks: within a language, zero-shot, few-shot",
@@ -30,6 +31,8 @@ ROOMS = {
     "diagnostics": "what interferes, and where",
     "anatomy": "the parts of a transformer, by name",
     "results": "tables, pictures, reports",
+    "bundled": "the recipes and verses that travel along",
+    "imports": "what `import hf_meta_adapters` waits with",
     "errors": "errors, language keys",
     "_typing": "shared types",
     "_version": "the version",

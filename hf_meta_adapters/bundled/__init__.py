@@ -1,0 +1,1 @@
+"""The files that travel with the package: recipes, their configurations, and verses."""

@@ -1,0 +1,162 @@
+"""The command `hf-meta-adapters`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from hf_meta_adapters._version import __version__
+from hf_meta_adapters.cli.copying import copy_bundled
+from hf_meta_adapters.cli.listing import listing
+from hf_meta_adapters.cli.nearest import did_you_mean
+from hf_meta_adapters.cli.running import read_launch, start
+from hf_meta_adapters.errors import ConfigurationError, MetaAdapterError
+
+__all__ = ["main"]
+
+NAME = "hf-meta-adapters"
+
+ABOUT = """\
+Meta-learned language adapters, from the command line.
+
+  ls                           list the recipes, each with its configurations
+  run NAME [SETTING=VALUE …]   run a recipe
+  cp NAME [DEST]               copy a recipe or a configuration, to change it
+  diagnose MODEL TEXTS         report which languages of a model interfere
+  languages MODEL              list the languages of a saved or published family
+"""
+
+EXAMPLES = f"""\
+examples:
+  {NAME} run quickstart
+  {NAME} run pretrain_mlm --config pretrain_mlm data=TEXTS max_steps=1000
+  {NAME} run --num_processes 4 pretrain_mlm --config my.yaml
+  {NAME} cp pretrain_mlm my_recipe.py
+  {NAME} run my_recipe.py --config my.yaml
+
+`{NAME} COMMAND --help` says more about a command, `{NAME} run NAME --help` about a recipe.
+"""
+
+RUN = f"""\
+Run a recipe. What is wrong with its settings is said at once, before anything is loaded.
+
+usage: {NAME} run [LAUNCHER OPTIONS] NAME [SETTINGS]
+
+  LAUNCHER OPTIONS   before NAME, for `accelerate launch`: --num_processes 4,
+                     --mixed_precision bf16, … Its --config_file may be the name of a bundled
+                     configuration: --config_file many_gpus
+  NAME               a recipe of `{NAME} ls`, or a Python file
+  SETTINGS           after NAME, for the recipe: setting=value or --setting value; a list as
+                     languages=[en,sw] or --languages en sw
+    --config FILE    a YAML file of settings, or the name of a bundled one; the settings on the
+                     command line win
+    --help           list all settings of the recipe
+
+The exit code is that of the recipe.
+"""
+
+PASSED_ON = {"run": (), "diagnose": ("diagnose",)}
+"""Commands whose words are those of a recipe → the words that come first."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: The words after `hf-meta-adapters`; default those of this process.
+
+    Returns:
+        The exit code: 0; 1 if the work failed; 2 if the command line was wrong. `run` and
+        `diagnose` become the recipe, and end with its exit code.
+
+    Example:
+        >>> main(["--version"])
+        Traceback (most recent call last):
+        SystemExit: 0
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+
+    try:
+        if words and words[0] in PASSED_ON:
+            return _run([*PASSED_ON[words[0]], *words[1:]])
+
+        return _other(words)
+    except ConfigurationError as error:
+        return _fail(error, 2)
+    except MetaAdapterError as error:
+        return _fail(error, 1)
+
+
+def _run(words: Sequence[str]) -> int:
+    if words and words[0] in ("-h", "--help"):
+        print(RUN, end="")
+        return 0
+
+    return start(read_launch(words).command())
+
+
+def _other(words: Sequence[str]) -> int:
+    args = _parser().parse_args(_checked(words))
+
+    if args.command == "ls":
+        print(listing())
+    elif args.command == "cp":
+        print(f"Wrote {copy_bundled(args.name, args.destination, force=args.force)}.")
+    else:
+        # Imports the client of the Hub.
+        from hf_meta_adapters.hub.download import list_languages
+
+        for language in list_languages(args.model, revision=args.revision):
+            print(language)
+
+    return 0
+
+
+COMMANDS = ("ls", "run", "cp", "diagnose", "languages")
+
+
+def _checked(words: Sequence[str]) -> Sequence[str]:
+    """The words, if the first is an option or a command."""
+    if not words or words[0].startswith("-") or words[0] in COMMANDS:
+        return words
+
+    parts = [
+        f"The first word must be one of {', '.join(COMMANDS)}.",
+        f"Found {words[0]!r}.",
+        did_you_mean(words[0], COMMANDS),
+        f"`{NAME} --help` says what each does.",
+    ]
+    raise ConfigurationError(" ".join(filter(None, parts)))
+
+
+def _parser() -> argparse.ArgumentParser:
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        NAME, description=ABOUT, epilog=EXAMPLES, formatter_class=as_written, allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"{NAME} {__version__}")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS
+    )
+
+    commands.add_parser("ls", description="List the recipes, each with its configurations.")
+
+    cp = commands.add_parser("cp", description="Copy a recipe or a configuration, to change it.")
+    cp.add_argument("name", metavar="NAME", help="as `ls` lists it; with its ending for one of two")
+    cp.add_argument(
+        "destination", metavar="DEST", nargs="?", help="a file or a folder; default: here"
+    )
+    cp.add_argument("--force", action="store_true", help="overwrite what exists")
+
+    languages = commands.add_parser(
+        "languages", description="List the languages of a saved or published family."
+    )
+    languages.add_argument("model", metavar="MODEL", help="a folder, or a repository of the Hub")
+    languages.add_argument("--revision", help="a branch, a tag or a commit of the repository")
+    return parser
+
+
+def _fail(error: MetaAdapterError, code: int) -> int:
+    print(f"{NAME}: {error}", file=sys.stderr)
+    return code

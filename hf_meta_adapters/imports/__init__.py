@@ -1,0 +1,1 @@
+"""What `import hf_meta_adapters` imports, and what waits until it is used."""

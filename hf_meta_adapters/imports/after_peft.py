@@ -1,0 +1,60 @@
+"""The bottleneck adapter becomes a method of PEFT as soon as both packages are imported."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
+
+__all__ = ["register_with_peft"]
+
+METHOD = "hf_meta_adapters.backends.bottleneck"
+"""The module that registers the method when it is imported."""
+
+
+def register_with_peft() -> None:
+    """Register the bottleneck adapter with PEFT, now or when PEFT is imported.
+
+    Plain `PeftModel.from_pretrained` then loads such adapters after `import hf_meta_adapters`,
+    whichever of the two was imported first. PEFT imports torch and transformers; a program that
+    never uses it, such as `hf-meta-adapters ls`, does not wait for them.
+
+    Example:
+        >>> import hf_meta_adapters  # calls this function
+        >>> from peft import get_peft_config
+        >>> get_peft_config({"peft_type": "BOTTLENECK"}).__class__.__name__
+        'BottleneckConfig'
+    """
+    if "peft" in sys.modules:
+        import_module(METHOD)
+    else:
+        sys.meta_path.insert(0, _AfterPeft())
+
+
+class _AfterPeft(MetaPathFinder):
+    """Finds `peft` as the other finders do, and adds the registration to the end of its import."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != "peft":
+            return None
+
+        # From here on, the others are asked as if this one had never been there.
+        sys.meta_path.remove(self)
+        spec = find_spec(fullname)
+        if spec is None or spec.loader is None:
+            return spec
+
+        run_module = spec.loader.exec_module
+
+        def run_and_register(module: ModuleType) -> None:
+            run_module(module)
+            import_module(METHOD)
+
+        spec.loader.exec_module = run_and_register  # type: ignore[method-assign]
+        return spec

@@ -18,11 +18,8 @@ import gzip
 import json
 import os
 import platform
-import shlex
-import sys
 import time
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
@@ -30,9 +27,11 @@ import transformers
 from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
 
 import hf_meta_adapters as hma
+from hf_meta_adapters.bundled.folders import verses_folder
+from hf_meta_adapters.cli.written_command import written_command
 from hf_meta_adapters.results.files import write_text
 
-DATA = Path(__file__).parent / "data"
+DATA = verses_folder()
 LANGUAGES = ["en", "fr", "ru", "sw"]
 LENGTH = 96  # bytes of a verse
 PAD, MASK, FIRST_BYTE = 1, 4, 5
@@ -162,7 +161,7 @@ def main() -> None:
     result = {
         "arguments": asdict(args),
         "versions": VERSIONS,
-        "command": shlex.join(["python", *sys.argv]),
+        "command": written_command(),
         "hardware": f"{platform.machine()}, {os.cpu_count()} cores, one thread",
         "every": EVERY,
         "steps": steps,

@@ -27,9 +27,10 @@ import transformers
 from tqdm import tqdm
 
 import hf_meta_adapters as hma
+from hf_meta_adapters.bundled.folders import verses_folder
 from hf_meta_adapters.results.files import write_text
 
-DATA = Path(__file__).parent / "data"
+DATA = verses_folder()
 
 EACH = {"lookahead": "per_language"}
 EXACT = {**EACH, "meta_gradient": "exact"}

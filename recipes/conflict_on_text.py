@@ -17,8 +17,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shlex
-import sys
 import time
 from dataclasses import asdict, dataclass, field
 from itertools import chain, combinations_with_replacement
@@ -29,6 +27,7 @@ import transformers
 from transformers import DataCollatorForLanguageModeling, HfArgumentParser, set_seed
 
 import hf_meta_adapters as hma
+from hf_meta_adapters.cli.written_command import written_command
 from hf_meta_adapters.pretraining import train_tokenizer
 from hf_meta_adapters.results.files import write_text
 from hf_meta_adapters.study.cell import read_texts
@@ -47,7 +46,7 @@ class Arguments:
         metadata={"help": "File for the result; a picture beside it."},
     )
     data: str = field(
-        default="recipes/data", metadata={"help": "Folder with <language>/train.txt.gz; verses."}
+        default="verses", metadata={"help": "Folder with <language>/train.txt.gz; verses."}
     )
     lines: int = field(default=6000, metadata={"help": "Most lines of each language."})
     held_out: str = field(
@@ -138,7 +137,7 @@ def main() -> None:
     result = {
         "arguments": asdict(args),
         "versions": VERSIONS,
-        "command": shlex.join(["python", *sys.argv]),
+        "command": written_command(),
         "hardware": f"{platform.machine()}, {os.cpu_count()} cores",
         "seconds": round(time.perf_counter() - began),
         "pairs": pairs(conflict),

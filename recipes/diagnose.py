@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import platform
-import shlex
 import sys
 from pathlib import Path
 
@@ -29,6 +28,7 @@ import transformers
 from transformers import AutoConfig, AutoTokenizer
 
 import hf_meta_adapters as hma
+from hf_meta_adapters.cli.written_command import written_command
 from hf_meta_adapters.diagnostics import DiagnosticReport, ReportSection
 from hf_meta_adapters.study.diagnosis import make_batches, read_text_files
 
@@ -197,7 +197,7 @@ def main() -> None:
     about = {
         "model": args.model,
         "texts": ", ".join(f"{key} {len(lines)}" for key, lines in texts.items()),
-        "command": shlex.join(["python", *sys.argv]),
+        "command": written_command(),
         "versions": ", ".join(versions),
         "hardware": hardware,
     }

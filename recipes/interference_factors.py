@@ -21,12 +21,9 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shlex
-import sys
 import time
 from dataclasses import asdict, dataclass, field
 from itertools import chain
-from pathlib import Path
 
 import torch
 import transformers
@@ -34,12 +31,14 @@ from tqdm import tqdm
 from transformers import HfArgumentParser
 
 import hf_meta_adapters as hma
+from hf_meta_adapters.bundled.folders import verses_folder
+from hf_meta_adapters.cli.written_command import written_command
 from hf_meta_adapters.pretraining import train_tokenizer
 from hf_meta_adapters.results.files import write_text
 from hf_meta_adapters.study.cell import read_texts
 from hf_meta_adapters.study.methods import pretrain, small_sizes
 
-DATA = Path(__file__).parent / "data"
+DATA = verses_folder()
 VERSIONS = {library.__name__: library.__version__ for library in (hma, torch, transformers)}
 
 
@@ -192,7 +191,7 @@ def main() -> None:
     result = {
         "arguments": asdict(args),
         "versions": VERSIONS,
-        "command": shlex.join(["python", *sys.argv]),
+        "command": written_command(),
         "hardware": f"{platform.machine()}, {os.cpu_count()} cores",
         "models": len(models.trained),
         "seconds": round(time.perf_counter() - began),

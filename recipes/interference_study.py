@@ -23,7 +23,6 @@ Override: every setting is an argument, and the command line wins over --config.
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from functools import partial
 from itertools import chain
@@ -31,6 +30,7 @@ from pathlib import Path
 
 from hf_meta_adapters.cli import parse_arguments
 from hf_meta_adapters.cli.process_group import closing_process_group
+from hf_meta_adapters.cli.written_command import written_command
 from hf_meta_adapters.pretraining import train_tokenizer
 from hf_meta_adapters.results.files import write_text
 from hf_meta_adapters.study.cell import compute_cell, read_texts
@@ -98,7 +98,7 @@ def tune(args: StudyArguments, tuning_file: Path) -> None:
 
 
 def write(path: Path, content: dict) -> None:
-    record = {"command": shlex.join(["python", *sys.argv]), **content}
+    record = {"command": written_command(), **content}
     write_text(path, json.dumps(record, indent=1, ensure_ascii=False))
 
 
@@ -132,7 +132,7 @@ def main() -> None:
         args.languages,
         treatments=args.treatments,
         about={
-            "command": shlex.join(["python", *sys.argv]),
+            "command": written_command(),
             "tuned": tuned or "nothing: no such file",
             "cells": len(done),
             "versions": first_cell["result"]["versions"],

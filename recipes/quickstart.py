@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import platform
-import shlex
 import sys
 import time
 from dataclasses import dataclass, field
@@ -30,12 +29,14 @@ from datasets import Dataset, concatenate_datasets
 from transformers import DataCollatorForLanguageModeling, HfArgumentParser, set_seed
 
 import hf_meta_adapters as hma
+from hf_meta_adapters.bundled.folders import verses_folder
+from hf_meta_adapters.cli.written_command import written_command
 from hf_meta_adapters.pretraining import train_tokenizer
 from hf_meta_adapters.results.files import write_text
 from hf_meta_adapters.study.cell import read_texts
 
 LANGUAGES = ["en", "fr", "ru", "sw"]
-DATA = Path(__file__).parent / "data"
+DATA = verses_folder()
 VERSIONS = {library.__name__: library.__version__ for library in (hma, torch, transformers)}
 
 # Arm → what its adapters learn from; `None` for a model without adapters.
@@ -121,7 +122,7 @@ def train(arm: str, languages: list[str], data: dict, collator, args: Arguments)
 
 def write_report(output: Path, args: Arguments, report, conflict, *, seconds: int) -> None:
     result = {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": written_command(),
         "arguments": vars(args),
         "versions": VERSIONS,
         "machine": platform.machine(),

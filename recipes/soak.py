@@ -32,11 +32,12 @@ import torch
 import transformers
 
 import hf_meta_adapters as hma
+from hf_meta_adapters.bundled.folders import verses_folder
 from hf_meta_adapters.cli import parse_arguments
 from hf_meta_adapters.results.files import write_text
 
 LANGUAGES = ["en", "fr", "ru", "sw"]
-DATA = Path(__file__).parent / "data"
+DATA = verses_folder()
 LENGTH = 48  # bytes of a row
 OF_THE_CLOCK = ("_per_second", "_runtime")  # endings of the names of logged values
 

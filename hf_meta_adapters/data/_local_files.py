@@ -12,6 +12,7 @@ from typing import BinaryIO, TypeAlias, cast
 import datasets
 
 from hf_meta_adapters._typing import Language
+from hf_meta_adapters.bundled.folders import texts_folder
 from hf_meta_adapters.errors import DataError, check_language, check_languages
 
 __all__ = ["load_local_datasets"]
@@ -35,7 +36,9 @@ def load_local_datasets(
     no such function: `datasets.load_dataset` returns what the tasks take.
 
     Args:
-        folder: The folder that holds one folder for each language.
+        folder: The folder that holds one folder for each language; `"verses"` for the bundled
+            verses in English, French, Russian and Swahili, with the splits train, meta, valid and
+            test.
         split: Name of the files without their suffix, such as "train" or "test".
         languages: The languages; by default every folder that has such a file.
         limit: Examples of each language at most, from the beginning.
@@ -55,7 +58,7 @@ def load_local_datasets(
         ...     load_local_datasets(folder, "test")["sw"][0]
         {'text': 'Habari ya leo'}
     """
-    root = Path(folder)
+    root = texts_folder(folder)
     if not root.is_dir():
         raise DataError(
             f"`folder` must be a folder that holds one folder for each language. Found no {root}."

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from hf_meta_adapters.backends.bottleneck import BottleneckConfig
 from hf_meta_adapters.backends.module_copy import ModuleCopyConfig
+from hf_meta_adapters.bundled.folders import texts_folder
 from hf_meta_adapters.errors import ConfigurationError
 
 __all__ = ["PretrainingArguments"]
@@ -23,8 +23,11 @@ class PretrainingArguments:
 
     # The text.
     data: str = field(
-        default="recipes/data",
-        metadata={"help": "Folder with <language>/<split>.txt(.gz), or a name on the Hub."},
+        default="verses",
+        metadata={
+            "help": "Folder with <language>/<split>.txt(.gz), a name on the Hub, or the bundled"
+            " verses."
+        },
     )
     languages: list[str] = field(
         default_factory=list, metadata={"help": "The languages; default: all folders of data."}
@@ -106,7 +109,7 @@ class PretrainingArguments:
 
     def dataset_name(self) -> str:
         """The name of the data on the model card; "" for a folder."""
-        if Path(self.data).is_dir():
+        if texts_folder(self.data).is_dir():
             # The path would tell a reader of the card nothing.
             return ""
 

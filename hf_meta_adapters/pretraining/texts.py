@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 from datasets import Dataset
 
 from hf_meta_adapters._typing import Language
+from hf_meta_adapters.bundled.folders import texts_folder
 from hf_meta_adapters.data import load_language_datasets, load_local_datasets
 from hf_meta_adapters.pretraining._pretraining_arguments import PretrainingArguments
 
@@ -32,7 +32,7 @@ def load_texts(
         DataError: If data is missing or malformed.
     """
     keys = list(languages or args.languages)
-    if Path(args.data).is_dir():
+    if texts_folder(args.data).is_dir():
         return load_local_datasets(args.data, split, languages=keys or None, limit=args.limit)
 
     return load_language_datasets(

@@ -14,6 +14,7 @@ import torch
 import transformers
 
 from hf_meta_adapters._typing import Language
+from hf_meta_adapters.bundled.folders import texts_folder
 from hf_meta_adapters.data import load_local_datasets
 from hf_meta_adapters.evaluation import (
     ConstantPredictionWarning,
@@ -58,7 +59,7 @@ def read_texts(
     """Read the lines of `<data>/text/<language>/<split>.txt(.gz)`, or of the same without `text/`.
 
     Args:
-        data: The folder.
+        data: The folder, or `"verses"`.
         split: "train", "valid" or "test".
         languages: The languages.
         limit: The largest number of lines of a language.
@@ -69,7 +70,7 @@ def read_texts(
     Raises:
         DataError: If a file is missing or empty.
     """
-    folder = Path(data)
+    folder = texts_folder(data)
     if (folder / "text").is_dir():
         folder = folder / "text"
 

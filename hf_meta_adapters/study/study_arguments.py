@@ -19,7 +19,8 @@ class StudyArguments:
 
     # Files.
     data: str = field(
-        default="recipes/data", metadata={"help": "Folder of texts and labelled data."}
+        default="verses",
+        metadata={"help": "Folder of texts and labelled data, or the bundled verses."},
     )
     output_dir: str = field(
         default="outputs/study", metadata={"help": "Folder for cells and report."}

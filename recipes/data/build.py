@@ -130,8 +130,10 @@ def build(source: Path, output: Path) -> Lines:
         lines["ids"][role] = ids[: max(len(lines[language][role]) for language in TRAIN_VERSES)]
 
     for name, roles in lines.items():
+        # The ids are no texts, and must not be taken for those of one more language.
+        ending = ".gz" if name == "ids" else ".txt.gz"
         for role, content in roles.items():
-            write_lines(output / name / f"{role}.txt.gz", content)
+            write_lines(output / name / f"{role}{ending}", content)
 
     return lines
 

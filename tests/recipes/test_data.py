@@ -8,13 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from hf_meta_adapters.data import load_local_datasets
+
 LANGUAGES = ("en", "fr", "ru", "sw")
 ROLES = ("train", "meta", "valid", "test")
 FOLDER = Path(__file__).resolve().parents[2] / "recipes" / "data"
 
 
 def lines(name: str, role: str) -> list[str]:
-    return gzip.decompress((FOLDER / name / f"{role}.txt.gz").read_bytes()).decode().splitlines()
+    ending = ".gz" if name == "ids" else ".txt.gz"
+    return gzip.decompress((FOLDER / name / f"{role}{ending}").read_bytes()).decode().splitlines()
+
+
+def test_the_languages_of_the_folder_are_those_of_the_texts() -> None:
+    assert tuple(load_local_datasets(FOLDER, "train", limit=1)) == LANGUAGES
 
 
 @pytest.mark.parametrize("role", ROLES)

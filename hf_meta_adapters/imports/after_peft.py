@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from types import ModuleType
 
 __all__ = ["register_with_peft"]
@@ -44,17 +43,29 @@ class _AfterPeft(MetaPathFinder):
         if fullname != "peft":
             return None
 
-        # From here on, the others are asked as if this one had never been there.
-        sys.meta_path.remove(self)
-        spec = find_spec(fullname)
+        spec = self._found_by_another(fullname, path, target)
         if spec is None or spec.loader is None:
             return spec
 
         run_module = spec.loader.exec_module
 
+        # Many only ask whether PEFT is installed: the finder stays until PEFT is imported.
         def run_and_register(module: ModuleType) -> None:
             run_module(module)
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
             import_module(METHOD)
 
         spec.loader.exec_module = run_and_register  # type: ignore[method-assign]
         return spec
+
+    def _found_by_another(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None
+    ) -> ModuleSpec | None:
+        for finder in sys.meta_path:
+            if finder is not self:
+                spec = finder.find_spec(fullname, path, target)
+                if spec is not None:
+                    return spec
+
+        return None

@@ -14,8 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-PACKAGE = "hf_meta_adapters"
-PACKAGING = ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md")
+from tests.wheel import PACKAGE, PACKAGING, build
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -133,16 +132,7 @@ def distributions(project_root: Path, tmp_path_factory: pytest.TempPathFactory) 
     pytest.importorskip(
         "hatchling", reason="NOT CHECKED: hatchling is absent; the extra `dev` brings it"
     )
-    source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
-    for name in PACKAGING:
-        shutil.copy(project_root / name, source)
-    for name in (PACKAGE, "tests", "recipes", "docs"):
-        shutil.copytree(
-            project_root / name, source / name, ignore=shutil.ignore_patterns("__pycache__")
-        )
-    command = [sys.executable, "-m", "hatchling", "build", "--directory", str(output)]
-    subprocess.run(command, cwd=source, check=True, capture_output=True)
-    return output
+    return build(project_root, tmp_path_factory.mktemp("project"))
 
 
 def package_files(project_root: Path) -> set[str]:
@@ -158,13 +148,30 @@ def package_files(project_root: Path) -> set[str]:
     }
 
 
-def test_the_wheel_holds_the_package_and_nothing_else(
+def recipe_files(project_root: Path) -> set[str]:
+    """What a user runs, configures and reads; not the records of our own runs."""
+    recipes = project_root / "recipes"
+    patterns = ("*.py", "configs/*.yaml", "accelerate/*.yaml", "data/*/*.gz", "data/[!b]*")
+    files = {file for pattern in patterns for file in recipes.glob(pattern) if file.is_file()}
+    return {file.relative_to(project_root).as_posix() for file in files}
+
+
+def test_the_wheel_holds_the_package_and_its_recipes_and_nothing_else(
     distributions: Path, project_root: Path
 ) -> None:
     (wheel,) = distributions.glob("*.whl")
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert names == package_files(project_root)
+    recipes = {f"{PACKAGE}/bundled/{file}" for file in recipe_files(project_root)}
+    assert names == package_files(project_root) | recipes
     assert f"{PACKAGE}/py.typed" in names
+    assert f"{PACKAGE}/bundled/recipes/configs/pretrain_mlm.yaml" in names
+
+
+def test_the_wheel_has_the_command(distributions: Path) -> None:
+    (wheel,) = distributions.glob("*.whl")
+    archive = zipfile.ZipFile(wheel)
+    (name,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
+    assert "hf-meta-adapters = hf_meta_adapters.cli.command:main" in archive.read(name).decode()
 
 
 def test_the_sdist_holds_what_a_build_needs(distributions: Path, project_root: Path) -> None:
@@ -173,7 +180,8 @@ def test_the_sdist_holds_what_a_build_needs(distributions: Path, project_root: P
         names = {
             member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()
         }
-    assert names - {"PKG-INFO", ".gitignore"} == package_files(project_root) | set(PACKAGING)
+    built = package_files(project_root) | recipe_files(project_root) | set(PACKAGING)
+    assert names - {"PKG-INFO", ".gitignore"} == built
 
 
 def test_the_wheel_imports_without_the_checkout(distributions: Path, tmp_path: Path) -> None:

@@ -1,0 +1,147 @@
+"""The page about the command line runs as it is printed, in an empty folder, with nothing but the
+built wheel on the path.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import ROOT, python_blocks
+from tests.hub_client import TOKEN
+from tests.hub_server import HubServer
+from tests.wheel import build, install
+
+PAGE = ROOT / "docs" / "how-to" / "command_line.md"
+LIMIT = 240  # seconds
+
+LINES = {
+    "en": "In the beginning was the Word, and the Word was with God.\n",
+    "sw": "Hapo mwanzo, kabla ya ulimwengu kuumbwa, Neno alikuwako.\n",
+}
+
+
+def bash_blocks() -> list[str]:
+    text = PAGE.read_text(encoding="utf-8")
+    return re.findall(r"^```bash\n(.+?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip(
+        "hatchling", reason="NOT CHECKED: hatchling is absent; the extra `dev` brings it"
+    )
+    pytest.importorskip("pip", reason="NOT CHECKED: pip is absent")
+    dist = build(ROOT, tmp_path_factory.mktemp("wheel"))
+    return install(dist, tmp_path_factory.mktemp("installed"))
+
+
+def environment(installed: Path, home: Path, hub: HubServer) -> dict[str, str]:
+    """That of a user of the Hub `hub`, who has the wheel and no clone."""
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("HF_", "TRANSFORMERS_", "ACCELERATE_", "PYTHON"))
+    }
+    own = {
+        "PATH": os.pathsep.join([str(installed / "bin"), kept["PATH"]]),
+        "PYTHONPATH": str(installed),
+        "HF_ENDPOINT": hub.endpoint,
+        "HF_HOME": str(home),
+        "HF_TOKEN": TOKEN,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    return {**kept, **own}
+
+
+def run(command: list[str], folder: Path, variables: dict[str, str]) -> str:
+    """What a command prints, errors included."""
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done.stdout
+
+
+def put_files(folder: Path) -> None:
+    """The files that the page says it needs."""
+    for language, line in LINES.items():
+        for kind in ("texts", "labels"):
+            (folder / kind / language).mkdir(parents=True)
+        (folder / "held_out").mkdir(exist_ok=True)
+
+        (folder / "texts" / language / "train.txt").write_text(line * 60, encoding="utf-8")
+        (folder / "held_out" / f"{language}.txt").write_text(line * 8, encoding="utf-8")
+
+        row = json.dumps({"tokens": ["Anna", "sings"], "tags": ["B-PER", "O"]})
+        for split in ("train", "test"):
+            file = folder / "labels" / language / f"{split}.jsonl"
+            file.write_text(f"{row}\n" * 8, encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.xdist_group("distributed")
+@pytest.mark.timeout(2 * LIMIT)
+def test_the_page_runs_from_the_wheel_alone(installed: Path, tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "work", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    put_files(folder)
+
+    with HubServer() as hub:
+        variables = environment(installed, tmp_path / "home", hub)
+        where = "import hf_meta_adapters; print(hf_meta_adapters.__file__)"
+        file = run([sys.executable, "-c", where], folder, variables)
+        assert Path(file.strip()).is_relative_to(installed)
+
+        said = [run(["bash", "-euc", block], folder, variables) for block in bash_blocks()]
+
+        python = "\n".join(block.code for block in python_blocks(PAGE.read_text(encoding="utf-8")))
+        variables["HF_HOME"] = str(tmp_path / "another_home")
+        loaded = run([sys.executable, "-c", python], elsewhere, variables)
+
+    assert "pretrain_mlm" in said[0]
+    assert said[2].splitlines()[-2:] == ["en", "sw"]
+    assert said[5] == "en\nsw\n"
+    assert loaded.splitlines()[-1] == "('en', 'sw')"
+
+    for written in ("family/sw", "mine/sw", "scores/scores.json", "report/report.html"):
+        assert (folder / written).exists()
+    record = json.loads((folder / "report" / "report.json").read_text(encoding="utf-8"))
+    assert "hf-meta-adapters run diagnose family held_out" in json.dumps(record)
+    assert str(installed) not in json.dumps(record)
+
+
+def test_the_message_on_the_page_is_that_of_the_command() -> None:
+    (command,) = [block for block in bash_blocks() if "|| true" in block]
+    words = command.removesuffix(" || true\n").split()
+    assert words[0] == "hf-meta-adapters"
+
+    done = subprocess.run(
+        [sys.executable, "-m", "hf_meta_adapters", *words[1:]],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert textwrap.dedent(f"```text\n{done.stderr}```") in PAGE.read_text(encoding="utf-8")

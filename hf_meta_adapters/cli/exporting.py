@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer
 
@@ -133,7 +134,8 @@ def export_merged(
         tokenizer = None
 
     for language, path in places.items():
-        model.merge_language(language).save_pretrained(str(path))
+        plain: Any = model.merge_language(language)
+        plain.save_pretrained(str(path))
         if tokenizer is not None:
             tokenizer.save_pretrained(str(path))
     return places

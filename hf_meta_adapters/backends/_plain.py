@@ -9,11 +9,17 @@ from typing import ClassVar
 from torch import nn
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.backends.abilities import MergesLanguages, SharedPart, TakesSharedPart
+from hf_meta_adapters.backends.abilities import (
+    ExportsLora,
+    MergesLanguages,
+    SharedPart,
+    TakesSharedPart,
+)
 from hf_meta_adapters.backends.base import Backend
+from hf_meta_adapters.errors import ConfigurationError
 
 
-class PlainBackend(Backend, TakesSharedPart, MergesLanguages):
+class PlainBackend(Backend, TakesSharedPart, MergesLanguages, ExportsLora):
     """The model without adapters; every language runs through the same parameters."""
 
     name: ClassVar[str] = "none"
@@ -53,3 +59,13 @@ class PlainBackend(Backend, TakesSharedPart, MergesLanguages):
             return copy.deepcopy(self.base)
 
         return self._shared.merged()
+
+    def export_lora(self, language: Language, directory: Path, base_name: str | None) -> None:
+        """Write θ, which must be an adapter."""
+        if not isinstance(self._shared, ExportsLora):
+            raise ConfigurationError(
+                "A LoRA can be exported from a model that has one. Found a model without adapters:"
+                " it is a plain checkpoint, which `save_pretrained` writes."
+            )
+
+        self._shared.export_lora(language, directory, base_name)

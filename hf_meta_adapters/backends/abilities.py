@@ -140,3 +140,20 @@ class ChecksMeans(ABC):
     @abstractmethod
     def check_mean(self) -> None:
         """Raise a `ConfigurationError` if a mean of adapters is not an adapter of the method."""
+
+
+class ExportsLora(ABC):
+    """A backend, or a `SharedPart`, that can write θ and φ together as one LoRA.
+
+    Implement it where both are products of two matrices; `export_lora` needs it.
+    """
+
+    @abstractmethod
+    def export_lora(self, language: Language, directory: Path, base_name: str | None) -> None:
+        """Write one LoRA of PEFT that alone computes what the model does in a language.
+
+        Args:
+            language: The language; a `SharedPart`, which is active in all, ignores it.
+            directory: The folder to write to.
+            base_name: What the base model is called, if it has a name.
+        """

@@ -24,6 +24,7 @@ from hf_meta_adapters.hub.steady import reads_one_save
 from hf_meta_adapters.hub.tokenizer import Tokenizer
 from hf_meta_adapters.modeling._base_language import with_base_language
 from hf_meta_adapters.modeling._checkpointing import enable_checkpointing
+from hf_meta_adapters.modeling._exporting import export
 from hf_meta_adapters.modeling._initialisation import check_mixture, check_new_language, mix_
 from hf_meta_adapters.modeling._inner_model import inner_attribute
 from hf_meta_adapters.modeling._loading import (
@@ -337,6 +338,25 @@ class LanguageAdapterModel(nn.Module):
         """
         key = check_known_language(language, self.languages)
         return merge(self, key, self._router.adapter_of(key), probe)
+
+    def export_lora(self, language: Language, path: str | Path) -> None:
+        """Write [s_θ B_θ, s_φ B_φ] · [A_θ; A_φ], θ and φ_l as one LoRA, which a server can serve.
+
+        Plain PEFT and servers such as vLLM load it on the base model. Where θ is the whole model,
+        the base is the checkpoint in the folder of the family, and the LoRA is that of φ_l.
+
+        Args:
+            language: The language.
+            path: A folder, new or empty. `adapter_config.json` has one rank r, the largest sum of
+                the ranks of θ and φ_l in any layer, and the scale 1.
+
+        Raises:
+            LanguageError: If the model does not have the language.
+            ConfigurationError: If the folder is not empty, or θ or φ_l is anything but LoRA.
+        """
+        key = check_known_language(language, self.languages)
+        name, _ = self._reference.of_present(self.base_model, self.base_state_dict())
+        export(self.backend, self._router.adapter_of(key), Path(path), name)
 
     def save_pretrained(
         self,

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.backends._adapter_names import AdapterNames
 from hf_meta_adapters.backends.abilities import (
+    ExportsLora,
     MakesSharedParts,
     MergesLanguages,
     ReplacesModules,
@@ -38,6 +39,7 @@ from hf_meta_adapters.backends.peft._files import (
     shown,
     write_adapter,
 )
+from hf_meta_adapters.backends.peft._lora_export import Source, export_stacked
 from hf_meta_adapters.backends.peft._merging import prepare_merging, unwrap
 from hf_meta_adapters.backends.peft._messages import (
     allows_one_adapter,
@@ -57,7 +59,13 @@ _CLASSIFICATION = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
 
 
 class PeftBackend(
-    Backend, MakesSharedParts, TakesSharedPart, ReplacesModules, RoutesRows, MergesLanguages
+    Backend,
+    MakesSharedParts,
+    TakesSharedPart,
+    ReplacesModules,
+    RoutesRows,
+    MergesLanguages,
+    ExportsLora,
 ):
     """One PEFT adapter per language, for any `PeftConfig`.
 
@@ -241,6 +249,15 @@ class PeftBackend(
             ) from error
 
         return model
+
+    def export_lora(self, language: Language, directory: Path, base_name: str | None) -> None:
+        """Write θ, where it is an adapter, and φ as one LoRA."""
+        name = self.adapter(language)
+        sources = [Source(name, self._config_of(language), self._state(language))]
+        if self._shared is not None:
+            sources.insert(0, self._shared.source)
+
+        export_stacked(self.base, sources, directory, base_name)
 
     def _create(self, language: Language, config: PeftConfig) -> None:
         if self._model is None:

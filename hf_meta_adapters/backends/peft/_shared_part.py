@@ -12,13 +12,15 @@ from peft.tuners.tuners_utils import BaseTunerLayer, _maybe_include_all_linear_l
 from peft.utils.other import AuxiliaryTrainingWrapper, TrainableTokensWrapper
 from torch import nn
 
-from hf_meta_adapters.backends.abilities import SharedPart
+from hf_meta_adapters._typing import Language
+from hf_meta_adapters.backends.abilities import ExportsLora, SharedPart
 from hf_meta_adapters.backends.peft._files import (
     LONGEST,
     check_initialisation,
     check_same_config,
     write_adapter,
 )
+from hf_meta_adapters.backends.peft._lora_export import Source, export_stacked
 from hf_meta_adapters.backends.peft._merging import prepare_merging, unwrap
 from hf_meta_adapters.backends.peft._messages import without_noise
 from hf_meta_adapters.backends.peft._patterns import check_config_patterns
@@ -34,7 +36,7 @@ SWITCHED = (BaseTunerLayer, AuxiliaryTrainingWrapper)
 """The layers in which PEFT keeps adapters and switches between them."""
 
 
-class PeftSharedPart(SharedPart):
+class PeftSharedPart(SharedPart, ExportsLora):
     """One adapter of PEFT that all languages share, put into a model in place.
 
     It is created before the adapters of the languages, so that its tensors have the names that PEFT
@@ -96,6 +98,15 @@ class PeftSharedPart(SharedPart):
         with torch.no_grad():
             for name, tensor in self.tensors.items():
                 tensor.copy_(weights[name])
+
+    @property
+    def source(self) -> Source:
+        """θ, as a part of an exported LoRA."""
+        return Source(ADAPTER, self.model.peft_config[ADAPTER], self.tensors)
+
+    def export_lora(self, language: Language, directory: Path, base_name: str | None) -> None:
+        """Write θ alone, for a model whose languages have nothing of their own."""
+        export_stacked(self.base, [self.source], directory, base_name)
 
     def remove(self) -> None:
         """Take the layers out of the base, and train what it trained before."""

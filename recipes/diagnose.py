@@ -1,60 +1,46 @@
-"""Look for interference in a model: which gradients conflict, where, and what to do about it.
+"""Look for interference in a model: who loses by joint training, where, and what to do about it.
 
-Reports how well the model predicts each language, the cosines between the gradients of languages,
-the weights that only some languages need, and the layers that should have capacity of their own.
+Ends with a verdict, which tells what was shown from what may be noise. The report below it has how
+well the model predicts each language, the cosines between the gradients of languages, the weights
+that only some languages need, and the layers in which languages differ most.
 
 Needs:    MODEL, a folder that `save_pretrained` of this package wrote, or any masked or causal
-          language model of transformers (a folder, or a name on the Hub); TEXTS, a folder with one
-          file per language, one text a line: en.txt, sw.txt.gz, …, best of the domain that the
-          model learns from, but not the text that it learned from.
-Takes:    a minute or two for a small model on a CPU. Masks take most of it; --mask_steps 0 leaves
-          them out.
-Writes:   report.html, .md, .json and pictures to --output_dir.
+          language model of transformers (a folder, or a name on the Hub), with its tokenizer;
+          TEXTS, a folder with one file per language, one text a line: en.txt, sw.txt.gz, …, best
+          of the domain that the model learns from, but not the text that it learned from.
+Takes:    a minute or two for a small model on a CPU; it says how long as soon as it knows. Masks
+          take most of it: --mask_steps 0 leaves them out, Ctrl-C ends them.
+Writes:   report.html, .md, .json and pictures to --output_dir; the verdict to the terminal.
 Command:  python recipes/diagnose.py MODEL TEXTS
 Override: --batches, --batch_size and --max_length for more or less text, see --help. --monolingual
-          FOLDER, with a model of each language alone (FOLDER/sw), also reports what joint training
-          costs.
+          FOLDER, with a model of each language alone (FOLDER/sw), measures what joint training
+          costs: without it, the verdict does not know who loses.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import platform
 import sys
+import time
 from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoTokenizer
 
 import hf_meta_adapters as hma
 from hf_meta_adapters.cli.written_command import written_command
 from hf_meta_adapters.diagnostics import DiagnosticReport, ReportSection
-from hf_meta_adapters.study.diagnosis import make_batches, read_text_files
+from hf_meta_adapters.diagnostics.verdict import Verdict
+from hf_meta_adapters.errors import MetaAdapterError
+from hf_meta_adapters.study.diagnosed_model import DiagnosedModel
+from hf_meta_adapters.study.diagnosis import bits_of_texts, make_batches, read_text_files
+from hf_meta_adapters.study.section_texts import SECTION_TEXTS
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-TASKS = {"ForMaskedLM": "masked_lm", "ForCausalLM": "causal_lm", "LMHeadModel": "causal_lm"}
 LARGE = 30_000_000  # from this number of parameters on, gradients are projected
-ABOUT = {
-    "scores": "How well the model predicts each language.",
-    "interference": (
-        "This model against one of each language alone. Whether both saw as much text is not known"
-        " here."
-    ),
-    "conflict": (
-        "Cosines between the gradients of languages. Below 0: what helps one harms the other. Noise"
-        " lowers all, so compare an entry with the diagonal: independent texts of one language."
-    ),
-    "masks": (
-        "The weights that each language needs most, found by pruning. Masks of two seeds of one"
-        " language (the diagonal) differ, too: only what languages overlap less than seeds do is"
-        " specific to a language."
-    ),
-    "plan": (
-        "Where languages differ most. Advice from a heuristic: only training shows that capacity"
-        " there helps."
-    ),
-}
+FEWEST = 4  # texts of a language, and batches: with fewer, there are no intervals
 
 
 def arguments() -> argparse.Namespace:
@@ -64,6 +50,7 @@ def arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("model", metavar="MODEL")
     add("texts", metavar="TEXTS", type=Path)
+    add("--split", help="read TEXTS/<language>/<split>.txt(.gz) in place of TEXTS/<language>.txt")
     add("--monolingual", type=Path, help="folder with a model of each language alone")
     add("--output_dir", type=Path, default=Path("outputs/diagnose"), help="folder for the report")
     add("--batches", type=int, default=16, help="batches of each language (16)")
@@ -72,140 +59,149 @@ def arguments() -> argparse.Namespace:
     add("--sparsity", type=float, default=0.2, help="share of the weights that masks prune (0.2)")
     add("--mask_steps", type=int, default=200, help="steps per mask; 0 for no masks (200)")
     add("--seed", type=int, default=0, help="seed of texts and of masked tokens (0)")
-    return parser.parse_args()
+
+    args = parser.parse_args()
+    if args.batches < FEWEST or args.batch_size < 1:
+        parser.error(f"--batches must be at least {FEWEST}, and --batch_size at least 1.")
+    return args
 
 
-def load(name: str) -> tuple[torch.nn.Module, str]:
-    """The model, and the task that it was trained on."""
-    architecture, *_ = AutoConfig.from_pretrained(name).architectures or ["no architecture"]
-    tasks = [task for ending, task in TASKS.items() if architecture.endswith(ending)]
-    if not tasks:
+def check_monolingual(texts: dict, args: argparse.Namespace) -> None:
+    """Refuse a folder that lacks the model of a language, before anything is computed."""
+    missing = [key for key in texts if not (args.monolingual / key / "config.json").is_file()]
+    if missing:
         sys.exit(
-            f"MODEL must be a masked or causal language model, with its head. Found {architecture}"
-            f" in {name}."
+            "--monolingual must be a folder with a model of each language, such as"
+            f" {args.monolingual / missing[0]}. Found none of {', '.join(missing)}."
         )
 
-    model_class = getattr(transformers, architecture)
-    if (Path(name) / "language_adapters.json").is_file():
-        model_class = hma.LanguageAdapterModel
 
-    return model_class.from_pretrained(name).to(DEVICE).eval(), tasks[0]
-
-
-def score(model: torch.nn.Module, task: str, texts: dict, tokenizer, max_length: int):
-    rows = {key: [{"text": line} for line in lines] for key, lines in texts.items()}
-    return hma.evaluate_languages(
-        model, task, rows, processing_class=tokenizer, max_length=max_length, progress=True
-    )
-
-
-def interference(joint, texts: dict, tokenizer, args: argparse.Namespace):
+def interference(joint, texts: dict, args: argparse.Namespace):
     """What joint training costs each language: scores of texts, against those of models alone."""
-    bits = {"alone": {}, "joint": {}}
+    bits: dict[str, dict] = {"alone": {}, "joint": {}}
     for key, lines in texts.items():
-        model, task = load(str(args.monolingual / key))
-        alone = score(model, task, {key: lines}, tokenizer, args.max_length)
+        model = DiagnosedModel.load(args.monolingual / key, DEVICE)
+        if model.task != joint.task:
+            sys.exit(
+                f"All models must be of one kind. Found {joint.task}, and {model.task} of {key}."
+            )
 
+        alone = model.score({key: lines}, args.max_length)
         for side, scores in (("alone", alone), ("joint", joint)):
             counts = scores.per_example[key]
-            bits[side][key] = torch.as_tensor(counts["bits"] / counts["characters"].clip(1))
+            bits[side][key] = bits_of_texts(counts["bits"], counts["characters"])
 
-    metric = "mean bits per character of a text"
-    return hma.interference_report(*bits.values(), higher_is_better=False, metric=metric)
-
-
-def diagnose(model: torch.nn.Module, task: str, texts: dict, tokenizer, args: argparse.Namespace):
-    """The sections of the report, and a sentence for each finding."""
-    sections, findings = {}, []
-
-    def add(name: str, title: str, result, **pictures) -> None:
-        sections[name] = ReportSection(title, ABOUT[name], result, pictures)
-
-    masked, sizes = task == "masked_lm", {"batches": args.batches, "batch_size": args.batch_size}
-    batches = make_batches(
-        texts, tokenizer, masked=masked, max_length=args.max_length, seed=args.seed, **sizes
+    return hma.interference_report(
+        *bits.values(), higher_is_better=False, metric="bits per character"
     )
 
-    scores = score(model, task, texts, tokenizer, args.max_length)
+
+def learn_masks(model: torch.nn.Module, batches: dict, seconds: float, args: argparse.Namespace):
+    """Masks of each language with two seeds; `None` if they are not wanted, or end by Ctrl-C."""
+    if not args.mask_steps:
+        return None
+
+    minutes = math.ceil(2 * len(batches) * args.mask_steps * seconds / 60)
+    print(f"Masks: about {minutes} min. Ctrl-C goes on without them, as --mask_steps 0 does.")
+    try:
+        return hma.learn_language_masks(
+            model, batches, progress=True, sparsity=args.sparsity, steps=args.mask_steps
+        )
+    except KeyboardInterrupt:
+        print("\nStopped: the report comes without masks.")
+        return None
+
+
+def diagnose(diagnosed: DiagnosedModel, texts: dict, args: argparse.Namespace):
+    """The sections of the report, what casts doubt on all of them, and the verdict."""
+    model, tokenizer, sections = diagnosed.model, diagnosed.tokenizer, {}
+
+    def add(name: str, title: str, result, **pictures) -> None:
+        sections[name] = ReportSection(title, SECTION_TEXTS[name], result, pictures)
+
+    batches = make_batches(
+        texts,
+        tokenizer,
+        masked=diagnosed.task == "masked_lm",
+        batches=args.batches,
+        batch_size=args.batch_size,
+        max_length=args.max_length,
+        seed=args.seed,
+    )
+
+    scores = diagnosed.score(texts, args.max_length)
     add("scores", "Scores", scores)
 
+    costs = None
     if args.monolingual:
-        costs = interference(scores, texts, tokenizer, args)
+        costs = interference(scores, texts, args)
         add("interference", "Interference", costs, interference=costs.plot)
 
     # The gradients of a large model do not fit into memory side by side: a random projection to
     # 4,096 numbers nearly keeps their cosines.
-    projection = 4096 if model.num_parameters() > LARGE else None
+    projection, began = 4096 if model.num_parameters() > LARGE else None, time.perf_counter()
     conflict = hma.gradient_conflict(
         model, batches, per_layer=True, projection=projection, progress=True
     )
+    seconds = (time.perf_counter() - began) / sum(conflict.number_of_batches)
     pictures = {"gradient_cosines": conflict.plot, "cosines_by_layer": conflict.plot_layers}
     add("conflict", "Gradient conflict", conflict, **pictures)
 
-    pair, layer = conflict.most_conflicting(), conflict.most_conflicting(per_layer=True)
-    findings += [
-        f"The gradients of {' and '.join(pair.languages)} agree least: cosine {pair.cosine:.2f}"
-        f" (mean {conflict.between_languages:.2f} between languages,"
-        f" {conflict.within_languages:.2f} within one).",
-        f"Lowest cosine of a layer: {layer.cosine:.2f}, {' and '.join(layer.languages)} in"
-        f" {layer.layer}.",
-    ]
-
-    masks = None
-    if args.mask_steps:
-        masks = hma.learn_language_masks(
-            model, batches, progress=True, sparsity=args.sparsity, steps=args.mask_steps
-        )
-
+    masks, overlap = learn_masks(model, batches, seconds, args), None
+    if masks is not None:
         overlap = hma.mask_overlap(masks)
         pictures = {"mask_overlap": overlap.plot, "overlap_by_layer": overlap.plot_layers}
         add("masks", "Language-specific weights", overlap, **pictures)
-
-        findings.append(
-            f"Masks overlap by {overlap.between_languages:.3f}, those of seeds by"
-            f" {overlap.between_seeds:.3f}."
-        )
 
     # A third of the layers gets capacity. Embeddings and head are parts of `per_layer`, not layers.
     layers = sum(name.rpartition(".")[2].isdigit() for name in conflict.per_layer)
     plan = hma.plan_language_capacity(conflict, masks, budget=max(1, layers // 3))
     add("plan", "Where to put capacity", plan, need_of_layers=plan.plot)
-    findings.append(f"Layers in which languages differ most: {', '.join(plan.target_layers)}.")
 
-    return sections, tuple(findings)
+    verdict = Verdict.of(interference=costs, conflict=conflict, overlap=overlap, plan=plan)
+    return sections, diagnosed.cautions(scores), verdict
 
 
 def main() -> None:
     args = arguments()
-    model, task = load(args.model)
-    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    diagnosed = DiagnosedModel.load(args.model, DEVICE)
 
-    # A family can only be diagnosed in its languages; a plain checkpoint takes any.
-    texts = read_text_files(args.texts, limit=args.batches * args.batch_size, seed=args.seed)
-    if isinstance(model, hma.LanguageAdapterModel):
-        texts = {key: lines for key, lines in texts.items() if key in model.languages}
-    if len(texts) < 2:
-        sys.exit(
-            "TEXTS must have files of two languages of the model, such as en.txt. Found"
-            f" {list(texts)}."
-        )
+    files = read_text_files(
+        args.texts,
+        split=args.split,
+        limit=args.batches * args.batch_size,
+        fewest=FEWEST,
+        seed=args.seed,
+    )
+    texts = diagnosed.known_languages(files)
+    counts = ", ".join(f"{key} {len(lines)}" for key, lines in texts.items())
+    print(f"Texts: {counts}.")
+    if len(texts) < len(files):
+        left_out = ", ".join(key for key in files if key not in texts)
+        print(f"Left out, since the model has no such language: {left_out}.")
 
-    sections, findings = diagnose(model, task, texts, tokenizer, args)
+    if args.monolingual:
+        check_monolingual(texts, args)
+    sections, cautions, verdict = diagnose(diagnosed, texts, args)
 
     hardware = torch.cuda.get_device_name() if DEVICE == "cuda" else f"{platform.machine()}, CPU"
     versions = [f"{lib.__name__} {lib.__version__}" for lib in (hma, torch, transformers)]
     about = {
         "model": args.model,
-        "texts": ", ".join(f"{key} {len(lines)}" for key, lines in texts.items()),
+        "texts": counts,
         "command": written_command(),
         "versions": ", ".join(versions),
         "hardware": hardware,
     }
 
-    report = DiagnosticReport(f"Interference in {args.model}", findings, sections, about)
-    report.save(args.output_dir)
-    print("", *findings, f"See {args.output_dir / 'report.html'}.", sep="\n")
+    title = f"Interference in {args.model}"
+    DiagnosticReport(title, cautions, sections, about, verdict).save(args.output_dir)
+    print("", *cautions, verdict.to_markdown().replace("**", ""), sep="\n")
+    print(f"\nSee {args.output_dir / 'report.html'}.")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except MetaAdapterError as error:
+        sys.exit(str(error))

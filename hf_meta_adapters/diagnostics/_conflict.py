@@ -8,8 +8,12 @@ from torch import Tensor, nn
 
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.anatomy.layers import PARAMETER_KINDS, layer_of, parameter_kind
-from hf_meta_adapters.diagnostics._bootstrap import check_bootstrap
-from hf_meta_adapters.diagnostics._cosines import bootstrap_interval, estimate_cosines
+from hf_meta_adapters.diagnostics._bootstrap import check_bootstrap, percentile_interval
+from hf_meta_adapters.diagnostics._cosines import (
+    estimate_cosines,
+    mean_cosines,
+    resampled_cosines,
+)
 from hf_meta_adapters.diagnostics._gradients import BlockProducts, Cell, block_products
 from hf_meta_adapters.diagnostics._language_losses import Batches, LossFunction, select_parameters
 from hf_meta_adapters.diagnostics.conflict_matrix import ConflictMatrix
@@ -109,9 +113,6 @@ def gradient_conflict(
 
     gram = products.gram(cells)
     cosines = estimate_cosines(gram, products, sample_size)
-    interval = bootstrap_interval(
-        gram, products, sample_size, resamples=resamples, confidence=confidence, seed=seed
-    )
     baseline = disattenuated = None
     if has_baseline:
         baseline, disattenuated = cosines.matrix.diagonal(), cosines.disattenuated
@@ -122,6 +123,22 @@ def gradient_conflict(
     layers, kinds = _layers_and_kinds(cells)
     if not per_layer:
         layers, kinds = {}, {}
+
+    def resampled(inside: Iterable[Cell]) -> Tensor | None:
+        return resampled_cosines(
+            products.gram(inside), products, sample_size, resamples=resamples, seed=seed
+        )
+
+    interval, layer_intervals, layer_means = None, {}, {}
+    draws = resampled(cells)
+    if draws is not None:
+        interval = percentile_interval(draws, confidence)
+
+    for layer, inside in layers.items():
+        draws = resampled(inside)
+        if draws is not None:
+            layer_intervals[layer] = percentile_interval(draws, confidence)
+            layer_means[layer] = percentile_interval(mean_cosines(draws), confidence)
 
     return ConflictMatrix(
         languages=languages,
@@ -135,6 +152,8 @@ def gradient_conflict(
         projection=projection,
         per_layer=matrices(layers),
         per_kind=matrices(kinds),
+        layer_intervals=layer_intervals,
+        layer_mean_intervals=layer_means,
     )
 
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hf_meta_adapters.diagnostics._bootstrap import percentile_interval, resampled_counts
+from hf_meta_adapters.diagnostics._bootstrap import resampled_counts
 from hf_meta_adapters.diagnostics._gradients import BlockProducts
 
-__all__ = ["Cosines", "bootstrap_interval", "estimate_cosines"]
+__all__ = ["Cosines", "estimate_cosines", "mean_cosines", "resampled_cosines"]
 
 _FEWEST_BLOCKS = 4  # with fewer, too many resamples consist of one block, without a variance
 
@@ -79,18 +79,12 @@ def estimate_cosines(
     return Cosines(_cosine(mean, expected_norm).clamp(-1, 1), _cosine(mean, signal))
 
 
-def bootstrap_interval(
-    gram: Tensor,
-    products: BlockProducts,
-    sample_size: int,
-    *,
-    resamples: int,
-    confidence: float,
-    seed: int,
+def resampled_cosines(
+    gram: Tensor, products: BlockProducts, sample_size: int, *, resamples: int, seed: int
 ) -> Tensor | None:
-    """Return percentile intervals of the cosines over resampled blocks (Efron 1979).
+    """Return the cosines over resampled blocks (Efron 1979), the same blocks for every `gram`.
 
-    Products of a block with its own copy are left out, as in the estimate. The interval is
+    Products of a block with its own copy are left out, as in the estimate. An interval of them is
     conservative where noise dominates, since resampling adds noise to gradients that are noisy
     already.
 
@@ -98,12 +92,11 @@ def bootstrap_interval(
         gram: Inner products of the sums over blocks, shape (U, U).
         products: The language and the number of batches of each block.
         sample_size: Batches per mean gradient.
-        resamples: Number of resamples.
-        confidence: Coverage, such as 0.95.
+        resamples: R.
         seed: Seed of the resampling.
 
     Returns:
-        Lower and upper ends, shape (L, L, 2); `None` if a language has fewer than four blocks.
+        Cosines, shape (R, L, L); `None` if a language has fewer than four blocks.
     """
     blocks = functional.one_hot(products.language).sum(0)
     if resamples == 0 or int(blocks.min()) < _FEWEST_BLOCKS:
@@ -112,8 +105,21 @@ def bootstrap_interval(
     # Languages are resampled separately, so that each keeps its number of blocks.
     generator = torch.Generator().manual_seed(seed)
     counts = torch.cat([resampled_counts(n, resamples, generator) for n in blocks.tolist()], dim=1)
-    resampled = estimate_cosines(gram, products, sample_size, counts)
-    return percentile_interval(resampled.matrix, confidence)
+    return estimate_cosines(gram, products, sample_size, counts).matrix
+
+
+def mean_cosines(matrix: Tensor) -> Tensor:
+    """Return the mean cosine between languages and that within a language, without NaN.
+
+    Args:
+        matrix: Cosines, shape (..., L, L).
+
+    Returns:
+        The two means, shape (..., 2).
+    """
+    between = matrix[..., ~torch.eye(matrix.shape[-1], dtype=torch.bool)]
+    within = matrix.diagonal(dim1=-2, dim2=-1)
+    return torch.stack([between.nanmean(-1), within.nanmean(-1)], dim=-1)
 
 
 def _cosine(inner: Tensor, squared_norms: Tensor) -> Tensor:

@@ -174,7 +174,7 @@ class CapacityPlan:
             [need.layer for need in self.layers],
             title="Where languages differ most",
             xlabel="layer, greatest need first",
-            ylabel="shortfall from agreement within a language",
+            ylabel="shortfall (0: languages do not differ)",
             path=path,
             ax=ax,
         )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Conflict", "ConflictMatrix"]
 
-_SMALLEST_LIMIT = 0.1  # of the color scale, which would otherwise magnify mere noise
+_MEANS = ("between languages", "within a language")
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,10 @@ class ConflictMatrix:
         projection: Dimension of the random projection, or `None` for exact products.
         per_layer: Layer → matrix of that layer, if requested; NaN where a language has no gradient.
         per_kind: Kind of parameter → matrix, if requested.
+        layer_intervals: Layer → interval of each entry, shape (L, L, 2); empty without `per_layer`
+            or `interval`.
+        layer_mean_intervals: Layer → interval of the mean cosine between languages and of that
+            within a language, shape (2, 2).
     """
 
     languages: tuple[Language, ...]
@@ -78,6 +82,8 @@ class ConflictMatrix:
     projection: int | None = None
     per_layer: dict[str, Tensor] = field(default_factory=dict)
     per_kind: dict[str, Tensor] = field(default_factory=dict)
+    layer_intervals: dict[str, Tensor] = field(default_factory=dict)
+    layer_mean_intervals: dict[str, Tensor] = field(default_factory=dict)
 
     def most_conflicting(self, *, per_layer: bool = False) -> Conflict:
         """Return the two languages with the lowest cosine, in the whole model or in any layer.
@@ -137,6 +143,10 @@ class ConflictMatrix:
             "projection": self.projection,
             "per_layer": {layer: as_lists(matrix) for layer, matrix in self.per_layer.items()},
             "per_kind": {kind: as_lists(matrix) for kind, matrix in self.per_kind.items()},
+            "layer_intervals": {key: as_lists(ends) for key, ends in self.layer_intervals.items()},
+            "layer_mean_intervals": {
+                key: as_lists(ends) for key, ends in self.layer_mean_intervals.items()
+            },
         }
 
     def to_markdown(self) -> str:
@@ -154,20 +164,13 @@ class ConflictMatrix:
         Returns:
             The axes.
         """
-        informative = self.matrix
-        if self.baseline is None:
-            # A diagonal that is 1 by definition must not stretch the colors.
-            informative = self.matrix - torch.eye(len(self.matrix))
-
-        # The same limit to both sides, so that the color shows the sign.
-        limit = max(_SMALLEST_LIMIT, float(informative.nan_to_num().abs().max()))
-
+        # All that a cosine can be, so that the pictures of several models can be compared.
         return plot_heat_map(
             self.matrix,
             self.languages,
             title="Cosine between the gradients of languages",
             caption=self._caption(),
-            limits=(-limit, limit),
+            limits=(-1, 1),
             path=path,
             ax=ax,
         )
@@ -190,15 +193,19 @@ class ConflictMatrix:
         layers = self._layers()
 
         # Without NaN: in some layers, some languages have no gradient.
+        between, within = _MEANS
         lines = {
-            "between languages": [
+            between: [
                 float(entries_between_languages(matrix).nanmean()) for matrix in layers.values()
             ]
         }
         if self.baseline is not None:
-            lines["within a language"] = [
-                float(matrix.diagonal().nanmean()) for matrix in layers.values()
-            ]
+            lines[within] = [float(matrix.diagonal().nanmean()) for matrix in layers.values()]
+
+        bands: dict[str, list[tuple[float, float]]] = {}
+        if self.layer_mean_intervals:
+            ends = torch.stack([self.layer_mean_intervals[layer] for layer in layers])
+            bands = {name: ends[:, index].tolist() for index, name in enumerate(_MEANS)}
 
         return plot_lines(
             lines,
@@ -206,6 +213,7 @@ class ConflictMatrix:
             title="Cosine between gradients, layer by layer",
             xlabel="layer",
             ylabel="mean cosine",
+            bands=bands,
             path=path,
             ax=ax,
         )

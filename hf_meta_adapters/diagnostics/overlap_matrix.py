@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -120,20 +121,17 @@ class OverlapMatrix:
         """
         matrices = self.per_layer.values()
 
-        lines = {
-            "between languages": [
-                float(entries_between_languages(matrix).mean()) for matrix in matrices
-            ]
-        }
+        series = {"between languages": [entries_between_languages(matrix) for matrix in matrices]}
         if self.baseline is not None:
-            lines["between seeds"] = [float(matrix.diagonal().mean()) for matrix in matrices]
+            series["between seeds"] = [matrix.diagonal() for matrix in matrices]
 
         return plot_lines(
-            lines,
+            {name: [float(x.mean()) for x in overlaps] for name, overlaps in series.items()},
             list(self.per_layer),
             title="Overlap of masks, layer by layer",
             xlabel="layer",
-            ylabel=f"mean {self.measure}",
+            ylabel=f"{self.measure}: mean and range",
+            bands={name: [_range(x) for x in overlaps] for name, overlaps in series.items()},
             path=path,
             ax=ax,
         )
@@ -146,3 +144,11 @@ class OverlapMatrix:
         # NaN with a single language.
         between = format_number(self.between_languages, 2)
         return f"Between languages {between}, {seeds}, by chance {self.chance:.2f}."
+
+
+def _range(values: Tensor) -> tuple[float, float]:
+    """Return the lowest and the highest value; NaN if there is none, as with one language."""
+    if not len(values):
+        return math.nan, math.nan
+
+    return float(values.min()), float(values.max())

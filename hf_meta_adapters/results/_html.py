@@ -31,8 +31,10 @@ h2 {{ font-size: 1.25rem; margin-top: 2.5rem; }}
 table {{ display: block; width: max-content; max-width: 100%; overflow-x: auto;
   border-collapse: collapse; font-variant-numeric: tabular-nums; }}
 th, td {{ border-bottom: 1px solid #d5d5d5; padding: 0.25rem 0.6rem; white-space: nowrap; }}
+@media (max-width: 30rem) {{ table {{ font-size: 0.85rem; }} th, td {{ padding: 0.2rem 0.35rem; }}
+  ul, ol {{ padding-left: 1.25rem; }} }}
 figure {{ margin: 1rem 0; }}
-img {{ max-width: 100%; height: auto; }}
+img {{ max-width: min(100%, 42rem); height: auto; }}
 </style>
 </head>
 <body>

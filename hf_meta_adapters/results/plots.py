@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
@@ -13,6 +14,7 @@ from hf_meta_adapters._typing import Language
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.results._labels import families_for, language_label
 from hf_meta_adapters.results.files import replacing
+from hf_meta_adapters.results.tables import format_number
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +29,11 @@ __all__ = ["plot_heat_map", "plot_intervals", "plot_lines"]
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "osD^vPX"
 _GRAY = "#333333"
+
+# Pictures are small, so that their letters can still be read where a page is as narrow as a phone.
+_SIZE = (5.6, 3.8)
+_DOTS_PER_INCH = 200
+_LETTERS_PER_INCH = 10  # of a title, at the default size of fonts
 
 _MOST_INSIDE = 3  # a longer legend would lie on the lines
 _MOST_LEVEL = 6  # more labels of languages would touch one another
@@ -62,8 +69,8 @@ def plot_heat_map(
     Raises:
         ConfigurationError: If matplotlib is not installed.
     """
-    side = 3.2 + 0.55 * len(languages)
-    ax = _axes(ax, path, (side + 1.2, side))
+    side = 2.6 + 0.5 * len(languages)
+    ax = _axes(ax, path, (side + 1.2, side + 0.4))
 
     image = ax.imshow(matrix.numpy(), cmap=color_map, vmin=limits[0], vmax=limits[1])
     ax.figure.colorbar(image, ax=ax, shrink=0.8, extend=_ends_of_colors(matrix, limits))
@@ -76,9 +83,11 @@ def plot_heat_map(
     _set_fonts(ax.get_xticklabels())
     _set_fonts(ax.get_yticklabels())
 
-    # As the label of an axis, the caption is part of the layout and never cut off.
-    ax.set_xlabel(caption, fontsize="small")
-    ax.set_title(title)
+    # As the label of an axis, the caption is part of the layout. Lines are made to fit here, since
+    # the layout keeps no room for what is wider than the matrix.
+    letters = int(_LETTERS_PER_INCH * side)
+    ax.set_xlabel(fill(caption, int(1.2 * letters)), fontsize="small")
+    ax.set_title(fill(title, letters))
     return _finished(ax, path)
 
 
@@ -111,7 +120,8 @@ def plot_intervals(
     Raises:
         ConfigurationError: If matplotlib is not installed.
     """
-    ax = _axes(ax, path, (max(6.5, 2.5 + 0.9 * len(languages)), 4.2))
+    width_of_all = max(_SIZE[0], 2.0 + 0.7 * len(languages))
+    ax = _axes(ax, path, (width_of_all, _SIZE[1]))
 
     width = 0.8 / len(values)
     for index, (name, triples) in enumerate(values.items()):
@@ -145,7 +155,7 @@ def plot_intervals(
     if len(values) > 1:
         ax.legend()
     ax.set_ylabel(ylabel)
-    ax.set_title(title)
+    ax.set_title(fill(title, int(_LETTERS_PER_INCH * width_of_all)))
     return _finished(ax, path)
 
 
@@ -156,6 +166,7 @@ def plot_lines(
     title: str,
     xlabel: str,
     ylabel: str,
+    bands: Mapping[str, Sequence[tuple[float, float]]] | None = None,
     path: str | os.PathLike[str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
@@ -167,6 +178,8 @@ def plot_lines(
         title: Title of the picture.
         xlabel: Label of the horizontal axis.
         ylabel: Label of the value axis.
+        bands: Series → the (lower, upper) end of an interval or range at each place, drawn as a
+            band of the color of its line.
         path: The file to write the picture to.
         ax: Axes to draw into.
 
@@ -176,7 +189,7 @@ def plot_lines(
     Raises:
         ConfigurationError: If matplotlib is not installed.
     """
-    ax = _axes(ax, path, (7.5, 4.2))
+    ax = _axes(ax, path, _SIZE)
 
     # Names are placed here: matplotlib would draw a name that comes twice in one place.
     places: Sequence[float] = [place for place in x if not isinstance(place, str)]
@@ -188,6 +201,9 @@ def plot_lines(
     for index, (name, values) in enumerate(lines.items()):
         color, marker = _COLORS[index % len(_COLORS)], _MARKERS[index % len(_MARKERS)]
         ax.plot(places, values, label=name, markersize=4, color=color, marker=marker)
+        if bands and name in bands:
+            lows, highs = zip(*bands[name], strict=True)
+            ax.fill_between(places, lows, highs, color=color, alpha=0.2, linewidth=0)
     ax.axhline(0, color=_GRAY, linewidth=0.8)
 
     if len(lines) > _MOST_INSIDE:
@@ -196,7 +212,7 @@ def plot_lines(
         _set_fonts(ax.legend().get_texts())
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
-    ax.set_title(title)
+    ax.set_title(fill(title, int(_LETTERS_PER_INCH * _SIZE[0])))
     return _finished(ax, path)
 
 
@@ -231,9 +247,9 @@ def _finished(ax: Axes, path: str | os.PathLike[str] | None) -> Axes:
     figure = cast("Figure", ax.figure)
     if isinstance(path, (str, os.PathLike)):
         with replacing(path, ending=Path(path).suffix) as new:
-            figure.savefig(new, dpi=150)
+            figure.savefig(new, dpi=_DOTS_PER_INCH)
     else:
-        figure.savefig(path, dpi=150)  # an open file, such as a `BytesIO`
+        figure.savefig(path, dpi=_DOTS_PER_INCH)  # an open file, such as a `BytesIO`
     return ax
 
 
@@ -266,4 +282,4 @@ def _write_numbers(ax: Axes, matrix: Tensor, colors: NDArray[np.float64]) -> Non
             color = "black"
             if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5:
                 color = "white"
-            ax.text(column, row, f"{value:.2f}", ha="center", va="center", color=color)
+            ax.text(column, row, format_number(value, 2), ha="center", va="center", color=color)

@@ -64,6 +64,7 @@ class DiagnosticReport:
         findings: The main results in words, a sentence each.
         sections: Name in `report.json` → a result.
         about: How the results were made: model, texts, versions, command; ready for JSON.
+        verdict: What the results amount to, at the top; `verdict` in `report.json`.
 
     Example:
         >>> import tempfile
@@ -81,10 +82,14 @@ class DiagnosticReport:
     findings: tuple[str, ...]
     sections: Mapping[str, ReportSection]
     about: Mapping[str, object] = field(default_factory=dict)
+    verdict: Result | None = None
 
     def to_dict(self) -> dict[str, object]:
         """Return everything except the pictures, ready for JSON."""
         results = {name: section.result.to_dict() for name, section in self.sections.items()}
+        if self.verdict is not None:
+            results = {"verdict": self.verdict.to_dict(), **results}
+
         return {
             "title": self.title,
             "findings": list(self.findings),
@@ -94,7 +99,10 @@ class DiagnosticReport:
 
     def to_markdown(self) -> str:
         """Return the report as a Markdown page that shows the pictures next to it."""
-        blocks = [f"# {self.title}", "\n".join(f"- {finding}" for finding in self.findings)]
+        blocks = [f"# {self.title}"]
+        if self.verdict is not None:
+            blocks.append(self.verdict.to_markdown())
+        blocks.append("\n".join(f"- {finding}" for finding in self.findings))
 
         for section in self.sections.values():
             blocks += [f"## {section.title}", section.text, section.result.to_markdown()]
@@ -141,7 +149,10 @@ class DiagnosticReport:
 
     def _html_blocks(self, place: Path, tables: list[str]) -> Iterator[str]:
         """Yield the blocks of the page, with the tables given and the pictures of a folder."""
-        yield bullet_list(self.findings)
+        if self.verdict is not None:
+            yield markdown_to_html(self.verdict.to_markdown())
+        if self.findings:
+            yield bullet_list(self.findings)
 
         for section, table in zip(self.sections.values(), tables, strict=True):
             yield section_heading(section.title)

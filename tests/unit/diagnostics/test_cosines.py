@@ -3,7 +3,12 @@ from itertools import combinations
 import pytest
 import torch
 
-from hf_meta_adapters.diagnostics._cosines import bootstrap_interval, estimate_cosines
+from hf_meta_adapters.diagnostics._bootstrap import percentile_interval
+from hf_meta_adapters.diagnostics._cosines import (
+    estimate_cosines,
+    mean_cosines,
+    resampled_cosines,
+)
 from hf_meta_adapters.diagnostics._gradients import BlockProducts
 
 
@@ -64,10 +69,9 @@ def test_the_bootstrap_covers_the_truth(noise):
     for trial in range(trials):
         drawn = means[:, None] + noise * torch.randn(2, blocks, size, dtype=torch.float64)
         gram, found = products(drawn)
-        interval = bootstrap_interval(
-            gram, found, blocks // 2, resamples=200, confidence=0.9, seed=trial
-        )
-        assert interval is not None
+        draws = resampled_cosines(gram, found, blocks // 2, resamples=200, seed=trial)
+        assert draws is not None
+        interval = percentile_interval(draws, 0.9)
         hits += (interval[..., 0] <= truth) & (truth <= interval[..., 1])
         width += (interval[..., 1] - interval[..., 0]) / trials
     assert (hits / trials).min() >= 0.83  # 0.9 less three standard errors of 150 trials
@@ -76,4 +80,10 @@ def test_the_bootstrap_covers_the_truth(noise):
 
 def test_no_interval_from_fewer_than_four_blocks():
     gram, blocks = products(torch.randn(2, 3, 4))
-    assert bootstrap_interval(gram, blocks, 1, resamples=10, confidence=0.9, seed=0) is None
+    assert resampled_cosines(gram, blocks, 1, resamples=10, seed=0) is None
+
+
+def test_means_are_taken_apart_and_leave_out_nan():
+    nan = float("nan")
+    matrix = torch.tensor([[0.5, 0.1, nan], [0.1, 0.7, 0.2], [nan, 0.2, nan]]).expand(2, 3, 3)
+    torch.testing.assert_close(mean_cosines(matrix), torch.tensor([[0.15, 0.6]] * 2))

@@ -16,7 +16,8 @@ Command:  from scratch, on the bundled verses:
 Override: every setting is an argument, and the command line wins over --config. Settings of
           MetaAdapterTrainingArguments are arguments as well: --preset fast, --bf16 true,
           --adapter_update train (joint training of adapters, a baseline), --push_to_hub true, …
-          --resume true continues a run that was killed. To change a step, copy this file.
+          --resume_from_checkpoint last continues a run that was killed. With --eval_split valid
+          --eval_strategy steps it evaluates while it trains. To change a step, copy this file.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from hf_meta_adapters.pretraining import (
     tokenize,
     train_tokenizer,
 )
+from hf_meta_adapters.pretraining.evaluating import evaluation_callbacks
+from hf_meta_adapters.pretraining.resuming import checkpoint_to_resume
 from hf_meta_adapters.pretraining.scores import report_scores
 from hf_meta_adapters.pretraining.texts import balanced_texts, load_texts
 
@@ -52,32 +55,51 @@ def main() -> None:
     held_out = {}
     if args.eval_split:
         held_out = load_texts(args, args.eval_split, languages=list(texts))
+    callbacks = evaluation_callbacks(args, training, list(texts))
 
     # Tokenizer and base model: pretrained, or a new tokenizer and random weights. The seed comes
     # before the weights, so that runs with different adapters start from the same model.
     transformers.set_seed(training.seed)
     if args.model:
         tokenizer = AutoTokenizer.from_pretrained(args.model, revision=args.model_revision)
-        base = AutoModelForMaskedLM.from_pretrained(args.model, revision=args.model_revision)
+        base = AutoModelForMaskedLM.from_pretrained(
+            args.model, revision=args.model_revision, dtype=args.dtype
+        )
     else:
         tokenizer = train_tokenizer(
             balanced_texts(texts), vocabulary=args.vocabulary, max_length=args.max_length
         )
-        base = new_model(AutoModelForMaskedLM, args.model_type, args.sizes, tokenizer)
+        base = new_model(
+            AutoModelForMaskedLM, args.model_type, args.sizes, tokenizer, dtype=args.dtype
+        )
 
-    # Adapters: any configuration that `get_language_model` takes, such as a `peft.LoraConfig`.
+    # Adapters: any configuration that `get_language_model` takes, such as a `peft.LoraConfig`. θ is
+    # every weight of the base, or with --shared lora a LoRA over it.
     model = get_language_model(
-        base, args.adapter_config(), list(texts), share_adapter=args.share_adapter
+        base,
+        args.adapter_config(),
+        list(texts),
+        shared=args.shared_part(),
+        share_adapter=args.share_adapter,
     )
 
     # Rows of tokens, each filled with several texts unless --pack false.
-    rows = tokenize(texts, tokenizer, max_length=args.max_length, pack=args.pack)
+    sizes = {"max_length": args.max_length, "pack": args.pack}
+    rows = tokenize(texts, tokenizer, **sizes)
+    held_out_rows = tokenize(held_out, tokenizer, **sizes)
 
     # Training. By default the collator masks 15 % of the tokens, anew in every batch
     # (`data_collator=` takes another), and a tenth of each language is held out for the
     # meta-gradient (`meta_dataset=` takes text of your choice).
-    trainer = MetaAdapterTrainer(model, training, train_dataset=rows, processing_class=tokenizer)
-    trainer.train(resume_from_checkpoint=args.resume or None)
+    trainer = MetaAdapterTrainer(
+        model,
+        training,
+        train_dataset=rows,
+        eval_dataset=held_out_rows or None,
+        processing_class=tokenizer,
+        callbacks=callbacks,
+    )
+    trainer.train(resume_from_checkpoint=checkpoint_to_resume(args, training))
 
     # Saving (and publishing, with --push_to_hub). A model that will be scored is saved first, so
     # that nothing is lost if scoring fails, but published only together with its scores.

@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from hf_meta_adapters.backends.bottleneck import BottleneckConfig
 from hf_meta_adapters.backends.module_copy import ModuleCopyConfig
 from hf_meta_adapters.bundled.folders import texts_folder
+from hf_meta_adapters.backends.peft.lora import PeftConfig, lora_config
 from hf_meta_adapters.errors import ConfigurationError
 
 __all__ = ["PretrainingArguments"]
 
-ADAPTERS = ("bottleneck", "layer_norm", "feed_forward", "attention", "none")
+ADAPTERS = ("bottleneck", "lora", "layer_norm", "feed_forward", "attention", "none")
+SHARED = ("all", "lora")
+DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 
 @dataclass
@@ -40,7 +43,8 @@ class PretrainingArguments:
     )
     train_split: str = field(default="train", metadata={"help": "The split to train on."})
     eval_split: str = field(
-        default="", metadata={"help": "The split to score after training; default: none."}
+        default="",
+        metadata={"help": "The split to score: after training, and during it (--eval_strategy)."},
     )
     limit: int | None = field(default=None, metadata={"help": "Most texts of a language."})
 
@@ -62,20 +66,39 @@ class PretrainingArguments:
         default=16000, metadata={"help": "From scratch: vocabulary size of the new tokenizer."}
     )
 
-    # The adapters.
+    dtype: str = field(
+        default="float32",
+        metadata={
+            "help": "Type that the weights are loaded in: float32 (which trained weights should"
+            " have; --bf16 true still computes in bfloat16), bfloat16, float16, or auto, the type"
+            " that they are stored in. Adapters are in float32."
+        },
+    )
+
+    # What is trained: the adapters, and θ.
     adapter: str = field(default="bottleneck", metadata={"help": f"{', '.join(ADAPTERS)}."})
     bottleneck_size: int = field(default=64, metadata={"help": "Width of bottleneck adapters."})
+    lora_rank: int = field(default=8, metadata={"help": "Rank of LoRA adapters."})
     share_adapter: bool = field(
         default=False, metadata={"help": "One adapter for all languages, a baseline."}
     )
+    shared: str = field(
+        default="all",
+        metadata={"help": "θ: all weights, or lora, one LoRA over a base that is frozen."},
+    )
+    shared_lora_rank: int = field(default=16, metadata={"help": "Rank of θ with --shared lora."})
 
     # The rows and the run.
     max_length: int = field(default=128, metadata={"help": "Tokens in a row."})
     pack: bool = field(
         default=True, metadata={"help": "Fill rows with several texts; otherwise, one text a row."}
     )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={"help": "Stop after so many evaluations in which the best metric stays."},
+    )
     resume: bool = field(
-        default=False, metadata={"help": "Continue from the last checkpoint in --output_dir."}
+        default=False, metadata={"help": "The same as --resume_from_checkpoint last."}
     )
 
     def __post_init__(self) -> None:
@@ -84,11 +107,14 @@ class PretrainingArguments:
         Raises:
             ConfigurationError: If settings are missing or contradict one another.
         """
-        if self.adapter not in ADAPTERS:
-            raise ConfigurationError(
-                f"`adapter` must be one of {list(ADAPTERS)}. Found {self.adapter!r}. Use for"
-                ' example "bottleneck".'
-            )
+        choices = {"adapter": ADAPTERS, "shared": SHARED, "dtype": DTYPES}
+        for name, words in choices.items():
+            value = vars(self)[name]
+            if value not in words:
+                raise ConfigurationError(
+                    f"`{name}` must be one of {list(words)}. Found {value!r}. The default is"
+                    f' "{words[0]}".'
+                )
 
         if bool(self.model) == bool(self.model_type):
             raise ConfigurationError(
@@ -97,7 +123,14 @@ class PretrainingArguments:
                 " `--model FacebookAI/xlm-roberta-base`."
             )
 
-    def adapter_config(self) -> BottleneckConfig | ModuleCopyConfig | None:
+        if self.share_adapter and self.shared == "lora":
+            raise ConfigurationError(
+                "θ must be a LoRA by itself or contain the one adapter of all languages. Found"
+                ' `share_adapter` and `shared="lora"`. Use `--adapter none --shared lora` for one'
+                " LoRA of all languages."
+            )
+
+    def adapter_config(self) -> PeftConfig | None:
         """The configuration for `get_language_model`; `None` for a model without adapters."""
         if self.adapter == "none":
             return None
@@ -105,7 +138,17 @@ class PretrainingArguments:
         if self.adapter == "bottleneck":
             return BottleneckConfig(bottleneck_size=self.bottleneck_size)
 
+        if self.adapter == "lora":
+            return lora_config(self.lora_rank)
+
         return ModuleCopyConfig(self.adapter)
+
+    def shared_part(self) -> str | PeftConfig:
+        """θ, as `get_language_model` takes it for `shared`."""
+        if self.shared == "lora":
+            return lora_config(self.shared_lora_rank)
+
+        return "all"
 
     def dataset_name(self) -> str:
         """The name of the data on the model card; "" for a folder."""

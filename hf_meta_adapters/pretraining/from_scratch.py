@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+import torch
 import transformers
 from tokenizers import (
     Tokenizer,
@@ -82,6 +83,8 @@ def new_model(
     model_type: str,
     sizes: Mapping[str, object],
     tokenizer: PreTrainedTokenizerBase,
+    *,
+    dtype: str = "float32",
 ) -> PreTrainedModel:
     """Return a model with random weights for a tokenizer.
 
@@ -90,6 +93,8 @@ def new_model(
         model_type: The architecture, a name of `transformers.AutoConfig` such as "xlm-roberta".
         sizes: Arguments of its config, such as `hidden_size`.
         tokenizer: Gives the size of the vocabulary, the special tokens and the number of positions.
+        dtype: The type of its weights: "float32" (or "auto", which is the same here), "bfloat16" or
+            "float16".
 
     Returns:
         The model.
@@ -115,4 +120,8 @@ def new_model(
     }
     config = transformers.AutoConfig.for_model(model_type, **{**from_tokenizer, **sizes})
 
-    return auto_class.from_config(config)
+    # Nothing is stored yet.
+    if dtype == "auto":
+        dtype = "float32"
+
+    return auto_class.from_config(config, dtype=getattr(torch, dtype))

@@ -25,6 +25,7 @@ from hf_meta_adapters.training._dataset_roles import Datasets, by_language
 from hf_meta_adapters.training._language_means import language_means
 from hf_meta_adapters.training._launch_checks import check_distribution
 from hf_meta_adapters.training._lost_process import naming_lost_process
+from hf_meta_adapters.training._precision_check import check_precision
 from hf_meta_adapters.training._publishing import push_run
 from hf_meta_adapters.training._start_together import check_same_call
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
@@ -52,6 +53,10 @@ class LanguageTrainer(Trainer):
         eval_dataset: Datasets | None,
         **trainer_arguments: Any,
     ) -> None:
+        # Scores alone can be taken in any precision.
+        if train_dataset is not None:
+            check_precision(model, args)
+
         # A processor of images or speech is no tokenizer: transformers chooses its collator.
         tokenizer = trainer_arguments.get("processing_class")
         is_tokenizer = isinstance(tokenizer, PreTrainedTokenizerBase)

@@ -19,9 +19,12 @@ from hf_meta_adapters import LanguageAdapterModel, MetaAdapterTrainingArguments
 from hf_meta_adapters.cli.recipe_arguments import parse_arguments
 from hf_meta_adapters.errors import ConfigurationError, DataError
 from hf_meta_adapters.pretraining import PretrainingArguments, run_pretraining, tokenize
+from hf_meta_adapters.pretraining.evaluating import evaluation_callbacks
+from hf_meta_adapters.pretraining.resuming import checkpoint_to_resume
 from hf_meta_adapters.pretraining.texts import balanced_texts
 from hf_meta_adapters.pretraining.token_rows import pack_rows
 from tests.docs.conftest import tokenizer as make_tokenizer
+from tests.tiny import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = {"mlm": ("masked_lm", AutoModelForMaskedLM), "clm": ("causal_lm", AutoModelForCausalLM)}
@@ -112,7 +115,8 @@ def test_a_run_that_was_broken_off_goes_on(tmp_path, monkeypatch):
     run("mlm", monkeypatch, *given, "--output_dir", tmp_path)
     whole = LanguageAdapterModel.from_pretrained(tmp_path).state_dict()
     shutil.rmtree(tmp_path / "checkpoint-4")
-    run("mlm", monkeypatch, *given, "--output_dir", tmp_path, "--resume", "true")
+    given += ["--output_dir", tmp_path, "--resume_from_checkpoint", "last"]
+    run("mlm", monkeypatch, *given)
     parts = LanguageAdapterModel.from_pretrained(tmp_path).state_dict()
     assert all(torch.equal(value, parts[name]) for name, value in whole.items())
 
@@ -129,6 +133,108 @@ def test_one_call_does_what_the_recipe_does(tmp_path, monkeypatch):
     for name in ("model.safetensors", "sw/adapter_model.safetensors", "scores.json"):
         by_recipe, by_call = (tmp_path / folder / name for folder in ("recipe", "call"))
         assert by_recipe.read_bytes() == by_call.read_bytes(), name
+
+
+@pytest.mark.slow
+def test_a_run_evaluates_while_it_trains_and_stops_early(tmp_path, monkeypatch):
+    """`eval_split` is the Trainer's `eval_dataset`; the best model is the one that is scored."""
+    given = ["--config", config("mlm"), *SMALL, "--max_steps", "12", "--learning_rate", "0"]
+    given += ["--eval_split", "valid", "--eval_strategy", "steps", "--eval_steps", "2"]
+    given += ["--load_best_model_at_end", "true", "--metric_for_best_model", "loss"]
+    given += ["--early_stopping_patience", "2", "--use_cpu", "true", "--output_dir", tmp_path]
+    run("mlm", monkeypatch, *given)
+
+    # Nothing is learned at a rate of 0: the second and the third evaluation are no better.
+    last = json.loads((tmp_path / "checkpoint-6" / "trainer_state.json").read_text())
+    evaluated = [line for line in last["log_history"] if "eval_loss" in line]
+    assert [line["step"] for line in evaluated] == [2, 4, 6]
+    mean = sum(evaluated[0][f"eval_{language}_loss"] for language in ("en", "sw")) / 2
+    assert evaluated[0]["eval_loss"] == pytest.approx(mean)
+    assert Path(last["best_model_checkpoint"]).name == "checkpoint-2"
+    assert not (tmp_path / "checkpoint-8").exists()
+    assert (tmp_path / "scores.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_a_checkpoint_in_bfloat16_is_trained_as_documented(name, tmp_path, monkeypatch):
+    """Most decoders are stored in it. By default θ is in float32; as a LoRA it is over any base."""
+    sizes = tiny(name).config()
+    words = make_tokenizer()
+    sizes.vocab_size, sizes.max_position_embeddings = len(words), 128
+    sizes.pad_token_id, sizes.eos_token_id, sizes.bos_token_id = 1, 2, 0
+    AutoModelForCausalLM.from_config(sizes, dtype=torch.bfloat16).save_pretrained(tmp_path / "base")
+    words.save_pretrained(tmp_path / "base")
+    assert json.loads((tmp_path / "base" / "config.json").read_text())["dtype"] == "bfloat16"
+
+    given = [*SMALL, "--model", tmp_path / "base", "--bf16", "true", "--use_cpu", "true"]
+    given += ["--max_steps", "1", "--save_strategy", "no", "--report_to", "none"]
+    run("clm", monkeypatch, *given, "--output_dir", tmp_path / "all")
+    family = LanguageAdapterModel.from_pretrained(tmp_path / "all")
+    assert {one.dtype for one in family.parameters()} == {torch.float32}
+
+    lora = ["--shared", "lora", "--adapter", "lora", "--dtype", "auto"]
+    run("clm", monkeypatch, *given, *lora, "--output_dir", tmp_path / "lora")
+    family = LanguageAdapterModel.from_pretrained(tmp_path / "lora")
+    assert family.base_model.get_input_embeddings().weight.dtype == torch.bfloat16
+    assert {one.dtype for one in family.shared_parameters().values()} == {torch.float32}
+
+    # What the default estimator cannot do is refused, with the option that cures it.
+    with pytest.raises(ConfigurationError, match="`--dtype float32` in a recipe"):
+        run("clm", monkeypatch, *given, "--dtype", "bfloat16", "--output_dir", tmp_path / "bad")
+
+
+@pytest.mark.parametrize(
+    ("args", "training", "said"),
+    [
+        ({}, {"eval_strategy": "steps"}, "Evaluation during training needs held-out text"),
+        ({"early_stopping_patience": 2}, {}, "Add for example `--eval_split valid"),
+        (
+            {"early_stopping_patience": 0, "eval_split": "valid"},
+            {"eval_strategy": "steps", "metric_for_best_model": "loss"},
+            "at least 1.* Found 0",
+        ),
+        (
+            {"eval_split": "valid"},
+            {"eval_strategy": "steps", "metric_for_best_model": "f1"},
+            r"\['eval_loss', 'eval_en_loss', 'eval_sw_loss'\]. Found 'f1'",
+        ),
+    ],
+)
+def test_evaluation_that_cannot_take_place_is_refused(args, training, said):
+    given = MetaAdapterTrainingArguments("out", report_to="none", eval_steps=1, **training)
+    settings = PretrainingArguments(model="a", **args)
+    with pytest.raises(ConfigurationError, match=said):
+        evaluation_callbacks(settings, given, ["en", "sw"])
+
+
+@pytest.mark.parametrize("metric", ["loss", "eval_loss", "sw_loss", "eval_sw_loss", None])
+def test_metrics_that_are_logged_can_choose_the_best_model(metric):
+    given = MetaAdapterTrainingArguments("out", report_to="none", metric_for_best_model=metric)
+    assert evaluation_callbacks(PretrainingArguments(model="a"), given, ["en", "sw"]) == []
+
+
+@pytest.mark.parametrize(
+    ("resume", "given", "found"),
+    [
+        (False, None, None),
+        (True, None, True),
+        (True, "last", True),
+        (False, "true", True),
+        (False, True, True),
+        (False, "false", None),
+        (False, "out/checkpoint-2", "out/checkpoint-2"),
+    ],
+)
+def test_where_a_run_resumes(resume, given, found):
+    training = MetaAdapterTrainingArguments("out", report_to="none", resume_from_checkpoint=given)
+    assert checkpoint_to_resume(PretrainingArguments(model="a", resume=resume), training) == found
+
+
+def test_a_run_resumes_from_one_checkpoint():
+    training = MetaAdapterTrainingArguments("out", report_to="none", resume_from_checkpoint="one")
+    with pytest.raises(ConfigurationError, match=r"`resume`, the newest, and .*'one'"):
+        checkpoint_to_resume(PretrainingArguments(model="a", resume=True), training)
 
 
 def test_a_tokenizer_learns_from_as_many_texts_of_each_language():
@@ -173,7 +279,16 @@ def test_text_that_cannot_be_used_is_refused(rows, said):
     [
         ({}, "either `model`"),
         ({"model": "a", "model_type": "b"}, "either `model`"),
-        ({"model": "a", "adapter": "lora"}, r"'feed_forward'.*'lora'"),
+        ({"model": "a", "adapter": "loar"}, r"'feed_forward'.*'loar'"),
+        (
+            {"model": "a", "shared": "none"},
+            r"`shared` .*'all', 'lora'\]. Found 'none'",
+        ),
+        (
+            {"model": "a", "dtype": "fp32"},
+            r"`dtype` .*'auto'\]. Found 'fp32'",
+        ),
+        ({"model": "a", "shared": "lora", "share_adapter": True}, "`--adapter none --shared lora`"),
     ],
 )
 def test_settings_that_contradict_are_refused(given, said):

@@ -9,12 +9,14 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 from torch import Tensor
+from torch.utils.data import SequentialSampler
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerControl
 from transformers.trainer_utils import PredictionOutput
 from transformers.utils import find_labels
 
 from hf_meta_adapters._typing import Batch, Language
 from hf_meta_adapters.data.language_collator import StepBatch
+from hf_meta_adapters.data.language_datasets import is_map_style
 from hf_meta_adapters.data.seeding import seeded
 from hf_meta_adapters.hub.client import Access
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
@@ -244,6 +246,13 @@ class LanguageTrainer(Trainer):
         """Operations of the training pass over all languages of a step, without meta text."""
         count = super().floating_point_ops
         return sum(count(batch) for batch in inputs["train"].values())
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> SequentialSampler | None:
+        # In the order of the rows, also where those of training are grouped by length: predictions
+        # have to be told apart.
+        if self.args.world_size == 1 and is_map_style(eval_dataset):
+            return SequentialSampler(eval_dataset)
+        return None  # each process takes its share of them in order
 
     def _without_unused_columns(self, datasets: Datasets) -> Datasets:
         kept = dict(datasets)

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from hf_meta_adapters.data.key import Role
 from hf_meta_adapters.data.row_lengths import Lengths, row_lengths
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
-from hf_meta_adapters.training._dataset_roles import Datasets
+from hf_meta_adapters.training._given_data import Datasets
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 
 

@@ -13,7 +13,7 @@ from hf_meta_adapters.data.key import Keyed, Role
 from hf_meta_adapters.data.language_datasets import size_of
 from hf_meta_adapters.data.row_lengths import Lengths
 from hf_meta_adapters.data.step_partition import StepPartition
-from hf_meta_adapters.training._dataset_roles import Datasets
+from hf_meta_adapters.training._given_data import Datasets
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 from hf_meta_adapters.training.default_collator import Collator
 

@@ -19,7 +19,8 @@ from hf_meta_adapters.training._batch_check import BatchCheck
 from hf_meta_adapters.training._checkpoint_writer import CheckpointWriter
 from hf_meta_adapters.training._combined_arguments import needs_meta_gradient, needs_meta_text
 from hf_meta_adapters.training._compile import compile_layers
-from hf_meta_adapters.training._dataset_roles import Datasets, assign_roles, by_language
+from hf_meta_adapters.training._dataset_roles import assign_roles
+from hf_meta_adapters.training._given_data import Datasets, by_language
 from hf_meta_adapters.training._keep_position import KeepPosition
 from hf_meta_adapters.training._lost_process import naming_lost_process
 from hf_meta_adapters.training._optimizer_groups import adapter_parameters, split_groups

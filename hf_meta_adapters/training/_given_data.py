@@ -198,7 +198,9 @@ def _check_rows(name: str, language: object, dataset: object) -> None:
         instead = f'Pass one of them: `data["{next(iter(dataset), "train")}"]`'
     elif isinstance(dataset, Mapping) and all(isinstance(key, str) for key in dataset):
         found = f"a `{type(dataset).__name__}` of {list(dataset)}"
-        instead = "Pass rows: of columns, `datasets.Dataset.from_dict(...)` makes them"
+        instead = "Pass the rows of one language"
+        if "input_ids" in dataset:
+            instead = "Make rows of the columns: `datasets.Dataset.from_dict(...)`"
 
     if found is not None:
         raise DataError(f"`{name}[{language!r}]` must be a dataset. Found {found}. {instead}.")

@@ -6,7 +6,7 @@ import inspect
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, IterableDataset
 from torch import Tensor
@@ -16,6 +16,7 @@ from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 from transformers.utils import find_labels
 
 from hf_meta_adapters._typing import Batch, Language
+from hf_meta_adapters.data.fingerprint import first_rows
 from hf_meta_adapters.data.language_collator import StepBatch
 from hf_meta_adapters.data.language_datasets import is_map_style
 from hf_meta_adapters.data.seeding import seeded
@@ -23,6 +24,7 @@ from hf_meta_adapters.hub.client import Access
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps.counted_labels import pass_counts_on
 from hf_meta_adapters.steps.losses import explained_loss
+from hf_meta_adapters.training._call_checks import check_call, refuse_search
 from hf_meta_adapters.training._compile import room_for_languages
 from hf_meta_adapters.training._evaluation_bar import batch_count, show_language
 from hf_meta_adapters.training._given_data import (
@@ -32,13 +34,18 @@ from hf_meta_adapters.training._given_data import (
     chosen_data,
     named_sets,
 )
+from hf_meta_adapters.training._idle_languages import tell_idle_languages
 from hf_meta_adapters.training._language_means import joined_metrics
 from hf_meta_adapters.training._launch_checks import check_distribution
 from hf_meta_adapters.training._lost_process import naming_lost_process
+from hf_meta_adapters.training._metric_name import check_metric_name
 from hf_meta_adapters.training._publishing import push_run
 from hf_meta_adapters.training._start_together import check_same_call
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 from hf_meta_adapters.training.default_collator import get_data_collator
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class LanguageTrainer(Trainer):
@@ -52,6 +59,11 @@ class LanguageTrainer(Trainer):
         **trainer_arguments: Everything else that `transformers.Trainer` takes. The default of
             `data_collator` is what `get_data_collator` chooses.
     """
+
+    def __new__(cls, *_: object, **given: object) -> Self:
+        """Check the arguments by name: `transformers.Trainer` has some that cannot work here."""
+        check_call(given, inspect.signature(cls.__init__).parameters)
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -79,6 +91,17 @@ class LanguageTrainer(Trainer):
         )
         check_distribution(args, model, self.accelerator)
         self._read_signature(model)
+
+        # A subclass that scores in its own way may have other metrics.
+        scores = (type(self).evaluate, type(self).evaluation_loop)
+        is_own = scores != (LanguageTrainer.evaluate, LanguageTrainer.evaluation_loop)
+        if self.compute_metrics is None and not is_own:
+            check_metric_name(args.metric_for_best_model, eval_dataset)
+        tell_idle_languages(model, args, train_dataset)
+
+    def hyperparameter_search(self, *_: object, **__: object) -> Any:
+        """Refused, as `model_init` is: a Trainer has one model."""
+        refuse_search()
 
     def _read_signature(self, model: LanguageAdapterModel) -> None:
         """Find out which columns the model takes, and which of them are labels.
@@ -323,8 +346,17 @@ class LanguageTrainer(Trainer):
 
         return kept
 
+    def _left_out(self) -> list[str]:
+        """The columns of training rows that no batch has, as the model does not take them."""
+        if not self.args.remove_unused_columns or self.train_dataset is None:
+            return []
+
+        rows = first_rows(next(iter(self.train_dataset.values())), 1)
+        names = [name for row in rows if isinstance(row, Mapping) for name in row]
+        return [name for name in names if name not in self._signature_columns]
+
     def _loss(self, model: LanguageAdapterModel, batch: Batch) -> Tensor:
-        with explained_loss(batch, self.label_names):
+        with explained_loss(batch, self.label_names, self._left_out):
             # A copy: `compute_loss` takes labels out of it, and a batch is evaluated several times.
             loss: Tensor = self.compute_loss(model, dict(batch))
         return loss

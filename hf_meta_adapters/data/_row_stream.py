@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hf_meta_adapters.data._length_groups import LengthGroups
 from hf_meta_adapters.data.seeding import stable_seed
 
 
@@ -18,12 +19,21 @@ class RowStream:
         size: n, the number of rows; `None` for a streaming dataset, whose rows come as they come.
         seed: Parts of the seed; pass p is a function of them and p alone.
         shuffle: Whether passes are permuted.
+        groups: Puts rows of similar length together in a permuted pass; `None` for none.
     """
 
-    def __init__(self, size: int | None, seed: tuple[object, ...], *, shuffle: bool = True) -> None:
+    def __init__(
+        self,
+        size: int | None,
+        seed: tuple[object, ...],
+        *,
+        shuffle: bool = True,
+        groups: LengthGroups | None = None,
+    ) -> None:
         self._size = size
         self._seed = seed
         self._shuffle = shuffle
+        self._groups = groups
         self._last_pass: tuple[int, NDArray[np.int64]] | None = None
 
     def rows(self, positions: Iterable[int]) -> list[tuple[int, int]]:
@@ -46,6 +56,9 @@ class RowStream:
         # Positions are read in ascending order, so remembering the last pass draws each only once.
         if self._last_pass is None or self._last_pass[0] != pass_number:
             generator = torch.Generator().manual_seed(stable_seed(*self._seed, pass_number))
-            self._last_pass = pass_number, torch.randperm(size, generator=generator).numpy()
+            drawn = torch.randperm(size, generator=generator).numpy()
+            if self._groups is not None:
+                drawn = self._groups.order(drawn, pass_number * size, generator)
+            self._last_pass = pass_number, drawn
 
         return self._last_pass[1]

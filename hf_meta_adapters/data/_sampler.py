@@ -9,10 +9,12 @@ from math import ceil
 from torch.utils.data import Sampler
 
 from hf_meta_adapters._typing import Language
+from hf_meta_adapters.data._length_groups import LengthGroups
 from hf_meta_adapters.data._row_stream import RowStream
 from hf_meta_adapters.data._schedule import language_schedule
 from hf_meta_adapters.data._whole_numbers import check_whole_number
 from hf_meta_adapters.data.key import Key, Role
+from hf_meta_adapters.data.row_lengths import Lengths
 from hf_meta_adapters.data.step_partition import StepPartition
 from hf_meta_adapters.data.temperature import apportion, temperature_distribution
 from hf_meta_adapters.errors import (
@@ -55,7 +57,9 @@ class LanguageBatchSampler(Sampler[list[Key]]):
             training data stream.
         partition: How an optimizer step is divided among processes and micro-steps, each of which
             yields one list; `None` for one process without accumulation.
-        shuffle: Whether rows are shuffled; a streaming dataset is read as it comes.
+        shuffle: Whether rows are shuffled; a streaming dataset is read as it comes. The lengths of
+            all rows (`row_lengths`) in place of `True`: they are shuffled so that the rows of a
+            step are of similar length, and little is padded (`LengthGroups`).
 
     Raises:
         ConfigurationError: If a number cannot work.
@@ -83,7 +87,7 @@ class LanguageBatchSampler(Sampler[list[Key]]):
         seed: int = 0,
         steps_per_epoch: int | None = None,
         partition: StepPartition | None = None,
-        shuffle: bool = True,
+        shuffle: bool | Lengths = True,
     ) -> None:
         languages = check_languages(train_sizes)
         self._sizes: dict[Role, Mapping[Language, int | None]] = {"train": train_sizes}
@@ -121,7 +125,7 @@ class LanguageBatchSampler(Sampler[list[Key]]):
         self._streams: dict[tuple[Role, Language], RowStream] = {}
         for role, sizes in self._sizes.items():
             for key, size in sizes.items():
-                self._streams[role, key] = RowStream(size, (seed, role, key), shuffle=shuffle)
+                self._streams[role, key] = self._stream(role, key, size, shuffle)
 
     def __len__(self) -> int:
         """The number of micro-steps of an epoch."""
@@ -161,6 +165,21 @@ class LanguageBatchSampler(Sampler[list[Key]]):
     def rows_per_step(self, role: Role) -> int:
         """Rows of a language in an optimizer step, over all processes and micro-steps."""
         return self._batch_sizes[role] * self._partition.parts
+
+    def _stream(
+        self, role: Role, language: Language, size: int | None, shuffle: bool | Lengths
+    ) -> RowStream:
+        seed = (self._seed, role, language)
+        if isinstance(shuffle, bool):
+            return RowStream(size, seed, shuffle=shuffle)
+
+        lengths = shuffle[role][language]
+        if len(lengths) != size:
+            raise ConfigurationError(
+                f"`shuffle` must have a length for every row. Found {len(lengths)} for the {size}"
+                f" {role} rows of {language!r}. Take them from `row_lengths`."
+            )
+        return RowStream(size, seed, groups=LengthGroups(lengths, self.rows_per_step(role)))
 
     def _walk(self, epoch: int) -> Iterator[tuple[list[Language], dict[Language, int]]]:
         """Yield, from an epoch on, the languages of each optimizer step and their earlier visits.

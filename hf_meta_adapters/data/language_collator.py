@@ -93,12 +93,30 @@ class LanguageCollator:
         # message must name the language, which they do not know.
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             reason = " ".join(str(error).split()).rstrip(".")
+            # transformers wraps a collator in one that drops columns.
+            collator = getattr(self.data_collator, "data_collator", self.data_collator)
+            name = getattr(collator, "__name__", type(collator).__name__)
             raise DataError(
                 f"The data collator must be able to make a batch of the rows. Found {role} rows of"
                 f" {language!r} with {_describe(examples[0])}, on which"
-                f" `{type(self.data_collator).__name__}` failed: {reason}. Tokenize the text so"
-                " that rows have `input_ids`, or pass a `data_collator` that handles these rows."
+                f" `{name}` failed: {reason}. {_instead(examples[0])}"
             ) from error
+
+
+def _instead(example: Example) -> str:
+    if not isinstance(example, Mapping) or "input_ids" not in example:
+        return (
+            "Tokenize the text so that rows have `input_ids`, or pass a `data_collator` that"
+            " handles these rows."
+        )
+
+    words = [name for name in ("label", "labels") if isinstance(example.get(name), str)]
+    if words:
+        return f"Give `{words[0]}` as a number: the place of the label in a list of all labels."
+    return (
+        "Rows of unequal length need a collator that pads them: pass the tokenizer as"
+        " `processing_class`, or a `data_collator` that handles these rows."
+    )
 
 
 def _describe(example: Example) -> str:

@@ -48,12 +48,15 @@ def model_loss(model: nn.Module, batch: Batch) -> Tensor:
 
 
 @contextmanager
-def explained_loss(batch: Batch, label_names: Sequence[str]) -> Iterator[None]:
+def explained_loss(
+    batch: Batch, label_names: Sequence[str], left_out: Callable[[], Sequence[str]] | None = None
+) -> Iterator[None]:
     """A context in which transformers' error about a missing loss says what the batch lacks.
 
     Args:
         batch: The batch that is evaluated.
         label_names: The entries that the Trainer takes for labels.
+        left_out: Finds the columns of the rows that are not in batches, one of which may be meant.
 
     Raises:
         DataError: In place of that error.
@@ -64,9 +67,17 @@ def explained_loss(batch: Batch, label_names: Sequence[str]) -> Iterator[None]:
         if NO_LOSS not in str(error):
             raise
 
+        meant = left_out() if left_out is not None else ()
+        hint = ""
+        if meant:
+            hint = (
+                f" The columns {[*meant]} were left out, as the model does not take them; rename"
+                f" one to `{label_names[0]}` if it holds the labels."
+            )
+
         raise DataError(
             f"Batches must have what the loss is computed from, {[*label_names]}. Found"
-            f" {sorted(batch)}. Give the rows labels, or pass a `processing_class` or a"
+            f" {sorted(batch)}.{hint} Give the rows labels, or pass a `processing_class` or a"
             " `data_collator` that makes them."
         ) from error
 

@@ -1,43 +1,24 @@
-"""The data that a Trainer is given, language by language, and their roles."""
+"""The roles of the data that a Trainer is given."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, TypeAlias, cast
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from torch.utils.data import ConcatDataset
 
 from hf_meta_adapters._typing import Language
+from hf_meta_adapters.data.language_datasets import is_map_style
 from hf_meta_adapters.data.overlap import check_roles
 from hf_meta_adapters.data.roles import split_roles
-from hf_meta_adapters.errors import DataError, check_known_language
-
-Datasets: TypeAlias = Mapping[Language, Any]
-"""language → a dataset, map-style or streaming: anything that torch's DataLoader reads."""
-
-
-def by_language(name: str, datasets: object) -> Datasets:
-    """Return the datasets if they are given by language.
-
-    Args:
-        name: The argument, for the message.
-        datasets: What was given for it.
-
-    Returns:
-        The same.
-
-    Raises:
-        DataError: If it is not a mapping.
-    """
-    if isinstance(datasets, Mapping):
-        return cast(Datasets, datasets)
-
-    found = "none"
-    if datasets is not None:
-        found = f"a `{type(datasets).__name__}`"
-
-    raise DataError(
-        f"`{name}` must be a dict from language to data. Found {found}. Pass for example"
-        f' `{name}={{"en": ..., "sw": ...}}`.'
-    )
+from hf_meta_adapters.errors import DataError
+from hf_meta_adapters.training._given_data import (
+    Datasets,
+    by_language,
+    check_data_languages,
+    check_scored,
+    named_sets,
+)
 
 
 def assign_roles(
@@ -55,7 +36,7 @@ def assign_roles(
         languages: The languages of the model.
         train: The training data.
         meta: The meta data, if the user has some.
-        selection: The selection data, if there is any.
+        selection: The selection data, if there is any, of one set or of several.
         needs_meta: Whether training takes meta-gradients.
         meta_languages: The languages with meta text, where they are named; else those of `train`.
 
@@ -66,11 +47,12 @@ def assign_roles(
         LanguageError: If the model does not have a language.
         DataError: If a role is malformed, or roles overlap.
     """
-    roles = {"train_dataset": train, "meta_dataset": meta, "eval_dataset": selection}
+    roles = {"train_dataset": train, "meta_dataset": meta}
     for name, datasets in roles.items():
         if datasets is not None:
-            for language in by_language(name, datasets):
-                check_known_language(language, languages)
+            check_data_languages(name, by_language(name, datasets), languages)
+
+    selection = _selection(selection, languages)
 
     # Meta text that no meta-gradient reads is left out: all rows may then be trained on.
     if not needs_meta:
@@ -86,6 +68,26 @@ def assign_roles(
         return split.train, split.meta
 
     return _named_roles(train, meta, selection, meta_languages)
+
+
+def _selection(given: object, languages: Sequence[Language]) -> Datasets | None:
+    """The selection data of each language, of all sets together where there are several."""
+    if given is None:
+        return None
+
+    several = named_sets(given)
+    if several is None:
+        return check_scored("eval_dataset", given, languages)
+
+    parts: dict[Language, list[Any]] = {}
+    for name, datasets in several.items():
+        for language, dataset in check_scored(
+            f"eval_dataset[{name!r}]", datasets, languages
+        ).items():
+            # Streams are not compared with other roles.
+            if is_map_style(dataset):
+                parts.setdefault(language, []).append(dataset)
+    return {language: ConcatDataset(sets) for language, sets in parts.items()}
 
 
 def _named_roles(

@@ -23,10 +23,7 @@ class _Rule:
     instead: str
 
 
-_SAMPLING = "has no effect: the rows of each language come in an order drawn from the seed"
-_SAMPLING_INSTEAD = (
-    "Leave it out; to save padding, filter or cut long texts before training, or pack them."
-)
+_STRATEGIES = ("random", "sequential", "group_by_length")
 _TOKENS = "cannot be counted: a step holds batches of several languages and of two roles"
 _TOKENS_INSTEAD = "Leave it out, and read `examples_seen_<language>` and `examples_per_second`."
 _LIGER = "has no effect: its kernels replace parts of a `PreTrainedModel`, not of a wrapper"
@@ -40,8 +37,12 @@ _APEX_INSTEAD = "Leave it out: `fp16=True` and `bf16=True` use torch's own mixed
 _EXPECTED_OPTIMIZER = 'Use `optim="adamw_torch_fused"`, `"adafactor"` or an 8-bit one.'
 
 _RULES: Mapping[str, _Rule] = {
-    "train_sampling_strategy": _Rule(("random",), _SAMPLING, _SAMPLING_INSTEAD),
-    "group_by_length": _Rule((False,), _SAMPLING, _SAMPLING_INSTEAD),
+    "train_sampling_strategy": _Rule(
+        _STRATEGIES,
+        'must be "random", "sequential" or "group_by_length": which rows a step holds must not'
+        " depend on the number of processes",
+        'Use "group_by_length" to save padding.',
+    ),
     "dataloader_drop_last": _Rule(
         (False,),
         "has no effect in training, where all batches of a language are full, and would leave rows"
@@ -135,7 +136,11 @@ _OF_SEQ2SEQ: Mapping[str, tuple[str, str]] = {
         ),
         _GENERATION,
     ),
-    "sortish_sampler": (_SAMPLING, _SAMPLING_INSTEAD),
+    "sortish_sampler": (
+        "is of `Seq2SeqTrainer`, and groups rows by length",
+        'Leave it out, and use `train_sampling_strategy="group_by_length"`; with transformers 4,'
+        " `group_by_length=True`.",
+    ),
 }
 """Name → reason and what to do, for the arguments that only `Seq2SeqTrainingArguments` has."""
 

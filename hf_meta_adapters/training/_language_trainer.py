@@ -3,33 +3,50 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, IterableDataset
 from torch import Tensor
+from torch.utils.data import DataLoader, SequentialSampler
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerControl
-from transformers.trainer_utils import PredictionOutput
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 from transformers.utils import find_labels
 
 from hf_meta_adapters._typing import Batch, Language
+from hf_meta_adapters.data.fingerprint import first_rows
 from hf_meta_adapters.data.language_collator import StepBatch
+from hf_meta_adapters.data.language_datasets import is_map_style
 from hf_meta_adapters.data.seeding import seeded
 from hf_meta_adapters.hub.client import Access
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps.counted_labels import pass_counts_on
 from hf_meta_adapters.steps.losses import explained_loss
+from hf_meta_adapters.training._call_checks import check_call, refuse_search
 from hf_meta_adapters.training._compile import room_for_languages
-from hf_meta_adapters.training._dataset_roles import Datasets, by_language
-from hf_meta_adapters.training._language_means import language_means
+from hf_meta_adapters.training._evaluation_bar import batch_count, show_language
+from hf_meta_adapters.training._given_data import (
+    Datasets,
+    check_one_language,
+    check_scored,
+    chosen_data,
+    named_sets,
+)
+from hf_meta_adapters.training._idle_languages import tell_idle_languages
+from hf_meta_adapters.training._language_means import joined_metrics
 from hf_meta_adapters.training._launch_checks import check_distribution
 from hf_meta_adapters.training._lost_process import naming_lost_process
+from hf_meta_adapters.training._metric_name import check_metric_name
 from hf_meta_adapters.training._precision_check import check_precision
 from hf_meta_adapters.training._publishing import push_run
 from hf_meta_adapters.training._start_together import check_same_call
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 from hf_meta_adapters.training.default_collator import get_data_collator
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class LanguageTrainer(Trainer):
@@ -43,6 +60,11 @@ class LanguageTrainer(Trainer):
         **trainer_arguments: Everything else that `transformers.Trainer` takes. The default of
             `data_collator` is what `get_data_collator` chooses.
     """
+
+    def __new__(cls, *_: object, **given: object) -> Self:
+        """Check the arguments by name: `transformers.Trainer` has some that cannot work here."""
+        check_call(given, inspect.signature(cls.__init__).parameters)
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -75,6 +97,17 @@ class LanguageTrainer(Trainer):
         check_distribution(args, model, self.accelerator)
         self._read_signature(model)
 
+        # A subclass that scores in its own way may have other metrics.
+        scores = (type(self).evaluate, type(self).evaluation_loop)
+        is_own = scores != (LanguageTrainer.evaluate, LanguageTrainer.evaluation_loop)
+        if self.compute_metrics is None and not is_own:
+            check_metric_name(args.metric_for_best_model, eval_dataset)
+        tell_idle_languages(model, args, train_dataset)
+
+    def hyperparameter_search(self, *_: object, **__: object) -> Any:
+        """Refused, as `model_init` is: a Trainer has one model."""
+        refuse_search()
+
     def _read_signature(self, model: LanguageAdapterModel) -> None:
         """Find out which columns the model takes, and which of them are labels.
 
@@ -104,61 +137,101 @@ class LanguageTrainer(Trainer):
 
     def evaluate(
         self,
-        eval_dataset: Datasets | None = None,
+        eval_dataset: Datasets | Mapping[str, Datasets] | str | None = None,
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """Score every language with its φ, and average.
 
         Args:
-            eval_dataset: language → data; default that of the Trainer.
+            eval_dataset: language → data, or several such sets by name (`{"dev": {"en": ...},
+                "test": {...}}`), whose names come after the prefix: `eval_dev_en_loss`. A language
+                or the name of a set stands for that part of the Trainer's own data, all of which
+                are the default.
             ignore_keys: As in `transformers.Trainer`.
             metric_key_prefix: As there.
 
         Returns:
-            `{prefix}_{language}_{metric}` for each language, and `{prefix}_{metric}`, the mean over
-            languages.
+            `{prefix}_{language}_{metric}` for each language; `{prefix}_{metric}`, the mean over
+            languages, each of which counts the same; and the speed of the whole evaluation
+            (`{prefix}_runtime`, `{prefix}_samples_per_second`, `{prefix}_steps_per_second`).
+
+        Raises:
+            DataError: If there are no data by language, or a language has no rows or no labels.
+            LanguageError: If the model does not have a language.
         """
-        datasets = eval_dataset
-        if datasets is None:
-            datasets = self.eval_dataset
+        given = chosen_data(self.eval_dataset, eval_dataset)
+        sets = named_sets(given)
+        if sets is None:
+            return self._score(given, ignore_keys, metric_key_prefix)
+
+        metrics: dict[str, float] = {}
+        for name, of_set in sets.items():
+            metrics.update(self._score(of_set, ignore_keys, f"{metric_key_prefix}_{name}"))
+        return metrics
+
+    def _score(self, given: object, ignore_keys: list[str] | None, prefix: str) -> dict[str, float]:
+        """The metrics of one set of data, which are logged."""
+        self._memory_tracker.start()
+        start = time.time()
+        self._check_same_scores("evaluate", eval_dataset=given)
+        datasets = check_scored("eval_dataset", given, self._model.languages)
 
         # A loss is computed anyway; predictions are gathered only where metrics need them.
         prediction_loss_only = None
         if self.compute_metrics is None:
             prediction_loss_only = True
 
-        by_name: dict[Language, dict[str, float]] = {}
-        self._check_same_scores("evaluate", eval_dataset=datasets)
-        for language, dataset in by_language("eval_dataset", datasets).items():
-            with self._scoring(language):
-                # By name: with persistent workers transformers keeps a loader for each name, and
-                # one for all data sets without a name.
-                if eval_dataset is None:
-                    loader = self.get_eval_dataloader(language)
-                else:
-                    loader = self.get_test_dataloader(dataset)
-
-                output = self.evaluation_loop(
-                    loader,
+        outputs: dict[Language, EvalLoopOutput] = {}
+        batch_size = self.args.eval_batch_size * self.args.world_size
+        batches = batch_count(datasets, batch_size)
+        for language in datasets:
+            with self._scoring(language, batches):
+                outputs[language] = self.evaluation_loop(
+                    self._eval_loader(language, datasets),
                     description=f"Evaluation ({language})",
                     prediction_loss_only=prediction_loss_only,
                     ignore_keys=ignore_keys,
-                    metric_key_prefix=f"{metric_key_prefix}_{language}",
+                    metric_key_prefix=f"{prefix}_{language}",
                 )
-            by_name[language] = output.metrics
 
-        # One log line of all languages: reporters draw the curves of a step together.
-        metrics: dict[str, float] = {}
-        for of_language in by_name.values():
-            metrics.update(of_language)
-        metrics.update(language_means(by_name, metric_key_prefix))
-
+        metrics = joined_metrics(outputs, prefix, start, batch_size)
         self.log(metrics)
         self.control: TrainerControl = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
+        self._memory_tracker.stop_and_update_metrics(metrics)
         return metrics
+
+    def _eval_loader(self, language: Language, datasets: Datasets) -> DataLoader[Any]:
+        # By name: with persistent workers transformers keeps a loader for each name, and one for
+        # all data sets without a name.
+        dataset, own = datasets[language], self.eval_dataset
+        if isinstance(own, Mapping) and own.get(language) is dataset:
+            return self.get_eval_dataloader(language)
+        return self.get_test_dataloader(dataset)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """The loader of the evaluation data of one language.
+
+        Args:
+            eval_dataset: A language of the Trainer's own data, or the data of one language.
+
+        Returns:
+            The loader.
+
+        Raises:
+            DataError: If it is neither.
+        """
+        if isinstance(eval_dataset, str):
+            chosen_data(self.eval_dataset, eval_dataset)
+        check_one_language("get_eval_dataloader", eval_dataset)
+        return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
+        """The loader of the test data of one language, as in `transformers.Trainer`."""
+        check_one_language("get_test_dataloader", test_dataset)
+        return super().get_test_dataloader(test_dataset)
 
     def predict(
         self,
@@ -169,17 +242,26 @@ class LanguageTrainer(Trainer):
         """Predict the data of every language with its φ.
 
         Args:
-            test_dataset: language → data.
+            test_dataset: language → data, with labels or without.
             ignore_keys: As in `transformers.Trainer`.
             metric_key_prefix: As there.
 
         Returns:
-            language → predictions, labels and metrics (`{prefix}_{language}_{metric}`).
+            language → predictions, labels and metrics (`{prefix}_{language}_{metric}`); no labels,
+            and no metrics but the speed, of rows without labels.
+
+        Raises:
+            DataError: If there are no data by language, or a language has no rows.
+            LanguageError: If the model does not have a language.
         """
         self._check_same_scores("predict", test_dataset=test_dataset)
+        datasets = check_scored("test_dataset", test_dataset, self._model.languages)
+
         outputs = {}
-        for language, dataset in by_language("test_dataset", test_dataset).items():
-            with self._scoring(language):
+        batch_size = self.args.eval_batch_size * self.args.world_size
+        for language, dataset in datasets.items():
+            # transformers closes its bar after each of them.
+            with self._scoring(language, batch_count({language: dataset}, batch_size)):
                 prefix = f"{metric_key_prefix}_{language}"
                 outputs[language] = super().predict(dataset, ignore_keys, prefix)
         return outputs
@@ -223,8 +305,11 @@ class LanguageTrainer(Trainer):
                 check_same_call(self, self._model, f"`{call}()`", datasets)
 
     @contextmanager
-    def _scoring(self, language: Language) -> Iterator[None]:
-        """A context in which a language is scored."""
+    def _scoring(self, language: Language, batches: int | None) -> Iterator[None]:
+        """A context in which a language is scored; `batches` is what the progress bar is for."""
+        if self.is_world_process_zero():
+            show_language(self.callback_handler.callbacks, language, batches)
+
         # Seeded: a collator that draws masks draws the same ones in every evaluation.
         with ExitStack() as contexts:
             contexts.enter_context(naming_lost_process(self))
@@ -250,6 +335,13 @@ class LanguageTrainer(Trainer):
         count = super().floating_point_ops
         return sum(count(batch) for batch in inputs["train"].values())
 
+    def _get_eval_sampler(self, eval_dataset: Any) -> SequentialSampler | None:
+        # In the order of the rows, also where those of training are grouped by length: predictions
+        # have to be told apart.
+        if self.args.world_size == 1 and is_map_style(eval_dataset):
+            return SequentialSampler(eval_dataset)
+        return None  # each process takes its share of them in order
+
     def _without_unused_columns(self, datasets: Datasets) -> Datasets:
         kept = dict(datasets)
         for language, dataset in datasets.items():
@@ -259,8 +351,17 @@ class LanguageTrainer(Trainer):
 
         return kept
 
+    def _left_out(self) -> list[str]:
+        """The columns of training rows that no batch has, as the model does not take them."""
+        if not self.args.remove_unused_columns or self.train_dataset is None:
+            return []
+
+        rows = first_rows(next(iter(self.train_dataset.values())), 1)
+        names = [name for row in rows if isinstance(row, Mapping) for name in row]
+        return [name for name in names if name not in self._signature_columns]
+
     def _loss(self, model: LanguageAdapterModel, batch: Batch) -> Tensor:
-        with explained_loss(batch, self.label_names):
+        with explained_loss(batch, self.label_names, self._left_out):
             # A copy: `compute_loss` takes labels out of it, and a batch is evaluated several times.
             loss: Tensor = self.compute_loss(model, dict(batch))
         return loss

@@ -16,6 +16,7 @@ _STAYS = """
     indirect_ratio_scope shared_update shared_update_groups inner_optimizer
     inner_learning_rate adapter_update update_order meta_every languages_per_step sampling_alpha
 
+    train_sampling_strategy group_by_length length_column_name
     label_smoothing_factor label_names remove_unused_columns neftune_noise_alpha
     optim optim_args adafactor seed data_seed bf16 fp16
 """
@@ -60,7 +61,7 @@ _BESIDE_TRAINING = """
     eval_strategy eval_steps eval_delay per_device_eval_batch_size per_gpu_eval_batch_size
     prediction_loss_only eval_on_start eval_do_concat_batches eval_use_gather_object
     eval_accumulation_steps include_for_metrics include_inputs_for_metrics batch_eval_metrics
-    bf16_full_eval fp16_full_eval length_column_name
+    bf16_full_eval fp16_full_eval
     save_only_model save_strategy save_steps save_on_each_node save_total_limit
     restore_callback_states_from_checkpoint enable_jit_checkpoint
     push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision
@@ -69,7 +70,7 @@ _BESIDE_TRAINING = """
 """What is watched, written and published; of no consequence for what is trained."""
 
 _ONE_VALUE = """
-    sampling_temperature train_sampling_strategy group_by_length dataloader_drop_last
+    sampling_temperature dataloader_drop_last
     dataloader_in_order per_gpu_train_batch_size optim_target_modules average_tokens_across_devices
     torch_empty_cache_steps include_num_input_tokens_seen include_tokens_per_second
     use_liger_kernel liger_kernel_config save_safetensors past_index jit_mode_eval

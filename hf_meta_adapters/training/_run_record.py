@@ -9,7 +9,7 @@ from typing import TypedDict
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.hub.base_model import is_repo_id
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
-from hf_meta_adapters.training._dataset_roles import Datasets
+from hf_meta_adapters.training._given_data import Datasets
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 
 

@@ -14,7 +14,7 @@ from hf_meta_adapters.data.fingerprint import fingerprint
 from hf_meta_adapters.data.language_datasets import size_of
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.training._collator_settings import PROBE, collator_settings, probe
-from hf_meta_adapters.training._dataset_roles import Datasets, by_language
+from hf_meta_adapters.training._given_data import Datasets, by_language, without_sets
 from hf_meta_adapters.training._model_settings import model_settings
 from hf_meta_adapters.training._resumed_arguments import recorded_arguments
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
@@ -107,7 +107,7 @@ def run_parts(
     # The best checkpoint so far is the best on these data.
     has_best = trainer.args.metric_for_best_model is not None
     if has_best and isinstance(trainer.eval_dataset, Mapping):
-        datasets["eval"] = trainer.eval_dataset
+        datasets["eval"] = without_sets(trainer.eval_dataset)
 
     loss = trainer.compute_loss_func
     if loss is not None:

@@ -16,7 +16,7 @@ from hf_meta_adapters.hub.tokenizer import save_tokenizer
 from hf_meta_adapters.steps.sharding import gathered
 from hf_meta_adapters.training._checkpoint_seal import CheckpointRecord, read_record, read_seal
 from hf_meta_adapters.training._checkpoint_writer import CheckpointWriter
-from hf_meta_adapters.training._dataset_roles import Datasets
+from hf_meta_adapters.training._given_data import Datasets
 from hf_meta_adapters.training._guarded_trainer import GuardedTrainer
 from hf_meta_adapters.training._optimizer_groups import optimizer_settings, unwrapped
 from hf_meta_adapters.training._outer_step import OuterStep

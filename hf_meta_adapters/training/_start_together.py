@@ -19,6 +19,7 @@ from hf_meta_adapters.steps.checksums import checksums
 from hf_meta_adapters.training._argument_record import argument_record
 from hf_meta_adapters.training._checkpoint_seal import read_record
 from hf_meta_adapters.training._described import described, described_parts, digest_of
+from hf_meta_adapters.training._given_data import without_sets
 from hf_meta_adapters.training._model_record import model_record
 from hf_meta_adapters.training._optimizer_groups import unwrapped
 from hf_meta_adapters.training._same_everywhere import CALL, check_same, gathered, on_processes
@@ -172,6 +173,7 @@ def _trainer(trainer: Trainer) -> dict[str, str]:
 
 
 def _data_record(name: str, datasets: object, columns: Collection[str] | None) -> dict[str, str]:
+    datasets = without_sets(datasets)
     if not isinstance(datasets, Mapping):
         return {f"`{name}`": "None" if datasets is None else type(datasets).__name__}
 

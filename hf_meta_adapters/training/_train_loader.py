@@ -11,14 +11,18 @@ from hf_meta_adapters._typing import Batch, Language
 from hf_meta_adapters.data import LanguageBatchSampler, LanguageCollator, LanguageDatasets
 from hf_meta_adapters.data.key import Keyed, Role
 from hf_meta_adapters.data.language_datasets import size_of
+from hf_meta_adapters.data.row_lengths import Lengths
 from hf_meta_adapters.data.step_partition import StepPartition
-from hf_meta_adapters.training._dataset_roles import Datasets
+from hf_meta_adapters.training._given_data import Datasets
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 from hf_meta_adapters.training.default_collator import Collator
 
 
 def train_sampler(
-    datasets: Mapping[Role, Datasets], args: MetaAdapterTrainingArguments, batch_size: int
+    datasets: Mapping[Role, Datasets],
+    args: MetaAdapterTrainingArguments,
+    batch_size: int,
+    order: bool | Lengths,
 ) -> LanguageBatchSampler:
     """The sampler of step batches: which rows of which languages each step of this process holds.
 
@@ -26,6 +30,7 @@ def train_sampler(
         datasets: role → language → data.
         args: Meta batch size, sampling, seed and processes.
         batch_size: Training rows per language, process and micro-step.
+        order: Whether rows are shuffled, or the lengths by which they are grouped.
 
     Returns:
         The sampler.
@@ -57,6 +62,7 @@ def train_sampler(
             world_size=args.world_size,
             accumulation_steps=args.gradient_accumulation_steps,
         ),
+        shuffle=order,
     )
 
 

@@ -85,7 +85,7 @@ class MetaAdapterTrainingArguments(TrainingArguments):
 
     Those of `transformers.TrainingArguments` are available: `learning_rate` is that of θ,
     `per_device_train_batch_size` counts the rows of *one language* in a step. The few that an outer
-    step cannot honour (`group_by_length`, say) are refused by name. An argument left at
+    step cannot honour (`use_liger_kernel`, say) are refused by name. An argument left at
     `None` is filled in from the preset, or from the defaults without one. What was filled in counts
     as given from then on: `dataclasses.replace` can change any argument but the preset.
 
@@ -239,10 +239,12 @@ class MetaAdapterTrainingArguments(TrainingArguments):
         names = [argument.name for argument in fields(self) if argument.name not in omitted]
         return {name: given[name] for name in names}
 
-    def adapter_rate(self, *, beside_shared: bool) -> float:
+    def adapter_rate(self, learning_rate: float, *, beside_shared: bool) -> float:
         """The learning rate of φ: `adapter_learning_rate`, or what stands for `None`.
 
         Args:
+            learning_rate: That of the optimizer as it is made: `optimizer_cls_and_kwargs` may say
+                another one than the arguments.
             beside_shared: Whether θ is trained as well.
 
         Returns:
@@ -255,8 +257,7 @@ class MetaAdapterTrainingArguments(TrainingArguments):
         factor = 1.0
         if beside_shared:
             factor = _ADAPTER_RATES.get(self.preset or "", _ADAPTER_RATE)
-        rate: float = self.learning_rate * factor
-        return rate
+        return learning_rate * factor
 
     def meta_options(self) -> MetaOptions:
         """The options of the outer step."""

@@ -19,15 +19,14 @@ from hf_meta_adapters.training._batch_check import BatchCheck
 from hf_meta_adapters.training._checkpoint_writer import CheckpointWriter
 from hf_meta_adapters.training._combined_arguments import needs_meta_gradient, needs_meta_text
 from hf_meta_adapters.training._compile import compile_layers
-from hf_meta_adapters.training._dataset_roles import Datasets, assign_roles, by_language
+from hf_meta_adapters.training._dataset_roles import assign_roles
+from hf_meta_adapters.training._given_data import Datasets, by_language
 from hf_meta_adapters.training._keep_position import KeepPosition
 from hf_meta_adapters.training._lost_process import naming_lost_process
-from hf_meta_adapters.training._optimizer_groups import (
-    adapter_parameters,
-    split_groups,
-)
+from hf_meta_adapters.training._optimizer_groups import adapter_parameters, split_groups
 from hf_meta_adapters.training._outer_step import OuterStep
 from hf_meta_adapters.training._progress import Progress
+from hf_meta_adapters.training._row_order import row_order
 from hf_meta_adapters.training._run_identity import RunIdentity
 from hf_meta_adapters.training._run_settings import run_parts
 from hf_meta_adapters.training._saving_trainer import SavingTrainer
@@ -234,13 +233,16 @@ class MetaAdapterTrainer(SavingTrainer):
         A step batch holds a batch of training rows for each language of the step, and one of meta
         rows.
         """
-        train = by_language("train_dataset", self.train_dataset)
-        datasets: dict[Role, Datasets] = {"train": self._without_unused_columns(train)}
+        given: dict[Role, Datasets] = {"train": by_language("train_dataset", self.train_dataset)}
         if self.meta_dataset is not None:
-            datasets["meta"] = self._without_unused_columns(self.meta_dataset)
+            given["meta"] = self.meta_dataset
+        datasets = {role: self._without_unused_columns(data) for role, data in given.items()}
+
+        # By all columns: the model does not take that of the lengths.
+        order = row_order(given, self.args, self._model)
 
         # Not the size of the arguments, which `auto_find_batch_size` may have found too large.
-        sampler = train_sampler(datasets, self.args, self._train_batch_size)
+        sampler = train_sampler(datasets, self.args, self._train_batch_size, order)
         self._rows_per_step = {role: sampler.rows_per_step(role) for role in datasets}
 
         # Not prepared by Accelerate: the sampler itself gives each process its rows.
@@ -287,7 +289,8 @@ class MetaAdapterTrainer(SavingTrainer):
         # Now, before the schedule is made: it starts from the rates of the groups that it finds.
         if self._adapters and not is_given:
             beside_shared = bool(self._model.shared_parameters())
-            self._adapter_rate = self.args.adapter_rate(beside_shared=beside_shared)
+            rate = optimizer.param_groups[0]["lr"]
+            self._adapter_rate = self.args.adapter_rate(rate, beside_shared=beside_shared)
             split_groups(optimizer, self._adapters, self._adapter_rate)
         return optimizer
 

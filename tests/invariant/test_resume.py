@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import fields
 
 import pytest
 import torch
@@ -97,7 +98,26 @@ def whole_and_resumed(tmp_path, step, given, options, steps=STEPS):
     return trainers
 
 
+def unequal(seed):
+    """Rows of 2 to 6 tokens, without labels."""
+    one = {key: rows(100 * seed + number, 40) for number, key in enumerate(LANGUAGES)}
+    return {
+        key: [{"input_ids": row["input_ids"][: 2 + place % 5]} for place, row in enumerate(several)]
+        for key, several in one.items()
+    }
+
+
+_ARGUMENTS = {field.name for field in fields(TrainingArguments)}
+GROUPED = {"group_by_length": True}
+if "train_sampling_strategy" in _ARGUMENTS:
+    GROUPED = {"train_sampling_strategy": "group_by_length"}
+
 RESUMED = {
+    "rows grouped by length": (
+        3,
+        {**GROUPED, "train_dataset": unequal(1), "meta_dataset": unequal(2)},
+        {},
+    ),
     "in an epoch": (2, {}, {}),
     "at the end of an epoch": (4, {}, {}),
     "accumulation, some languages, meta-gradients now and then": (

@@ -37,6 +37,7 @@ _WORKING = """
 
     dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers
     dataloader_prefetch_factor dataloader_multiprocessing_context remove_unused_columns label_names
+    group_by_length length_column_name
 
     ddp_backend ddp_timeout local_rank
     fsdp fsdp_config fsdp_min_num_params fsdp_transformer_layer_cls_to_wrap parallelism_config
@@ -44,13 +45,13 @@ _WORKING = """
 """The last line, what of it the outer step can use: the rest is refused by the launch checks."""
 
 _REFUSED = """
-    train_sampling_strategy group_by_length dataloader_drop_last dataloader_in_order
+    dataloader_drop_last dataloader_in_order
     per_gpu_train_batch_size optim_target_modules average_tokens_across_devices
     torch_empty_cache_steps include_num_input_tokens_seen include_tokens_per_second
     use_liger_kernel liger_kernel_config save_safetensors past_index
     jit_mode_eval use_legacy_prediction_loop half_precision_backend fp16_backend mp_parameters
     deepspeed
-    optim max_grad_norm accelerator_config gradient_checkpointing_kwargs
+    train_sampling_strategy optim max_grad_norm accelerator_config gradient_checkpointing_kwargs
     activation_checkpointing_kwargs
 """
 """The last two lines, with some of their values: the others work. Of `accelerator_config`,
@@ -74,7 +75,7 @@ ARGUMENTS: dict[str, str] = {
         ),
         _DDP,
     ),
-    **dict.fromkeys(("length_column_name", "fp16_opt_level"), _REFUSED_PARTNER),
+    "fp16_opt_level": _REFUSED_PARTNER,
     "tpu_num_cores": HARMLESS + "read by the launcher of TPUs, which are refused",
     "ray_scope": HARMLESS + "of `hyperparameter_search`, which needs a `model_init`",
     "_n_gpu": HARMLESS + "an internal count of devices, set by transformers",

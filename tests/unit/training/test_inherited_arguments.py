@@ -17,7 +17,6 @@ from tests.unit.training.inherited_arguments import ARGUMENTS, HARMLESS, REFUSED
 
 FIELDS = {field.name: field for field in dataclasses.fields(TrainingArguments)}
 
-SAMPLING = "has no effect: the rows of each language come in an order drawn from the seed. Found"
 TOKENS = "cannot be counted: a step holds batches of several languages and of two roles. Found"
 LIGER = "has no effect: its kernels replace parts of a `PreTrainedModel`, not of a wrapper. Found"
 APEX = "must not be Apex, which scales the one loss of a step; an outer step has several. Found"
@@ -25,9 +24,7 @@ REENTRANT = "Gradient checkpointing must not be reentrant"
 OPTIMIZER = "LOMO, GaLore and APOLLO do not. Found"
 
 GIVEN = [
-    ("train_sampling_strategy", "group_by_length", f"{SAMPLING} 'group_by_length'."),
-    ("train_sampling_strategy", "sequential", f"{SAMPLING} 'sequential'."),
-    ("group_by_length", True, f"{SAMPLING} True."),
+    ("train_sampling_strategy", "batch_rebalance", 'Use "group_by_length" to save padding.'),
     ("dataloader_drop_last", True, "would leave rows out of evaluation. Found True."),
     ("dataloader_in_order", False, "must be True: which rows a step holds would depend"),
     ("per_gpu_train_batch_size", 4, "Found 4. Use `per_device_train_batch_size`."),
@@ -161,7 +158,9 @@ PARTNERS = {
 """What the run without the argument has as well, where that is not the default."""
 
 
-if "train_sampling_strategy" not in FIELDS:
+if "train_sampling_strategy" in FIELDS:
+    ACTING["train_sampling_strategy"] = {"train_sampling_strategy": "sequential"}
+else:
     # transformers 4 reads them for optimizers of other packages only
     del ACTING["optim_args"]
 

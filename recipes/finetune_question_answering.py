@@ -1,18 +1,26 @@
 """Fine-tune a saved family to answer questions by a span of a passage; score every language.
 
 Needs:    a family that `save_pretrained` wrote (`make quickstart` leaves one in
-          outputs/quickstart/model), and labelled data: a folder with
+          outputs/quickstart/model), or its name on the Hub, and labelled data: a folder with
           <language>/{train,test}.jsonl, one {"question", "context", "answers": {"text": [...],
           "answer_start": [...]}} a line, or the name of a dataset on the Hub.
 Takes:    minutes on one core with the family of the quickstart and a few hundred steps.
-Writes:   scores.json, scores.md and scores.png to --output_dir.
+Writes:   scores.json, scores.md and scores.png to --output_dir, and the fine-tuned model, with its
+          tokenizer, ready for `LanguageAdapterModel.from_pretrained`; where a protocol trains a
+          model for each language, to models/<language> in it. --save_model false: scores alone.
 Command:  python recipes/finetune_question_answering.py --config recipes/configs/tydiqa.yaml
-              --model MODEL --train shared
+              --model MODEL
 Override: every setting is an argument, and the command line wins over --config:
           --protocol within-language   train and test in l, with φ_l
           --protocol zero-shot         train in --source_language with its φ, test in l with φ_l
           --protocol few-shot          zero-shot, then --shots examples of l
+          --protocol joint-few-shot    both at once, one model for all languages
+          --protocol meta-few-shot     the examples of l are for the meta-gradient of the φ
+          --protocol projected-few-shot  as before, and θ takes no step that opposes them
           --train shared               what is trained, see `load_for_task`
+          --eval_split validation      keep the model of the best score, and stop early
+          Settings of MetaAdapterTrainingArguments are arguments as well: --bf16 true,
+          --lookahead next, --adapter_learning_rate 1e-5, --push_to_hub true, …
           To change a step, copy this file. A warning tells of a model put together wrongly.
 """
 
@@ -24,19 +32,14 @@ from dataclasses import dataclass, field
 import transformers
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-from hf_meta_adapters import LanguageAdapterModel
-from hf_meta_adapters.cli import parse_arguments
+from hf_meta_adapters import LanguageAdapterModel, MetaAdapterTrainingArguments
+from hf_meta_adapters.cli.given_arguments import parse_given
 from hf_meta_adapters.cli.process_group import closing_process_group
 from hf_meta_adapters.evaluation import QuestionAnswering
-from hf_meta_adapters.finetuning import (
-    FinetuningArguments,
-    FinetuningSettings,
-    few_shot,
-    load_for_task,
-    within_language,
-    zero_shot,
-)
-from hf_meta_adapters.finetuning.labelled_data import load_labelled_data
+from hf_meta_adapters.finetuning import FinetuningArguments, load_for_task
+from hf_meta_adapters.finetuning.labelled_data import load_labelled_data, load_selection_data
+from hf_meta_adapters.finetuning.protocols import PROTOCOLS
+from hf_meta_adapters.finetuning.publishing import publish_model
 from hf_meta_adapters.finetuning.scores import save_scores
 
 
@@ -53,8 +56,9 @@ class Arguments(FinetuningArguments):
 
 
 def main() -> None:
-    args = parse_arguments(Arguments, description=__doc__)
-    args.check()
+    # `training`: those arguments of the Trainer that were given, to the recipe or in --config.
+    args, training = parse_given(Arguments, MetaAdapterTrainingArguments, description=__doc__)
+    args.check(training)
     began = time.perf_counter()
 
     # Task: how passages are cut into windows, and how answers are compared. Another score is
@@ -62,39 +66,44 @@ def main() -> None:
     task = QuestionAnswering(args.normalization, stride=args.stride)
 
     # Data: language → examples with the columns that the header names; `train` has the languages
-    # whose labels the protocol uses.
+    # whose labels the protocol uses; `selection`, with --eval_split, chooses the best step.
     train, test = load_labelled_data(args)
-    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    selection = load_selection_data(args, train)
+    tokenizer = AutoTokenizer.from_pretrained(args.model, revision=args.model_revision)
 
     # Model: the saved family with a new head. The head is random, and every model of an experiment
     # must start from the same one.
     def make_model() -> LanguageAdapterModel:
         transformers.set_seed(args.seed)
-        return load_for_task(args.model, AutoModelForQuestionAnswering, task, train=args.train)
+        return load_for_task(
+            args.model,
+            AutoModelForQuestionAnswering,
+            task,
+            train=args.trained_part(),
+            revision=args.model_revision,
+        )
 
-    # Training: `training={...}` takes further arguments of MetaAdapterTrainingArguments.
-    settings = FinetuningSettings(
-        learning_rate=args.learning_rate,
-        epochs=args.epochs,
-        max_steps=args.max_steps,
-        batch_size=args.batch_size,
-        max_length=args.max_length,
-        seed=args.seed,
-        progress=True,
+    # Protocol: which labels the model learns from, and how, before it is scored in each language.
+    # Each is a function of `hf_meta_adapters.finetuning`, such as `few_shot`, whose docstring says
+    # what it trains. It saves the model, if it is asked to.
+    scores = PROTOCOLS[args.protocol](
+        make_model,
+        task,
+        train,
+        test,
+        tokenizer,
+        args.settings(training),
+        eval_datasets=selection,
+        **args.protocol_options(),
     )
 
-    # Protocol: which labels the model learns from before it is scored in each language.
-    steps = (make_model, task, train, test, tokenizer, settings)
-    if args.protocol == "within-language":
-        scores = within_language(*steps)
-    elif args.protocol == "zero-shot":
-        scores = zero_shot(*steps, source_language=args.source_language)
-    else:
-        scores = few_shot(*steps, source_language=args.source_language, shots=args.shots)
-
     # There is no majority label to beat: an answer is a span, not a class.
-    save_scores(args, scores, majority=None, seconds=time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    save_scores(args, scores, majority=None, seconds=seconds, training=training)
     print(scores.to_markdown())
+
+    if training.get("push_to_hub"):
+        publish_model(args.output_dir, scores, tokenizer, training)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def load_local_datasets(
             f" {split!r}. Put the rest of the path into `folder`."
         )
 
-    keys = _languages_with(root, split) if languages is None else check_languages(languages)
+    keys = languages_with(root, split) if languages is None else check_languages(languages)
     if not keys:
         raise DataError(
             f"A folder of data must hold <language>/{split}.<suffix>. Found none in {root}. Pass"
@@ -82,7 +82,7 @@ def load_local_datasets(
     return {check_language(key): _read(root / key, split, limit) for key in keys}
 
 
-def _languages_with(root: Path, split: str) -> tuple[Language, ...]:
+def languages_with(root: Path, split: str) -> tuple[Language, ...]:
     """Return the names of the folders that hold a file of the split, in alphabetical order."""
     folders = [path for path in root.iterdir() if path.is_dir()]
     return tuple(sorted(path.name for path in folders if _file(path, split) is not None))

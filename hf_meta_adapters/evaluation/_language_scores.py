@@ -35,6 +35,9 @@ class LanguageScores:
         source_language: The language whose labels the model was trained on; the other languages are
             zero-shot. `None` where each language was trained on its own labels.
         adapters: Language → the language whose adapter it was run with, where that is not its own.
+        without_labels: The languages that had no labels to train on although others beside the
+            source had some: their scores are zero-shot.
+        details: How the model was trained, as JSON: the rows that were drawn, say.
         per_example: Language → name → what each example adds to the metrics, shape (n,). Sums of
             numerators over sums of denominators (or means) give the metrics back: `bits` /
             `characters`, `correct` / `words`, 2 `correct` / (`predicted` + `expected`).
@@ -47,6 +50,8 @@ class LanguageScores:
     examples: Mapping[Language, int]
     source_language: Language | None = None
     adapters: Mapping[Language, Language] = field(default_factory=dict)
+    without_labels: Sequence[Language] = ()
+    details: Mapping[str, Any] = field(default_factory=dict, repr=False)
     per_example: Mapping[Language, Mapping[str, NDArray[np.float64]]] = field(
         default_factory=dict, repr=False
     )
@@ -121,6 +126,12 @@ class LanguageScores:
             "examples": dict(self.examples),
         }
 
+        # Of fine-tuning alone: a pretrained model has neither.
+        if self.without_labels:
+            scores["without_labels"] = list(self.without_labels)
+        if self.details:
+            scores["details"] = dict(self.details)
+
         # Left out by default: it may be as large as the test sets.
         if per_example:
             scores["per_example"] = {}
@@ -183,6 +194,8 @@ class LanguageScores:
         marks = []
         if language == self.source_language:
             marks.append("source")
+        if language in self.without_labels:
+            marks.append("no labels")
         if language in self.adapters:
             marks.append(f"adapter of {self.adapters[language]}")
 

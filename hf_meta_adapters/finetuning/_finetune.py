@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import ceil
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
-
-from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding
-from transformers.trainer_callback import PrinterCallback
+from typing import TYPE_CHECKING, Any
 
 from hf_meta_adapters._typing import Language, Rows
 from hf_meta_adapters.evaluation import Task
-from hf_meta_adapters.evaluation.sanity import check_moved, head_of
 from hf_meta_adapters.finetuning._finetuning_settings import FinetuningSettings
+from hf_meta_adapters.finetuning._stage import Stage, train_stage
+from hf_meta_adapters.finetuning._stage_arguments import check_training
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
-from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
-from hf_meta_adapters.training.trainer import MetaAdapterTrainer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,8 +24,16 @@ def finetune(
     datasets: Mapping[Language, Rows],
     tokenizer: PreTrainedTokenizerBase,
     settings: FinetuningSettings | None = None,
+    *,
+    meta_datasets: Mapping[Language, Rows] | None = None,
+    eval_datasets: Mapping[Language, Rows] | None = None,
+    **training: Any,
 ) -> LanguageAdapterModel:
     """Minimize the loss of a task on labelled data, each language with its φ_l, in place.
+
+    θ is updated by the mean of the languages' training gradients, and φ_l by that of l. Where
+    `meta_datasets` or an option of the meta-gradient is given, φ_l is updated by the meta-gradient
+    instead (`adapter_update="meta"`).
 
     Args:
         model: The model, with the head of the task.
@@ -39,65 +41,22 @@ def finetune(
         datasets: Language → examples, of one language or several.
         tokenizer: The tokenizer.
         settings: The settings.
+        meta_datasets: Language → examples of the meta-gradient, none of which is a training
+            example; by default, where a meta-gradient is taken, a tenth of the training examples.
+        eval_datasets: Language → selection examples. The model is scored on them ten times, and the
+            one with the best mean of the task's metric is kept.
+        **training: Arguments of `MetaAdapterTrainingArguments`, such as `lookahead="next"` or
+            `meta_languages=["sw"]`; they win over those of the settings.
 
     Returns:
         The same model, in evaluation mode.
 
     Raises:
-        ConfigurationError: If the head has not moved.
+        ConfigurationError: If arguments cannot work, before training; or if the head has not moved.
+        DataError: If a language has no rows, or rows have two roles.
     """
-    settings = settings or FinetuningSettings()
-    features = {
-        language: task.features(rows, tokenizer, language=language, max_length=settings.max_length)
-        for language, rows in datasets.items()
-    }
+    settings = (settings or FinetuningSettings()).with_training(**training)
+    check_training(settings)
 
-    # Tags, one for each token, are padded like the tokens; the label of a whole row is a number.
-    first_row = next(iter(features.values()))[0]
-    collator = DataCollatorWithPadding(tokenizer)
-    if isinstance(first_row.get("labels"), list):
-        collator = DataCollatorForTokenClassification(tokenizer)
-
-    head_before = head_of(model.base_model)
-    with TemporaryDirectory() as folder:
-        trainer = MetaAdapterTrainer(
-            model,
-            _training_arguments(settings, _steps(settings, features), folder),
-            train_dataset=features,
-            data_collator=collator,
-        )
-        # With `disable_tqdm`, transformers prints every log instead.
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-
-    check_moved(head_before, model.base_model)
-    return model.eval()
-
-
-def _steps(settings: FinetuningSettings, features: Mapping[Language, Rows]) -> int:
-    """Return the number of optimizer steps; a step has `batch_size` rows of every language."""
-    if settings.max_steps >= 0:
-        return settings.max_steps
-
-    rows = sum(len(language_rows) for language_rows in features.values())
-    return ceil(settings.epochs * rows / (settings.batch_size * len(features)))
-
-
-def _training_arguments(
-    settings: FinetuningSettings, steps: int, folder: str
-) -> MetaAdapterTrainingArguments:
-    return MetaAdapterTrainingArguments(
-        output_dir=folder,
-        # Labels are too few to hold some out for a meta-gradient: φ learns as θ does.
-        adapter_update="train",
-        learning_rate=settings.learning_rate,
-        max_steps=steps,
-        warmup_steps=steps // 10,
-        per_device_train_batch_size=settings.batch_size,
-        seed=settings.seed,
-        save_strategy="no",
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=not settings.progress,
-        **{"adapter_learning_rate": settings.learning_rate, **settings.training},
-    )
+    train_stage(model, task, Stage(datasets, meta_datasets, eval_datasets), tokenizer, settings)
+    return model

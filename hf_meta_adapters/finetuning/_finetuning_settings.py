@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 __all__ = ["FinetuningSettings"]
@@ -14,14 +14,17 @@ class FinetuningSettings:
     """How a model is fine-tuned.
 
     Args:
-        learning_rate: Peak rate of AdamW, with a tenth of the steps as warm-up and linear decay.
-        epochs: Passes over the labelled data.
+        learning_rate: Peak rate of AdamW for the head, θ and φ, with a tenth of the steps as
+            warm-up and linear decay.
+        epochs: Passes over the labelled data of the language with most of them.
         max_steps: Optimizer steps, in place of `epochs`; -1 for `epochs`.
-        batch_size: Rows in a step.
+        batch_size: Rows of each language in a step.
         max_length: Tokens in a row; `None` for what the tokenizer allows, at most 512.
-        seed: Seed of head, dropout and order.
+        seed: Seed of dropout, order, and the draw of few examples.
         progress: Whether to show progress bars.
-        training: Further arguments of `MetaAdapterTrainingArguments`.
+        early_stopping_patience: With selection data, stop after so many evaluations without a
+            better score; `None` to train to the end.
+        training: Any arguments of `MetaAdapterTrainingArguments`; they win over those above.
     """
 
     learning_rate: float = 5e-5
@@ -31,4 +34,20 @@ class FinetuningSettings:
     max_length: int | None = None
     seed: int = 0
     progress: bool = False
+    early_stopping_patience: int | None = 3
     training: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_training(self, **training: Any) -> FinetuningSettings:
+        """Return settings with further arguments of `MetaAdapterTrainingArguments`, which win."""
+        return replace(self, training={**self.training, **training})
+
+    def given(self) -> dict[str, Any]:
+        """Return the arguments of `MetaAdapterTrainingArguments` that the settings name."""
+        return {
+            "learning_rate": self.learning_rate,
+            "num_train_epochs": self.epochs,
+            "max_steps": self.max_steps,
+            "per_device_train_batch_size": self.batch_size,
+            "seed": self.seed,
+            **self.training,
+        }

@@ -15,6 +15,8 @@ from hf_meta_adapters.finetuning._task_adapter import (
     head_modules,
     with_head,
 )
+from hf_meta_adapters.hub.client import Access
+from hf_meta_adapters.hub.download import fetch_family, local_folder
 from hf_meta_adapters.hub.manifest import Family, read_manifest
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 
@@ -32,12 +34,15 @@ def load_for_task(
     *,
     train: str | TaskAdapterConfig = "all",
     languages: Sequence[Language] | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
     **model_arguments: Any,
 ) -> LanguageAdapterModel:
     """Load a saved family with a new head for a task, and choose what is trained.
 
     Args:
-        path: The folder that `save_pretrained` wrote.
+        path: The folder that `save_pretrained` wrote, or a repository on the Hub, such as
+            `"me/family"`.
         auto_class: The class with the head, such as `transformers.AutoModelForTokenClassification`.
         task: The task, which names the classes.
         train: `"head"` (everything else is frozen), `"adapters"` (head and φ), `"shared"` (head and
@@ -46,6 +51,8 @@ def load_for_task(
             (Pfeiffer et al. 2020): a `peft.PeftConfig` such as
             `LoraConfig(target_modules="all-linear")`, or `"task_adapter"` for exactly that.
         languages: The languages to load; default all.
+        revision: A branch, a tag or a commit of the repository.
+        token: The token for a private repository; default that of `hf auth login`.
         **model_arguments: Further arguments of the class's `from_pretrained`.
 
     Returns:
@@ -54,10 +61,14 @@ def load_for_task(
     Raises:
         ConfigurationError: If `train` is unknown, or the head cannot be told from the parameters
             that are to be frozen.
-        HubError: If files are missing or damaged.
+        HubError: If files are missing or damaged, or cannot be downloaded.
     """
-    family = read_manifest(Path(path))
-    shared = _shared_part(train, family, path, auto_class)
+    folder = local_folder(path)
+    if folder is not None:
+        family = read_manifest(folder)
+    else:
+        folder, family = fetch_family(path, languages, Access(revision, token))
+    shared = _shared_part(train, family, folder, auto_class)
 
     # Without classes, as for question answering, the head has the size that its class gives it.
     classes: dict[str, Any] = {}
@@ -65,7 +76,7 @@ def load_for_task(
         classes = {"id2label": task.id2label, "label2id": task.label2id}
 
     model = LanguageAdapterModel.from_pretrained(
-        path,
+        folder,
         auto_class=auto_class,
         languages=languages,
         shared=shared,

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -14,7 +15,7 @@ import transformers
 from hf_meta_adapters._typing import Language, Rows
 from hf_meta_adapters._version import __version__
 from hf_meta_adapters.evaluation import LanguageScores, Task, majority_baseline
-from hf_meta_adapters.finetuning._finetuning_arguments import FinetuningArguments
+from hf_meta_adapters.finetuning._finetuning_arguments import OLD_NAMES, FinetuningArguments
 from hf_meta_adapters.results.files import write_text
 
 __all__ = ["library_versions", "majority_scores", "save_scores"]
@@ -59,6 +60,7 @@ def save_scores(
     *,
     majority: Mapping[Language, float] | None,
     seconds: float,
+    training: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `scores.json`, `scores.md` and `scores.png` to the output folder.
 
@@ -67,16 +69,22 @@ def save_scores(
         scores: The scores.
         majority: Language → the score of the most frequent label; `None` for a task without labels.
         seconds: How long the experiment took.
+        training: The arguments of the Trainer that were given, for the record.
     """
+    arguments = {**asdict(args), **(training or {})}
+    # Old names are empty, and a token is nobody's business.
+    for name in (*OLD_NAMES, "hub_token"):
+        arguments.pop(name, None)
+
     record = {
-        "arguments": asdict(args),
+        "arguments": arguments,
         "versions": library_versions(),
         "machine": platform.machine(),
         "majority": majority,
         "seconds": round(seconds),
         **scores.to_dict(),
     }
-    content = json.dumps(record, indent=2, ensure_ascii=False)
+    content = json.dumps(record, indent=2, ensure_ascii=False, default=str)
 
     folder = Path(args.output_dir)
     write_text(folder / "scores.json", content)

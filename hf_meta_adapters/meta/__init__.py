@@ -5,20 +5,20 @@ from hf_meta_adapters.meta._fidelity import fidelity
 from hf_meta_adapters.meta._gradient import meta_gradient
 from hf_meta_adapters.meta._inner_optimizer import InnerOptimizer
 from hf_meta_adapters.meta._joint import joint_gradient
-from hf_meta_adapters.meta._meta_signal import MetaSignal
+from hf_meta_adapters.meta._meta_signal import MetaSignal as MetaSignal
 from hf_meta_adapters.meta._sgd import SGD
 from hf_meta_adapters.meta.adam import Adam
-from hf_meta_adapters.meta.options import MetaOptions, meta_options
-from hf_meta_adapters.meta.result import JointGradients, MetaGradients
+from hf_meta_adapters.meta.options import MetaOptions as MetaOptions
+from hf_meta_adapters.meta.options import meta_options
+from hf_meta_adapters.meta.result import JointGradients
+from hf_meta_adapters.meta.result import MetaGradients as MetaGradients
 
+# `MetaGradients`, `MetaOptions` and `MetaSignal` are found here as well; the root lists them.
 __all__ = [
     "SGD",
     "Adam",
     "InnerOptimizer",
     "JointGradients",
-    "MetaGradients",
-    "MetaOptions",
-    "MetaSignal",
     "fidelity",
     "joint_gradient",
     "meta_gradient",

@@ -57,7 +57,7 @@ QUICK = [
     "60",
     "--learning_rate",
     "0.02",
-    "--batch_size",
+    "--per_device_train_batch_size",
     "8",
     "--max_length",
     "48",
@@ -139,7 +139,8 @@ def test_a_configuration_runs_zero_shot_and_learns(
         *LANGUAGES,
     ]
     run(RECIPES[name], monkeypatch, *given, *QUICK, "--output_dir", tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"scores.json", "scores.md", "scores.png"}
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written >= {"scores.json", "scores.md", "scores.png", "language_adapters.json", "en"}
     found = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
     assert set(found["scores"]) == set(LANGUAGES)
     assert found["source_language"] == found["arguments"]["source_language"] == "en"
@@ -180,6 +181,7 @@ def test_the_other_protocols(protocol, family, data, tmp_path, monkeypatch):
     assert found["examples"] == {"en": 6, "te": 6}
     for language in ("en", "te"):
         assert found["scores"][language]["accuracy"] > found["majority"][language]
+        assert (tmp_path / "models" / language / "language_adapters.json").is_file()
 
 
 @pytest.mark.slow
@@ -188,7 +190,7 @@ def test_the_other_protocols(protocol, family, data, tmp_path, monkeypatch):
 def test_one_call_does_what_the_recipe_does(family, data, tmp_path, monkeypatch):
     """The recipe shows its steps; `run_finetuning` takes the same ones."""
     given = ["--model", family, "--data", data / "xnli", "--languages", "en", "sw"]
-    given = [*map(str, given), "--max_steps", "3", "--batch_size", "8"]
+    given = [*map(str, given), "--max_steps", "3", "--per_device_train_batch_size", "8"]
     run("finetune_nli", monkeypatch, *given, "--output_dir", tmp_path / "recipe")
 
     args = parse_arguments(FinetuningArguments, [*given, "--output_dir", str(tmp_path / "call")])

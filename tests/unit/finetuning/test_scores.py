@@ -62,7 +62,7 @@ def test_in_the_files_of_an_experiment(tmp_path: Path) -> None:
         output_dir=str(tmp_path / "out"),
         protocol="within-language",
         max_steps=1,
-        batch_size=2,
+        per_device_train_batch_size=2,
     )
     run_finetuning(args, NLI(), transformers.AutoModelForSequenceClassification)
     found = json.loads((tmp_path / "out" / "scores.json").read_text())

@@ -67,6 +67,7 @@ GUARDED = {
     "hub/push.py",  # into a scratch folder
     "hub/saving.py",
     "hub/tokenizer.py",
+    "finetuning/_experiment.py",
     "study/cell.py",
     # into the folder of an unfinished checkpoint
     "training/_checkpoint_seal.py",

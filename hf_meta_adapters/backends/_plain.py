@@ -9,11 +9,16 @@ from typing import ClassVar
 from torch import nn
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.backends.abilities import MergesLanguages, SharedPart, TakesSharedPart
+from hf_meta_adapters.backends.abilities import (
+    MergesLanguages,
+    RemovesLanguages,
+    SharedPart,
+    TakesSharedPart,
+)
 from hf_meta_adapters.backends.base import Backend
 
 
-class PlainBackend(Backend, TakesSharedPart, MergesLanguages):
+class PlainBackend(Backend, TakesSharedPart, MergesLanguages, RemovesLanguages):
     """The model without adapters; every language runs through the same parameters."""
 
     name: ClassVar[str] = "none"
@@ -32,6 +37,9 @@ class PlainBackend(Backend, TakesSharedPart, MergesLanguages):
 
     def activate(self, language: Language) -> None:
         """Switch nothing."""
+
+    def remove(self, language: Language, other: Language) -> None:
+        """Delete nothing."""
 
     def save(self, language: Language, directory: Path) -> None:
         """Write nothing."""

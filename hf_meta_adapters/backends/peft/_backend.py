@@ -24,6 +24,7 @@ from hf_meta_adapters.backends._adapter_names import AdapterNames
 from hf_meta_adapters.backends.abilities import (
     MakesSharedParts,
     MergesLanguages,
+    RemovesLanguages,
     ReplacesModules,
     RoutesRows,
     SharedPart,
@@ -57,7 +58,13 @@ _CLASSIFICATION = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
 
 
 class PeftBackend(
-    Backend, MakesSharedParts, TakesSharedPart, ReplacesModules, RoutesRows, MergesLanguages
+    Backend,
+    MakesSharedParts,
+    TakesSharedPart,
+    ReplacesModules,
+    RoutesRows,
+    MergesLanguages,
+    RemovesLanguages,
 ):
     """One PEFT adapter per language, for any `PeftConfig`.
 
@@ -164,6 +171,19 @@ class PeftBackend(
         self._model.active_adapter = name
         if not self.config.is_prompt_learning:
             self._model.base_model.active_adapter = name
+
+    def remove(self, language: Language, other: Language) -> None:
+        """Delete an adapter from all layers, and what PEFT keeps of it beside them."""
+        self.activate(other)  # PEFT warns where the adapter is active
+
+        # PEFT hands what is active in a layer on to copies of modules, which take one adapter:
+        # θ is active again with the last line
+        for layer in self._switches.layers:
+            layer._active_adapter = [self.adapter(other)]
+
+        self._peft().delete_adapter(self.adapter(language))
+        self._switches = self._find_switches()
+        self.activate(other)
 
     def save(self, language: Language, directory: Path) -> None:
         """Write an adapter with its configuration, as `PeftModel.save_pretrained` does."""

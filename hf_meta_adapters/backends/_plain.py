@@ -12,6 +12,7 @@ from hf_meta_adapters._typing import Language
 from hf_meta_adapters.backends.abilities import (
     ExportsLora,
     MergesLanguages,
+    RemovesLanguages,
     SharedPart,
     TakesSharedPart,
 )
@@ -19,7 +20,9 @@ from hf_meta_adapters.backends.base import Backend
 from hf_meta_adapters.errors import ConfigurationError
 
 
-class PlainBackend(Backend, TakesSharedPart, MergesLanguages, ExportsLora):
+class PlainBackend(
+    Backend, TakesSharedPart, MergesLanguages, ExportsLora, RemovesLanguages
+):
     """The model without adapters; every language runs through the same parameters."""
 
     name: ClassVar[str] = "none"
@@ -38,6 +41,9 @@ class PlainBackend(Backend, TakesSharedPart, MergesLanguages, ExportsLora):
 
     def activate(self, language: Language) -> None:
         """Switch nothing."""
+
+    def remove(self, language: Language, other: Language) -> None:
+        """Delete nothing."""
 
     def save(self, language: Language, directory: Path) -> None:
         """Write nothing."""

@@ -131,6 +131,22 @@ class KeepsContext(ABC):
         """
 
 
+class RemovesLanguages(ABC):
+    """A backend that can take the parameters of a language out of a model again.
+
+    Implement it so that no trace of φ_l stays in the model; `remove_language` needs it.
+    """
+
+    @abstractmethod
+    def remove(self, language: Language, other: Language) -> None:
+        """Delete φ_l.
+
+        Args:
+            language: The language.
+            other: A language that stays, and that is active afterwards.
+        """
+
+
 class ChecksMeans(ABC):
     """A backend with methods whose parameters have no meaningful mean.
 

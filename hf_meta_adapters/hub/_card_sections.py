@@ -18,8 +18,8 @@ from hf_meta_adapters.hub._measurements import (
     own_scores,
     settings,
 )
-from hf_meta_adapters.hub._record import COSINES
 from hf_meta_adapters.hub.manifest import Family
+from hf_meta_adapters.hub.record import COSINES
 from hf_meta_adapters.results.tables import markdown_table
 
 

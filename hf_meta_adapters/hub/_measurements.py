@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.hub._record import as_list
 from hf_meta_adapters.hub.manifest import Family
+from hf_meta_adapters.hub.record import as_list
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,20 @@ class Remote:
             )
         )
 
+    @property
+    def name(self) -> str:
+        """The repository."""
+        return self.repo_id
+
+    def size(self, path: str) -> int | None:
+        """The bytes of a file; `None` if it is missing."""
+        return self.files[path].size if path in self.files else None
+
+    def sha256(self, path: str) -> str | None:
+        """The SHA-256 that the Hub has of a large file."""
+        lfs = self.files[path].lfs
+        return None if lfs is None else lfs.sha256
+
     def text(self, path: str) -> str | None:
         """The content of a text; `None` if there is none.
 

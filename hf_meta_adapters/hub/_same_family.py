@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
-from huggingface_hub.hf_api import RepoFile
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hf_meta_adapters.errors import HubError
 from hf_meta_adapters.hub._json_file import LARGEST_JSON, read_json, shown
-from hf_meta_adapters.hub._remote import Remote
 from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family, manifest_key
 
 _IDENTITY = (
@@ -47,41 +47,116 @@ _LISTED = 5
 """How many differences the error names; further ones are counted."""
 
 
-def check_same_family(folder: Path, family: Family, remote: Remote, published: Family) -> None:
-    """Refuse to add a language to a family of another base, another θ or another kind of adapter.
+class Place(Protocol):
+    """Where a family lies: a folder, or a repository at a commit."""
 
-    θ is compared by the hashes that the Hub has of its files. Only where they differ (after other
-    sharding, say) is it downloaded and compared number by number.
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+
+    def size(self, path: str) -> int | None:
+        """The bytes of a file; `None` if it is missing."""
+
+    def sha256(self, path: str) -> str | None:
+        """The SHA-256 of a file, where it is known without reading the file."""
+
+    def fetch(self, path: str) -> Path:
+        """The file itself, downloaded if need be."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder with a family.
+
+    Args:
+        folder: The folder.
+        family: The manifest in it.
+    """
+
+    folder: Path
+    family: Family
+
+    @property
+    def name(self) -> str:
+        """The folder."""
+        return str(self.folder)
+
+    def size(self, path: str) -> int | None:
+        """The bytes of a file."""
+        file = self.folder / path
+        return file.stat().st_size if file.is_file() else None
+
+    def sha256(self, path: str) -> str | None:
+        """What the manifest records."""
+        return self.family.hashes.get(path)
+
+    def fetch(self, path: str) -> Path:
+        """The file."""
+        return self.folder / path
+
+
+def check_same_family(folder: Path, family: Family, place: Place, published: Family) -> None:
+    """Refuse to add a language to a family of another base, another θ or another kind of adapter.
 
     Args:
         folder: Where the family with the new language was saved.
         family: Its manifest.
-        remote: The repository.
+        place: The repository.
         published: The manifest in it.
 
     Raises:
         HubError: With the differences.
     """
-    # The cheapest comparison first: configurations and θ may have to be downloaded.
-    differences = list(_manifest_differences(family, published))
-    if not differences:
-        for here, there in _comparable_configs(family, published):
-            differences += _config_differences(folder / here, remote, there)
-
-        differences += _theta_differences(folder, family, remote, published)
+    differences = family_differences(folder, family, place, published)
     if not differences:
         return
 
-    listed = differences[:_LISTED]
-    if len(differences) > _LISTED:
-        listed.append(f"and {len(differences) - _LISTED} more")
-
     raise HubError(
         "A language can join a family that has the same base, θ and kind of adapter. Found"
-        f" that {remote.repo_id!r} differs: {'; '.join(listed)}. Load that family with"
+        f" that {place.name!r} differs: {listed(differences)}. Load that family with"
         " `LanguageAdapterModel.from_pretrained(...)`, then use `add_language` and `train_only`, or"
         " push to another repository."
     )
+
+
+def family_differences(
+    folder: Path, family: Family, place: Place, published: Family, *, theta: bool = True
+) -> list[str]:
+    """How a family differs from another one in what all its languages have in common.
+
+    θ is compared by the known hashes of its files. Only where they differ (after other sharding,
+    say) is it read and compared number by number.
+
+    Args:
+        folder: Where the family was saved.
+        family: Its manifest.
+        place: Where the other one is.
+        published: The manifest of that.
+        theta: Whether θ is compared as well.
+
+    Returns:
+        The differences, for a message.
+    """
+    # The cheapest comparison first: configurations and θ may have to be downloaded.
+    differences = list(_manifest_differences(family, published))
+    if differences:
+        return differences
+
+    for here, there in _comparable_configs(family, published):
+        differences += _config_differences(folder / here, place, there)
+
+    if theta:
+        differences += _theta_differences(folder, family, place, published)
+    return differences
+
+
+def listed(differences: Sequence[str]) -> str:
+    """The first differences, and how many there are besides."""
+    first = list(differences[:_LISTED])
+    if len(differences) > _LISTED:
+        first.append(f"and {len(differences) - _LISTED} more")
+
+    return "; ".join(first)
 
 
 def _manifest_differences(family: Family, published: Family) -> Iterator[str]:
@@ -104,12 +179,13 @@ def _comparable_configs(family: Family, published: Family) -> Iterator[tuple[str
         yield f"{here[0]}/adapter_config.json", f"{there[0]}/adapter_config.json"
 
 
-def _config_differences(path: Path, remote: Remote, name: str) -> Iterator[str]:
+def _config_differences(path: Path, place: Place, name: str) -> Iterator[str]:
     """Settings in which two JSON files differ; another version may lack or add a setting."""
     there = None
-    if name in remote.files:
-        _check_size(remote, name)
-        there = read_json(remote.fetch(name), f"`{name}` of {remote.repo_id!r} must be JSON.")
+    size = place.size(name)
+    if size is not None:
+        _check_size(place, name, size)
+        there = read_json(place.fetch(name), f"`{name}` of {place.name!r} must be JSON.")
 
     if not isinstance(there, dict):
         yield f"`{name}` is missing there"
@@ -122,12 +198,11 @@ def _config_differences(path: Path, remote: Remote, name: str) -> Iterator[str]:
             yield f"`{key}` in {name} is {values}"
 
 
-def _check_size(remote: Remote, name: str) -> None:
-    size = remote.files[name].size
+def _check_size(place: Place, name: str, size: int) -> None:
     if size > LARGEST_JSON:
         raise HubError(
-            f"`{name}` must be a short text. Found {size:,} bytes of it in {remote.repo_id!r}. Push"
-            " to another repository."
+            f"`{name}` must be a short text. Found {size:,} bytes of it in {place.name!r}. Use"
+            " another place."
         )
 
 
@@ -139,31 +214,29 @@ def _without_order(value: object) -> object:
     return value
 
 
-def _theta_differences(
-    folder: Path, family: Family, remote: Remote, published: Family
-) -> list[str]:
+def _theta_differences(folder: Path, family: Family, place: Place, published: Family) -> list[str]:
     """Tensors of θ that differ, or what keeps them from being compared."""
     here = [path for path in family.files if _is_shared(path)]
-    there = [path for path in published.files if _is_shared(path) and path in remote.files]
+    there = [path for path in published.files if _is_shared(path) and place.size(path) is not None]
 
     # Equal hashes need no download. Unequal ones prove nothing: sharding or metadata may differ.
     if here == there:
-        hashes = ((family.hashes[path], _published_sha256(remote.files[path])) for path in here)
+        hashes = ((family.hashes[path], place.sha256(path)) for path in here)
         if all(ours == theirs for ours, theirs in hashes):
             return []
 
     # A file that is larger than declared is not downloaded.
     for path in there:
-        if remote.files[path].size != published.files[path]:
+        if place.size(path) != published.files[path]:
             return [f"{path} does not have the size that its manifest declares"]
 
     ours = _tensors(folder / path for path in here)
-    theirs = _tensors(remote.fetch(path) for path in there)
+    theirs = _tensors(place.fetch(path) for path in there)
 
     return [
         f"θ has another `{name}`"
         for name in sorted(ours.keys() | theirs.keys())
-        if name not in ours or name not in theirs or not torch.equal(ours[name], theirs[name])
+        if name not in ours or name not in theirs or not _is_equal(ours[name], theirs[name])
     ]
 
 
@@ -171,10 +244,8 @@ def _is_shared(path: str) -> bool:
     return "/" not in path or path.startswith(f"{SHARED_ADAPTER}/")
 
 
-def _published_sha256(file: RepoFile) -> str | None:
-    if file.lfs is None:
-        return None
-    return file.lfs.sha256
+def _is_equal(ours: Tensor, theirs: Tensor) -> bool:
+    return ours.dtype == theirs.dtype and torch.equal(ours, theirs)
 
 
 def _tensors(paths: Iterable[Path]) -> dict[str, Tensor]:

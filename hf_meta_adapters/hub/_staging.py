@@ -17,9 +17,9 @@ from secrets import token_hex
 from hf_meta_adapters.errors import HubError
 from hf_meta_adapters.hub._folder_lock import locked
 from hf_meta_adapters.hub._needed_files import INDEX, adapter_folders, needed_files, shard_names
-from hf_meta_adapters.hub._record import COSINES
 from hf_meta_adapters.hub.links import check_no_links
 from hf_meta_adapters.hub.manifest import MANIFEST, Family, read_manifest, write_manifest
+from hf_meta_adapters.hub.record import COSINES
 
 PATIENCE = 5.0
 """Seconds that a save waits for readers before it goes on, and a reader for a save."""

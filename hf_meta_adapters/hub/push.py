@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,16 +16,18 @@ from huggingface_hub import (
 )
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.errors import HubError, LanguageError, check_languages
+from hf_meta_adapters.errors import HubError
 from hf_meta_adapters.hub._card import CARD, card_text
-from hf_meta_adapters.hub._record import COSINES, merge_details
+from hf_meta_adapters.hub._needed_files import ADAPTER_CONFIG
 from hf_meta_adapters.hub._remote import Remote, read_remote
 from hf_meta_adapters.hub._same_family import check_same_family
 from hf_meta_adapters.hub.base_model import is_repo_id
 from hf_meta_adapters.hub.client import Access, speaking_of
 from hf_meta_adapters.hub.links import check_no_links
 from hf_meta_adapters.hub.manifest import MANIFEST, Family, read_manifest, write_manifest
+from hf_meta_adapters.hub.others import Others, joined_languages, with_others
 from hf_meta_adapters.hub.public import additions, files_to_publish, public_family
+from hf_meta_adapters.hub.record import COSINES, details_of, merge_details
 from hf_meta_adapters.results.files import write_text
 
 _SCRATCH = "hf_meta_adapters_"
@@ -44,6 +46,7 @@ class Push:
         commit_message: The first line of the commit.
         create_pr: Whether to offer the change to the owner instead of making it.
         access: How the repository is reached.
+        others: The languages that the model lacks, and what happens to them.
     """
 
     repo_id: str
@@ -53,6 +56,7 @@ class Push:
     commit_message: str | None
     create_pr: bool
     access: Access
+    others: Others = field(default_factory=Others)
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def push_family(push: Push, save: Callable[[Path], None]) -> CommitInfo:
         with speaking_of(push.repo_id, push.access.token):
             api = push.access.api()
             remote = _open(api, push, Path(scratch) / "cache")
-            change = _change(folder, family, push.languages, remote)
+            change = _change(folder, family, push, remote)
 
             card = card_text(change.family, remote.text(CARD), repo_id=remote.repo_id)
             (folder / CARD).write_text(card, encoding="utf-8")
@@ -179,15 +183,17 @@ def _open(api: HfApi, push: Push, cache: Path) -> Remote:
     return read_remote(api, repo_id, access)
 
 
-def _change(
-    folder: Path, family: Family, languages: Sequence[Language] | None, remote: Remote
-) -> _Change:
+def _change(folder: Path, family: Family, push: Push, remote: Remote) -> _Change:
     """What to commit, given what the repository holds."""
-    published = remote.family
+    published, languages = remote.family, push.languages
     if published is None:
         return _Change(family, files_to_publish(folder))
+
     if languages is None:
-        return _Change(family, files_to_publish(folder), _stale(family, published, remote))
+        whole = with_others(folder, family, push.others, remote, published)
+        write_manifest(folder, whole.to_json())
+        removed = _stale(whole, published, remote, push.others)
+        return _Change(whole, files_to_publish(folder), removed)
 
     check_same_family(folder, family, remote, published)
     joined = _joined(family, published)
@@ -206,24 +212,19 @@ def _change(
 
 def _joined(family: Family, published: Family) -> Family:
     """The manifest of a published family with further languages."""
-    known = published.languages
-    try:
-        languages = check_languages(
-            [*known, *(key for key in family.languages if key not in known)]
-        )
-    except LanguageError as error:
-        raise HubError(
-            f"Languages of one family must have keys of their own. {error} Rename the new one"
-            " before you push it."
-        ) from error
+    # What was measured of a language that is replaced holds no more.
+    stay = [key for key in published.languages if key not in family.languages]
+    details = published.details
+    if len(stay) < len(published.languages):
+        details = details_of(details, stay)
 
     # θ stays as it is published; the languages that are pushed replace their own files.
     return replace(
         published,
-        languages=languages,
+        languages=joined_languages(published.languages, family.languages),
         files=_replaced(family, published.files, family.files),
         hashes=_replaced(family, published.hashes, family.hashes),
-        details=merge_details(published.details, family.details),
+        details=merge_details(details, family.details),
     )
 
 
@@ -240,19 +241,22 @@ def _is_of(family: Family, path: str) -> bool:
     return path.split("/")[0] in family.languages
 
 
-def _stale(family: Family, published: Family, remote: Remote) -> list[str]:
-    """The published weights that are no part of the new family; a language is never lost."""
-    lost = [key for key in published.languages if key not in family.languages]
-    if lost:
+def _stale(family: Family, published: Family, remote: Remote, others: Others) -> list[str]:
+    """The published files that are no part of the new family; a language is never lost."""
+    gone = [key for key in published.languages if key not in family.languages]
+    lost = others.lost(published, family.languages)
+    if lost and others.choice != "drop":
         raise HubError(
             "A whole family must hold the languages of the family that it replaces. Found"
             f" {remote.repo_id!r} with {lost}, which this model lacks. Use `push_to_hub(...,"
             f" languages={list(family.languages)})` to add or replace only these, load the others"
-            " as well, or push to another repository."
+            " as well, push to another repository, or pass"
+            ' `other_languages="drop"` to delete them.'
         )
 
     # Left behind, an index would make transformers look for shards that are gone.
     stale = [path for path in published.files if path not in family.files]
+    stale += [f"{key}/{ADAPTER_CONFIG}" for key in published.adapters(gone) if key in gone]
     if "model.safetensors" in family.files:
         stale.append("model.safetensors.index.json")
 

@@ -19,11 +19,13 @@ from torch import Tensor
 
 from hf_meta_adapters.hub._card import CARD, card_text
 from hf_meta_adapters.hub._needed_files import adapter_folders, weight_sizes
-from hf_meta_adapters.hub._record import draw_conflict, json_details
+from hf_meta_adapters.hub._same_family import Folder
 from hf_meta_adapters.hub._staging import save_over
 from hf_meta_adapters.hub.checksums import checksums
 from hf_meta_adapters.hub.links import check_no_links, cut_hard_links
 from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family
+from hf_meta_adapters.hub.others import Others, saved_family, with_others
+from hf_meta_adapters.hub.record import draw_conflict, json_details
 
 
 class AdapterWriter(Protocol):
@@ -49,14 +51,16 @@ def save_family(
     state: Mapping[str, Tensor],
     shared: ThetaWriter | None = None,
     *,
+    others: Others | None = None,
     max_shard_size: int | str | None = None,
 ) -> None:
     """Write the shared weights as a transformers checkpoint, then every adapter, then the manifest.
 
-    A model that lies in the folder is replaced as a whole or, if this fails, not at all; other
-    files in the folder stay. Nothing is written through a link: a folder that has links to files,
-    or a link in place of the folder of an adapter, is refused and stays as it is. A file that has
-    other names elsewhere (hard links) is replaced by one of its own.
+    A model that lies in the folder is replaced as a whole or, if this fails, not at all. Languages
+    of it that the model left out when it was loaded stay, as long as θ is theirs; other files in
+    the folder stay in any case. Nothing is written through a link: a folder that has links to
+    files, or a link in place of the folder of an adapter, is refused and stays as it is. A file
+    that has other names elsewhere (hard links) is replaced by one of its own.
 
     Args:
         folder: Where to; created if it is missing.
@@ -64,10 +68,12 @@ def save_family(
         backend: Holds the model and writes the adapters.
         state: The tensors of the base model under the names of its own checkpoint.
         shared: θ, where it is an adapter.
+        others: The languages that the model lacks, and what happens to them.
         max_shard_size: The largest file of shared weights; `None` for the default of transformers.
 
     Raises:
-        HubError: If the folder has such links, or another process saves into it.
+        HubError: If the folder has such links, or languages that cannot stay, or another process
+            saves into it.
     """
     measured = family.details
     family = replace(family, details=json_details(measured))
@@ -92,6 +98,9 @@ def save_family(
             family, files=weight_sizes(place, family), details={**family.details, **drawn}
         )
         written = replace(written, hashes=checksums(place, written))
+        before = saved_family(folder)
+        if others is not None and before is not None:
+            written = with_others(place, written, others, Folder(folder, before), before)
 
         # The card of an earlier save may have been edited since.
         card = folder / CARD

@@ -21,7 +21,9 @@ from hf_meta_adapters.hub.foreign_errors import reading, reading_adapter
 from hf_meta_adapters.hub.limits import Amount, amount_in, at_most
 from hf_meta_adapters.hub.loading import check_adapter, load_base
 from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family
+from hf_meta_adapters.hub.others import Others
 from hf_meta_adapters.modeling._building import Model, build_model
+from hf_meta_adapters.modeling._router import Router
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,11 @@ class SavedModel:
     body: str | None
     config: object
     shared: object
+
+    @property
+    def others(self) -> Others:
+        """The languages that were saved and are not loaded."""
+        return Others(frozenset(self.family.languages) - frozenset(self.languages))
 
 
 def open_saved(repo_or_path: str | Path, choices: Choices, access: Access) -> SavedModel:
@@ -135,6 +142,21 @@ def build_saved(model_class: type[Model], saved: SavedModel) -> Model:
             saved.languages,
             shared=saved.shared,
             share_adapter=family.one_adapter_for_all,
+        )
+
+
+def check_own_adapters(router: Router) -> None:
+    """Refuse a model whose languages have no adapters of their own.
+
+    Raises:
+        ConfigurationError: If they have none, or share one.
+    """
+    if not router.tells_languages_apart:
+        raise ConfigurationError(
+            "An adapter can be loaded for one language only if each has its own. Found"
+            f" `share_adapter={router.shared_adapter is not None}` and the backend"
+            f" {router.backend.name!r}. Use `get_language_model(model, config, languages)` with a"
+            " `config` and without `share_adapter`."
         )
 
 

@@ -70,6 +70,12 @@ class Ownership:
         created.setdefault(language, [])
         return replace(self, languages=languages, created=created)
 
+    def without_language(self, language: Language) -> Ownership:
+        """The same without a language, whose parameters have been deleted."""
+        languages, created = dict(self.languages), dict(self.created)
+        del languages[language], created[language]
+        return replace(self, languages=languages, created=created)
+
     def without(self, module: nn.Module, replaced: Sequence[nn.Module]) -> Ownership:
         """The same, with modules left out of θ that are not called anymore.
 

@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.backends import Backend
-from hf_meta_adapters.backends.abilities import RoutesRows
+from hf_meta_adapters.backends.abilities import RemovesLanguages, RoutesRows
 from hf_meta_adapters.backends.recomputation import Anew, Contexts
-from hf_meta_adapters.errors import LanguageError, check_known_language
+from hf_meta_adapters.errors import ConfigurationError, LanguageError, check_known_language
 
 
 class Router:
@@ -50,6 +50,38 @@ class Router:
         """
         self.language = check_known_language(language, self.languages)
         self.backend.activate(self.adapter_of(language))
+
+    def remove(self, language: Language) -> None:
+        """Take a language out of the model, with the adapter that it has for itself.
+
+        Raises:
+            LanguageError: If the model does not have it, or has no other.
+            ConfigurationError: If the backend cannot take adapters out.
+        """
+        key = check_known_language(language, self.languages)
+        others = [other for other in self.languages if other != key]
+        if not others:
+            raise LanguageError(
+                f"A model must keep at least one language. Found that {key!r} is the only one."
+                " Add another one first, or use `merge_language` for a plain model."
+            )
+
+        if self.tells_languages_apart:
+            if not isinstance(self.backend, RemovesLanguages):
+                raise ConfigurationError(
+                    "A language can be removed if the backend can take adapters out of a model."
+                    f" Found the backend {self.backend.name!r}, which is no `RemovesLanguages`."
+                    " Save the model, and load it without the language:"
+                    f" `from_pretrained(folder, languages={others})`."
+                )
+            self.backend.remove(key, others[0])
+
+        self.languages.remove(key)
+        if self.language is not None:
+            # never silently in another language: the next pass has to name one
+            kept, self.language = self.language, None
+            if kept != key:
+                self.set_language(kept)
 
     @contextmanager
     def use_language(self, language: Language) -> Iterator[None]:

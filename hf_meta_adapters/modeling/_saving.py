@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 from huggingface_hub import CommitInfo
 from torch import Tensor
@@ -13,8 +14,11 @@ from hf_meta_adapters._typing import Language
 from hf_meta_adapters.backends import Backend
 from hf_meta_adapters.backends.abilities import SharedPart
 from hf_meta_adapters.errors import check_known_language, check_languages
+from hf_meta_adapters.hub.base_model import body_name
 from hf_meta_adapters.hub.manifest import Family
+from hf_meta_adapters.hub.others import Others
 from hf_meta_adapters.hub.push import Push, push_family
+from hf_meta_adapters.hub.record import check_details
 from hf_meta_adapters.hub.saving import save_family
 from hf_meta_adapters.hub.tokenizer import Tokenizer, save_tokenizer
 
@@ -29,6 +33,7 @@ class Writer:
         state: The tensors of the base model under the names of its own checkpoint.
         shared_part: θ, if it is an adapter.
         max_shard_size: The largest file of shared weights; `None` for the default of transformers.
+        others: The languages that the model lacks, and what happens to them.
     """
 
     family: Family
@@ -36,6 +41,7 @@ class Writer:
     state: Mapping[str, Tensor]
     shared_part: SharedPart | None
     max_shard_size: int | str | None
+    others: Others = field(default_factory=Others)
 
     def write(self, folder: Path, languages: Sequence[Language] | None = None) -> None:
         """Write the shared weights, the adapters of the languages, the manifest and the card.
@@ -48,12 +54,15 @@ class Writer:
         if languages is not None:
             family = replace(family, languages=tuple(languages))
 
-        # transformers has no value that stands for its default
-        options = {}
-        if self.max_shard_size is not None:
-            options["max_shard_size"] = self.max_shard_size
-
-        save_family(folder, family, self.backend, self.state, self.shared_part, **options)
+        save_family(
+            folder,
+            family,
+            self.backend,
+            self.state,
+            self.shared_part,
+            others=self.others,
+            max_shard_size=self.max_shard_size,
+        )
 
 
 def publish(
@@ -74,6 +83,46 @@ def publish(
             save_tokenizer(processing_class, folder)
 
     return push_family(destination, save)
+
+
+class HasFamily(Protocol):
+    """What the manifest says of a model with languages."""
+
+    backend: Backend
+    shared: str
+    share_adapter: bool
+    shared_part: SharedPart | None
+
+    @property
+    def languages(self) -> tuple[Language, ...]:
+        """The keys of the languages."""
+
+
+def family_of(model: HasFamily, base: tuple[str, str], details: Mapping[str, object]) -> Family:
+    """The manifest of a model, without the files.
+
+    Args:
+        model: The model.
+        base: The name and the commit of the base, "" and "" if it must be saved.
+        details: What else is recorded.
+
+    Raises:
+        ConfigurationError: If nothing reads one of the details.
+    """
+    check_details(details)
+    name, revision = base
+    return Family(
+        languages=model.languages,
+        backend=model.backend.name,
+        shared=model.shared,
+        one_adapter_for_all=model.share_adapter,
+        theta_is_adapter=model.shared_part is not None,
+        base_model=name,
+        base_revision=revision,
+        base_class=type(model.backend.base).__name__,
+        body=body_name(model.backend.base),
+        details=details,
+    )
 
 
 def checked_choice(

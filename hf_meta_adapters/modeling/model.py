@@ -14,11 +14,12 @@ from hf_meta_adapters._typing import Language, ModelClass, RowLanguages
 from hf_meta_adapters.backends import Backend
 from hf_meta_adapters.backends.abilities import ChecksMeans, ReplacesModules
 from hf_meta_adapters.backends.recomputation import is_checkpointed
-from hf_meta_adapters.errors import ConfigurationError, check_known_language
-from hf_meta_adapters.hub.base_model import BaseReference, body_name
+from hf_meta_adapters.errors import check_known_language
+from hf_meta_adapters.hub.base_model import BaseReference
 from hf_meta_adapters.hub.client import Access
 from hf_meta_adapters.hub.loading import load_weights
 from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family
+from hf_meta_adapters.hub.others import OtherLanguages, Others
 from hf_meta_adapters.hub.push import Push
 from hf_meta_adapters.hub.steady import reads_one_save
 from hf_meta_adapters.hub.tokenizer import Tokenizer
@@ -30,6 +31,7 @@ from hf_meta_adapters.modeling._inner_model import inner_attribute
 from hf_meta_adapters.modeling._loading import (
     Choices,
     build_saved,
+    check_own_adapters,
     load_adapter,
     load_adapters,
     open_saved,
@@ -37,7 +39,7 @@ from hf_meta_adapters.modeling._loading import (
 from hf_meta_adapters.modeling._merging import merge
 from hf_meta_adapters.modeling._router import Router
 from hf_meta_adapters.modeling._rows import forward_rows, generate_rows
-from hf_meta_adapters.modeling._saving import Writer, checked_choice, publish
+from hf_meta_adapters.modeling._saving import Writer, checked_choice, family_of, publish
 from hf_meta_adapters.modeling._theta import claim_theta
 
 if TYPE_CHECKING:
@@ -107,6 +109,9 @@ class LanguageAdapterModel(nn.Module):
         self._reference = theta.reference
         # names in this module instead of the base: they now begin with `model.`
         self._ownership = theta.held.after(self)
+
+        # what a saved family has, or had, and this model lacks
+        self._others = Others()
 
         # what `train_only` excluded; languages that are added later are trained
         self._frozen_languages: set[Language] = set()
@@ -265,6 +270,29 @@ class LanguageAdapterModel(nn.Module):
         if self.language is not None:
             self.set_language(self.language)
 
+    def remove_language(self, language: Language) -> None:
+        """Take a language out of the model, and out of what is saved or pushed from now on.
+
+        The parameters of all other languages, and θ, stay as they are; without `share_adapter` φ_l
+        is deleted. If it was the language of `set_language`, none is set afterwards. An optimizer
+        or a Trainer that was made before still has the parameters: make a new one.
+
+        `save_pretrained` and `push_to_hub` then delete the folder of the language from the family
+        that they replace.
+
+        Args:
+            language: Its key.
+
+        Raises:
+            LanguageError: If the model does not have it, or has no other.
+            ConfigurationError: If the backend cannot take adapters out.
+        """
+        self._router.remove(language)
+        self._others = self._others.without(language)
+        self._ownership = self._ownership.without_language(language)
+        self._frozen_languages.discard(language)
+        self._require_gradients()
+
     def train_only(self, *languages: Language, shared: bool = False) -> None:
         """Train φ_l of these languages and nothing else: all other parameters are frozen, also θ.
 
@@ -363,6 +391,7 @@ class LanguageAdapterModel(nn.Module):
         save_directory: str | Path,
         *,
         max_shard_size: int | str | None = None,
+        other_languages: OtherLanguages | None = None,
         **details: object,
     ) -> None:
         """Write a transformers checkpoint, and each language as an adapter of its own library.
@@ -371,20 +400,29 @@ class LanguageAdapterModel(nn.Module):
         loaded from a folder or the Hub is named, not copied, unless anything of it has changed.
 
         A model that lies in the folder is replaced when the new one is complete; whoever loads
-        meanwhile gets one of the two. Other files in the folder stay.
+        meanwhile gets one of the two. Other files in the folder stay, and so do languages that
+        `from_pretrained(..., languages=[...])` did not load, which a log line names: they were
+        trained with θ as it is in the folder, so this θ must be the same, bit for bit. Languages
+        that `remove_language` took out of this model go.
 
         Args:
             save_directory: The folder; `<save_directory>/<language>/` holds the adapters.
             max_shard_size: The largest file of shared weights, such as "2GB"; default that of
                 transformers.
+            other_languages: `"keep"` keeps all languages that the folder has and this model lacks,
+                with whatever θ; `"drop"` keeps none. Default as described above; the languages of
+                a folder that this model was not loaded from go.
             **details: What should be recorded in `language_adapters.json` and on the model card,
                 see `push_to_hub`.
 
         Raises:
-            HubError: If a file in the folder, or the folder of a language, is a link: nothing is
-                written through links. Or if another process saves into the folder.
+            ConfigurationError: If a keyword is unknown.
+            HubError: If languages that were not loaded cannot stay, as θ has changed. If a file in
+                the folder, or the folder of a language, is a link: nothing is written through
+                links. Or if another process saves into the folder.
         """
-        self._writer(details, max_shard_size).write(Path(save_directory))
+        others = self._others.chosen(other_languages)
+        self._writer(details, max_shard_size, others).write(Path(save_directory))
 
     def push_to_hub(
         self,
@@ -398,6 +436,7 @@ class LanguageAdapterModel(nn.Module):
         token: str | bool | None = None,
         processing_class: Tokenizer | None = None,
         max_shard_size: int | str | None = None,
+        other_languages: OtherLanguages | None = None,
         **details: object,
     ) -> CommitInfo:
         """Publish the family on the Hub by one commit, or add languages to a published family.
@@ -414,23 +453,33 @@ class LanguageAdapterModel(nn.Module):
             token: The token; default that of `hf auth login`.
             processing_class: A tokenizer to publish with the whole family.
             max_shard_size: As for `save_pretrained`.
+            other_languages: As for `save_pretrained`, if the whole family is published. A
+                repository never loses a language that this model was not loaded from, unless by
+                `"drop"`.
             **details: What was measured, for the manifest and the model card, as JSON or results of
                 this package: `scores` (`LanguageScores`, or several), `baselines` (name →
                 `LanguageScores`), `gradient_conflict` (a `ConflictMatrix`), `data` (language →
-                `{"train": rows, "meta": rows}`), `training` (settings), `train_runtime` (seconds),
-                `co2_eq_emissions` (grams), `base_model` (a name), or anything else.
+                `{"train": rows, "meta": rows}`), `datasets` (names on the Hub), `training`
+                (settings), `train_runtime` (seconds), `co2_eq_emissions` (grams), `base_model` (a
+                name), `license` (an identifier of the Hub, such as `"apache-2.0"`; default that of
+                the base, where the Hub knows it), and `notes` (anything else).
 
         Returns:
             The `CommitInfo` of huggingface_hub.
 
         Raises:
             LanguageError: If the model does not have a language.
+            ConfigurationError: If a keyword is unknown.
             HubError: If the repository cannot be written, has moved in the meantime, or holds
-                another family.
+                another family, or languages of it cannot stay.
         """
         chosen, access = checked_choice(languages, self.languages), Access(revision, token)
-        destination = Push(repo_id, chosen, private, revision, commit_message, create_pr, access)
-        return publish(self._writer(details, max_shard_size), destination, processing_class)
+        others = self._others.chosen(other_languages)
+        destination = Push(
+            repo_id, chosen, private, revision, commit_message, create_pr, access, others
+        )
+        writer = self._writer(details, max_shard_size, others)
+        return publish(writer, destination, processing_class)
 
     @classmethod
     @reads_one_save
@@ -478,6 +527,7 @@ class LanguageAdapterModel(nn.Module):
         saved = open_saved(repo_or_path, choices, access)
 
         model = build_saved(cls, saved)
+        model._others = saved.others
         if saved.family.theta_is_adapter:
             # transformers does not always record the commit that it loaded
             model._reference = BaseReference(saved.family.base_model, saved.family.base_revision)
@@ -514,14 +564,7 @@ class LanguageAdapterModel(nn.Module):
                 configuration or model.
             ConfigurationError: If the languages have no adapters of their own.
         """
-        if not self._router.tells_languages_apart:
-            raise ConfigurationError(
-                "An adapter can be loaded for one language only if each has its own. Found"
-                f" `share_adapter={self.share_adapter}` and the backend {self.backend.name!r}. Use"
-                " `get_language_model(model, config, languages)` with a `config` and without"
-                " `share_adapter`."
-            )
-
+        check_own_adapters(self._router)
         if language not in self.languages:
             self.add_language(language)
 
@@ -563,22 +606,12 @@ class LanguageAdapterModel(nn.Module):
         parameters = dict(self.named_parameters())
         return {name: parameters[name] for name in names}
 
-    def _writer(self, details: Mapping[str, object], max_shard_size: int | str | None) -> Writer:
+    def _writer(
+        self, details: Mapping[str, object], max_shard_size: int | str | None, others: Others
+    ) -> Writer:
         state = self.base_state_dict()
         family = self._family(details, state)
-        return Writer(family, self.backend, state, self.shared_part, max_shard_size)
+        return Writer(family, self.backend, state, self.shared_part, max_shard_size, others)
 
     def _family(self, details: Mapping[str, object], state: Mapping[str, Tensor]) -> Family:
-        name, revision = self._reference.of_present(self.base_model, state)
-        return Family(
-            languages=self.languages,
-            backend=self.backend.name,
-            shared=self.shared,
-            one_adapter_for_all=self.share_adapter,
-            theta_is_adapter=self.shared_part is not None,
-            base_model=name,
-            base_revision=revision,
-            base_class=type(self.base_model).__name__,
-            body=body_name(self.base_model),
-            details=details,
-        )
+        return family_of(self, self._reference.of_present(self.base_model, state), details)

@@ -16,7 +16,12 @@ from transformers import PreTrainedModel
 
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.backends._adapter_names import AdapterNames
-from hf_meta_adapters.backends.abilities import ChecksMeans, KeepsContext, RoutesRows
+from hf_meta_adapters.backends.abilities import (
+    ChecksMeans,
+    KeepsContext,
+    RemovesLanguages,
+    RoutesRows,
+)
 from hf_meta_adapters.backends.adapters._configs import check_config, check_mean, splits_batches
 from hf_meta_adapters.backends.adapters._files import read_adapter, read_config, write_adapter
 from hf_meta_adapters.backends.adapters._models import (
@@ -30,7 +35,7 @@ from hf_meta_adapters.backends.recomputation import Anew, Contexts
 from hf_meta_adapters.errors import UnsupportedModelError
 
 
-class AdaptersBackend(Backend, ChecksMeans, KeepsContext, RoutesRows):
+class AdaptersBackend(Backend, ChecksMeans, KeepsContext, RemovesLanguages, RoutesRows):
     """One adapter per language, for any `AdapterConfig` of `adapters` but prompts and DiReFT.
 
     Args:
@@ -102,6 +107,11 @@ class AdaptersBackend(Backend, ChecksMeans, KeepsContext, RoutesRows):
         `set_active_adapters` would visit all modules each time, in search of merged LoRA weights.
         """
         self._model.adapters_config.active_setup = Stack(self.adapter(language))
+
+    def remove(self, language: Language, other: Language) -> None:
+        """Delete an adapter, also from the pool of prefixes."""
+        self.activate(other)
+        self._model.delete_adapter(self.adapter(language))
 
     def save(self, language: Language, directory: Path) -> None:
         """Write what `model.load_adapter(directory, use_safetensors=True)` reads."""

@@ -25,6 +25,7 @@ from hf_meta_adapters.backends.abilities import (
     ExportsLora,
     MakesSharedParts,
     MergesLanguages,
+    RemovesLanguages,
     ReplacesModules,
     RoutesRows,
     SharedPart,
@@ -66,6 +67,7 @@ class PeftBackend(
     RoutesRows,
     MergesLanguages,
     ExportsLora,
+    RemovesLanguages,
 ):
     """One PEFT adapter per language, for any `PeftConfig`.
 
@@ -172,6 +174,19 @@ class PeftBackend(
         self._model.active_adapter = name
         if not self.config.is_prompt_learning:
             self._model.base_model.active_adapter = name
+
+    def remove(self, language: Language, other: Language) -> None:
+        """Delete an adapter from all layers, and what PEFT keeps of it beside them."""
+        self.activate(other)  # PEFT warns where the adapter is active
+
+        # PEFT hands what is active in a layer on to copies of modules, which take one adapter:
+        # θ is active again with the last line
+        for layer in self._switches.layers:
+            layer._active_adapter = [self.adapter(other)]
+
+        self._peft().delete_adapter(self.adapter(language))
+        self._switches = self._find_switches()
+        self.activate(other)
 
     def save(self, language: Language, directory: Path) -> None:
         """Write an adapter with its configuration, as `PeftModel.save_pretrained` does."""

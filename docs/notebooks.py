@@ -27,7 +27,7 @@ class Notebook(File):
 
 
 def without_html(notebook: nbformat.NotebookNode) -> None:
-    """Replace the HTML that a cell shows, the progress of a Trainer, by its table in Markdown."""
+    """Show the progress of a Trainer, which is HTML, by the table in it."""
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):
             html = output.get("data", {}).pop("text/html", None)

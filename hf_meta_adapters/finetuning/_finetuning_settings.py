@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+
+from hf_meta_adapters._typing import Keywords
 
 __all__ = ["FinetuningSettings"]
 
@@ -31,4 +31,4 @@ class FinetuningSettings:
     max_length: int | None = None
     seed: int = 0
     progress: bool = False
-    training: Mapping[str, Any] = field(default_factory=dict)
+    training: Keywords = field(default_factory=dict)

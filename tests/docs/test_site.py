@@ -101,7 +101,8 @@ def test_a_browser_finds_nothing_wrong(site: Path, tmp_path: Path) -> None:
 
 BAD = """<!doctype html><html><head><title></title></head><body><article>
 <h2>Two</h2><h4 style="width: 3000px">Four</h4><p style="color: #999">Pale</p><img src="absent.png">
-<div class="doc-contents"><div class="md-typeset__scrollwrap" style="width: 9px; overflow: auto">sideways</div></div>
+<div class="doc-contents"><div class="md-typeset__scrollwrap"
+style="width: 9px; overflow: auto">sideways</div></div>
 <a href="x"></a><script src="https://example.org/x.js"></script></article>
 <script>console.error("no")</script></body></html>"""
 

@@ -48,6 +48,10 @@ ModelArguments: TypeAlias = Mapping[str, Any]
 """Keyword arguments of `from_pretrained` of transformers, which depend on the model."""
 
 
+Keywords: TypeAlias = Mapping[str, Any]
+"""Keyword arguments of a class that checks them itself, such as training arguments."""
+
+
 class ModelClass(Protocol):
     """A class of transformers that loads checkpoints: a model's own, or one of `AutoModel…`."""
 

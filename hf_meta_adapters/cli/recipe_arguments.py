@@ -30,7 +30,7 @@ Second = TypeVar("Second")
 
 @overload
 def parse_arguments(
-    kind: type[Arguments], arguments: Sequence[str] | None = None, **options: Any
+    kind: type[Arguments], arguments: Sequence[str] | None = None, **options: object
 ) -> Arguments: ...
 
 
@@ -38,18 +38,18 @@ def parse_arguments(
 def parse_arguments(
     kind: tuple[type[First], type[Second]],
     arguments: Sequence[str] | None = None,
-    **options: Any,
+    **options: object,
 ) -> tuple[First, Second]: ...
 
 
 @overload
 def parse_arguments(
-    kind: Sequence[type], arguments: Sequence[str] | None = None, **options: Any
+    kind: Sequence[type], arguments: Sequence[str] | None = None, **options: object
 ) -> tuple[Any, ...]: ...
 
 
 def parse_arguments(
-    kind: type | Sequence[type], arguments: Sequence[str] | None = None, **options: Any
+    kind: type | Sequence[type], arguments: Sequence[str] | None = None, **options: object
 ) -> object:
     r"""Fill one or several dataclasses from `--config FILE` (YAML) and the command line.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch.utils.data import Subset
 
@@ -25,9 +24,9 @@ class LanguageRoles:
         selection: For choosing checkpoints and settings; empty if none was requested.
     """
 
-    train: dict[Language, Any]
-    meta: dict[Language, Any]
-    selection: dict[Language, Any]
+    train: dict[Language, MapStyleDataset]
+    meta: dict[Language, MapStyleDataset]
+    selection: dict[Language, MapStyleDataset]
 
 
 def split_roles(
@@ -75,7 +74,7 @@ def split_roles(
         )
     shares = {role: share for role, share in shares.items() if share}
 
-    parts: dict[str, dict[Language, object]] = {"train": {}, "meta": {}, "selection": {}}
+    parts: dict[str, dict[Language, MapStyleDataset]] = {"train": {}, "meta": {}, "selection": {}}
     for language in check_languages(datasets):
         dataset = datasets[language]
         if not is_map_style(dataset):
@@ -120,7 +119,7 @@ def _assign_rows(
     return rows
 
 
-def _select(dataset: MapStyleDataset, rows: list[int]) -> object:
+def _select(dataset: MapStyleDataset, rows: list[int]) -> MapStyleDataset:
     # `datasets.Dataset.select` keeps features and stays a `Dataset`; others are only wrapped.
     if hasattr(dataset, "select"):
         return dataset.select(rows)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_meta_adapters._typing import Language
+from hf_meta_adapters._typing import JsonObject, Language
 from hf_meta_adapters.errors import ConfigurationError, check_known_language
 from hf_meta_adapters.results.plots import plot_intervals
 from hf_meta_adapters.results.tables import format_number, markdown_table
@@ -106,7 +106,7 @@ class LanguageScores:
 
         return {language: scores[name] for language, scores in self.scores.items()}
 
-    def to_dict(self, *, per_example: bool = False) -> dict[str, Any]:
+    def to_dict(self, *, per_example: bool = False) -> JsonObject:
         """Return everything as strings, numbers, lists and dicts, ready for JSON.
 
         Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from hf_meta_adapters.evaluation._forward import Feature
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+    from transformers.utils import ModelOutput
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +34,13 @@ class TaskScore:
     metrics: Mapping[str, float]
     per_example: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     constant_prediction: Hashable | None = None
+
+
+Kept: TypeAlias = Any
+"""What a task keeps of the output for one row, such as the class of each token."""
+
+Prediction: TypeAlias = Any
+"""What a task predicts for one example, such as the tags of its words."""
 
 
 class Task(ABC):
@@ -86,17 +94,19 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def decode(self, rows: Sequence[Feature], output: Any) -> Sequence[Any]:
+    def decode(self, rows: Sequence[Feature], output: ModelOutput) -> Sequence[Kept]:
         """Return what to keep of the model's output for each row of a batch: not whole logits."""
 
     @abstractmethod
     def predictions(
-        self, dataset: Rows, features: Sequence[Feature], decoded: Sequence[Any]
-    ) -> list[Any]:
+        self, dataset: Rows, features: Sequence[Feature], decoded: Sequence[Kept]
+    ) -> list[Prediction]:
         """Return one prediction for each example, from all its rows."""
 
     @abstractmethod
-    def score(self, dataset: Rows, predictions: Sequence[Any], *, language: Language) -> TaskScore:
+    def score(
+        self, dataset: Rows, predictions: Sequence[Prediction], *, language: Language
+    ) -> TaskScore:
         """Return the scores of the predictions, one for each example of `dataset`."""
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hf_meta_adapters._typing import Language
+from hf_meta_adapters._typing import JsonObject, Language
 from hf_meta_adapters.results.plots import plot_intervals
 from hf_meta_adapters.results.tables import (
     format_interval,
@@ -49,7 +49,7 @@ class PairedDifference:
     wins: int
     pairs: int
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return the attributes by name, ready for JSON (NaN as `None`)."""
         values = asdict(self)
 
@@ -87,7 +87,7 @@ class MethodComparison:
         """The number of seeds."""
         return len(next(iter(self.scores.values()))[0])
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """Return strings, numbers, lists and dicts, ready for JSON (NaN as `None`)."""
         means: dict[str, list[float | None]] = {}
         for name, mean_and_ends in self.means.items():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+from hf_meta_adapters._typing import Keywords
 
 __all__ = ["FinetuningSettings"]
 
@@ -35,9 +36,9 @@ class FinetuningSettings:
     seed: int = 0
     progress: bool = False
     early_stopping_patience: int | None = 3
-    training: Mapping[str, Any] = field(default_factory=dict)
+    training: Keywords = field(default_factory=dict)
 
-    def with_training(self, **training: Any) -> FinetuningSettings:
+    def with_training(self, **training: object) -> FinetuningSettings:
         """Return settings with further arguments of `MetaAdapterTrainingArguments`, which win."""
         return replace(self, training={**self.training, **training})
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from hf_meta_adapters._typing import AutoClass, Language
+from hf_meta_adapters._typing import AutoClass, Keywords, Language
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.evaluation import Task
 from hf_meta_adapters.finetuning._task_adapter import (
@@ -36,7 +35,7 @@ def load_for_task(
     languages: Sequence[Language] | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
-    **model_arguments: Any,
+    **model_arguments: object,
 ) -> LanguageAdapterModel:
     """Load a saved family with a new head for a task, and choose what is trained.
 
@@ -71,17 +70,16 @@ def load_for_task(
     shared = _shared_part(train, family, folder, auto_class)
 
     # Without classes, as for question answering, the head has the size that its class gives it.
-    classes: dict[str, Any] = {}
+    keywords: Keywords = model_arguments
     if task.labels:
-        classes = {"id2label": task.id2label, "label2id": task.label2id}
+        keywords = {"id2label": task.id2label, "label2id": task.label2id, **model_arguments}
 
     model = LanguageAdapterModel.from_pretrained(
         folder,
         auto_class=auto_class,
         languages=languages,
         shared=shared,
-        **classes,
-        **model_arguments,
+        **keywords,
     )
 
     # Every φ_l may train: a language without training data has no gradient and stays as it is.

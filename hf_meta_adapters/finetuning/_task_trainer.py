@@ -48,7 +48,7 @@ class TaskTrainer(MetaAdapterTrainer):
 
     def evaluate(
         self,
-        eval_dataset: Mapping[Language, Rows] | None = None,
+        eval_dataset: Any = None,
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:

@@ -283,7 +283,7 @@ class OuterStepSettings:
     train_gradients: bool
 
 
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, dict[str, str]] = {
     "paper": {"meta_gradient": "exact", "lookahead": "per_language", "meta_languages": "all"},
     "fast": {
         "meta_gradient": "finite_difference",

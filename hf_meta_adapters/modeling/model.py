@@ -43,6 +43,7 @@ from hf_meta_adapters.modeling._saving import Writer, checked_choice, family_of,
 from hf_meta_adapters.modeling._theta import claim_theta
 
 if TYPE_CHECKING:
+    from transformers.utils import ModelOutput
     from typing_extensions import Self
 
 
@@ -93,7 +94,7 @@ class LanguageAdapterModel(nn.Module):
         super().__init__()
         self.backend = backend
         # users, logs and checkpoints know every parameter by a name that begins with `model.`
-        self.model: Any = backend.module
+        self.model: nn.Module = backend.module
         self.training = backend.base.training
         # without adapters there is none to share, and no folder for it
         self.share_adapter = share_adapter and backend.name != "none"
@@ -140,7 +141,7 @@ class LanguageAdapterModel(nn.Module):
 
         return self._router.routing(self.languages) is not None
 
-    def forward(self, language: RowLanguages | None = None, **inputs: object) -> Any:
+    def forward(self, language: RowLanguages | None = None, **inputs: object) -> ModelOutput:
         """Run the model in a language, or each row of the batch in one of its own.
 
         Rows in several languages go through one pass where the method can do that (bottleneck
@@ -169,7 +170,7 @@ class LanguageAdapterModel(nn.Module):
 
     def generate(
         self, *args: object, language: RowLanguages | None = None, **inputs: object
-    ) -> Any:
+    ) -> Tensor | ModelOutput:
         """Generate text in a language, or each row of the batch in one of its own.
 
         Args:
@@ -194,7 +195,8 @@ class LanguageAdapterModel(nn.Module):
             return generate_rows(self._router, self.model, language, args, inputs)
 
         with self._router.running_in(language):
-            return self.model.generate(*args, **with_base_language(self._router, language, inputs))
+            model: Any = self.model  # `nn.Module` promises no `generate`
+            return model.generate(*args, **with_base_language(self._router, language, inputs))
 
     def set_language(self, language: Language) -> None:
         """Make `language` the one in which forward passes run.

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
-from hf_meta_adapters._typing import Language
+from hf_meta_adapters._typing import Keywords, Language
 from hf_meta_adapters.study._cell_settings import CellSettings
 from hf_meta_adapters.study.cell import read_texts
 from hf_meta_adapters.study.methods import METHODS, examples_seen
@@ -61,7 +61,7 @@ def trial_cells(
     args: StudyArguments,
     method: str,
     number: int,
-    trial: Mapping[str, Any],
+    trial: Keywords,
     best: TunedSettings,
 ) -> Cells:
     """Return the cells of one trial of a method, scored on selection text.

@@ -12,7 +12,7 @@ import transformers
 from datasets import Dataset
 from transformers.trainer_callback import PrinterCallback
 
-from hf_meta_adapters._typing import Language
+from hf_meta_adapters._typing import Keywords, Language
 from hf_meta_adapters.backends.bottleneck import BottleneckConfig
 from hf_meta_adapters.backends.module_copy import ModuleCopyConfig
 from hf_meta_adapters.data import LanguageBatchSampler
@@ -54,7 +54,7 @@ class Method:
     """
 
     own: str | None = None
-    training: Mapping[str, Any] = field(default_factory=lambda: {"adapter_update": "train"})
+    training: Keywords = field(default_factory=lambda: {"adapter_update": "train"})
     share_adapter: bool = False
     steps: float = 1.0
     like: str = ""
@@ -122,7 +122,7 @@ class Pretrained:
         )
 
 
-def small_sizes(width: int = 64, layers: int = 2) -> dict[str, Any]:
+def small_sizes(width: int = 64, layers: int = 2) -> dict[str, int | float | bool]:
     """Return the sizes of a ModernBERT that learns from little text.
 
     Its weights begin with a variance of 0.64 / width. The usual standard deviation of 0.02 is meant
@@ -153,13 +153,13 @@ def pretrain(
     tokenizer: PreTrainedTokenizerBase,
     *,
     model_type: str,
-    sizes: Mapping[str, Any],
+    sizes: Keywords,
     steps: int,
     seed: int,
     bottleneck_size: int = 16,
     mlm_probability: float = 0.15,
     callbacks: Sequence[TrainerCallback] = (),
-    **training: Any,
+    **training: object,
 ) -> Pretrained:
     """Minimize the masked-language-model loss from random weights by one of `METHODS`.
 

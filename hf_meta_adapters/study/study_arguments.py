@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
+from hf_meta_adapters._typing import JsonObject
 from hf_meta_adapters.study.methods import METHODS
 
 __all__ = ["StudyArguments"]
@@ -114,20 +114,20 @@ class StudyArguments:
         default="xlm-roberta",
         metadata={"help": "The architecture, by its name in transformers.AutoConfig."},
     )
-    sizes: dict[str, Any] = field(
+    sizes: JsonObject = field(
         default_factory=dict, metadata={"help": "Arguments of the model's config (YAML only)."}
     )
     mlm_probability: float = field(
         default=0.15, metadata={"help": "Share of the tokens that are to be predicted."}
     )
-    training: dict[str, Any] = field(
+    training: JsonObject = field(
         default_factory=dict,
         metadata={"help": "Arguments of MetaAdapterTrainingArguments for all methods (YAML only)."},
     )
-    finetuning: dict[str, Any] = field(
+    finetuning: JsonObject = field(
         default_factory=dict, metadata={"help": "Arguments of FinetuningSettings (YAML only)."}
     )
-    trials: dict[str, Any] = field(
+    trials: JsonObject = field(
         default_factory=dict,
         metadata={"help": "Method → list of arguments to try, equally many for each (YAML only)."},
     )

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, TrainOutput
 
+from hf_meta_adapters._typing import Batch
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.training._checkpoint_writer import record_callbacks
 from hf_meta_adapters.training._language_trainer import LanguageTrainer
@@ -39,7 +40,7 @@ class GuardedTrainer(LanguageTrainer):
             super().__init__(model, args, **given)
 
     def _inner_training_loop(
-        self, batch_size: int | None = None, *args: Any, **kwargs: Any
+        self, batch_size: int | None = None, *args: object, **kwargs: object
     ) -> TrainOutput:
         limit = self.args.save_total_limit
         self._stopped_at, self._evaluation_due, self._due_from = None, False, None
@@ -50,7 +51,7 @@ class GuardedTrainer(LanguageTrainer):
         finally:
             self.args.save_total_limit, self._is_ending = limit, False
 
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+    def log(self, logs: dict[str, float], *args: object, **kwargs: object) -> None:
         """Log, as in `transformers.Trainer`."""
         super().log(logs, *args, **kwargs)
 
@@ -59,7 +60,7 @@ class GuardedTrainer(LanguageTrainer):
         if self._is_ending and "train_runtime" in logs:
             self.args.save_total_limit = None
 
-    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader[Any]:
+    def get_eval_dataloader(self, *args: object, **kwargs: object) -> DataLoader[Batch]:
         """The loader of evaluation data, as in `transformers.Trainer`."""
         return self._spared(super().get_eval_dataloader(*args, **kwargs))
 
@@ -68,13 +69,13 @@ class GuardedTrainer(LanguageTrainer):
         self._termination.spare_workers(loader)
         return loader
 
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
+    def get_batch_samples(self, *args: object, **kwargs: object) -> tuple[list[object], object]:
         """The micro-batches of the next step, as in `transformers.Trainer`; none after the last."""
         # From a checkpoint of the last step transformers would take one more.
         if self.state.global_step >= self.state.max_steps:
             return [], None
 
-        samples: tuple[list[Any], Any] = super().get_batch_samples(*args, **kwargs)
+        samples: tuple[list[object], object] = super().get_batch_samples(*args, **kwargs)
         return samples
 
     def check_trained(self) -> None:
@@ -85,7 +86,7 @@ class GuardedTrainer(LanguageTrainer):
         """
         check_trained(self._model, self.optimizer, self.state.global_step, self.args)
 
-    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+    def _maybe_log_save_evaluate(self, *args: object, **kwargs: object) -> None:
         if self._termination.is_requested():
             self._obey()
 

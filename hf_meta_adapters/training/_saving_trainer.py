@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from transformers.trainer_utils import HubStrategy
 
+from hf_meta_adapters._typing import JsonObject
+from hf_meta_adapters.evaluation import LanguageScores
 from hf_meta_adapters.hub.checksums import compared_before
 from hf_meta_adapters.hub.manifest import read_manifest
 from hf_meta_adapters.hub.tokenizer import save_tokenizer
@@ -34,7 +36,7 @@ class SavingTrainer(GuardedTrainer):
 
     meta_dataset: Datasets | None
     """language → data of the meta-gradient."""
-    scores: list[Any]
+    scores: list[LanguageScores | JsonObject]
     """What else was measured of the model (`LanguageScores`), for the model card."""
     progress: Progress
     """Rows seen of each language, steps skipped."""
@@ -42,7 +44,9 @@ class SavingTrainer(GuardedTrainer):
     _run: RunIdentity
     _writer: CheckpointWriter
 
-    def create_scheduler(self, *args: Any, **kwargs: Any) -> torch.optim.lr_scheduler.LRScheduler:
+    def create_scheduler(
+        self, *args: object, **kwargs: object
+    ) -> torch.optim.lr_scheduler.LRScheduler:
         """The schedule of `transformers.Trainer`."""
         scheduler = super().create_scheduler(*args, **kwargs)
         self._run.note_rates(self.optimizer, scheduler)

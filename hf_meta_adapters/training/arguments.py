@@ -230,7 +230,7 @@ class MetaAdapterTrainingArguments(TrainingArguments):
         check_accelerator_config(self.accelerator_config)
         self._check_checkpointing()
 
-    def method(self) -> dict[str, Any]:
+    def method(self) -> dict[str, object]:
         """The arguments that this class adds to those of transformers, for the record."""
         omitted = {argument.name for argument in fields(TrainingArguments)}
         omitted.add("sampling_temperature")  # `sampling_alpha` under its old name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -140,7 +140,7 @@ class GradientConflictCallback(TrainerCallback):
         control: TrainerControl,
         *,
         model: nn.Module,
-        train_dataloader: DataLoader[Any],
+        train_dataloader: DataLoader[Batch],
         **_: object,
     ) -> None:
         """Gather the probe batches, and measure the model before training."""
@@ -202,7 +202,7 @@ class GradientConflictCallback(TrainerCallback):
         return plot_conflict_over_time(self.history, path, ax)
 
     def _gather(
-        self, args: TrainingArguments, model: nn.Module, loader: DataLoader[Any]
+        self, args: TrainingArguments, model: nn.Module, loader: DataLoader[Batch]
     ) -> dict[Language, list[Batch]]:
         """The probe batches of each language, as the model takes them."""
         if self._batches is None:

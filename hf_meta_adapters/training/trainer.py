@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,11 @@ from hf_meta_adapters.training._train_loader import train_dataloader, train_samp
 from hf_meta_adapters.training._weight_check import check_weights
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 from hf_meta_adapters.training.conflict_callback import GradientConflictCallback
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from hf_meta_adapters.training._trainer_keywords import TrainerKeywords
 
 
 class MetaAdapterTrainer(SavingTrainer):
@@ -99,7 +104,7 @@ class MetaAdapterTrainer(SavingTrainer):
         train_dataset: Datasets | None = None,
         meta_dataset: Datasets | None = None,
         eval_dataset: Datasets | None = None,
-        **trainer_arguments: Any,
+        **trainer_arguments: Unpack[TrainerKeywords],
     ) -> None:
         optimizer, _ = trainer_arguments.get("optimizers", (None, None))
         check_setup(model, args, optimizer)
@@ -108,7 +113,7 @@ class MetaAdapterTrainer(SavingTrainer):
         """language → data of the meta-gradient."""
         self.progress = Progress()
         """Rows seen of each language, steps skipped."""
-        self.scores: list[Any] = []
+        self.scores = []
         """What else was measured of the model (`LanguageScores`), for the model card."""
         self._adapters = adapter_parameters(model, model.languages)
         self._adapter_rate: float | None = None  # of the last step, where φ has groups of its own
@@ -166,7 +171,7 @@ class MetaAdapterTrainer(SavingTrainer):
                 added.trainer = self
 
     def train(
-        self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
+        self, resume_from_checkpoint: str | bool | None = None, *args: object, **kwargs: object
     ) -> TrainOutput:
         """Train, from the beginning or from a checkpoint.
 
@@ -220,7 +225,7 @@ class MetaAdapterTrainer(SavingTrainer):
             on_all(self.args, lambda: check_weights(self._model))
 
     def _inner_training_loop(
-        self, batch_size: int | None = None, *args: Any, **kwargs: Any
+        self, batch_size: int | None = None, *args: object, **kwargs: object
     ) -> TrainOutput:
         # transformers 4 would take it from the checkpoint, of perhaps more or fewer processes.
         if not self.args.auto_find_batch_size:
@@ -281,7 +286,7 @@ class MetaAdapterTrainer(SavingTrainer):
         self.progress.add_step(batches, self._rows_per_step)
         return loss.to(self.args.device)
 
-    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+    def create_optimizer(self, *args: object, **kwargs: object) -> torch.optim.Optimizer:
         """The optimizer of `transformers.Trainer`, with separate groups and a rate for φ."""
         is_given = self.optimizer is not None
         optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
@@ -294,7 +299,7 @@ class MetaAdapterTrainer(SavingTrainer):
             split_groups(optimizer, self._adapters, self._adapter_rate)
         return optimizer
 
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+    def log(self, logs: dict[str, float], *args: object, **kwargs: object) -> None:
         """Add the losses of each language and the meter of the meta-signal to the training logs."""
         # Of training: those of evaluation and of the end of a run do not have both.
         if "loss" in logs and "learning_rate" in logs:
@@ -303,7 +308,7 @@ class MetaAdapterTrainer(SavingTrainer):
                 logs["adapter_learning_rate"] = self._adapter_rate
         super().log(logs, *args, **kwargs)
 
-    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+    def _evaluate(self, *args: object, **kwargs: object) -> dict[str, float]:
         with self.progress.paused():
             metrics: dict[str, float] = super()._evaluate(*args, **kwargs)
         return metrics

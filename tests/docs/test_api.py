@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+from dataclasses import is_dataclass
 from typing import Any
 
 import pytest
@@ -34,6 +35,7 @@ MODULES = [
 PUBLIC = sorted(
     {f"{m.__name__}.{name}" for m in MODULES for name in m.__all__ if name != "__version__"}
 )
+ANY = re.compile(r"\bAny\b")
 # Shown by their callers: recipes, which run in tests/recipes, and `GradientConflictCallback.plot`.
 BY_CALLER = {
     "run_finetuning",
@@ -108,6 +110,61 @@ def test_a_function_is_shown_where_it_runs() -> None:
 )
 def test_the_reference_has_no_name_that_is_not_there(line: str) -> None:
     assert load(line.removeprefix("::: "))
+
+
+def untyped(found: Any) -> set[str]:
+    """The public annotations of an object that say `Any`."""
+    if inspect.isfunction(found):
+        annotations = inspect.unwrap(found).__annotations__
+        return {f"{name}: {kind}" for name, kind in annotations.items() if ANY.search(str(kind))}
+    if not inspect.isclass(found):
+        return set()
+
+    said: set[str] = set()
+    overridden: set[str] = set()
+    for one in found.__mro__:
+        if not one.__module__.startswith(("hf_meta_adapters", __name__)):
+            continue
+
+        own = vars(one).get("__annotations__", {})
+        said |= {f"{name}: {kind}" for name, kind in own.items() if ANY.search(str(kind))}
+        for name in vars(one).keys() - overridden:
+            is_public = not name.startswith("_")
+            # The `__init__` of a dataclass repeats its fields, also those of transformers.
+            if is_public or (name == "__init__" and not is_dataclass(one)):
+                member = vars(one)[name]
+                function = getattr(member, "fget", None) or getattr(member, "__func__", member)
+                said |= untyped(function) if inspect.isfunction(function) else set()
+        overridden |= vars(one).keys()
+    return said
+
+
+@pytest.mark.parametrize("path", sorted({*PUBLIC, *re.findall(r"^::: (.*)$", reference(), re.M)}))
+def test_a_public_signature_has_real_types(path: str) -> None:
+    assert untyped(load(path)) == set()
+
+
+class Untyped:
+    field: dict[str, Any]
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    @property
+    def value(self) -> Any:
+        return self.number
+
+    @classmethod
+    def make(cls, *numbers: int, **options: Any) -> int:
+        return len(numbers) + len(options)
+
+    def _private(self) -> Any:
+        return self.number
+
+
+def test_any_is_found() -> None:
+    assert untyped(Untyped) == {"field: dict[str, Any]", "return: Any", "options: Any"}
+    assert untyped(documented) == set()
 
 
 def documented(number: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +21,7 @@ pytestmark = [
         reason="NOT CHECKED: the documentation cannot be built; the extra `docs` is absent",
     ),
 ]
+FOOTER = re.compile(r'class="md-footer__link md-footer__link--(prev|next)"')
 needs_browser = pytest.mark.skipif(
     BROWSER is None, reason="NOT CHECKED IN A BROWSER: no chromium or chrome is there"
 )
@@ -63,6 +65,32 @@ def test_links_between_pages_are_those_of_the_site(site: Path) -> None:
     assert ".ipynb" not in text.split("<article")[1]
 
 
+def test_a_notebook_is_shown_without_raw_html(site: Path) -> None:
+    page = (site / "tutorials" / "first_meta_adapter" / "index.html").read_text(encoding="utf-8")
+    article = page.split("<article")[1].split("</article>")[0]
+    assert "progress" not in article
+    assert "&lt;table" not in article
+    assert article.count("<table>") == 2  # the losses of both trainings
+    assert re.search(r"Training Loss</th>.*?<td[^>]*>30</td>\s*<td[^>]*>[\d.]+</td>", article, re.S)
+
+
+def test_every_page_leads_to_its_neighbours(site: Path) -> None:
+    pages = {page: (site / page.lstrip("/")).read_text(encoding="utf-8") for page in html(site)}
+    ends = [page for page, text in pages.items() if len(FOOTER.findall(text)) < 2]
+    assert len(ends) == 2
+    assert all(FOOTER.findall(pages[page]) for page in ends)
+
+
+def test_a_reader_may_choose_light_or_dark(site: Path) -> None:
+    home = (site / "index.html").read_text(encoding="utf-8")
+    assert set(re.findall(r'data-md-color-scheme="(\w+)"', home)) >= {"default", "slate"}
+
+
+def test_the_reference_shows_the_source(site: Path) -> None:
+    model = (site / "reference" / "model" / "index.html").read_text(encoding="utf-8")
+    assert "hf_meta_adapters/modeling/factory.py" in model
+
+
 @needs_browser
 def test_a_browser_finds_nothing_wrong(site: Path, tmp_path: Path) -> None:
     report, console = look(site, tmp_path)
@@ -73,6 +101,8 @@ def test_a_browser_finds_nothing_wrong(site: Path, tmp_path: Path) -> None:
 
 BAD = """<!doctype html><html><head><title></title></head><body><article>
 <h2>Two</h2><h4 style="width: 3000px">Four</h4><p style="color: #999">Pale</p><img src="absent.png">
+<div class="doc-contents"><div class="md-typeset__scrollwrap"
+style="width: 9px; overflow: auto">sideways</div></div>
 <a href="x"></a><script src="https://example.org/x.js"></script></article>
 <script>console.error("no")</script></body></html>"""
 
@@ -93,6 +123,7 @@ def test_the_browser_finds_what_is_wrong(tmp_path: Path) -> None:
         "picture",
         "name of a link",
         "overflow",
+        "sideways scrolling",
         "request to another host",
     }
     assert any("no" in line for line in console)

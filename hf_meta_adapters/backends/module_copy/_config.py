@@ -66,7 +66,7 @@ class ModuleCopyConfig(PeftConfig):
         *,
         target_modules: str | list[str] | None = None,
         modules_to_save: list[str] | None = None,
-        **options: Any,
+        **options: object,
     ) -> None:
         # `PeftConfig` sets `peft_type` to nothing, so it comes first
         super().__init__(**options)

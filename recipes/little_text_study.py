@@ -108,14 +108,14 @@ def main() -> None:
 
     done |= studied
     if args.results and done:
-        seconds = [cell["seconds"] for cell in done.values()]
         record = {
             "command": shlex.join(["python", *sys.argv]),
             "versions": done[next(iter(done))]["result"]["versions"],
             "hardware": sorted({cell["machine"] for cell in done.values()}),
             "seeds": sorted({cell["settings"]["seed"] for cell in studied.values()}),
             "estimated_hours": args.estimated_hours,
-            "hours": round(sum(seconds) / 3600, 2),
+            "core_hours": round(sum(cell["cpu_seconds"] for cell in done.values()) / 3600, 2),
+            "hours": round(sum(cell["seconds"] for cell in done.values()) / 3600, 2),
             "tuned": tuned,
             "tuning": tuning,
             **report,

@@ -44,7 +44,7 @@ class SelectionScores(TrainerCallback):
     Args:
         model: The model that is trained.
         selection: The selection rows of each language.
-        every: The number of steps between scores.
+        every: The number of steps between scores; the last step always has one.
     """
 
     def __init__(self, model: LanguageAdapterModel, selection: Features, *, every: int) -> None:
@@ -74,7 +74,7 @@ class SelectionScores(TrainerCallback):
             **kwargs: The rest.
         """
         step = state.global_step
-        if step % self._every:
+        if step % self._every and step < state.max_steps:
             return
 
         scores = score_languages(self._model, self._selection)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from hf_meta_adapters.errors import (
     check_languages,
 )
 from hf_meta_adapters.evaluation._metrics_library import metrics_library
+from hf_meta_adapters.evaluation.holm import adjust_by_holm
 from hf_meta_adapters.evaluation.method_comparison import MethodComparison, PairedDifference
 
 __all__ = ["compare_methods"]
@@ -80,7 +80,7 @@ def compare_methods(
         languages=languages,
         scores={name: matrix.tolist() for name, matrix in matrices.items()},
         means={name: (test.mean, test.low, test.high) for name, test in means.items()},
-        differences=_adjust_by_holm(differences),
+        differences=adjust_by_holm(differences),
     )
 
 
@@ -186,21 +186,4 @@ def _difference(
         p_value=test.p_value,
         wins=int((gains > 0).sum()),
         pairs=int(gains.size),
-    )
-
-
-def _adjust_by_holm(differences: Sequence[PairedDifference]) -> tuple[PairedDifference, ...]:
-    """Adjust p-values: p̃_(k) = max over j ≤ k of min(1, (m − j + 1) p_(j))."""
-    # By hand: scipy has the procedures that bound the false discovery rate, but not Holm's.
-    tested = [difference for difference in differences if not math.isnan(difference.p_value)]
-    tested.sort(key=lambda difference: difference.p_value)
-
-    adjusted: dict[tuple[str, str], float] = {}
-    largest = 0.0
-    for rank, difference in enumerate(tested):
-        largest = max(largest, min(1.0, (len(tested) - rank) * difference.p_value))
-        adjusted[difference.treatment, difference.baseline] = largest
-
-    return tuple(
-        replace(d, p_value=adjusted.get((d.treatment, d.baseline), math.nan)) for d in differences
     )

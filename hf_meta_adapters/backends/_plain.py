@@ -20,9 +20,7 @@ from hf_meta_adapters.backends.base import Backend
 from hf_meta_adapters.errors import ConfigurationError
 
 
-class PlainBackend(
-    Backend, TakesSharedPart, MergesLanguages, ExportsLora, RemovesLanguages
-):
+class PlainBackend(Backend, TakesSharedPart, MergesLanguages, ExportsLora, RemovesLanguages):
     """The model without adapters; every language runs through the same parameters."""
 
     name: ClassVar[str] = "none"

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from hf_meta_adapters.backends.bottleneck import BottleneckConfig
 from hf_meta_adapters.backends.module_copy import ModuleCopyConfig
-from hf_meta_adapters.bundled.folders import texts_folder
 from hf_meta_adapters.backends.peft.lora import PeftConfig, lora_config
+from hf_meta_adapters.bundled.folders import texts_folder
 from hf_meta_adapters.errors import ConfigurationError
 
 __all__ = ["PretrainingArguments"]

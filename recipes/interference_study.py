@@ -29,7 +29,6 @@ from itertools import chain
 from pathlib import Path
 
 from hf_meta_adapters.cli import parse_arguments
-from hf_meta_adapters.cli.process_group import closing_process_group
 from hf_meta_adapters.cli.written_command import written_command
 from hf_meta_adapters.pretraining import train_tokenizer
 from hf_meta_adapters.results.files import write_text
@@ -149,5 +148,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with closing_process_group():
-        main()
+    main()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from hf_meta_adapters._version import __version__
 from hf_meta_adapters.cli.copying import copy_bundled
@@ -25,6 +26,7 @@ Meta-learned language adapters, from the command line.
   cp NAME [DEST]               copy a recipe or a configuration, to change it
   diagnose MODEL TEXTS         report which languages of a model interfere
   languages MODEL              list the languages of a saved or published family
+  export MODEL FOLDER          write a family as files that a server loads
 """
 
 EXAMPLES = f"""\
@@ -103,17 +105,32 @@ def _other(words: Sequence[str]) -> int:
         print(listing())
     elif args.command == "cp":
         print(f"Wrote {copy_bundled(args.name, args.destination, force=args.force)}.")
-    else:
+    elif args.command == "languages":
         # Imports the client of the Hub.
         from hf_meta_adapters.hub.download import list_languages
 
         for language in list_languages(args.model, revision=args.revision):
             print(language)
+    else:
+        _export(args)
 
     return 0
 
 
-COMMANDS = ("ls", "run", "cp", "diagnose", "languages")
+def _export(args: argparse.Namespace) -> None:
+    # Imports torch and transformers.
+    from hf_meta_adapters.cli.exporting import export_for_vllm, export_merged
+
+    folder, options = Path(args.folder), {"languages": args.languages, "revision": args.revision}
+    if args.server == "vllm":
+        print(export_for_vllm(args.model, folder, **options).command())
+        return
+
+    for language, place in export_merged(args.model, folder, **options).items():
+        print(f"{language}: {place}")
+
+
+COMMANDS = ("ls", "run", "cp", "diagnose", "languages", "export")
 
 
 def _checked(words: Sequence[str]) -> Sequence[str]:
@@ -154,6 +171,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     languages.add_argument("model", metavar="MODEL", help="a folder, or a repository of the Hub")
     languages.add_argument("--revision", help="a branch, a tag or a commit of the repository")
+
+    export = commands.add_parser(
+        "export", description="Write a family as files that a server loads."
+    )
+    export.add_argument("model", metavar="MODEL", help="a folder, or a repository of the Hub")
+    export.add_argument("folder", metavar="FOLDER", help="where to write a folder per language")
+    export.add_argument(
+        "--for",
+        dest="server",
+        choices=("vllm", "merged"),
+        required=True,
+        help="vllm: one LoRA per language, and the command that serves them; merged: one plain"
+        " model per language",
+    )
+    export.add_argument("--languages", nargs="+", metavar="LANGUAGE", help="default: all")
+    export.add_argument("--revision", help="a branch, a tag or a commit of the repository")
     return parser
 
 

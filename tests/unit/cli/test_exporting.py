@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from hf_meta_adapters import LanguageAdapterModel, get_language_model
+from hf_meta_adapters.cli.command import main
 from hf_meta_adapters.cli.exporting import RANKS, VllmExport, export_for_vllm, export_merged
 from hf_meta_adapters.errors import ConfigurationError
 from tests.adapted import stirred
@@ -92,6 +93,23 @@ def test_a_rank_that_vllm_does_not_serve(tmp_path):
     saved(tmp_path / "family", rank=513)
     with pytest.raises(ConfigurationError, match=r"at most rank 512\. Found 513"):
         export_for_vllm(str(tmp_path / "family"), tmp_path / "served")
+
+
+def test_the_command_prints_what_starts_the_server(tmp_path, capsys):
+    saved(tmp_path / "family", theta_rank=3)
+    words = ["export", str(tmp_path / "family"), str(tmp_path / "served"), "--languages", "en"]
+    assert main([*words, "--for", "vllm"]) == 0
+    printed = capsys.readouterr().out.strip()
+    assert printed.startswith("vllm serve")
+    assert printed.endswith(f"--max-lora-rank 8 --lora-modules en={tmp_path / 'served' / 'en'}")
+
+    # the folder is there now
+    assert main([*words, "--for", "vllm"]) == 2
+    assert "new or empty" in capsys.readouterr().err
+
+    words[2] = str(tmp_path / "plain")
+    assert main([*words, "--for", "merged"]) == 0
+    assert capsys.readouterr().out.strip().endswith(f"en: {tmp_path / 'plain' / 'en'}")
 
 
 def test_merged_models_are_plain_checkpoints(tmp_path):

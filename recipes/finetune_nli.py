@@ -1,12 +1,12 @@
 """Fine-tune a saved family to tell whether a premise entails a hypothesis; score every language.
 
-Needs:    a family that `save_pretrained` wrote (`make quickstart` leaves one in
+Needs:    a family that `save_pretrained` wrote (the recipe quickstart leaves one in
           outputs/quickstart/model), and labelled data: a folder with
           <language>/{train,test}.jsonl, one {"premise", "hypothesis", "label"} a line with a label
           of entailment, neutral and contradiction, or the name of a dataset on the Hub.
 Takes:    minutes on one core with the family of the quickstart and a few hundred steps.
 Writes:   scores.json, scores.md and scores.png to --output_dir.
-Command:  python recipes/finetune_nli.py --config recipes/configs/xnli.yaml --model MODEL
+Command:  hf-meta-adapters run finetune_nli --config xnli --model MODEL
               --train shared
 Override: every setting is an argument, and the command line wins over --config:
           --protocol within-language   train and test in l, with φ_l
@@ -45,7 +45,7 @@ def main() -> None:
     began = time.perf_counter()
 
     # Task: the classes, and how they are scored. Another score is another `Task`
-    # (docs/how-to/write_a_task.md).
+    # (see the page “Write a task”).
     task = NLI()
 
     # Data: language → examples with the columns that the header names; `train` has the languages

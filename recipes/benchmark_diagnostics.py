@@ -8,7 +8,7 @@ as `--intervals` intervals, and has one measurement more.
 Needs:    nothing but the package.
 Takes:    minutes on one core.
 Writes:   one JSON file.
-Command:  python recipes/benchmark_diagnostics.py --output recipes/results/diagnostics_cost.json
+Command:  hf-meta-adapters run benchmark_diagnostics --output diagnostics_cost.json
 Override: --intervals, --hidden_size and --batch_size, see --help.
 """
 

@@ -1,6 +1,6 @@
 """How close is each setting of the outer step to the exact gradient of the paper?
 
-In a learned state, on real text: takes a saved family (of the quickstart: `make quickstart` first),
+In a learned state, on real text: takes a saved family (of the recipe quickstart: run that first),
 draws batches of the bundled verses, and compares every setting, on the same batches and dropout
 masks, with `exact` and a look-ahead per language. The noise of the text, which is the cosine
 between exact gradients of two draws of batches, stands next to it.
@@ -8,8 +8,8 @@ between exact gradients of two draws of batches, stands next to it.
 Needs:    a saved family of a masked language model, with its tokenizer.
 Takes:    minutes on one core.
 Writes:   one JSON file, and a table to the terminal.
-Command:  python recipes/benchmark_fidelity.py
-              --output recipes/results/benchmark_fidelity_cpu.json
+Command:  hf-meta-adapters run benchmark_fidelity
+              --output benchmark_fidelity_cpu.json
 Override: --model FOLDER --inner_learning_rates 0.01 0.1 --draws 3, see --help.
 """
 

@@ -7,8 +7,8 @@ a process of its own. Tokens are random.
 Needs:    nothing but the package; it runs on a GPU if there is one. Memory on a CPU needs Linux.
 Takes:    the longer the more --languages: unrolled and paper settings grow with their square.
 Writes:   one JSON file, and a table to the terminal.
-Command:  python recipes/benchmark_meta_step.py
-              --output recipes/results/benchmark_meta_step_cpu.json
+Command:  hf-meta-adapters run benchmark_meta_step
+              --output benchmark_meta_step_cpu.json
 Override: --languages 3 7 --batch_size 32 --settings '^(joint|fast)$', see --help.
 """
 

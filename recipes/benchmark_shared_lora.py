@@ -8,8 +8,8 @@ medians over repeats. Tokens are random.
 Needs:    nothing but the package; it runs on a GPU if there is one, otherwise on Linux.
 Takes:    minutes on one core.
 Writes:   one JSON file, and a table to the terminal.
-Command:  python recipes/benchmark_shared_lora.py
-              --output recipes/results/benchmark_shared_lora_cpu.json
+Command:  hf-meta-adapters run benchmark_shared_lora
+              --output benchmark_shared_lora_cpu.json
 Override: --hidden_size, --batch_size, --length, --repeats, see --help.
 """
 

@@ -8,7 +8,7 @@ comes out is written.
 Needs:    the package with its extra plots.
 Takes:    two minutes on one core with --steps 400 --batch_size 8.
 Writes:   one JSON file and a picture beside it, and tables to the terminal.
-Command:  python recipes/conflict_on_text.py --output recipes/results/conflict_on_text.json
+Command:  hf-meta-adapters run conflict_on_text --output conflict_on_text.json
 Override: --data FOLDER --held_out valid --languages en fr ar for other text, see --help.
 """
 

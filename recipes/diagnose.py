@@ -11,7 +11,7 @@ Needs:    MODEL, a folder that `save_pretrained` of this package wrote, or any m
 Takes:    a minute or two for a small model on a CPU; it says how long as soon as it knows. Masks
           take most of it: --mask_steps 0 leaves them out, Ctrl-C ends them.
 Writes:   report.html, .md, .json and pictures to --output_dir; the verdict to the terminal.
-Command:  python recipes/diagnose.py MODEL TEXTS
+Command:  hf-meta-adapters diagnose MODEL TEXTS
 Override: --batches, --batch_size and --max_length for more or less text, see --help. --monolingual
           FOLDER, with a model of each language alone (FOLDER/sw), measures what joint training
           costs: without it, the verdict does not know who loses.

@@ -1,6 +1,6 @@
 """Fine-tune a saved family to tell whether a premise entails a hypothesis; score every language.
 
-Needs:    a family that `save_pretrained` wrote (`make quickstart` leaves one in
+Needs:    a family that `save_pretrained` wrote (the recipe quickstart leaves one in
           outputs/quickstart/model), or its name on the Hub, and labelled data: a folder with
           <language>/{train,test}.jsonl, one {"premise", "hypothesis", "label"} a line with a label
           of entailment, neutral and contradiction, or the name of a dataset on the Hub.
@@ -8,7 +8,7 @@ Takes:    minutes on one core with the family of the quickstart and a few hundre
 Writes:   scores.json, scores.md and scores.png to --output_dir, and the fine-tuned model, with its
           tokenizer, ready for `LanguageAdapterModel.from_pretrained`; where a protocol trains a
           model for each language, to models/<language> in it. --save_model false: scores alone.
-Command:  python recipes/finetune_nli.py --config recipes/configs/xnli.yaml --model MODEL
+Command:  hf-meta-adapters run finetune_nli --config xnli --model MODEL
 Override: every setting is an argument, and the command line wins over --config:
           --protocol within-language   train and test in l, with φ_l
           --protocol zero-shot         train in --source_language with its φ, test in l with φ_l
@@ -50,7 +50,7 @@ def main() -> None:
     began = time.perf_counter()
 
     # Task: the classes, and how they are scored. Another score is another `Task`
-    # (docs/how-to/write_a_task.md).
+    # (see the page “Write a task”).
     task = NLI()
 
     # Data: language → examples with the columns that the header names; `train` has the languages

@@ -1,6 +1,6 @@
 """Fine-tune a saved family to answer questions by a span of a passage; score every language.
 
-Needs:    a family that `save_pretrained` wrote (`make quickstart` leaves one in
+Needs:    a family that `save_pretrained` wrote (the recipe quickstart leaves one in
           outputs/quickstart/model), or its name on the Hub, and labelled data: a folder with
           <language>/{train,test}.jsonl, one {"question", "context", "answers": {"text": [...],
           "answer_start": [...]}} a line, or the name of a dataset on the Hub.
@@ -8,7 +8,7 @@ Takes:    minutes on one core with the family of the quickstart and a few hundre
 Writes:   scores.json, scores.md and scores.png to --output_dir, and the fine-tuned model, with its
           tokenizer, ready for `LanguageAdapterModel.from_pretrained`; where a protocol trains a
           model for each language, to models/<language> in it. --save_model false: scores alone.
-Command:  python recipes/finetune_question_answering.py --config recipes/configs/tydiqa.yaml
+Command:  hf-meta-adapters run finetune_question_answering --config tydiqa
               --model MODEL
 Override: every setting is an argument, and the command line wins over --config:
           --protocol within-language   train and test in l, with φ_l
@@ -62,7 +62,7 @@ def main() -> None:
     began = time.perf_counter()
 
     # Task: how passages are cut into windows, and how answers are compared. Another score is
-    # another `Task` (docs/how-to/write_a_task.md).
+    # another `Task` (see the page “Write a task”).
     task = QuestionAnswering(args.normalization, stride=args.stride)
 
     # Data: language → examples with the columns that the header names; `train` has the languages

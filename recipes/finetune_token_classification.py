@@ -1,6 +1,6 @@
 """Fine-tune a saved family to tag words, as names or parts of speech, and score every language.
 
-Needs:    a family that `save_pretrained` wrote (`make quickstart` leaves one in
+Needs:    a family that `save_pretrained` wrote (the recipe quickstart leaves one in
           outputs/quickstart/model), or its name on the Hub, and labelled data: a folder with
           <language>/{train,test}.jsonl, one {"tokens": [...], "tags": [...]} a line, or the name
           of a dataset on the Hub.
@@ -8,7 +8,7 @@ Takes:    minutes on one core with the family of the quickstart and a few hundre
 Writes:   scores.json, scores.md and scores.png to --output_dir, and the fine-tuned model, with its
           tokenizer, ready for `LanguageAdapterModel.from_pretrained`; where a protocol trains a
           model for each language, to models/<language> in it. --save_model false: scores alone.
-Command:  python recipes/finetune_token_classification.py --config recipes/configs/wikiann.yaml
+Command:  hf-meta-adapters run finetune_token_classification --config wikiann
               --model MODEL
 Override: every setting is an argument, and the command line wins over --config:
           --protocol within-language   train and test in l, with φ_l
@@ -61,7 +61,7 @@ def main() -> None:
     began = time.perf_counter()
 
     # Task: the tags, and how they are scored. Another score is another `Task`
-    # (docs/how-to/write_a_task.md); `get_task` also knows the tasks that you registered.
+    # (see the page “Write a task”); `get_task` also knows the tasks that you registered.
     task = get_task(args.task)
     if args.task == "ner":
         task = NER(args.types)

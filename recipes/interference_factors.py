@@ -11,8 +11,8 @@ test verses, in bits per character.
 Needs:    nothing but the package.
 Takes:    five minutes on one core with --steps 200 --shares 0.125 1.0 --widths 32 128.
 Writes:   one JSON file, and tables to the terminal.
-Command:  python recipes/interference_factors.py
-              --output recipes/results/interference_factors.json
+Command:  hf-meta-adapters run interference_factors
+              --output interference_factors.json
 Override: --languages, --shares, --widths, --steps, --seeds 0 1 2 (one model each), see --help.
 """
 

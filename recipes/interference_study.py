@@ -12,9 +12,9 @@ Takes:    about an hour and a half with the configuration below and two processe
           a run that was killed continues where it was.
 Writes:   report.html, .md, .json and pictures to --output_dir; --results FILE for one JSON file.
 Command:  first the trials of the settings, then the study with the best of them:
-          python recipes/interference_study.py --config recipes/configs/study_small.yaml
+          hf-meta-adapters run interference_study --config study_small
               --processes 2 --tune true
-          python recipes/interference_study.py --config recipes/configs/study_small.yaml
+          hf-meta-adapters run interference_study --config study_small
               --processes 2
 Override: every setting is an argument, and the command line wins over --config. --cells 1/4
           computes a quarter of the cells; --report true writes the report of those that are done.

@@ -9,9 +9,9 @@ Writes:   the family to --output_dir: θ as a plain checkpoint, a folder for eac
           tokenizer; with --eval_split also the bits per character of each language, in scores.json,
           scores.md and the model card.
 Command:  from scratch, on the bundled verses:
-          python recipes/pretrain_clm.py --config recipes/configs/pretrain_clm.yaml
+          hf-meta-adapters run pretrain_clm --config pretrain_clm
           further, from a pretrained model (one line):
-          python recipes/pretrain_clm.py --model Qwen/Qwen3-0.6B
+          hf-meta-adapters run pretrain_clm --model Qwen/Qwen3-0.6B
               --data TEXTS --output_dir outputs/family
 Override: every setting is an argument, and the command line wins over --config. Settings of
           MetaAdapterTrainingArguments are arguments as well: --preset fast, --bf16 true,

@@ -9,9 +9,9 @@ Writes:   the family to --output_dir: θ as a plain checkpoint, a folder for eac
           tokenizer; with --eval_split also the bits per character of each language, in scores.json,
           scores.md and the model card.
 Command:  from scratch, on the bundled verses:
-          python recipes/pretrain_mlm.py --config recipes/configs/pretrain_mlm.yaml
+          hf-meta-adapters run pretrain_mlm --config pretrain_mlm
           further, from a pretrained model (one line):
-          python recipes/pretrain_mlm.py --model FacebookAI/xlm-roberta-base
+          hf-meta-adapters run pretrain_mlm --model FacebookAI/xlm-roberta-base
               --data TEXTS --output_dir outputs/family
 Override: every setting is an argument, and the command line wins over --config. Settings of
           MetaAdapterTrainingArguments are arguments as well: --preset fast, --bf16 true,

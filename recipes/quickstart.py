@@ -9,7 +9,7 @@ Needs:    nothing but the package with its extra plots.
 Takes:    minutes on a CPU.
 Writes:   to --output_dir: report.md, report.json, pictures, and in model/ the family with
           meta-learned adapters.
-Command:  python recipes/quickstart.py
+Command:  hf-meta-adapters run quickstart
 Override: --steps 1000 --batch_size 16 --learning_rate 3e-3 --seed 1 --output_dir FOLDER
 """
 

@@ -8,7 +8,7 @@ seen and logs are compared with those of an undisturbed run.
 Needs:    nothing but the package, on a system with SIGKILL.
 Takes:    minutes on one core.
 Writes:   one JSON file. Ends with an error if the two runs differ.
-Command:  python recipes/soak.py --output recipes/results/soak_cpu.json
+Command:  hf-meta-adapters run soak --output soak_cpu.json
 Override: --kills 3 --kills_in_saves 2 --steps 16 for a short one, see --help.
 """
 

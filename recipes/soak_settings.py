@@ -7,7 +7,7 @@ accumulated gradients, and copies of layer norms as adapters.
 Needs:    nothing but the package, on a system with SIGKILL; `sigterm` needs transformers 5.
 Takes:    minutes on one core.
 Writes:   one JSON file. Ends with an error if two runs differ.
-Command:  python recipes/soak_settings.py --output recipes/results/soak_settings_cpu.json
+Command:  hf-meta-adapters run soak_settings --output soak_settings_cpu.json
 Override: --settings alternating,copies --kills 2 --steps 10 for a short one, see --help.
 """
 

@@ -24,6 +24,7 @@ from hf_meta_adapters.cli.given_settings import (
     given_settings,
     read_settings,
 )
+from hf_meta_adapters.cli.nearest import did_you_mean
 from hf_meta_adapters.errors import ConfigurationError
 
 __all__ = ["Launch", "read_launch", "start"]
@@ -128,8 +129,9 @@ def _place_of_recipe(words: Sequence[str]) -> int:
         if word in names or word.endswith(".py"):
             return place
 
-    # A wrong name. It does not follow an option, whose value it could be, unless nothing else does.
+    # A wrong name: one that is nearly right, or a word that cannot be the value of an option.
     candidates = [place for place, word in enumerate(words) if not word.startswith("-")]
+    near = [place for place in candidates if did_you_mean(words[place], names)]
     apart = [place for place in candidates if place == 0 or not words[place - 1].startswith("--")]
     if not candidates:
         raise ConfigurationError(
@@ -138,7 +140,7 @@ def _place_of_recipe(words: Sequence[str]) -> int:
             " lists all recipes."
         )
 
-    return (apart or candidates)[0]
+    return (near or apart or candidates)[0]
 
 
 def _closes_its_group(recipe: Path) -> bool:

@@ -17,6 +17,7 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaForMaskedLM
 
+from hf_meta_adapters.cli.copying import copy_bundled
 from tests.tiny import HEADS, tiny
 
 SPECIAL = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
@@ -94,7 +95,7 @@ def furnished(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> P
         sizes.pad_token_id, sizes.eos_token_id, sizes.bos_token_id = 1, 2, 0
         getattr(transformers, HEADS[cell.head]).from_config(sizes).save_pretrained(folder / name)
         words.save_pretrained(folder / name)
-    shutil.copytree(project_root / "recipes", folder / "recipes")
+    copy_bundled("verses", str(folder / "verses"))
 
     # `find_spec` fails once the library has been imported.
     if "adapters" in packages_distributions():

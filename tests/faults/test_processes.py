@@ -141,7 +141,7 @@ PROGRAMS = {
         ["--resume", "true"],
         "A run can only be resumed from a checkpoint. Found none",
     ),
-    "an unknown setting": (["--config", "bad.yaml"], "A setting must be one of"),
+    "an unknown setting": (["--config", "bad.yaml"], "A setting must be one of the recipe"),
 }
 
 

@@ -306,7 +306,6 @@ def test_a_configuration_is_complete(name, tmp_path):
     assert args.sizes == settings["sizes"]
     spoilt = tmp_path / "spoilt.yaml"
     spoilt.write_text(f"{text}\nlearning_speed: 3\n", encoding="utf-8")
-    with pytest.raises(
-        ConfigurationError, match=r"A setting must be one of .*'data'.*'preset'.*'learning_speed'"
-    ):
-        parse_arguments(KINDS, ["--config", str(spoilt)])
+    with pytest.raises(ConfigurationError, match=r"`learning_speed` in .*`learning_rate`") as error:
+        parse_arguments(KINDS, ["--config", str(spoilt), "--sede", "1"])
+    assert "Found `--sede`. Did you mean `--seed`?" in str(error.value)

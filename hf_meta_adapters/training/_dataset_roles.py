@@ -30,14 +30,15 @@ def by_language(name: str, datasets: object) -> Datasets:
     if isinstance(datasets, Mapping):
         return cast(Datasets, datasets)
 
-    found = "none"
+    found, instead = "none", f'Pass for example `{name}={{"en": ..., "sw": ...}}`.'
     if datasets is not None:
         found = f"a `{type(datasets).__name__}`"
+        instead += (
+            " If a column says the language of each row, use"
+            f' `{name}=by_language_column(dataset, "language")`.'
+        )
 
-    raise DataError(
-        f"`{name}` must be a dict from language to data. Found {found}. Pass for example"
-        f' `{name}={{"en": ..., "sw": ...}}`.'
-    )
+    raise DataError(f"`{name}` must be a dict from language to data. Found {found}. {instead}")
 
 
 def assign_roles(

@@ -10,17 +10,18 @@ if TYPE_CHECKING:
     from hf_meta_adapters.backends import register_backend
     from hf_meta_adapters.backends.bottleneck import BottleneckConfig
     from hf_meta_adapters.backends.module_copy import ModuleCopyConfig
+    from hf_meta_adapters.data.language_column import by_language_column
     from hf_meta_adapters.data.overlap import check_roles
     from hf_meta_adapters.data.roles import split_roles
     from hf_meta_adapters.data.temperature import temperature_distribution
     from hf_meta_adapters.diagnostics import (
-        LanguageMasks,
         gradient_conflict,
         interference_report,
         learn_language_masks,
         mask_overlap,
         plan_language_capacity,
     )
+    from hf_meta_adapters.diagnostics.language_masks import LanguageMasks
     from hf_meta_adapters.evaluation import evaluate_languages, register_task
     from hf_meta_adapters.evaluation.language_model_score import bits_per_character
     from hf_meta_adapters.evaluation.lm_features import masked_lm_features
@@ -55,6 +56,7 @@ __all__ = [
     "SparseHead",
     "__version__",
     "bits_per_character",
+    "by_language_column",
     "check_roles",
     "citation",
     "evaluate_languages",
@@ -82,10 +84,11 @@ _HOMES = {
     "register_backend": "hf_meta_adapters.backends",
     "BottleneckConfig": "hf_meta_adapters.backends.bottleneck",
     "ModuleCopyConfig": "hf_meta_adapters.backends.module_copy",
+    "by_language_column": "hf_meta_adapters.data.language_column",
     "check_roles": "hf_meta_adapters.data.overlap",
     "split_roles": "hf_meta_adapters.data.roles",
     "temperature_distribution": "hf_meta_adapters.data.temperature",
-    "LanguageMasks": "hf_meta_adapters.diagnostics",
+    "LanguageMasks": "hf_meta_adapters.diagnostics.language_masks",
     "gradient_conflict": "hf_meta_adapters.diagnostics",
     "interference_report": "hf_meta_adapters.diagnostics",
     "learn_language_masks": "hf_meta_adapters.diagnostics",

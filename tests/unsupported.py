@@ -26,11 +26,20 @@ from hf_meta_adapters import (
 )
 from hf_meta_adapters.errors import ConfigurationError, DataError, UnsupportedModelError
 from hf_meta_adapters.training._batch_check import BatchCheck
+from hf_meta_adapters.training._precision_check import check_precision
 from hf_meta_adapters.training._setup_checks import check_setup
 from tests.adapted import adapted
 from tests.tiny import tiny
 
 LANGUAGES = ["en", "sw"]
+
+
+def in_half_precision() -> None:
+    model = get_language_model(
+        tiny("llama").make(torch.bfloat16), BottleneckConfig(bottleneck_size=3), LANGUAGES
+    )
+    with TemporaryDirectory() as folder:
+        check_precision(model, MetaAdapterTrainingArguments(folder, report_to="none"))
 
 
 @dataclass(frozen=True)
@@ -245,6 +254,12 @@ UNSUPPORTED = (
         "rows of several languages with `labels`, except with LoRA and bottleneck adapters",
         "the losses of the passes do not add up to the loss of the batch",
         lambda: rows("bert", "ia3", labels=True),
+        ConfigurationError,
+    ),
+    Unsupported(
+        "a finite difference, the default estimator, over shared weights in bfloat16 or float16",
+        "θ + εv is rounded to θ; load the model in float32, or make θ a LoRA",
+        in_half_precision,
         ConfigurationError,
     ),
 )

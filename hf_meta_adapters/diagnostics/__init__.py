@@ -13,7 +13,6 @@ from hf_meta_adapters.diagnostics._plan_capacity import plan_language_capacity
 from hf_meta_adapters.diagnostics.capacity_plan import CapacityPlan
 from hf_meta_adapters.diagnostics.conflict_matrix import ConflictMatrix
 from hf_meta_adapters.diagnostics.interference import InterferenceReport
-from hf_meta_adapters.diagnostics.language_masks import LanguageMasks
 from hf_meta_adapters.diagnostics.overlap_matrix import OverlapMatrix
 from hf_meta_adapters.errors import moved_names
 from hf_meta_adapters.results.report import DiagnosticReport, ReportSection
@@ -23,7 +22,6 @@ __all__ = [
     "ConflictMatrix",
     "DiagnosticReport",
     "InterferenceReport",
-    "LanguageMasks",
     "OverlapMatrix",
     "ReportSection",
     "gradient_conflict",
@@ -39,6 +37,7 @@ __getattr__ = moved_names(
     {
         "Conflict": "hf_meta_adapters.diagnostics.conflict_matrix",
         "Interference": "hf_meta_adapters.diagnostics.interference",
+        "LanguageMasks": "hf_meta_adapters.diagnostics.language_masks",
         "LayerNeed": "hf_meta_adapters.diagnostics.capacity_plan",
     },
 )

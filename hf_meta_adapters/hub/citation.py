@@ -6,7 +6,7 @@ import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
-from hf_meta_adapters.diagnostics import LanguageMasks
+from hf_meta_adapters.diagnostics.language_masks import LanguageMasks
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.hub._bibliography import PACKAGE, PAPER, bibtex
 

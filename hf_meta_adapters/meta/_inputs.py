@@ -186,8 +186,10 @@ def _check_parameter(name: str, parameter: Tensor, options: MetaOptions) -> None
     if options.meta_gradient == "finite_difference" and is_low_precision:
         raise ConfigurationError(
             "A finite difference needs shared weights in which θ + εv differs from θ: float32"
-            f" or float64. Found `{name}` of dtype {parameter.dtype}. Load the model in float32"
-            ' and train it with bf16 or fp16 autocast, or use `meta_gradient="exact"`.'
+            f" or float64. Found `{name}` of dtype {parameter.dtype}. Load the model with"
+            ' `dtype="float32"` and train it with bf16 or fp16 autocast, make θ an adapter in'
+            " float32 over a base that is frozen (`shared=LoraConfig(...)`), or use"
+            ' `meta_gradient="exact"`.'
         )
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.modeling._building import build_model
+from hf_meta_adapters.modeling._size_hint import hint_at_size
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 
 
@@ -59,7 +60,7 @@ def get_language_model(
         >>> model.languages
         ('en', 'sw')
     """
-    return build_model(
+    model = build_model(
         LanguageAdapterModel,
         base_model,
         config,
@@ -67,3 +68,5 @@ def get_language_model(
         shared=shared,
         share_adapter=share_adapter,
     )
+    hint_at_size(model)
+    return model

@@ -77,7 +77,10 @@ class PretrainingArguments:
 
     # What is trained: the adapters, and θ.
     adapter: str = field(default="bottleneck", metadata={"help": f"{', '.join(ADAPTERS)}."})
-    bottleneck_size: int = field(default=64, metadata={"help": "Width of bottleneck adapters."})
+    bottleneck_size: int | None = field(
+        default=None,
+        metadata={"help": "Width of bottleneck adapters; default: the model's width // 6."},
+    )
     lora_rank: int = field(default=8, metadata={"help": "Rank of LoRA adapters."})
     share_adapter: bool = field(
         default=False, metadata={"help": "One adapter for all languages, a baseline."}

@@ -19,7 +19,7 @@ class CellSettings(TypedDict):
     model_type: str
     sizes: dict[str, Any]
     mlm_probability: float
-    bottleneck_size: int
+    bottleneck_size: int | None
 
     # The tokenizer (recorded only: all cells of a study share one), and the limits of the data.
     vocabulary: int

@@ -60,11 +60,14 @@ class Method:
     like: str = ""
     cost: float = 1.0
 
-    def adapter_config(self, bottleneck_size: int) -> BottleneckConfig | ModuleCopyConfig | None:
+    def adapter_config(
+        self, bottleneck_size: int | None
+    ) -> BottleneckConfig | ModuleCopyConfig | None:
         """The configuration that `get_language_model` takes.
 
         Args:
-            bottleneck_size: The width, where it is a bottleneck adapter.
+            bottleneck_size: The width, where it is a bottleneck adapter; `None` for the default of
+                `BottleneckConfig`.
         """
         if self.own is None:
             return None
@@ -156,7 +159,7 @@ def pretrain(
     sizes: Keywords,
     steps: int,
     seed: int,
-    bottleneck_size: int = 16,
+    bottleneck_size: int | None = None,
     mlm_probability: float = 0.15,
     callbacks: Sequence[TrainerCallback] = (),
     **training: object,
@@ -172,7 +175,7 @@ def pretrain(
         sizes: Arguments of its config, such as `hidden_size`.
         steps: Optimizer steps, before they are multiplied by `Method.steps`.
         seed: The seed of weights, batches and masks.
-        bottleneck_size: The width of adapters.
+        bottleneck_size: The width of adapters; `None` for the default of `BottleneckConfig`.
         mlm_probability: The share of the tokens that are to be predicted.
         callbacks: Callbacks of the Trainer.
         **training: Arguments of `MetaAdapterTrainingArguments`, over those of the method.

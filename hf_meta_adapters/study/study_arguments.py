@@ -87,7 +87,9 @@ class StudyArguments:
     )
 
     # Pretraining, and its trials.
-    bottleneck_size: int = field(default=32, metadata={"help": "Width of adapters."})
+    bottleneck_size: int | None = field(
+        default=None, metadata={"help": "Width of adapters; default: the model's width // 6."}
+    )
     steps: int = field(
         default=500, metadata={"help": "Optimizer steps of a model of all languages."}
     )

@@ -30,16 +30,17 @@ def by_language(name: str, datasets: object) -> Datasets:
         DataError: If it is not a mapping, is empty, or a language has something else than rows.
     """
     if not isinstance(datasets, Mapping) or not datasets:
-        found = "none"
+        found, instead = "none", f'Pass for example `{name}={{"en": ..., "sw": ...}}`.'
         if isinstance(datasets, Mapping):
             found = "an empty one"
         elif datasets is not None:
             found = f"a `{type(datasets).__name__}`"
+            instead += (
+                " If a column says the language of each row, use"
+                f' `{name}=by_language_column(dataset, "language")`.'
+            )
 
-        raise DataError(
-            f"`{name}` must be a dict from language to data. Found {found}. Pass for example"
-            f' `{name}={{"en": ..., "sw": ...}}`.'
-        )
+        raise DataError(f"`{name}` must be a dict from language to data. Found {found}. {instead}")
 
     for language, dataset in datasets.items():
         _check_rows(name, language, dataset)

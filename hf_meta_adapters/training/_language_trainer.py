@@ -42,6 +42,7 @@ from hf_meta_adapters.training._metric_name import check_metric_name
 from hf_meta_adapters.training._precision_check import check_precision
 from hf_meta_adapters.training._publishing import push_run
 from hf_meta_adapters.training._start_together import check_same_call
+from hf_meta_adapters.training._tokenized import check_tokenized
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 from hf_meta_adapters.training.default_collator import get_data_collator
 
@@ -78,6 +79,13 @@ class LanguageTrainer(Trainer):
         # Scores alone can be taken in any precision.
         if train_dataset is not None:
             check_precision(model, args)
+
+        # The text reaches a collator of the user's only among all other columns.
+        has_collator = trainer_arguments.get("data_collator") is not None
+        if not has_collator or args.remove_unused_columns:
+            main_input = str(model.base_model.main_input_name)
+            check_tokenized("train_dataset", train_dataset, main_input)
+            check_tokenized("eval_dataset", eval_dataset, main_input)
 
         # A processor of images or speech is no tokenizer: transformers chooses its collator.
         tokenizer = trainer_arguments.get("processing_class")

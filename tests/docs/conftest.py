@@ -5,6 +5,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+import torch
 import transformers
 from tokenizers import (
     Tokenizer,
@@ -93,7 +94,11 @@ def furnished(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> P
         sizes = cell.config()
         sizes.vocab_size, sizes.max_position_embeddings = len(words), 128
         sizes.pad_token_id, sizes.eos_token_id, sizes.bos_token_id = 1, 2, 0
-        getattr(transformers, HEADS[cell.head]).from_config(sizes).save_pretrained(folder / name)
+        base = getattr(transformers, HEADS[cell.head]).from_config(sizes)
+        # as on the Hub: transformers 5 loads it in this type unless it is told another one
+        if cell.kind == "decoder":
+            base = base.to(torch.bfloat16)
+        base.save_pretrained(folder / name)
         words.save_pretrained(folder / name)
     copy_bundled("verses", str(folder / "verses"))
 

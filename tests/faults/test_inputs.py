@@ -56,7 +56,7 @@ ROWS = {
     ),
     "text that is not tokenized": (
         with_rows(lambda row: {"text": "a b"}),
-        "must have `input_ids`. Found .* of 'da'",
+        "must be tokenized. Found text in the column 'text' .* for .'da'",
     ),
     "no input_ids": (
         with_rows(without("input_ids")),
@@ -223,7 +223,7 @@ SETTINGS = {
         "`skip_nonfinite_steps` must be a whole number",
     ),
     "an unknown preset": ("preset: quick", "preset.*'quick'"),
-    "an unknown adapter": ("adapter: lora", "`adapter` must be one of .* Found 'lora'"),
+    "an unknown adapter": ("adapter: loar", "`adapter` must be one of .* Found 'loar'"),
 }
 
 

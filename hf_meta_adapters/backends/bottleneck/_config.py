@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import reprlib
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,8 @@ PEFT_TYPE: Any = MethodName("BOTTLENECK")
 MODEL_ACTIVATION = "model"
 """The `non_linearity` that stands for the activation of the model."""
 
+REDUCTION = 6
+"""The default `reduction_factor`: the paper's width, 128, for the paper's model, of width 768."""
 
 _WIDEST = 2**20
 """Wider than any model: a file may ask for more than a machine has room for."""
@@ -44,7 +47,11 @@ class BottleneckConfig(PeftConfig):
     different adapters, also in training.
 
     Args:
-        bottleneck_size: The width m.
+        bottleneck_size: The width m. Default: the model's width // `reduction_factor`, and recorded
+            here when the adapter is put into a model.
+        reduction_factor: The model's width as a multiple of m, at least 1, in place of
+            `bottleneck_size`, as in `adapters.AdapterConfig`. Default 6, which for the paper's
+            model (768 units) gives the paper's adapter (128).
         non_linearity: `"model"` for the activation that the model's own config names ("gelu" where
             it names none), or a name in `transformers.activations.ACT2FN` such as `"relu"`.
         dropout: The probability of dropout on the input of `down`, in [0, 1).
@@ -58,7 +65,7 @@ class BottleneckConfig(PeftConfig):
             something.
 
     Raises:
-        ConfigurationError: If a value is out of its range.
+        ConfigurationError: If a value is out of its range, or both widths are given.
 
     Example:
         >>> from hf_meta_adapters import BottleneckConfig
@@ -74,7 +81,10 @@ class BottleneckConfig(PeftConfig):
         ['attention.output.dense', 'output.dense']
     """
 
-    bottleneck_size: int = field(default=128, metadata={"help": "Width of the bottleneck."})
+    bottleneck_size: int | None = field(default=None, metadata={"help": "Width of the bottleneck."})
+    reduction_factor: float | None = field(
+        default=None, metadata={"help": "Width of the model as a multiple of the bottleneck's."}
+    )
     non_linearity: str = field(
         default=MODEL_ACTIVATION, metadata={"help": 'Name of an activation, or "model".'}
     )
@@ -106,8 +116,12 @@ class BottleneckConfig(PeftConfig):
             # a list in an order that does not depend on the process, as a saved file has it
             self.target_modules = sorted(self.target_modules)
 
+        if self.bottleneck_size is None and self.reduction_factor is None:
+            self.reduction_factor = REDUCTION
+
         self._check_types()
-        self._check_numbers()
+        self._check_width()
+        self._check_dropout()
         self._check_activation()
         self._check_places()
 
@@ -138,10 +152,35 @@ class BottleneckConfig(PeftConfig):
         if not (layers is None or _holds([layers], int) or _holds(layers, int)):
             raise _mistyped("layers_to_transform", "numbers of layers", layers, "[0, 1]")
 
-    def _check_numbers(self) -> None:
-        size = self.bottleneck_size
+    def resolve_width(self, model_width: int) -> None:
+        """Set `bottleneck_size` for a model of some width, if it is not set.
+
+        Args:
+            model_width: d.
+        """
+        if self.reduction_factor is not None:
+            self.bottleneck_size = max(1, int(model_width // self.reduction_factor))
+            self.reduction_factor = None
+
+    def _check_width(self) -> None:
+        size, factor = self.bottleneck_size, self.reduction_factor
+        if size is not None and factor is not None:
+            raise ConfigurationError(
+                "`bottleneck_size` and `reduction_factor` both say how wide an adapter is. Found"
+                f" {reprlib.repr(size)} and {reprlib.repr(factor)}. Leave one of them out."
+            )
+
+        if factor is not None:
+            # not NaN, which is not at least 1
+            if not _is_number(factor) or not 1 <= factor < math.inf:
+                raise ConfigurationError(
+                    "`reduction_factor` must be a number of at least 1. Found"
+                    f" {reprlib.repr(factor)}. Set it for example to 16, or set `bottleneck_size`."
+                )
+            return
+
         # to Python, `True` is the integer 1
-        if not _holds([size], int) or size < 1:
+        if size is None or not _holds([size], int) or size < 1:
             raise ConfigurationError(
                 "`bottleneck_size` must be a positive integer. Found"
                 f" {reprlib.repr(size)}. Set it for example to 128."
@@ -153,9 +192,9 @@ class BottleneckConfig(PeftConfig):
                 " for example to 128."
             )
 
+    def _check_dropout(self) -> None:
         dropout = self.dropout
-        is_number = isinstance(dropout, int | float) and not isinstance(dropout, bool)
-        if not is_number or not 0 <= dropout < 1:
+        if not _is_number(dropout) or not 0 <= dropout < 1:
             raise ConfigurationError(
                 f"`dropout` must be in [0, 1). Found {reprlib.repr(dropout)}. Set it for example to"
                 " 0.1."
@@ -179,6 +218,10 @@ class BottleneckConfig(PeftConfig):
                 "`after_attention` or `after_feed_forward` must be true, or `target_modules` must"
                 " be set. Found neither. Leave all three out to adapt both."
             )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _holds(values: object, kind: type) -> bool:

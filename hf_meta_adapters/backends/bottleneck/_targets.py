@@ -81,6 +81,22 @@ def check_targets(model: nn.Module, config: BottleneckConfig) -> None:
         )
 
 
+def narrowest_target(model: nn.Module, config: BottleneckConfig) -> int:
+    """The width of the layers that get adapters, the least if they differ.
+
+    Behind output projections it is the width of the model, whatever its configuration calls it.
+
+    Args:
+        model: The model.
+        config: The configuration, with `target_modules`.
+    """
+    return min(
+        outputs
+        for name, (_, outputs) in linear_layers(model).items()
+        if check_target_module_exists(config, name)
+    )
+
+
 def _check_layer_numbers(model: nn.Module, config: BottleneckConfig, names: list[str]) -> None:
     """Refuse numbers of layers that have none of the output projections that were found."""
     adapted = {layer_number(name) for name in names}

@@ -13,7 +13,11 @@ from hf_meta_adapters.anatomy.linear_layers import visible_modules
 from hf_meta_adapters.backends.bottleneck._activation import activation_name
 from hf_meta_adapters.backends.bottleneck._config import BottleneckConfig
 from hf_meta_adapters.backends.bottleneck._layer import BASE, BottleneckLayer
-from hf_meta_adapters.backends.bottleneck._targets import check_targets, find_targets
+from hf_meta_adapters.backends.bottleneck._targets import (
+    check_targets,
+    find_targets,
+    narrowest_target,
+)
 from hf_meta_adapters.backends.recomputation import is_checkpointed
 from hf_meta_adapters.backends.rows import naming_rows
 from hf_meta_adapters.errors import ConfigurationError
@@ -41,6 +45,7 @@ class BottleneckModel(BaseTuner):
         else:
             check_targets(self.model, peft_config)
 
+        peft_config.resolve_width(narrowest_target(self.model, peft_config))
         return peft_config
 
     def _create_and_replace(
@@ -53,13 +58,16 @@ class BottleneckModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
+        size = peft_config.bottleneck_size
+        assert size is not None  # since the configuration was prepared
+
         layer = target
         if not isinstance(layer, BottleneckLayer):
             layer = BottleneckLayer(target)
 
         layer.add_adapter(
             adapter_name,
-            size=peft_config.bottleneck_size,
+            size=size,
             activation=activation_name(self.model, peft_config.non_linearity),
             dropout=peft_config.dropout,
             identity=peft_config.init_weights,

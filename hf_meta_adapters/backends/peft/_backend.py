@@ -55,7 +55,7 @@ from hf_meta_adapters.backends.peft._switches import Switches, check_not_nested,
 from hf_meta_adapters.backends.weights_file import read_weights
 from hf_meta_adapters.errors import ConfigurationError, UnsupportedModelError
 
-_RESOLVED = ("target_modules", "fan_in_fan_out")
+_RESOLVED = ("target_modules", "fan_in_fan_out", "bottleneck_size", "reduction_factor")
 _CLASSIFICATION = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
 
 

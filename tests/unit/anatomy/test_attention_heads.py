@@ -16,7 +16,8 @@ from hf_meta_adapters.anatomy.attention_heads import (
 )
 from hf_meta_adapters.anatomy.linear_layers import linear_layers
 from hf_meta_adapters.anatomy.projections import attention_outputs
-from hf_meta_adapters.diagnostics import LanguageMasks, learn_language_masks, mask_overlap
+from hf_meta_adapters.diagnostics import learn_language_masks, mask_overlap
+from hf_meta_adapters.diagnostics.language_masks import LanguageMasks
 from hf_meta_adapters.errors import ConfigurationError
 from tests.adapted import lora
 from tests.tiny import PRETRAINING, tiny

@@ -6,11 +6,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from hf_meta_adapters.diagnostics import (
-    LanguageMasks,
     _mask_training,
     learn_language_masks,
     mask_overlap,
 )
+from hf_meta_adapters.diagnostics.language_masks import LanguageMasks
 from hf_meta_adapters.errors import ConfigurationError, HubError, LanguageError
 from tests.tiny import tiny
 

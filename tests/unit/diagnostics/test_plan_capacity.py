@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from hf_meta_adapters import BottleneckConfig
-from hf_meta_adapters.diagnostics import ConflictMatrix, LanguageMasks, plan_language_capacity
+from hf_meta_adapters.diagnostics import ConflictMatrix, plan_language_capacity
 from hf_meta_adapters.diagnostics._clusters import average_linkage
+from hf_meta_adapters.diagnostics.language_masks import LanguageMasks
 from hf_meta_adapters.errors import ConfigurationError
 
 LANGUAGES = ("en", "fr", "sw")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,12 +12,14 @@ import torch
 import transformers
 from peft import get_peft_model
 from torch import nn
+from transformers import BertConfig, BertModel
 
-from hf_meta_adapters import BottleneckConfig
+from hf_meta_adapters import BottleneckConfig, LanguageAdapterModel, get_language_model
 from hf_meta_adapters.anatomy.projections import output_projections
 from hf_meta_adapters.backends.bottleneck._layer import BottleneckLayer
 from hf_meta_adapters.errors import ConfigurationError, UnsupportedModelError
-from tests.tiny import tiny
+from tests.signed import sign
+from tests.tiny import HIDDEN, tiny
 
 SIZES = {
     "hidden_size": 16,
@@ -37,14 +41,69 @@ def adapt(name: str, **options: Any) -> list[str]:
     )
 
 
+def resolved(width: int, **options: Any) -> int | None:
+    """The width of the adapter in a BERT of some width."""
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 2 * width}
+    base = BertModel(BertConfig(vocab_size=4, hidden_size=width, **sizes))
+    model = get_peft_model(base, BottleneckConfig(**options), "sw")
+    size = model.peft_config["sw"].bottleneck_size
+    layers = [part for part in model.modules() if isinstance(part, BottleneckLayer)]
+    assert {layer.bk_down["sw"].out_features for layer in layers} == {size}
+    assert model.peft_config["sw"].reduction_factor is None
+    return size
+
+
 def test_the_defaults_are_those_of_the_paper() -> None:
     config = BottleneckConfig()
-    assert (config.bottleneck_size, config.after_attention, config.after_feed_forward) == (
-        128,
-        True,
-        True,
-    )
+    assert (config.after_attention, config.after_feed_forward) == (True, True)
     assert config.peft_type == "BOTTLENECK"
+    assert resolved(768) == 128
+
+
+@pytest.mark.parametrize(
+    ("width", "options", "size"),
+    [
+        (384, {}, 64),
+        (64, {}, 10),
+        (4, {}, 1),
+        (64, {"reduction_factor": 16}, 4),
+        (64, {"reduction_factor": 2.5}, 25),
+        (64, {"bottleneck_size": 128}, 128),
+    ],
+)
+def test_the_width_follows_that_of_the_model(
+    width: int, options: dict[str, Any], size: int
+) -> None:
+    assert resolved(width, **options) == size
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "mt5", "distilbert", "whisper", "bloom"])
+def test_every_family_names_its_width_differently(name: str) -> None:
+    model = get_language_model(tiny(name).make(), BottleneckConfig(), ["en", "sw"])
+    for part in model.modules():
+        if isinstance(part, BottleneckLayer):
+            sizes = {down.out_features for down in part.bk_down.values()}
+            assert (sizes, part.out_features) == ({HIDDEN // 6}, HIDDEN)
+
+
+def test_a_family_records_the_width(tmp_path: Path) -> None:
+    """A saved adapter is as wide as it is, whatever the default of a later version."""
+    config = BottleneckConfig(reduction_factor=4)
+    model = get_language_model(tiny("bert").make(), config, ["en", "sw"])
+    model.add_language("te")
+    model.save_pretrained(tmp_path)
+    assert (config.bottleneck_size, config.reduction_factor) == (None, 4)
+
+    for language in ("en", "sw", "te"):
+        path = tmp_path / language / "adapter_config.json"
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        assert (saved["bottleneck_size"], saved["reduction_factor"]) == (4, None)
+
+        # as an earlier version wrote it
+        del saved["reduction_factor"]
+        path.write_text(json.dumps(saved), encoding="utf-8")
+    sign(tmp_path)
+    assert LanguageAdapterModel.from_pretrained(tmp_path).languages == ("en", "sw", "te")
 
 
 @pytest.mark.parametrize(
@@ -52,6 +111,10 @@ def test_the_defaults_are_those_of_the_paper() -> None:
     [
         ({"bottleneck_size": 0}, "`bottleneck_size` must be a positive integer. Found 0"),
         ({"bottleneck_size": True}, "Found True"),
+        ({"bottleneck_size": 8, "reduction_factor": 6}, "Found 8 and 6. Leave one of them out"),
+        ({"reduction_factor": 0.5}, "`reduction_factor` must be a number of at least 1. Found 0.5"),
+        ({"reduction_factor": "6"}, "at least 1. Found '6'"),
+        ({"reduction_factor": float("nan")}, "at least 1. Found nan"),
         ({"bottleneck_size": 8.0}, r"Found 8\.0"),
         ({"dropout": 1.0}, r"`dropout` must be in \[0, 1\). Found 1\.0"),
         ({"dropout": -0.1}, r"Found -0\.1"),

@@ -96,6 +96,13 @@ class GuardedTrainer(LanguageTrainer):
             self.check_trained()
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
+    def _determine_best_metric(self, *args: Any, **kwargs: Any) -> bool:
+        is_best: bool = super()._determine_best_metric(*args, **kwargs)
+        # transformers 4 leaves it out under `save_strategy="best"`, and then loads no best model.
+        if is_best:
+            self.state.best_global_step = self.state.global_step
+        return is_best
+
     def _obey(self) -> None:
         """Make this the last step: with a checkpoint, and without an evaluation."""
         control = self.control

@@ -3,7 +3,10 @@ the Hub's data.
 """
 
 import json
+import re
 import runpy
+import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -33,7 +36,7 @@ from hf_meta_adapters.finetuning import (
     run_finetuning,
     zero_shot,
 )
-from hf_meta_adapters.finetuning.labelled_data import load_labelled_data
+from hf_meta_adapters.finetuning.labelled_data import load_labelled_data, load_selection_data
 from tests.docs.conftest import tokenizer as make_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,8 +113,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for task in RECIPES:
         for language in LANGUAGES:
             (folder / task / language).mkdir(parents=True)
-            for split, count in (("train", 24), ("test", 6), ("validation", 6)):
-                lines = [json.dumps(row(task, language, number)) for number in range(count)]
+            # The rows to select a model on are no training rows.
+            for split, numbers in (
+                ("train", range(24)),
+                ("test", range(6)),
+                ("validation", range(30, 36)),
+            ):
+                lines = [json.dumps(row(task, language, number)) for number in numbers]
                 (folder / task / language / f"{split}.jsonl").write_text(
                     "\n".join(lines), encoding="utf-8"
                 )
@@ -150,7 +158,10 @@ def test_a_configuration_runs_zero_shot_and_learns(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("protocol", ["within-language", "few-shot"])
+@pytest.mark.parametrize(
+    "protocol",
+    ["within-language", "few-shot", "joint-few-shot", "meta-few-shot", "projected-few-shot"],
+)
 def test_the_other_protocols(protocol, family, data, tmp_path, monkeypatch):
     given = [
         "--model",
@@ -175,13 +186,21 @@ def test_the_other_protocols(protocol, family, data, tmp_path, monkeypatch):
         "8",
         "--output_dir",
         tmp_path,
+        "--eval_split",
+        "validation",
+        *(["--target_role", "split"] if protocol.startswith(("meta", "proj")) else []),
     )
     found = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
     assert found["source_language"] is None
     assert found["examples"] == {"en": 6, "te": 6}
     for language in ("en", "te"):
         assert found["scores"][language]["accuracy"] > found["majority"][language]
-        assert (tmp_path / "models" / language / "language_adapters.json").is_file()
+    folders = {"within-language": "models/te", "few-shot": "models/te"}
+    model = LanguageAdapterModel.from_pretrained(tmp_path / folders.get(protocol, "."))
+    rows = load_language_datasets(data / "universal_dependencies", "test", languages=["te"])
+    again = evaluate_languages(model, POS(), rows, processing_class=make_tokenizer())
+    assert again.values()["te"] == found["scores"]["te"]["accuracy"]
+    assert all(stage["best_step"] for stage in found["details"]["stages"].values())
 
 
 @pytest.mark.slow
@@ -203,6 +222,49 @@ def test_one_call_does_what_the_recipe_does(family, data, tmp_path, monkeypatch)
     for record in (by_recipe, by_call):
         del record["seconds"], record["arguments"]["output_dir"]
     assert by_recipe == by_call
+
+
+def test_languages_without_data_are_left_out_by_name(family, data, tmp_path, caplog):
+    """Nobody named the languages: those that can be scored are."""
+    folder = shutil.copytree(data / "xnli", tmp_path / "data")
+    (folder / "sw" / "train.jsonl").unlink()
+    (folder / "te" / "test.jsonl").unlink()
+    given = {"model": str(family), "data": str(folder)}
+    train, test = load_labelled_data(FinetuningArguments(**given, protocol="joint-few-shot"))
+    assert (list(train), list(test)) == (["en"], ["en", "sw"])
+    assert "No labels of te, fr in" in caplog.text
+    train, test = load_labelled_data(FinetuningArguments(**given, protocol="within-language"))
+    assert (list(train), list(test)) == (["en"], ["en"])
+    with pytest.raises(DataError, match=r"te: .*train"):
+        load_labelled_data(FinetuningArguments(**given, languages=["te"]))
+    with pytest.raises(DataError, match=r"no 'dev' of \['en', 'sw'\]"):
+        load_selection_data(FinetuningArguments(**given, eval_split="dev"), ["en", "sw"])
+    assert load_selection_data(FinetuningArguments(**given), ["en"]) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.filterwarnings("ignore::hf_meta_adapters.evaluation.ConstantPredictionWarning")
+@pytest.mark.filterwarnings("ignore::hf_meta_adapters.evaluation.MiswiringWarning")
+def test_the_commands_of_the_page_about_few_labels_run(number, family, data, tmp_path, monkeypatch):
+    page = (ROOT / "docs" / "how-to" / "few_labels.md").read_text(encoding="utf-8")
+    block = re.search(r"```bash\n(.*?)```", page, re.DOTALL)[1]
+    commands = block.strip().split("\n\n")
+    assert len(commands) == 4
+    _, recipe, *given = shlex.split(commands[number].replace("\\\n", " "))
+
+    # In miniature: as the page has it, with the words in capitals filled in.
+    places = {
+        "MODEL": family,
+        "DATA/pos": data / "universal_dependencies",
+        "DATA/nli": data / "xnli",
+    }
+    small = ["--max_steps", "2", "--per_device_train_batch_size", "4", "--shots", "6"]
+    given = [places.get(one, one) for one in given]
+    run(Path(recipe).stem, monkeypatch, *given, *small, "--output_dir", tmp_path)
+    found = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
+    assert set(found["scores"]) == set(LANGUAGES)
+    assert found["details"]["protocol"].endswith("few-shot")
 
 
 @pytest.mark.parametrize(

@@ -356,8 +356,17 @@ class Snapshots(TrainerCallback):
         self.taken.append(snapshot(model))
 
 
-@pytest.mark.parametrize("options", [{}, {"share_adapter": True}, {"config": None}], ids=str)
-def test_the_best_model_is_loaded_with_every_adapter(tmp_path, options):
+@pytest.mark.parametrize(
+    ("options", "saved"),
+    [
+        ({}, {}),
+        ({}, {"save_strategy": "best"}),
+        ({"share_adapter": True}, {}),
+        ({"config": None}, {}),
+    ],
+    ids=str,
+)
+def test_the_best_model_is_loaded_with_every_adapter(tmp_path, options, saved):
     model, copies = make_model(**options), Snapshots()
     scores = iter(
         [0.1, 0.2, 0.3, 0.7, 0.8, 0.9, 0.4, 0.5, 0.6]
@@ -372,7 +381,7 @@ def test_the_best_model_is_loaded_with_every_adapter(tmp_path, options):
         "eval_dataset": texts(3),
         "max_steps": 3,
     }
-    trainer = run(tmp_path, model, callbacks=[copies], **SAVED, **given)
+    trainer = run(tmp_path, model, callbacks=[copies], **{**SAVED, **saved}, **given)
     assert trainer.state.best_metric == pytest.approx(0.8)
     assert same(snapshot(model), copies.taken[1])
     assert not same(snapshot(model), copies.taken[2])

@@ -18,6 +18,7 @@ from huggingface_hub import (
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.errors import HubError
 from hf_meta_adapters.hub._card import CARD, card_text
+from hf_meta_adapters.hub._card_files import card_files
 from hf_meta_adapters.hub._needed_files import ADAPTER_CONFIG
 from hf_meta_adapters.hub._remote import Remote, read_remote
 from hf_meta_adapters.hub._same_family import check_same_family
@@ -100,15 +101,14 @@ def push_family(push: Push, save: Callable[[Path], None]) -> CommitInfo:
             remote = _open(api, push, Path(scratch) / "cache")
             change = _change(folder, family, push, remote)
 
-            card = card_text(change.family, remote.text(CARD), repo_id=remote.repo_id)
-            (folder / CARD).write_text(card, encoding="utf-8")
+            _write_card(folder, change.family, remote)
 
             # `parent_commit` makes the Hub refuse the commit if somebody has pushed since `_open`.
             return api.create_commit(
                 remote.repo_id,
                 [
                     *(CommitOperationDelete(path) for path in change.removed),
-                    *additions(folder, change.added),
+                    *additions(folder, change.added, repo_id=remote.repo_id),
                 ],
                 commit_message=push.commit_message or _message(change.family, push.languages),
                 revision=push.revision,
@@ -154,7 +154,9 @@ def write_card_file(
         HubError: If the folder has links to files; nothing is written through a link.
     """
     check_no_links(folder, [])
-    card = ModelCard(card_text(read_manifest(folder), existing, repo_id=repo_id))
+    family = read_manifest(folder)
+    files = card_files(folder, family)
+    card = ModelCard(card_text(family, existing, repo_id=repo_id, files=files))
 
     for name, value in metadata.items():
         if name != "tags":
@@ -168,6 +170,13 @@ def write_card_file(
         card.data["tags"] = list(dict.fromkeys([*(card.data.get("tags") or []), *added]))
 
     write_text(folder / CARD, str(card))
+
+
+def _write_card(folder: Path, family: Family, remote: Remote) -> None:
+    """Write the card of what a repository is going to hold."""
+    files = card_files(folder, family, remote.files)
+    text = card_text(family, remote.text(CARD), repo_id=remote.repo_id, files=files)
+    (folder / CARD).write_text(text, encoding="utf-8")
 
 
 def _open(api: HfApi, push: Push, cache: Path) -> Remote:

@@ -103,7 +103,7 @@ def push_run(
     commit = partial(
         access.api().create_commit,
         trainer.hub_model_id,
-        additions(output, files),
+        additions(output, files, repo_id=trainer.hub_model_id),
         commit_message=message or "End of training",
         revision=access.revision,
     )
@@ -170,7 +170,7 @@ def _upload(args: TrainingArguments, repo_id: str, step: int, checkpoint: Path) 
     """Start the uploads: the model, and the checkpoint where the strategy says so."""
     output, message = Path(str(args.output_dir)), f"Training in progress, step {step}"
 
-    model = additions(output, files_to_publish(output, *_OF_THE_RUN))
+    model = additions(output, files_to_publish(output, *_OF_THE_RUN), repo_id=repo_id)
     jobs: list[object] = [_commit(args, repo_id, model, message)]
 
     names = {

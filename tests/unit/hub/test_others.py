@@ -50,9 +50,7 @@ def table(**values: float) -> dict[str, Any]:
     return {"task": "ner", "metric": "f1", "scores": scores, "mean": 0.5}
 
 
-def test_the_others_stay_with_the_same_theta(
-    saved: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_others_stay_with_the_same_theta(saved: Path, caplog: pytest.LogCaptureFixture) -> None:
     before, batch = files(saved), tiny("bert").batch()
     expected = {key: outputs(load(saved), batch, language=key) for key in LANGUAGES}
     model = load(saved, languages=["sw"])
@@ -191,9 +189,7 @@ def test_a_push_keeps_them_too(hub: HubServer, caplog: pytest.LogCaptureFixture)
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {MANIFEST, "sw/adapter_model.safetensors"}
     for key in ("en", "te"):
-        assert same(
-            outputs(load(FAMILY), batch, language=key), outputs(whole, batch, language=key)
-        )
+        assert same(outputs(load(FAMILY), batch, language=key), outputs(whole, batch, language=key))
 
     moved(model, model.shared_parameters())
     commits = dict(hub.repositories[FAMILY].commits)

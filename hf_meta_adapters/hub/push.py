@@ -17,6 +17,7 @@ from huggingface_hub import (
 
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.errors import HubError
+from hf_meta_adapters.hub._base_license import with_base_license
 from hf_meta_adapters.hub._card import CARD, card_text
 from hf_meta_adapters.hub._card_files import card_files
 from hf_meta_adapters.hub._needed_files import ADAPTER_CONFIG
@@ -140,7 +141,12 @@ def published_card(repo_id: str, revision: str | None, token: str | bool | None)
 
 
 def write_card_file(
-    folder: Path, existing: str | None, *, repo_id: str, metadata: Mapping[str, str | list[str]]
+    folder: Path,
+    existing: str | None,
+    *,
+    repo_id: str,
+    metadata: Mapping[str, str | list[str]],
+    access: Access | None = None,
 ) -> None:
     """Write the model card of a saved family into its folder.
 
@@ -149,6 +155,7 @@ def write_card_file(
         existing: The present card, whose own text is kept.
         repo_id: The repository.
         metadata: Further metadata, such as a licence; tags join those of the card.
+        access: How the Hub is asked for the licence of the base; `None` not to ask.
 
     Raises:
         HubError: If the folder has links to files; nothing is written through a link.
@@ -156,6 +163,9 @@ def write_card_file(
     check_no_links(folder, [])
     family = read_manifest(folder)
     files = card_files(folder, family)
+    if access is not None and "license" not in metadata:
+        family = with_base_license(family, existing, access)
+
     card = ModelCard(card_text(family, existing, repo_id=repo_id, files=files))
 
     for name, value in metadata.items():
@@ -174,8 +184,9 @@ def write_card_file(
 
 def _write_card(folder: Path, family: Family, remote: Remote) -> None:
     """Write the card of what a repository is going to hold."""
-    files = card_files(folder, family, remote.files)
-    text = card_text(family, remote.text(CARD), repo_id=remote.repo_id, files=files)
+    files, existing = card_files(folder, family, remote.files), remote.text(CARD)
+    family = with_base_license(family, existing, remote.access)
+    text = card_text(family, existing, repo_id=remote.repo_id, files=files)
     (folder / CARD).write_text(text, encoding="utf-8")
 
 

@@ -48,7 +48,8 @@ def write_card(folder: Path, repo_id: str, args: TrainingArguments, metadata: Me
     """
     existing = published_card(repo_id, args.hub_revision, args.hub_token)
     kept = {name: metadata[name] for name in ("license", "tags") if metadata.get(name)}
-    write_card_file(folder, existing, repo_id=repo_id, metadata=kept)
+    access = Access(token=args.hub_token)
+    write_card_file(folder, existing, repo_id=repo_id, metadata=kept, access=access)
 
 
 def check_publishable(model: LanguageAdapterModel) -> None:

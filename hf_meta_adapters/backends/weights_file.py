@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -18,7 +18,11 @@ _SHOWN = 20
 
 
 def read_weights(
-    directory: Path, expected: dict[str, Tensor], body: str | None = None
+    directory: Path,
+    expected: dict[str, Tensor],
+    body: str | None = None,
+    *,
+    ignored: Collection[str] = (),
 ) -> dict[str, Tensor]:
     """Read an adapter under the names and with the shapes that a model expects.
 
@@ -27,6 +31,7 @@ def read_weights(
         expected: The adapter in the model, under the names of a file.
         body: The prefix of the body's names in a model with a head, if the model is of another
             class over the same body than the saved one; `None` if the class is the same.
+        ignored: Names that may be in the file and are no part of the adapter.
 
     Returns:
         name → tensor, for the names of `expected`.
@@ -36,6 +41,8 @@ def read_weights(
             all differences at once.
     """
     tensors = read_tensors(directory)
+    foreign = set(ignored) - expected.keys()
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in foreign}
     if body is not None:
         tensors = _for_body(expected, tensors, body)
 

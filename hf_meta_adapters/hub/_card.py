@@ -11,10 +11,12 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 from hf_meta_adapters._typing import JsonObject
 from hf_meta_adapters.errors import HubError
+from hf_meta_adapters.hub._card_files import CardFiles
 from hf_meta_adapters.hub._card_sections import sections
+from hf_meta_adapters.hub._card_task import pipeline_tag
+from hf_meta_adapters.hub._card_usage import base_repository
 from hf_meta_adapters.hub._language_names import iso_code, language_name
-from hf_meta_adapters.hub._measurements import number, own_scores
-from hf_meta_adapters.hub.base_model import is_repo_id
+from hf_meta_adapters.hub._measurements import data_sets, number, own_scores
 from hf_meta_adapters.hub.manifest import Family
 from hf_meta_adapters.hub.public import public_family
 
@@ -42,7 +44,13 @@ _TEXT_OR_LIST = ("datasets", "license", "metrics", "tags")
 _RESERVED = ("eval_results", "ignore_metadata_errors", "self")
 
 
-def card_text(family: Family, existing: str | None = None, *, repo_id: str = "") -> str:
+def card_text(
+    family: Family,
+    existing: str | None = None,
+    *,
+    repo_id: str = "",
+    files: CardFiles | None = None,
+) -> str:
     """The text of `README.md`.
 
     Args:
@@ -50,6 +58,7 @@ def card_text(family: Family, existing: str | None = None, *, repo_id: str = "")
         existing: The present card. The user's own text is kept, and so are metadata that are not
             generated (a licence, say).
         repo_id: The name of the repository, where it is known.
+        files: What is known of the files beside it.
 
     Raises:
         HubError: If the metadata of the present card cannot be read, or have a wrong type.
@@ -66,7 +75,7 @@ def card_text(family: Family, existing: str | None = None, *, repo_id: str = "")
     data = _metadata(name, family, kept)
 
     # Between the two marks everything is written anew: scores of other weights must not survive.
-    generated = "\n\n".join([_BEGIN, *sections(family, repo_id), _END])
+    generated = "\n\n".join([_BEGIN, *sections(family, files or CardFiles(), repo_id), _END])
     if previous is None:
         text = f"# {name}\n\n{_HINT}\n\n{generated}\n"
     elif _GENERATED.search(previous.text):
@@ -162,6 +171,11 @@ def _metadata(name: str, family: Family, kept: JsonObject) -> ModelCardData:
     if results:
         model_name = model_name or name
 
+    # What the user wrote on the card wins over what the class tells, not over what is passed now.
+    if not kept.get("pipeline_tag"):
+        kept["pipeline_tag"] = pipeline_tag(family.base_class)
+    kept |= _given(family, kept)
+
     carbon = None
     emissions = number(family.details.get("co2_eq_emissions"))
     if emissions is not None:
@@ -172,13 +186,28 @@ def _metadata(name: str, family: Family, kept: JsonObject) -> ModelCardData:
         **kept,
         language=codes or None,
         language_bcp47=languages if languages != codes else None,
-        base_model=_base_repository(family),
+        base_model=base_repository(family),
         library_name=_LIBRARIES.get(family.backend),
         tags=_unique([*tags, *_TAGS, *library_tags]),
         model_name=model_name,
         eval_results=results or None,
         co2_eq_emissions=carbon,
     )
+
+
+def _given(family: Family, kept: JsonObject) -> JsonObject:
+    """The licence and the data sets among the details, where the Hub could take them."""
+    given: JsonObject = {}
+
+    named = family.details.get("license")
+    if isinstance(named, str) and named:
+        given["license"] = named
+
+    datasets = data_sets(family)
+    if datasets:
+        before = kept.get("datasets") or []
+        given["datasets"] = _unique([*([before] if isinstance(before, str) else before), *datasets])
+    return given
 
 
 def _results(family: Family) -> list[EvalResult]:
@@ -199,14 +228,6 @@ def _results(family: Family) -> list[EvalResult]:
             results.append(result)
 
     return results
-
-
-def _base_repository(family: Family) -> str | None:
-    """The repository of the base, or the recorded one that training began from; no folder."""
-    name = family.base_model or family.details.get("base_model")
-    if not isinstance(name, str) or not is_repo_id(name):
-        return None
-    return name
 
 
 def _unique(names: Iterable[str]) -> list[str]:

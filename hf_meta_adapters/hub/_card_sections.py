@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, metadata, version
 
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters._version import __version__
 from hf_meta_adapters.hub._bibliography import PAPER, bibtex
-from hf_meta_adapters.hub._card_usage import cell, description, usage
+from hf_meta_adapters.hub._card_files import CardFiles
+from hf_meta_adapters.hub._card_usage import NAME, cell, description, usage
 from hf_meta_adapters.hub._language_names import language_name
 from hf_meta_adapters.hub._measurements import (
     Scores,
     baseline_scores,
     data_rows,
+    data_sets,
     number,
     own_scores,
     settings,
@@ -23,15 +26,16 @@ from hf_meta_adapters.hub.record import COSINES
 from hf_meta_adapters.results.tables import markdown_table
 
 
-def sections(family: Family, repo_id: str) -> Iterator[str]:
+def sections(family: Family, files: CardFiles, repo_id: str) -> Iterator[str]:
     """The generated part, paragraph by paragraph.
 
     Args:
         family: The manifest, with what was recorded of the model.
+        files: The files beside the card.
         repo_id: The repository; "" if it is unknown.
     """
     yield from description(family)
-    yield from usage(family, repo_id or "the/repository")
+    yield from usage(family, files, repo_id or "the/repository")
 
     for number_of_task, scores in enumerate(own_scores(family)):
         if number_of_task == 0:
@@ -50,7 +54,18 @@ def sections(family: Family, repo_id: str) -> Iterator[str]:
         yield from training
 
     yield f"## Citation\n\n```bibtex\n{bibtex(PAPER)}\n```"
-    yield f"Versions: {', '.join(_versions(family))}."
+    yield f"Made with [{NAME}]({_homepage()}). Versions: {', '.join(_versions(family))}."
+
+
+def _homepage() -> str:
+    """The page of the project, as the package names it, or that of the installed package."""
+    with suppress(PackageNotFoundError):
+        for entry in metadata(NAME).get_all("Project-URL") or []:
+            label, _, address = entry.partition(", ")
+            if label.lower() == "homepage":
+                return str(address)
+
+    return f"https://pypi.org/project/{NAME}/"
 
 
 def _caption(scores: Scores) -> str:
@@ -87,6 +102,11 @@ def _shown(scores: Scores, key: Language) -> str:
 
 
 def _training(family: Family) -> Iterator[str]:
+    names = data_sets(family)
+    if names:
+        links = (f"[{cell(name)}](https://huggingface.co/datasets/{name})" for name in names)
+        yield f"Data: {', '.join(links)}."
+
     data = data_rows(family)
     if data:
         rows = [[language_name(key), train or "–", meta or "–"] for key, train, meta in data]

@@ -11,8 +11,35 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hf_meta_adapters._typing import Language
+from hf_meta_adapters.hub.base_model import is_repo_id
 from hf_meta_adapters.hub.manifest import Family
 from hf_meta_adapters.hub.record import as_list
+
+_SETTINGS = (
+    "preset",
+    "adapter_update",
+    "meta_gradient",
+    "lookahead",
+    "inner_optimizer",
+    "inner_learning_rate",
+    "indirect_ratio",
+    "meta_every",
+    "shared_update",
+    "languages_per_step",
+    "sampling_alpha",
+    "sampling_temperature",
+    "steps",
+    "learning_rate",
+    "adapter_learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "optim",
+    "weight_decay",
+    "rows_per_language_and_step",
+    "precision",
+    "seed",
+)
+"""What the card shows of the settings, in this order; the manifest has all of them."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +79,21 @@ def baseline_scores(family: Family) -> list[tuple[str, Scores]]:
 
 
 def settings(family: Family) -> Iterator[tuple[str, str]]:
-    """The settings of the training run that were recorded, in their order."""
+    """The settings of the training run that somebody needs who wants to repeat it."""
     training = family.details.get("training")
     if not isinstance(training, Mapping):
         return
 
-    for name, value in training.items():
+    for name in _SETTINGS:
+        value = training.get(name)
         if isinstance(value, (str, int, float)):
-            yield str(name), str(value)
+            yield name, str(value)
+
+
+def data_sets(family: Family) -> list[str]:
+    """The names of the data sets on the Hub that a model was trained on."""
+    found = as_list(family.details.get("datasets"))
+    return [name for name in found if isinstance(name, str) and is_repo_id(name)]
 
 
 def data_rows(family: Family) -> list[tuple[Language, str, str]]:

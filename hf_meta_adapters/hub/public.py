@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatch
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd
 
 from hf_meta_adapters.errors import HubError
+from hf_meta_adapters.hub._needed_files import ADAPTER_CONFIG
 from hf_meta_adapters.hub.base_model import is_repo_id
-from hf_meta_adapters.hub.manifest import MANIFEST, Family
+from hf_meta_adapters.hub.manifest import MANIFEST, Family, read_manifest
 from hf_meta_adapters.hub.places import is_absolute, without_places
 from hf_meta_adapters.hub.seal_text import sealed
 
@@ -73,7 +75,12 @@ def files_to_publish(folder: Path, *left_out: str) -> list[str]:
 
 
 def additions(
-    folder: Path, paths: Iterable[str], *, target: str = "", run: Path | None = None
+    folder: Path,
+    paths: Iterable[str],
+    *,
+    target: str = "",
+    run: Path | None = None,
+    repo_id: str = "",
 ) -> list[CommitOperationAdd]:
     """What a commit adds to publish files of a folder.
 
@@ -82,24 +89,46 @@ def additions(
         paths: The files, by their paths in it.
         target: The folder of the repository; default its root.
         run: The folder of the run that a checkpoint belongs to; default `folder`.
+        repo_id: The repository, if its root becomes the folder: the adapters of languages then name
+            it as their base, unless they need more than that.
 
     Returns:
         An addition for each file. Where a text names places, it is of the text without them, and
-        the seal of a checkpoint is one of the files as they are published.
+        the checksums of a manifest or a checkpoint are those of the files as they are published.
 
     Raises:
         HubError: If an adapter needs a tokenizer that only this machine has.
     """
     prefix = f"{target}/" if target else ""
-    root = run or folder
+    contents = _public_texts(folder, paths, run or folder, repo_id)
 
     operations = []
-    for path in paths:
-        content = _resealed(folder, root) if path == _SEAL else _public_text(folder / path, root)
+    for path, content in contents.items():
         source = str(folder / path) if content is None else content
         operations.append(CommitOperationAdd(f"{prefix}{path}", source))
 
     return operations
+
+
+def _public_texts(
+    folder: Path, paths: Iterable[str], run: Path, repo_id: str
+) -> dict[str, bytes | None]:
+    """Path → the content that is published; `None` for a file that is published as it is."""
+    texts = {path: _public_text(folder / path, run) for path in paths}
+
+    # Adapters next to a θ that is an adapter itself are of more than the base.
+    if repo_id and (folder / MANIFEST).is_file():
+        family = read_manifest(folder)
+        if not family.theta_is_adapter:
+            configs = {f"{key}/{ADAPTER_CONFIG}" for key in family.adapters(family.languages)}
+            for path in configs & texts.keys():
+                texts[path] = _based_on(texts[path] or (folder / path).read_bytes(), repo_id)
+
+    if MANIFEST in texts:
+        texts[MANIFEST] = _rehashed(folder, texts)
+    if _SEAL in texts:
+        texts[_SEAL] = _resealed(folder, texts)
+    return texts
 
 
 def _is_unpublished_base(name: str, entry: object) -> bool:
@@ -121,7 +150,7 @@ def _public_text(path: Path, run: Path) -> bytes | None:
     public = without_places(content, run) if is_record else _public_settings(content)
     if public == content:
         return None
-    return f"{json.dumps(public, indent=2, ensure_ascii=False)}\n".encode()
+    return _json(public)
 
 
 def _public_settings(settings: Any) -> Any:
@@ -147,7 +176,30 @@ def _public_settings(settings: Any) -> Any:
     return public
 
 
-def _resealed(folder: Path, run: Path) -> bytes | None:
+def _based_on(config: bytes, repo_id: str) -> bytes:
+    """The configuration of an adapter of PEFT that names no base, with that of the repository."""
+    settings = json.loads(config)
+
+    # Adapters of the library `adapters` do not name one.
+    if not settings.get("peft_type") or settings.get("base_model_name_or_path"):
+        return config
+    return _json({**settings, "base_model_name_or_path": repo_id})
+
+
+def _rehashed(folder: Path, texts: Mapping[str, bytes | None]) -> bytes | None:
+    """The manifest with the checksums of texts that are not published as they are."""
+    text = texts[MANIFEST]
+    content = json.loads(text or (folder / MANIFEST).read_text(encoding="utf-8"))
+    recorded = content.get("sha256", {})
+
+    changed = {path: sha256(text).hexdigest() for path, text in texts.items() if text is not None}
+    public = {path: changed.get(path, found) for path, found in recorded.items()}
+    if public == recorded:
+        return text
+    return _json({**content, "sha256": public})
+
+
+def _resealed(folder: Path, texts: Mapping[str, bytes | None]) -> bytes | None:
     """The seal of a checkpoint as it is published; `None` if every file is as it was."""
     seal = json.loads((folder / _SEAL).read_text(encoding="utf-8"))
 
@@ -155,7 +207,7 @@ def _resealed(folder: Path, run: Path) -> bytes | None:
     files = {name: entry for name, entry in seal["files"].items() if not fnmatch(name, KEPT_ROWS)}
 
     for name in files:
-        content = _public_text(folder / name, run)
+        content = texts.get(name)
         if content is not None:
             files[name] = [len(content), zlib.crc32(content)]
 
@@ -167,3 +219,7 @@ def _resealed(folder: Path, run: Path) -> bytes | None:
     if "checksum" not in seal:
         return f"{json.dumps(seal, indent=1)}\n".encode()
     return sealed(seal).encode()
+
+
+def _json(content: object) -> bytes:
+    return f"{json.dumps(content, indent=2, ensure_ascii=False)}\n".encode()

@@ -17,7 +17,9 @@ from huggingface_hub import (
 
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.errors import HubError
+from hf_meta_adapters.hub._base_license import with_base_license
 from hf_meta_adapters.hub._card import CARD, card_text
+from hf_meta_adapters.hub._card_files import card_files
 from hf_meta_adapters.hub._needed_files import ADAPTER_CONFIG
 from hf_meta_adapters.hub._remote import Remote, read_remote
 from hf_meta_adapters.hub._same_family import check_same_family
@@ -100,15 +102,14 @@ def push_family(push: Push, save: Callable[[Path], None]) -> CommitInfo:
             remote = _open(api, push, Path(scratch) / "cache")
             change = _change(folder, family, push, remote)
 
-            card = card_text(change.family, remote.text(CARD), repo_id=remote.repo_id)
-            (folder / CARD).write_text(card, encoding="utf-8")
+            _write_card(folder, change.family, remote)
 
             # `parent_commit` makes the Hub refuse the commit if somebody has pushed since `_open`.
             return api.create_commit(
                 remote.repo_id,
                 [
                     *(CommitOperationDelete(path) for path in change.removed),
-                    *additions(folder, change.added),
+                    *additions(folder, change.added, repo_id=remote.repo_id),
                 ],
                 commit_message=push.commit_message or _message(change.family, push.languages),
                 revision=push.revision,
@@ -140,7 +141,12 @@ def published_card(repo_id: str, revision: str | None, token: str | bool | None)
 
 
 def write_card_file(
-    folder: Path, existing: str | None, *, repo_id: str, metadata: Mapping[str, str | list[str]]
+    folder: Path,
+    existing: str | None,
+    *,
+    repo_id: str,
+    metadata: Mapping[str, str | list[str]],
+    access: Access | None = None,
 ) -> None:
     """Write the model card of a saved family into its folder.
 
@@ -149,12 +155,18 @@ def write_card_file(
         existing: The present card, whose own text is kept.
         repo_id: The repository.
         metadata: Further metadata, such as a licence; tags join those of the card.
+        access: How the Hub is asked for the licence of the base; `None` not to ask.
 
     Raises:
         HubError: If the folder has links to files; nothing is written through a link.
     """
     check_no_links(folder, [])
-    card = ModelCard(card_text(read_manifest(folder), existing, repo_id=repo_id))
+    family = read_manifest(folder)
+    files = card_files(folder, family)
+    if access is not None and "license" not in metadata:
+        family = with_base_license(family, existing, access)
+
+    card = ModelCard(card_text(family, existing, repo_id=repo_id, files=files))
 
     for name, value in metadata.items():
         if name != "tags":
@@ -168,6 +180,14 @@ def write_card_file(
         card.data["tags"] = list(dict.fromkeys([*(card.data.get("tags") or []), *added]))
 
     write_text(folder / CARD, str(card))
+
+
+def _write_card(folder: Path, family: Family, remote: Remote) -> None:
+    """Write the card of what a repository is going to hold."""
+    files, existing = card_files(folder, family, remote.files), remote.text(CARD)
+    family = with_base_license(family, existing, remote.access)
+    text = card_text(family, existing, repo_id=remote.repo_id, files=files)
+    (folder / CARD).write_text(text, encoding="utf-8")
 
 
 def _open(api: HfApi, push: Push, cache: Path) -> Remote:

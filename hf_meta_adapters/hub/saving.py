@@ -18,6 +18,7 @@ import transformers
 from torch import Tensor
 
 from hf_meta_adapters.hub._card import CARD, card_text
+from hf_meta_adapters.hub._card_files import card_files
 from hf_meta_adapters.hub._needed_files import adapter_folders, weight_sizes
 from hf_meta_adapters.hub._same_family import Folder
 from hf_meta_adapters.hub._staging import save_over
@@ -107,7 +108,8 @@ def save_family(
         previous = None
         if card.is_file():
             previous = card.read_text(encoding="utf-8")
-        (place / CARD).write_text(card_text(written, previous), encoding="utf-8")
+        text = card_text(written, previous, files=card_files(place, written))
+        (place / CARD).write_text(text, encoding="utf-8")
         return written.to_json()
 
     save_over(folder, write)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
-from hf_meta_adapters._typing import Language
+from hf_meta_adapters._typing import Language, RowLanguages
 from hf_meta_adapters.backends.rows import (
     check_row_count,
     count_rows,
@@ -20,6 +20,48 @@ from hf_meta_adapters.backends.rows import (
 from hf_meta_adapters.errors import ConfigurationError, check_known_language
 from hf_meta_adapters.modeling._base_language import with_base_language
 from hf_meta_adapters.modeling._router import Router
+
+
+def by_name(
+    base: nn.Module,
+    args: tuple[object, ...],
+    language: RowLanguages | None,
+    inputs: dict[str, object],
+) -> tuple[RowLanguages | None, dict[str, object]]:
+    """The language of a pass, and all inputs by the names that the base has for them.
+
+    Args:
+        base: The base model.
+        args: What was passed by position: perhaps a language, or one for each row, and inputs.
+        language: What was passed as the language by name.
+        inputs: The inputs that were passed by name.
+
+    Raises:
+        ConfigurationError: If an input comes twice, or there are more than the base has.
+    """
+    if not args:
+        return language, inputs
+
+    first = args[0]
+    is_language = first is None or isinstance(first, str)
+    if isinstance(first, (list, tuple)):
+        is_language = all(isinstance(key, str) for key in first)
+    if is_language and language is None:
+        language, args = cast("RowLanguages | None", first), args[1:]
+
+    forward = inspect.signature(base.forward)
+    try:
+        named = forward.bind_partial(*args, **inputs)
+    except TypeError as error:
+        raise ConfigurationError(
+            "Inputs by position must be those of the base model, in its order:"
+            f" {list(forward.parameters)}. Found {len(args)} by position, {list(inputs)} by name:"
+            f' {error}. Pass them by name, as in `model(language="en", input_ids=...)`.'
+        ) from error
+
+    # what the base collects under names of its own comes last
+    positional = list(forward.parameters)[: len(args)]
+    return language, {**{name: named.arguments[name] for name in positional}, **inputs}
 
 
 def forward_rows(

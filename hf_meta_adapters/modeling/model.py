@@ -38,7 +38,7 @@ from hf_meta_adapters.modeling._loading import (
 )
 from hf_meta_adapters.modeling._merging import merge
 from hf_meta_adapters.modeling._router import Router
-from hf_meta_adapters.modeling._rows import forward_rows, generate_rows
+from hf_meta_adapters.modeling._rows import by_name, forward_rows, generate_rows
 from hf_meta_adapters.modeling._saving import Writer, checked_choice, family_of, publish
 from hf_meta_adapters.modeling._theta import claim_theta
 
@@ -141,7 +141,9 @@ class LanguageAdapterModel(nn.Module):
 
         return self._router.routing(self.languages) is not None
 
-    def forward(self, language: RowLanguages | None = None, **inputs: object) -> ModelOutput:
+    def forward(
+        self, *args: object, language: RowLanguages | None = None, **inputs: object
+    ) -> ModelOutput:
         """Run the model in a language, or each row of the batch in one of its own.
 
         Rows in several languages go through one pass where the method can do that (bottleneck
@@ -150,6 +152,8 @@ class LanguageAdapterModel(nn.Module):
         hidden states, but neither a loss nor a cache of keys and values.
 
         Args:
+            *args: Inputs of the base model, in the order of its own `forward`; a language, or a
+                list of them, may stand before.
             language: The key, or a list with one key for each row; default the language of
                 `set_language` or `use_language`.
             **inputs: The inputs of the base model.
@@ -162,6 +166,7 @@ class LanguageAdapterModel(nn.Module):
             ConfigurationError: If rows in several languages cannot run, or are not as many as the
                 keys.
         """
+        language, inputs = by_name(self.base_model, args, language, inputs)
         if isinstance(language, (list, tuple)):
             return forward_rows(self._router, self.model, language, inputs)
 

@@ -48,7 +48,8 @@ def write_card(folder: Path, repo_id: str, args: TrainingArguments, metadata: Me
     """
     existing = published_card(repo_id, args.hub_revision, args.hub_token)
     kept = {name: metadata[name] for name in ("license", "tags") if metadata.get(name)}
-    write_card_file(folder, existing, repo_id=repo_id, metadata=kept)
+    access = Access(token=args.hub_token)
+    write_card_file(folder, existing, repo_id=repo_id, metadata=kept, access=access)
 
 
 def check_publishable(model: LanguageAdapterModel) -> None:
@@ -103,7 +104,7 @@ def push_run(
     commit = partial(
         access.api().create_commit,
         trainer.hub_model_id,
-        additions(output, files),
+        additions(output, files, repo_id=trainer.hub_model_id),
         commit_message=message or "End of training",
         revision=access.revision,
     )
@@ -170,7 +171,7 @@ def _upload(args: TrainingArguments, repo_id: str, step: int, checkpoint: Path) 
     """Start the uploads: the model, and the checkpoint where the strategy says so."""
     output, message = Path(str(args.output_dir)), f"Training in progress, step {step}"
 
-    model = additions(output, files_to_publish(output, *_OF_THE_RUN))
+    model = additions(output, files_to_publish(output, *_OF_THE_RUN), repo_id=repo_id)
     jobs: list[object] = [_commit(args, repo_id, model, message)]
 
     names = {

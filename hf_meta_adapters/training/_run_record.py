@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence, Sized
+from enum import Enum
 from pathlib import Path
 from typing import TypedDict
 
@@ -12,13 +14,17 @@ from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.training._given_data import Datasets
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 
+_SOURCE = re.compile(r"hf://datasets/([^/@]+/[^/@]+)@")
+"""A file of a repository of data sets, as the library datasets records it."""
+
 
 class RunRecord(TypedDict, total=False):
     """The entries of the manifest's details.
 
     Attributes:
-        training: The arguments of the method.
+        training: The arguments of the method, and what else decides what a step is.
         data: language → role → rows.
+        datasets: The names of the data sets on the Hub.
         scores: Results, as JSON or as objects of this package.
         train_runtime: Seconds.
         base_model: The name of the model that training started from.
@@ -26,6 +32,7 @@ class RunRecord(TypedDict, total=False):
 
     training: dict[str, object]
     data: dict[Language, dict[str, int]]
+    datasets: list[str]
     scores: list[object]
     train_runtime: float
     base_model: str
@@ -50,7 +57,16 @@ def run_record(
     Returns:
         The record.
     """
-    record: RunRecord = {"training": args.method(), "data": _row_counts(datasets)}
+    steps = max((int(line["step"]) for line in history if "step" in line), default=0)
+    training = {**args.method(), **_schedule(args, steps)}
+    training["adapter_learning_rate"] = args.adapter_rate(
+        beside_shared=bool(model.shared_parameters())
+    )
+    record: RunRecord = {"training": training, "data": _row_counts(datasets)}
+
+    names = _names(datasets)
+    if names:
+        record["datasets"] = names
 
     every_score: list[object] = [*_selection_scores(model.languages, history), *scores]
     if every_score:
@@ -66,6 +82,47 @@ def run_record(
         record["base_model"] = name
 
     return record
+
+
+def _schedule(args: MetaAdapterTrainingArguments, steps: int) -> dict[str, object]:
+    """The arguments of transformers that somebody needs who wants to repeat the run."""
+    rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    precision = "float32"
+    if args.bf16 or args.fp16:
+        precision = "bf16" if args.bf16 else "fp16"
+
+    return {
+        "steps": steps,
+        "learning_rate": args.learning_rate,
+        "lr_scheduler_type": _text(args.lr_scheduler_type),
+        "warmup_steps": args.get_warmup_steps(steps),
+        "optim": _text(args.optim),
+        "weight_decay": args.weight_decay,
+        "rows_per_language_and_step": rows,
+        "precision": precision,
+        "seed": args.seed,
+    }
+
+
+def _text(setting: object) -> str:
+    return str(setting.value) if isinstance(setting, Enum) else str(setting)
+
+
+def _names(datasets: Mapping[str, Datasets | None]) -> list[str]:
+    """The repositories on the Hub that data sets were downloaded from, each once."""
+    found: list[str] = []
+    for by_language in datasets.values():
+        for dataset in (by_language or {}).values():
+            info = getattr(dataset, "info", None)  # of the library datasets; others have none
+            found += [place[1] for place in map(_SOURCE.match, _checksums(info)) if place]
+
+    return list(dict.fromkeys(found))
+
+
+def _checksums(info: object) -> list[str]:
+    """The files that a data set of the library datasets was made from."""
+    sources = getattr(info, "download_checksums", None)
+    return [str(source) for source in sources] if isinstance(sources, Mapping) else []
 
 
 def _selection_scores(

@@ -52,6 +52,7 @@ from hf_meta_adapters.backends.peft._routing import routing_in_order
 from hf_meta_adapters.backends.peft._shared_part import SWITCHED, PeftSharedPart, leave_copies_out
 from hf_meta_adapters.backends.peft._supported import check_bias, check_supported
 from hf_meta_adapters.backends.peft._switches import Switches, check_not_nested, originals
+from hf_meta_adapters.backends.peft._task import head_tensors, with_task, without_task
 from hf_meta_adapters.backends.weights_file import read_weights
 from hf_meta_adapters.errors import ConfigurationError, UnsupportedModelError
 
@@ -190,12 +191,19 @@ class PeftBackend(
 
     def save(self, language: Language, directory: Path) -> None:
         """Write an adapter with its configuration, as `PeftModel.save_pretrained` does."""
-        write_adapter(directory, self._config_of(language), self._state(language))
+        state = self._state(language)
+        is_alone = self._shared is None
+        config = with_task(self._config_of(language), self.base, has_head=is_alone)
+
+        # PEFT has a head for each adapter of a classifier, here the one that all share
+        head = head_tensors(self.base, config.task_type)
+        write_adapter(directory, config, {**head, **state})
 
     def load(self, language: Language, directory: Path, body: str | None = None) -> None:
         """Read what PEFT or `save` wrote, after a comparison of configuration, names and shapes."""
         # all checks come first: an adapter that is refused leaves the language as it was
-        weights = read_weights(directory, self._state(language), body)
+        head = head_tensors(self.base, read_config(directory).task_type)
+        weights = read_weights(directory, self._state(language), body, ignored=head)
         check_same_config(self._config_of(language), directory, body)
 
         set_peft_model_state_dict(self._peft(), weights, adapter_name=self.adapter(language))
@@ -203,7 +211,7 @@ class PeftBackend(
     @classmethod
     def saved_config(cls, directory: Path, body: str | None = None) -> PeftConfig:
         """Read `adapter_config.json`; `body` makes its names of modules relative to the body."""
-        return read_config(directory, body)
+        return without_task(read_config(directory, body))
 
     @classmethod
     def make_shared_part(cls, model: nn.Module, config: object) -> PeftSharedPart:

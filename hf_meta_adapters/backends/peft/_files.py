@@ -30,7 +30,7 @@ _NOT_COMPARED = {
 
 
 def write_adapter(
-    directory: Path, config: PeftConfig, state: Mapping[str, Tensor], base: str | None = None
+    directory: Path, config: PeftConfig, state: Mapping[str, Tensor], base: str = ""
 ) -> None:
     """Write an adapter as `PeftModel.save_pretrained` does.
 
@@ -38,12 +38,19 @@ def write_adapter(
         directory: The folder to write to; created if it is missing.
         config: The configuration of the adapter.
         state: Its tensors, under the names of a file.
-        base: The name of the base model; `None` if that is the parent folder, which may be moved.
+        base: The name of the base model; "" if that is the parent folder, which may be moved.
     """
     # as PEFT saves it: whoever loads the adapter does not train it, unless asked to
     config = copy.deepcopy(config)
     config.inference_mode = True
+    # not `None`, by which transformers would look for a repository of that name on the Hub
     config.base_model_name_or_path = base
+
+    # sets have another order in every process, and equal adapters should have equal files
+    for setting in (*_NAMES_OF_MODULES, "modules_to_save"):
+        names = vars(config).get(setting)
+        if isinstance(names, set):
+            setattr(config, setting, sorted(names))
 
     # a clone each: safetensors refuses tensors that share memory
     tensors = {name: tensor.detach().contiguous().clone() for name, tensor in state.items()}

@@ -25,6 +25,7 @@ from hf_meta_adapters.backends.peft._merging import prepare_merging, unwrap
 from hf_meta_adapters.backends.peft._messages import without_noise
 from hf_meta_adapters.backends.peft._patterns import check_config_patterns
 from hf_meta_adapters.backends.peft._supported import check_supported
+from hf_meta_adapters.backends.peft._task import with_task
 from hf_meta_adapters.backends.weights_file import read_weights
 from hf_meta_adapters.errors import ConfigurationError, UnsupportedModelError
 
@@ -88,7 +89,9 @@ class PeftSharedPart(SharedPart, ExportsLora):
 
     def save(self, directory: Path, base_name: str) -> None:
         """Write a folder that `PeftModel.from_pretrained` reads, which names the base."""
-        write_adapter(directory, self.model.peft_config[ADAPTER], self.tensors, base_name or None)
+        config = self.model.peft_config[ADAPTER]
+        config = with_task(config, self.base, has_head=False)
+        write_adapter(directory, config, self.tensors, base_name)
 
     def load(self, directory: Path, body: str | None = None) -> None:
         """Read what PEFT or `save` wrote, after a comparison of configuration, names and shapes."""

@@ -360,7 +360,7 @@ def test_details_are_recorded_and_must_be_json(tmp_path: Path) -> None:
     assert content["details"] == {"training": {"preset": "paper", "note": "naïve"}}
     assert content["languages"] == ["en", "sw"]
     with pytest.raises(ConfigurationError, match=r"must be JSON. Found .*set.*Use numbers"):
-        model.save_pretrained(tmp_path / "other", languages_seen={"en"})
+        model.save_pretrained(tmp_path / "other", notes={"en"})
     assert not (tmp_path / "other").exists()
 
 

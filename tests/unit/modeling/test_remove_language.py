@@ -1,4 +1,4 @@
-"""`remove_language`: the language goes from the model, its folder and the Hub; all else stays."""
+"""`remove_language`: the language is gone, from the model and its folder; all else stays."""
 
 from __future__ import annotations
 

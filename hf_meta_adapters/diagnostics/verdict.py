@@ -116,10 +116,12 @@ class Verdict:
 def _headline(interference: Finding, conflict: Finding, number_of_languages: int) -> str:
     if interference.answer == "shown":
         lose = interference.languages
-        how_many = f"{len(lose)} of {number_of_languages}"
+        names = ", ".join(lose)
+        if number_of_languages == 1:
+            return f"Joint training costs {names}."
         if len(lose) == number_of_languages:
-            how_many = f"all {number_of_languages}"
-        return f"Joint training costs {how_many} languages: {', '.join(lose)}."
+            return f"Joint training costs all {number_of_languages} languages: {names}."
+        return f"Joint training costs {len(lose)} of {number_of_languages} languages: {names}."
 
     if interference.answer == "not shown":
         return "No language is shown to lose by joint training."

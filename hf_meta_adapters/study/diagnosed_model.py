@@ -76,7 +76,15 @@ class DiagnosedModel:
             family = LanguageAdapterModel.from_pretrained(str(name))
             return cls(family.to(device).eval(), tasks[0], tokenizer)
 
-        model = vars(transformers)[architecture].from_pretrained(name)
+        model_class = getattr(transformers, architecture, None)
+        if model_class is None:
+            raise ConfigurationError(
+                "A model to diagnose must be of a class of transformers. Found"
+                f" {architecture} in {name}. Load it yourself, and call `gradient_conflict`,"
+                " `learn_language_masks` and `interference_report`."
+            )
+
+        model = model_class.from_pretrained(name)
         return cls(model.to(device).eval(), tasks[0], tokenizer)
 
     def known_languages(

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from html import escape, unescape
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,25 @@ def diagnose(*arguments: object, folder: Path) -> subprocess.CompletedProcess[st
     )
 
 
+def framed(page: Path, width: int, folder: Path) -> Path:
+    """A page with the report in a window of a width, and with how wide its content is.
+
+    A window of Chromium itself is at least 500 wide.
+    """
+    text = page.read_text(encoding="utf-8")
+    script = (
+        "const e = frame.contentDocument.documentElement;"
+        "out.textContent = e.scrollWidth + ' ' + e.clientWidth"
+    )
+    outside = folder / f"{width}.html"
+    outside.write_text(
+        f'<output id="out"></output><iframe id="frame" width="{width}" height="900"'
+        f' style="border: 0" onload="{script}" srcdoc="{escape(text)}"></iframe>',
+        encoding="utf-8",
+    )
+    return outside
+
+
 @pytest.fixture(scope="module")
 def plain(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report on a plain checkpoint, with monolingual models to compare."""
@@ -108,7 +128,10 @@ def plain(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = diagnose(model, texts, "--monolingual", folder / "alone", *QUICK, folder=folder)
     assert done.returncode == 0, done.stderr
     assert "100%" in done.stderr  # progress bars
+    assert "Texts: en 16, fr 16, ru 16, sw 9." in done.stdout
+    assert "Masks: about 1 min." in done.stdout
     assert "outputs/diagnose/report.html" in done.stdout
+    (folder / "stdout").write_text(done.stdout, encoding="utf-8")
     return folder / "outputs" / "diagnose"
 
 
@@ -124,6 +147,30 @@ def test_a_plain_checkpoint_with_monolingual_models(plain):
     page = (plain / "report.md").read_text(encoding="utf-8")
     assert all((plain / name).is_file() for name in re.findall(r"!\[[^]]*\]\(([^)]*)\)", page))
     assert all(finding in page for finding in report["findings"])
+
+
+def test_the_verdict_is_in_the_terminal_on_the_page_and_in_the_data(plain):
+    verdict = json.loads((plain / "report.json").read_text(encoding="utf-8"))["verdict"]
+    terminal = (plain.parents[1] / "stdout").read_text(encoding="utf-8")
+    markdown = (plain / "report.md").read_text(encoding="utf-8")
+    page = unescape((plain / "report.html").read_text(encoding="utf-8"))
+
+    answers = {verdict[question]["answer"] for question in ("interference", "conflict", "masks")}
+    assert "not measured" not in answers
+    assert (ROOT / verdict["treatments"]).is_file()
+    for text in (verdict["headline"], verdict["interference"]["text"], *verdict["advice"]):
+        assert text in terminal
+        assert text in markdown.partition("## ")[0]
+        assert text in page.partition("<h2>")[0]
+    assert "**" not in terminal
+
+
+def test_bits_per_character_are_one_number(plain):
+    """The joint scores of the interference are those of the table of scores."""
+    report = json.loads((plain / "report.json").read_text(encoding="utf-8"))
+    for row in report["interference"]["rows"]:
+        scores = report["scores"]["scores"][row["language"]]
+        assert row["joint"] == pytest.approx(scores["bits_per_character"])
 
 
 def test_the_page_needs_nothing_but_itself(plain):
@@ -142,24 +189,26 @@ def test_a_browser_shows_the_page(plain, tmp_path):
         "--headless",
         "--no-sandbox",
         "--disable-gpu",
+        "--hide-scrollbars",
         f"--user-data-dir={tmp_path / 'profile'}",
     ]
     picture = tmp_path / "page.png"
-    options += [f"--screenshot={picture}", "--window-size=500,3000", "--virtual-time-budget=3000"]
+    shot = [f"--screenshot={picture}", "--window-size=500,3000", "--virtual-time-budget=3000"]
     environment = os.environ | {"HOME": str(tmp_path)}
-    page = (plain / "report.html").as_uri()
-    subprocess.run(
-        [BROWSER, *options, page], env=environment, check=True, capture_output=True, timeout=120
-    )
-    dumped = subprocess.run(
-        [BROWSER, *options[:4], "--dump-dom", page],
-        env=environment,
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    ).stdout
-    assert dumped.count("<h2>") == 6
+
+    def browse(page: Path, *more: str) -> str:
+        command = [BROWSER, *options, *more, page.as_uri()]
+        return subprocess.run(
+            command, env=environment, check=True, capture_output=True, text=True, timeout=120
+        ).stdout
+
+    browse(plain / "report.html", *shot)
+    assert browse(plain / "report.html", "--dump-dom").count("<h2>") == 6
+    for width in (390, 1280):
+        found = browse(framed(plain / "report.html", width, tmp_path), "--dump-dom")
+        content, window = map(int, re.findall(r"<output id=\"out\">(\d+) (\d+)<", found)[0])
+        assert content <= window == width  # no scrolling sideways, except inside of tables
+
     from PIL import Image
 
     with Image.open(picture) as image:
@@ -192,10 +241,27 @@ def test_other_models(kind, texts, tmp_path, diagnose_here):
 
 def test_what_cannot_work_is_refused(texts, tmp_path, diagnose_here):
     headless = save(XLMRobertaModel(CONFIG), tmp_path / "headless")
-    with pytest.raises(SystemExit, match=r"with its head\. Found XLMRobertaModel"):
-        diagnose_here(headless, texts)
+    model = save(XLMRobertaForMaskedLM(CONFIG), tmp_path / "model")
+    nowhere = tmp_path / "nowhere"
     (tmp_path / "one").mkdir()
-    (tmp_path / "one" / "en.txt").write_text("In the beginning")
-    with pytest.raises(SystemExit, match=r"two languages of the model.*Found \['en'\]"):
-        diagnose_here(save(XLMRobertaForMaskedLM(CONFIG), tmp_path / "model"), tmp_path / "one")
+    (tmp_path / "one" / "en.txt").write_text("In the beginning\n" * 4)
+    (tmp_path / "few").mkdir()
+    (tmp_path / "few" / "en.txt").write_text("In the beginning")
+    (tmp_path / "alone" / "en").mkdir(parents=True)
+    (tmp_path / "alone" / "en" / "config.json").write_text("{}")
+
+    for arguments, message in (
+        ((headless, texts), r"with its head\. Found XLMRobertaModel"),
+        ((nowhere, texts), r"folder with config\.json.*Found .*nowhere"),
+        ((texts, texts), r"folder with config\.json"),
+        ((model, nowhere), r"Found no folder .*nowhere"),
+        ((model, tmp_path), r"Found no such file .*name the split"),
+        ((model, tmp_path / "one"), r"two languages of the model.*Found texts of \['en'\]"),
+        ((model, tmp_path / "few"), r"at least 4 texts.*\{'en': 1\}"),
+        ((model, texts, "--monolingual", tmp_path / "alone"), r"Found none of fr, ru, sw\."),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            diagnose_here(*arguments)
+    with pytest.raises(SystemExit, match="2"):
+        diagnose_here(model, texts, "--batches", "3")
     assert not (tmp_path / "outputs").exists()

@@ -4,6 +4,7 @@ import warnings
 import pytest
 import torch
 from matplotlib import font_manager, ft2font, pyplot
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from hf_meta_adapters.diagnostics import (
     gradient_conflict,
@@ -64,6 +65,33 @@ PICTURES = {
     "overlap of layers": lambda path: mask_overlap(trained()).plot_layers(path),
     "plan": lambda path: plan_language_capacity(layered(), None, budget=1).plot(path),
 }
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_nothing_is_cut_off(name, tmp_path):
+    figure = PICTURES[name](tmp_path / "picture.png").figure
+    FigureCanvasAgg(figure).draw()  # once more: saving leaves places for other dots per inch
+    width, height = figure.get_size_inches()
+    box = figure.get_tightbbox()
+    assert min(box.x0, box.y0, width - box.x1, height - box.y1) >= 0
+
+
+def test_colors_mean_the_same_in_every_picture_of_cosines():
+    """Weak conflict must look weak, not be stretched to the ends of the colors."""
+    images = [conflict(("en", "sw")).plot().images[0] for _ in range(2)]
+    assert {image.get_clim() for image in images} == {(-1, 1)}
+    pyplot.close("all")
+
+
+def test_layers_are_drawn_with_their_intervals(tmp_path):
+    found = layered()
+    ax = found.plot_layers(tmp_path / "layers.png")
+    assert len(ax.collections) == 2
+    for index, band in enumerate(ax.collections):
+        heights = band.get_paths()[0].vertices[:, 1]
+        ends = torch.stack([ends[index] for ends in found.layer_mean_intervals.values()])
+        assert heights.min() == pytest.approx(float(ends.min()))
+        assert heights.max() == pytest.approx(float(ends.max()))
 
 
 @pytest.mark.parametrize("name", PICTURES)

@@ -88,6 +88,38 @@ def test_the_page_holds_the_tables_and_pictures_of_its_results(tmp_path):
     assert "![Costs again](costs_again.png)" in text
 
 
+class Verdict:
+    def to_dict(self):
+        return {"headline": "Telugu loses."}
+
+    def to_markdown(self):
+        return "**Telugu loses.**\n\n- by <b> much"
+
+
+def test_the_verdict_comes_first_in_every_form(tmp_path):
+    plain = report()
+    DiagnosticReport("A", plain.findings, plain.sections, {}, Verdict()).save(tmp_path)
+
+    content = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert content["verdict"] == {"headline": "Telugu loses."}
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert text.startswith("# A\n\n**Telugu loses.**\n\n- by <b> much\n\n- Telugu gains.")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    read(page)
+    assert "<h1>A</h1>\n<p><strong>Telugu loses.</strong></p>" in page
+    assert "<li>by &lt;b&gt; much</li>" in page
+    assert page.index("Telugu loses") < page.index("Telugu gains") < page.index("<h2>")
+
+
+def test_a_report_without_findings_has_no_empty_list(tmp_path):
+    plain = report()
+    DiagnosticReport("A", (), plain.sections).save(tmp_path)
+    assert (
+        "<ul></ul>" not in (tmp_path / "report.html").read_text(encoding="utf-8").split("<h2>")[0]
+    )
+    assert "verdict" not in json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+
+
 def test_two_pictures_of_one_name_are_refused(tmp_path):
     section = report(costs=RESULT.plot).sections["interference"]
     with pytest.raises(ConfigurationError, match="different names"):

@@ -1,5 +1,6 @@
 """The layers hold, and each would be missed; the wheel and the sdist hold the package alone."""
 
+import email
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 PACKAGE = "hf_meta_adapters"
-PACKAGING = ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md")
+PACKAGING = ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", ".ci/pypi_readme.py")
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -134,8 +135,9 @@ def distributions(project_root: Path, tmp_path_factory: pytest.TempPathFactory) 
         "hatchling", reason="NOT CHECKED: hatchling is absent; the extra `dev` brings it"
     )
     source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
+    (source / ".ci").mkdir()
     for name in PACKAGING:
-        shutil.copy(project_root / name, source)
+        shutil.copy(project_root / name, source / name)
     for name in (PACKAGE, "tests", "recipes", "docs"):
         shutil.copytree(
             project_root / name, source / name, ignore=shutil.ignore_patterns("__pycache__")
@@ -174,6 +176,32 @@ def test_the_sdist_holds_what_a_build_needs(distributions: Path, project_root: P
             member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()
         }
     assert names - {"PKG-INFO", ".gitignore"} == package_files(project_root) | set(PACKAGING)
+
+
+def description(distributions: Path) -> str:
+    """What PyPI shows."""
+    (wheel,) = distributions.glob("*.whl")
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    message = email.message_from_bytes(archive.read(name))
+    assert message["Description-Content-Type"] == "text/markdown"
+    return message.get_payload(decode=True).decode("utf-8")  # type: ignore[union-attr]
+
+
+def test_pypi_is_given_nothing_that_it_cannot_show(distributions: Path, project_root: Path) -> None:
+    text = description(distributions)
+    links = re.findall(r"\]\(([^)]*)\)", text)
+    assert links
+    assert [link for link in links if not link.startswith("https://")] == []
+    assert "![" not in text
+    assert not re.search(r"\s\( *\)|\(, | {2,}[(.,]", text)  # a hole where a link was
+
+    # Nothing else is lost: code, tables and headings are those of the README.
+    readme = (project_root / "README.md").read_text(encoding="utf-8")
+    for kind in (r"^#.*$", r"^```.*?^```$"):
+        flags = re.MULTILINE | (re.DOTALL if "`" in kind else 0)
+        assert re.findall(kind, text, flags) == re.findall(kind, readme, flags)
+    assert text.count("\n|") == readme.count("\n|")
 
 
 def test_the_wheel_imports_without_the_checkout(distributions: Path, tmp_path: Path) -> None:

@@ -37,7 +37,6 @@ from hf_meta_adapters.study.cell import read_texts
 
 LANGUAGES = ["en", "fr", "ru", "sw"]
 DATA = verses_folder()
-VERSIONS = {library.__name__: library.__version__ for library in (hma, torch, transformers)}
 
 # Arm → what its adapters learn from; `None` for a model without adapters.
 ARMS = {"joint": None, "joint + adapters": "train", "meta adapters": "meta"}
@@ -47,14 +46,10 @@ ARMS = {"joint": None, "joint + adapters": "train", "meta adapters": "meta"}
 class Arguments:
     """What can be set on the command line."""
 
-    output_dir: str = field(
-        default="outputs/quickstart", metadata={"help": "Folder for report and pictures."}
-    )
+    output_dir: str = field(default="outputs/quickstart", metadata={"help": "Where to write."})
     steps: int = field(default=400, metadata={"help": "Optimizer steps of every model."})
     batch_size: int = field(default=8, metadata={"help": "Verses of each language in a step."})
-    learning_rate: float = field(
-        default=5e-3, metadata={"help": "Peak learning rate of all models."}
-    )
+    learning_rate: float = field(default=5e-3, metadata={"help": "Peak rate of all models."})
     seed: int = field(default=0, metadata={"help": "Seed of weights, batches and masks."})
 
 
@@ -80,16 +75,20 @@ def new_model(arm: str, languages: list[str], vocabulary: int, seed: int):
     set_seed(seed)
     base = transformers.XLMRobertaForMaskedLM(config)
 
-    adapter = None
-    if ARMS.get(arm):
-        adapter = hma.BottleneckConfig(bottleneck_size=16)
-
+    adapter = hma.BottleneckConfig(bottleneck_size=16) if ARMS.get(arm) else None
     return hma.get_language_model(base, adapter, languages=languages)
+
+
+class Bar(transformers.ProgressCallback):
+    """Shows how far a training is, without the line of settings and times at its end."""
+
+    def on_log(self, *_: object, **__: object) -> None:
+        """Print nothing."""
 
 
 def train(arm: str, languages: list[str], data: dict, collator, args: Arguments):
     """Train the model of one arm (or "mono") on some languages."""
-    print(f"\n{arm} ({', '.join(languages)})", flush=True)
+    print(f"\nTraining: {arm} ({', '.join(languages)})", flush=True)
     model = new_model(arm, languages, len(collator.tokenizer), args.seed)
 
     training = hma.MetaAdapterTrainingArguments(
@@ -108,23 +107,35 @@ def train(arm: str, languages: list[str], data: dict, collator, args: Arguments)
 
     # All arms have the same text. The meta-gradient needs some that θ does not train on; the other
     # arms train on it.
-    if arm == "meta adapters":
-        train_dataset, meta_dataset = data["train"], data["meta"]
-    else:
-        train_dataset, meta_dataset = {}, None
-        for key in languages:
-            train_dataset[key] = concatenate_datasets([data["train"][key], data["meta"][key]])
+    datasets = {"train_dataset": data["train"], "meta_dataset": data["meta"]}
+    if arm != "meta adapters":
+        both = {key: (data["train"][key], data["meta"][key]) for key in languages}
+        datasets = {"train_dataset": {key: concatenate_datasets(both[key]) for key in both}}
 
-    datasets = {"train_dataset": train_dataset, "meta_dataset": meta_dataset}
-    hma.MetaAdapterTrainer(model, training, data_collator=collator, **datasets).train()
+    trainer = hma.MetaAdapterTrainer(model, training, data_collator=collator, **datasets)
+    trainer.remove_callback(transformers.ProgressCallback)
+    trainer.add_callback(Bar)
+    trainer.train()
     return model.eval()
+
+
+def interference(mono: dict, scores: dict, args: Arguments):
+    """What each arm that was scored costs a language, against its monolingual model."""
+    return hma.interference_report(
+        {key: dict.fromkeys(scores, mono[key]) for key in LANGUAGES},
+        {key: {arm: scores[arm][key] for arm in scores} for key in LANGUAGES},
+        higher_is_better=False,
+        metric="bits per masked character",
+        monolingual_examples_seen=args.steps * args.batch_size,
+        joint_examples_seen=args.steps * args.batch_size,
+    )
 
 
 def write_report(output: Path, args: Arguments, report, conflict, *, seconds: int) -> None:
     result = {
         "command": written_command(),
         "arguments": vars(args),
-        "versions": VERSIONS,
+        "versions": {each.__name__: each.__version__ for each in (hma, torch, transformers)},
         "machine": platform.machine(),
         "seconds": seconds,
         "interference": report.to_dict(),
@@ -132,10 +143,8 @@ def write_report(output: Path, args: Arguments, report, conflict, *, seconds: in
     }
     write_text(output / "report.json", json.dumps(result, indent=2))
 
-    note = (
-        "All models had the same text; the meta adapters saw some in their meta-gradient. One"
-        f" seed, {seconds} s."
-    )
+    note = "All models had the same text; the meta adapters saw some in their meta-gradient."
+    note += f" One seed, {seconds} s."
     parts = [
         "# Joint training and adapters",
         report.to_markdown(),
@@ -146,8 +155,7 @@ def write_report(output: Path, args: Arguments, report, conflict, *, seconds: in
     ]
     write_text(output / "report.md", "\n\n".join(parts))
 
-    print(f"\n{report.to_markdown()}\n\n{note}")
-    print(f"See {output / 'report.md'} and the pictures beside it.")
+    print(f"\n{note} See {output / 'report.md'} and the pictures beside it.")
 
 
 def main() -> None:
@@ -179,19 +187,18 @@ def main() -> None:
         return torch.tensor(verses.bits / verses.characters)
 
     # Models: one for each language, then one for all of them in every arm.
-    mono = {key: score(train("mono", [key], data, collator, args), key) for key in LANGUAGES}
-    models = {arm: train(arm, LANGUAGES, data, collator, args) for arm in ARMS}
+    print(f"Seven models of {args.steps} steps; the first comparison comes after the fifth.")
+    mono = {}
+    for key in LANGUAGES:
+        mono[key] = score(train("mono", [key], data, collator, args), key)
+        print(f"{key} on its own: {mono[key].mean():.3f} bits per masked character of a verse")
 
-    # Interference: what each arm costs a language, against its monolingual model.
-    scores = {key: {arm: score(models[arm], key) for arm in ARMS} for key in LANGUAGES}
-    report = hma.interference_report(
-        {key: dict.fromkeys(ARMS, mono[key]) for key in LANGUAGES},
-        scores,
-        higher_is_better=False,
-        metric="bits per masked character",
-        monolingual_examples_seen=args.steps * args.batch_size,
-        joint_examples_seen=args.steps * args.batch_size,
-    )
+    models, scores = {}, {}
+    for arm in ARMS:
+        models[arm] = train(arm, LANGUAGES, data, collator, args)
+        scores[arm] = {key: score(models[arm], key) for key in LANGUAGES}
+        report = interference(mono, scores, args)
+        print(f"\n{report.to_markdown()}", flush=True)
     report.plot(output / "interference.png")
 
     # Conflict: cosines between the gradients of languages, from 16 batches of 32 verses of each.

@@ -8,15 +8,15 @@ import sys
 from pathlib import Path
 
 PACKAGE = "hf_meta_adapters"
-PACKAGING = ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md")
+PACKAGING = ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", ".ci/pypi_readme.py")
 
 
 def build(root: Path, folder: Path) -> Path:
     """Build both into a folder below `folder`, and return it."""
     source, output = folder / "source", folder / "dist"
-    source.mkdir()
+    (source / ".ci").mkdir(parents=True)
     for name in PACKAGING:
-        shutil.copy(root / name, source)
+        shutil.copy(root / name, source / name)
     for name in (PACKAGE, "tests", "recipes", "docs"):
         shutil.copytree(root / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
 

@@ -3,6 +3,7 @@
 A page runs in a fresh folder, without a network, its blocks in order.
 """
 
+import json
 import sys
 import traceback
 from collections.abc import Iterator
@@ -11,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import NEEDS, ROOT, Block, execute, pages, python_blocks
+from tests.docs.notebooks import notebooks
+from tests.docs.pages import FENCE, NEEDS, ROOT, Block, execute, pages, python_blocks
 from tests.hub_client import connect, disconnect
 from tests.hub_server import HubServer
+
+WIDEST_CODE = 88
 
 # How many blocks a page may leave out. Give the reason for each.
 NOT_EXECUTED: dict[str, int] = {
@@ -56,8 +60,8 @@ def hub_of(page: Path, text: str, folder: Path, patch: pytest.MonkeyPatch) -> It
 @pytest.mark.parametrize(
     "line",
     [
-        'AutoModelForCausalLM, "meta-llama/Llama-3.2-1B"',
-        'AutoModelForSeq2SeqLM, "google/mt5-small"',
+        'transformers.AutoModelForCausalLM, "meta-llama/Llama-3.2-1B"',
+        'transformers.AutoModelForSeq2SeqLM, "google/mt5-small"',
     ],
 )
 def test_the_readme_runs_with_another_model_on_one_line(
@@ -67,7 +71,7 @@ def test_the_readme_runs_with_another_model_on_one_line(
     page, namespace = ROOT / "README.md", {"__name__": "__main__"}
     text = page.read_text(encoding="utf-8")
     assert f"`auto_class, name = {line}`" in text or f"`{line}`" in text  # it says so itself
-    swapped = text.replace('AutoModelForMaskedLM, "FacebookAI/xlm-roberta-base"', line)
+    swapped = text.replace('transformers.AutoModelForMaskedLM, "FacebookAI/xlm-roberta-base"', line)
     assert sum(a != b for a, b in zip(text.splitlines(), swapped.splitlines(), strict=True)) == 1
     for block in python_blocks(swapped):
         execute(block, page, namespace)
@@ -77,6 +81,36 @@ def test_the_readme_runs_with_another_model_on_one_line(
         != "XLMRobertaForMaskedLM"
     )
     assert namespace["logits"].isfinite().all()
+
+
+def wide_lines(text: str) -> list[str]:
+    """The lines of code that are wider than a page shows; a citation is as `citation()` has it."""
+    language: str | None = None
+    wide = []
+    for line in text.splitlines():
+        if match := FENCE.match(line):
+            language = match["language"] if language is None else None
+        elif language not in (None, "bibtex") and len(line) > WIDEST_CODE:
+            wide.append(line)
+    return wide
+
+
+@pytest.mark.parametrize("page", pages(), ids=name)
+def test_code_fits_on_its_page(page: Path) -> None:
+    assert wide_lines(page.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("path", notebooks(), ids=name)
+def test_code_of_a_notebook_fits_on_its_page(path: Path) -> None:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    code = [line for cell in cells if cell["cell_type"] == "code" for line in cell["source"]]
+    assert [line for line in code if len(line.rstrip()) > WIDEST_CODE] == []
+
+
+def test_wide_code_is_found() -> None:
+    wide = "x = " + "1" * 85
+    text = f"{wide}\n\n```bash\n{wide}\n{wide[:-1]}\n```\n{wide}\n```bibtex\n{wide}\n```\n"
+    assert wide_lines(text) == [wide]
 
 
 def test_what_is_not_executed_is_counted_and_has_a_reason() -> None:

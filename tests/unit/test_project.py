@@ -1,5 +1,6 @@
 """The layers hold, and each would be missed; the wheel and the sdist hold the package alone."""
 
+import email
 import os
 import re
 import shutil
@@ -182,6 +183,32 @@ def test_the_sdist_holds_what_a_build_needs(distributions: Path, project_root: P
         }
     built = package_files(project_root) | recipe_files(project_root) | set(PACKAGING)
     assert names - {"PKG-INFO", ".gitignore"} == built
+
+
+def description(distributions: Path) -> str:
+    """What PyPI shows."""
+    (wheel,) = distributions.glob("*.whl")
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    message = email.message_from_bytes(archive.read(name))
+    assert message["Description-Content-Type"] == "text/markdown"
+    return message.get_payload(decode=True).decode("utf-8")  # type: ignore[union-attr]
+
+
+def test_pypi_is_given_nothing_that_it_cannot_show(distributions: Path, project_root: Path) -> None:
+    text = description(distributions)
+    links = re.findall(r"\]\(([^)]*)\)", text)
+    assert links
+    assert [link for link in links if not link.startswith("https://")] == []
+    assert "![" not in text
+    assert not re.search(r"\s\( *\)|\(, | {2,}[(.,]", text)  # a hole where a link was
+
+    # Nothing else is lost: code, tables and headings are those of the README.
+    readme = (project_root / "README.md").read_text(encoding="utf-8")
+    for kind in (r"^#.*$", r"^```.*?^```$"):
+        flags = re.MULTILINE | (re.DOTALL if "`" in kind else 0)
+        assert re.findall(kind, text, flags) == re.findall(kind, readme, flags)
+    assert text.count("\n|") == readme.count("\n|")
 
 
 def test_the_wheel_imports_without_the_checkout(distributions: Path, tmp_path: Path) -> None:

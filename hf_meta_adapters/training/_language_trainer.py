@@ -82,6 +82,9 @@ class LanguageTrainer(Trainer):
 
         # DataParallel would scatter a step batch: several devices need a launcher.
         args._n_gpu = min(args.n_gpu, 1)
+        # torch warns of each loader that would pin memory for a device that is not there.
+        if args.device.type == "cpu":
+            args.dataloader_pin_memory = False
         super().__init__(
             model=model,
             args=args,

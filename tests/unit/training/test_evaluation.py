@@ -269,3 +269,10 @@ def test_a_metric_of_the_user_is_not_judged(tmp_path):
     trainer_of(
         tmp_path, eval_dataset=texts(3), metric_for_best_model="f1", compute_metrics=lambda _: {}
     )
+
+
+def test_memory_is_not_pinned_for_a_device_that_is_not_there(tmp_path):
+    trainer = trainer_of(tmp_path, use_cpu=False, eval_dataset=texts(3))
+    is_cpu = trainer.args.device.type == "cpu"
+    assert trainer.get_eval_dataloader("da").pin_memory == (not is_cpu)
+    trainer.evaluate()  # without a warning of torch

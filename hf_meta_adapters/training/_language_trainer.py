@@ -35,6 +35,7 @@ from hf_meta_adapters.training._given_data import (
     named_sets,
 )
 from hf_meta_adapters.training._idle_languages import tell_idle_languages
+from hf_meta_adapters.training._label_check import check_labeled
 from hf_meta_adapters.training._language_means import joined_metrics
 from hf_meta_adapters.training._launch_checks import check_distribution
 from hf_meta_adapters.training._lost_process import naming_lost_process
@@ -101,6 +102,8 @@ class LanguageTrainer(Trainer):
         only_losses = self.compute_metrics is None or args.prediction_loss_only
         if only_losses and not is_own:
             check_metric_name(args.metric_for_best_model, eval_dataset)
+        if args.eval_strategy != "no" and not is_own:
+            check_labeled(eval_dataset, self.data_collator, self.label_names)
         tell_idle_languages(model, args, train_dataset)
 
     def hyperparameter_search(self, *_: object, **__: object) -> Any:

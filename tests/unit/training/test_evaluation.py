@@ -8,7 +8,7 @@ from transformers import EarlyStoppingCallback
 from transformers.trainer_callback import ProgressCallback
 
 from hf_meta_adapters.errors import CheckpointError, ConfigurationError, DataError, LanguageError
-from tests.training import LANGUAGES, make_model, make_trainer, rows, texts
+from tests.training import LANGUAGES, make_model, make_trainer, masking, rows, texts
 
 SETS = {"dev": texts(3), "test": texts(4, ["da", "te"], count=5)}
 PLAIN = {key: [{"input_ids": [5, 6, 7]}] * 4 for key in LANGUAGES}
@@ -16,6 +16,10 @@ PLAIN = {key: [{"input_ids": [5, 6, 7]}] * 4 for key in LANGUAGES}
 
 def trainer_of(folder, **given):
     return make_trainer(folder, make_model(), **given)
+
+
+def holds_scores(line):
+    return any(name.startswith("eval_") and name.endswith("_da_loss") for name in line)
 
 
 def losses(metrics):
@@ -155,6 +159,21 @@ def test_rows_without_labels_are_predicted_and_not_scored(tmp_path):
     partly = {**texts(3), "da": PLAIN["da"]}
     with pytest.raises(DataError, match=r"must have labels\. Found none in the data of \['da'\]"):
         trainer.evaluate(partly)
+
+
+@pytest.mark.parametrize(
+    ("selection", "found"),
+    [({**texts(3), "da": PLAIN["da"]}, r"\['da'\]"), ({"dev": PLAIN}, r"\['dev/te', 'dev/da',")],
+)
+def test_labels_are_looked_for_before_training(tmp_path, selection, found):
+    given = {"eval_dataset": selection, "eval_strategy": "steps", "eval_steps": 1}
+    with pytest.raises(DataError, match=f"Found none in `eval_dataset` of {found}"):
+        trainer_of(tmp_path, **given)
+
+    # a collator may make them
+    trainer = trainer_of(tmp_path, **given, train_dataset=texts(1), data_collator=masking())
+    trainer.train()
+    assert [line["step"] for line in trainer.state.log_history if holds_scores(line)] == [1, 2]
 
 
 REFUSED = {

@@ -138,7 +138,7 @@ def make_trainer(
         "processing_class",
         "callbacks",
     )
-    names += ("compute_metrics", "compute_loss_func", "optimizers")
+    names += ("compute_metrics", "compute_loss_func", "optimizers", "preprocess_logits_for_metrics")
     trainer = {name: given.pop(name) for name in names if name in given}
     trainer.setdefault("train_dataset", texts(1, model.languages))
     trainer.setdefault("meta_dataset", texts(2, model.languages))

@@ -58,7 +58,9 @@ def _show_in_notebook(callback: TrainerCallback, language: Language, total: int)
     from transformers.utils.notebook import NotebookProgressBar, NotebookProgressCallback
 
     assert isinstance(callback, NotebookProgressCallback)
-    if callback.prediction_bar is None:
+    bar = callback.prediction_bar
+    # transformers 4 does not take the bar away after an evaluation outside training.
+    if bar is None or bar.value >= bar.total:
         if callback.training_tracker is None:
             callback.prediction_bar = NotebookProgressBar(total)
         else:

@@ -35,6 +35,7 @@ from hf_meta_adapters.training._given_data import (
     named_sets,
 )
 from hf_meta_adapters.training._idle_languages import tell_idle_languages
+from hf_meta_adapters.training._label_check import check_labeled
 from hf_meta_adapters.training._language_means import joined_metrics
 from hf_meta_adapters.training._launch_checks import check_distribution
 from hf_meta_adapters.training._lost_process import naming_lost_process
@@ -95,6 +96,9 @@ class LanguageTrainer(Trainer):
 
         # DataParallel would scatter a step batch: several devices need a launcher.
         args._n_gpu = min(args.n_gpu, 1)
+        # torch warns of each loader that would pin memory for a device that is not there.
+        if args.device.type == "cpu":
+            args.dataloader_pin_memory = False
         super().__init__(
             model=model,
             args=args,
@@ -108,8 +112,11 @@ class LanguageTrainer(Trainer):
         # A subclass that scores in its own way may have other metrics.
         scores = (type(self).evaluate, type(self).evaluation_loop)
         is_own = scores != (LanguageTrainer.evaluate, LanguageTrainer.evaluation_loop)
-        if self.compute_metrics is None and not is_own:
+        only_losses = self.compute_metrics is None or args.prediction_loss_only
+        if only_losses and not is_own:
             check_metric_name(args.metric_for_best_model, eval_dataset)
+        if args.eval_strategy != "no" and not is_own:
+            check_labeled(eval_dataset, self.data_collator, self.label_names)
         tell_idle_languages(model, args, train_dataset)
 
     def hyperparameter_search(self, *_: object, **__: object) -> Any:
@@ -168,19 +175,22 @@ class LanguageTrainer(Trainer):
             DataError: If there are no data by language, or a language has no rows or no labels.
             LanguageError: If the model does not have a language.
         """
+        self._memory_tracker.start()  # here: it asks for the name of its caller
         given = chosen_data(self.eval_dataset, eval_dataset)
+
+        by_prefix = {metric_key_prefix: given}
         sets = named_sets(given)
-        if sets is None:
-            return self._score(given, ignore_keys, metric_key_prefix)
+        if sets is not None:
+            by_prefix = {f"{metric_key_prefix}_{name}": data for name, data in sets.items()}
 
         metrics: dict[str, float] = {}
-        for name, of_set in sets.items():
-            metrics.update(self._score(of_set, ignore_keys, f"{metric_key_prefix}_{name}"))
+        for prefix, data in by_prefix.items():
+            metrics.update(self._score(data, ignore_keys, prefix))
+        self._memory_tracker.stop_and_update_metrics(metrics)
         return metrics
 
     def _score(self, given: object, ignore_keys: list[str] | None, prefix: str) -> dict[str, float]:
         """The metrics of one set of data, which are logged."""
-        self._memory_tracker.start()
         start = time.time()
         self._check_same_scores("evaluate", eval_dataset=given)
         datasets = check_scored("eval_dataset", given, self._model.languages)
@@ -208,7 +218,6 @@ class LanguageTrainer(Trainer):
         self.control: TrainerControl = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
-        self._memory_tracker.stop_and_update_metrics(metrics)
         return metrics
 
     def _eval_loader(self, language: Language, datasets: Datasets) -> DataLoader[Any]:

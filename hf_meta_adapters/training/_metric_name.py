@@ -42,5 +42,6 @@ def check_metric_name(name: str | None, eval_dataset: Datasets | None) -> None:
         hint = f" Did you mean {nearest[0]!r}?"
     raise ConfigurationError(
         f"`metric_for_best_model` must be a metric of the evaluation: {losses}. Found {name!r}."
-        f"{hint} Another metric needs a `compute_metrics` that returns it."
+        f"{hint} Another metric needs a `compute_metrics` that returns it, and"
+        " `prediction_loss_only=False`."
     )

@@ -9,7 +9,7 @@ from typing import TypedDict
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.hub.base_model import is_repo_id
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
-from hf_meta_adapters.training._dataset_roles import Datasets
+from hf_meta_adapters.training._dataset_roles import MetaData
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 
 
@@ -34,7 +34,7 @@ class RunRecord(TypedDict, total=False):
 def run_record(
     model: LanguageAdapterModel,
     args: MetaAdapterTrainingArguments,
-    datasets: Mapping[str, Datasets | None],
+    datasets: Mapping[str, MetaData | None],
     history: Sequence[Mapping[str, float]],
     scores: Sequence[object],
 ) -> RunRecord:
@@ -43,7 +43,7 @@ def run_record(
     Args:
         model: The model.
         args: The arguments.
-        datasets: role → language → data.
+        datasets: role → language → data; `"train"` for rows that are those of training.
         history: The log lines of the Trainer.
         scores: What else was measured.
 
@@ -51,6 +51,8 @@ def run_record(
         The record.
     """
     record: RunRecord = {"training": args.method(), "data": _row_counts(datasets)}
+    if datasets["meta"] == "train":
+        record["training"]["meta_dataset"] = "train"
 
     every_score: list[object] = [*_selection_scores(model.languages, history), *scores]
     if every_score:
@@ -85,11 +87,14 @@ def _selection_scores(
     return [{"task": "evaluation", "metric": "loss", "dataset": "selection data", "scores": scores}]
 
 
-def _row_counts(datasets: Mapping[str, Datasets | None]) -> dict[Language, dict[str, int]]:
+def _row_counts(datasets: Mapping[str, MetaData | None]) -> dict[Language, dict[str, int]]:
     """Language → role → rows, where they can be counted."""
     counts: dict[Language, dict[str, int]] = {}
-    for role, by_language in datasets.items():
-        for language, dataset in (by_language or {}).items():
+    for role, given in datasets.items():
+        by_language = datasets["train"] if given == "train" else given
+        if not isinstance(by_language, Mapping):
+            continue
+        for language, dataset in by_language.items():
             if isinstance(dataset, Sized):
                 counts.setdefault(language, {})[role] = len(dataset)
     return counts

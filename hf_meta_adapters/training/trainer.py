@@ -19,7 +19,12 @@ from hf_meta_adapters.training._batch_check import BatchCheck
 from hf_meta_adapters.training._checkpoint_writer import CheckpointWriter
 from hf_meta_adapters.training._combined_arguments import needs_meta_gradient, needs_meta_text
 from hf_meta_adapters.training._compile import compile_layers
-from hf_meta_adapters.training._dataset_roles import Datasets, assign_roles, by_language
+from hf_meta_adapters.training._dataset_roles import (
+    Datasets,
+    MetaData,
+    assign_roles,
+    datasets_by_role,
+)
 from hf_meta_adapters.training._keep_position import KeepPosition
 from hf_meta_adapters.training._lost_process import naming_lost_process
 from hf_meta_adapters.training._optimizer_groups import (
@@ -60,6 +65,8 @@ class MetaAdapterTrainer(SavingTrainer):
         train_dataset: language → training data, map-style or streaming.
         meta_dataset: language → held-out data of the meta-gradient. If it is not given, a tenth of
             each training set is split off for it (by content, so that no text has both roles).
+            `"train"`, for little text, holds nothing out: each step takes its meta rows from the
+            training rows that it does not train on.
         eval_dataset: language → selection data. Metrics come per language (`eval_sw_loss`) and as
             means (`eval_loss`).
         **trainer_arguments: Everything else that `transformers.Trainer` takes: `processing_class`,
@@ -98,15 +105,15 @@ class MetaAdapterTrainer(SavingTrainer):
         args: MetaAdapterTrainingArguments,
         *,
         train_dataset: Datasets | None = None,
-        meta_dataset: Datasets | None = None,
+        meta_dataset: MetaData | None = None,
         eval_dataset: Datasets | None = None,
         **trainer_arguments: Any,
     ) -> None:
         optimizer, _ = trainer_arguments.get("optimizers", (None, None))
         check_setup(model, args, optimizer)
 
-        self.meta_dataset: Datasets | None = None
-        """language → data of the meta-gradient."""
+        self.meta_dataset: MetaData | None = None
+        """language → data of the meta-gradient, or `"train"`."""
         self.progress = Progress()
         """Rows seen of each language, steps skipped."""
         self.scores: list[Any] = []
@@ -131,7 +138,7 @@ class MetaAdapterTrainer(SavingTrainer):
                 meta_dataset,
                 eval_dataset,
                 needs_meta=needs_meta,
-                meta_languages=args.meta_options().named_meta_languages(),
+                args=args,
             )
 
         super().__init__(
@@ -234,10 +241,9 @@ class MetaAdapterTrainer(SavingTrainer):
         A step batch holds a batch of training rows for each language of the step, and one of meta
         rows.
         """
-        train = by_language("train_dataset", self.train_dataset)
-        datasets: dict[Role, Datasets] = {"train": self._without_unused_columns(train)}
-        if self.meta_dataset is not None:
-            datasets["meta"] = self._without_unused_columns(self.meta_dataset)
+        datasets = datasets_by_role(
+            self.train_dataset, self.meta_dataset, self._without_unused_columns
+        )
 
         # Not the size of the arguments, which `auto_find_batch_size` may have found too large.
         sampler = train_sampler(datasets, self.args, self._train_batch_size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from math import ceil
+from typing import Literal
 
 from torch.utils.data import Sampler
 
@@ -15,6 +16,7 @@ from hf_meta_adapters.data._schedule import language_schedule
 from hf_meta_adapters.data._whole_numbers import check_whole_number
 from hf_meta_adapters.data.key import Key, Role
 from hf_meta_adapters.data.row_lengths import Lengths
+from hf_meta_adapters.data.shared_rows import SharedRows
 from hf_meta_adapters.data.step_partition import StepPartition
 from hf_meta_adapters.data.temperature import apportion, temperature_distribution
 from hf_meta_adapters.errors import (
@@ -36,14 +38,16 @@ class LanguageBatchSampler(Sampler[list[Key]]):
     counts hold over ⌈L / (T · k)⌉ epochs. With all languages in every step q plays no part.
 
     Every role of every language has its own endless stream of rows, one permutation of all rows
-    after the other (`RowStream`). The rows of an optimizer step depend neither on the number of
+    after the other (`RowStream`); where meta rows are training rows, both roles of a language
+    share one (`SharedRows`). The rows of an optimizer step depend neither on the number of
     processes nor on accumulation, as long as the product of batch size, processes and micro-steps
     is the same.
 
     Args:
         train_sizes: n_l, the number of training rows of each language; `None` for a streaming
             dataset.
-        meta_sizes: Likewise of meta rows; `None` if there is no meta text.
+        meta_sizes: Likewise of meta rows; `"train"` if those of a step are training rows that it
+            does not train on, `None` if there is no meta text.
         meta_in_every_step: Whether every step holds meta rows of all languages of `meta_sizes`,
             which need not be training languages; otherwise of the training languages of the step.
         batch_size: Training rows per language, micro-step and process.
@@ -53,8 +57,8 @@ class LanguageBatchSampler(Sampler[list[Key]]):
         sampling_weights: q_l up to a factor, in place of n_l^α. Where it is `None` and a size is
             unknown, all languages are taken equally often.
         seed: The seed.
-        steps_per_epoch: T, in optimizer steps; `None` for as many as show Σ n_l rows. Required if
-            training data stream.
+        steps_per_epoch: T, in optimizer steps; `None` for as many as show Σ n_l rows (in either
+            role, where meta rows are training rows). Required if training data stream.
         partition: How an optimizer step is divided among processes and micro-steps, each of which
             yields one list; `None` for one process without accumulation.
         shuffle: Whether rows are shuffled; a streaming dataset is read as it comes. The lengths of
@@ -63,7 +67,7 @@ class LanguageBatchSampler(Sampler[list[Key]]):
 
     Raises:
         ConfigurationError: If a number cannot work.
-        DataError: If a language has no rows.
+        DataError: If a language has no rows, or too few for both roles of a step.
         LanguageError: If train, meta and weights name different languages.
 
     Example:
@@ -76,7 +80,7 @@ class LanguageBatchSampler(Sampler[list[Key]]):
     def __init__(
         self,
         train_sizes: Mapping[Language, int | None],
-        meta_sizes: Mapping[Language, int | None] | None = None,
+        meta_sizes: Mapping[Language, int | None] | Literal["train"] | None = None,
         *,
         meta_in_every_step: bool = False,
         batch_size: int,
@@ -91,7 +95,9 @@ class LanguageBatchSampler(Sampler[list[Key]]):
     ) -> None:
         languages = check_languages(train_sizes)
         self._sizes: dict[Role, Mapping[Language, int | None]] = {"train": train_sizes}
-        if meta_sizes is not None:
+        if meta_sizes == "train":
+            self._sizes["meta"] = train_sizes
+        elif meta_sizes is not None:
             self._sizes["meta"] = meta_sizes
         self._meta_in_every_step = meta_in_every_step
         _check_sizes(self._sizes, sampling_weights, meta_may_differ=meta_in_every_step)
@@ -111,6 +117,11 @@ class LanguageBatchSampler(Sampler[list[Key]]):
         )
 
         self._partition = partition or StepPartition()
+        self._shared: SharedRows | None = None
+        if meta_sizes == "train":
+            self._shared = SharedRows(self.rows_per_step("train"), self.rows_per_step("meta"))
+            self._shared.check(train_sizes, meta_in_every_step=meta_in_every_step)
+
         self._seed, self._epoch = seed, 0
         self._steps = self._epoch_length(steps_per_epoch)
 
@@ -179,7 +190,10 @@ class LanguageBatchSampler(Sampler[list[Key]]):
                 f"`shuffle` must have a length for every row. Found {len(lengths)} for the {size}"
                 f" {role} rows of {language!r}. Take them from `row_lengths`."
             )
-        return RowStream(size, seed, groups=LengthGroups(lengths, self.rows_per_step(role)))
+        rows = self.rows_per_step(role)
+        if self._shared is not None:
+            rows = self._shared.total
+        return RowStream(size, seed, groups=LengthGroups(lengths, rows))
 
     def _walk(self, epoch: int) -> Iterator[tuple[list[Language], dict[Language, int]]]:
         """Yield, from an epoch on, the languages of each optimizer step and their earlier visits.
@@ -209,13 +223,24 @@ class LanguageBatchSampler(Sampler[list[Key]]):
         for role in self._sizes:
             counts = self._visits(role, visits)
             for language in self._held(role, languages):
-                positions = self._partition.positions(
-                    counts[language], micro_step, self._batch_sizes[role]
-                )
-                rows = self._streams[role, language].rows(positions)
+                rows = self._rows(role, language, counts[language], micro_step)
                 keys += [Key(role, language, row, visit) for row, visit in rows]
 
         return keys
+
+    def _rows(
+        self, role: Role, language: Language, visit: int, micro_step: int
+    ) -> list[tuple[int, int]]:
+        """The rows of a role and language in a micro-step of this process, each with its pass."""
+        batch_size, size = self._batch_sizes[role], self._sizes["train"].get(language)
+        if self._shared is None or size is None:
+            positions = self._partition.positions(visit, micro_step, batch_size)
+            return self._streams[role, language].rows(positions)
+
+        # Both roles read the same stream, so that its permutations are those of both.
+        within = self._partition.positions(0, micro_step, batch_size)
+        positions = self._shared.positions(role, size, visit, within)
+        return self._streams["train", language].rows(positions)
 
     def _held(self, role: Role, languages: Sequence[Language]) -> Sequence[Language]:
         """The languages of a role in a step, given the training languages."""
@@ -247,7 +272,10 @@ class LanguageBatchSampler(Sampler[list[Key]]):
 
         # As many steps as show the rows of all languages, each once if it is sampled by its size.
         rows = sum(size or 0 for size in sizes.values())
-        return ceil(rows / (self._languages_per_step * self.rows_per_step("train")))
+        per_step = self.rows_per_step("train")
+        if self._shared is not None:
+            per_step = self._shared.total
+        return ceil(rows / (self._languages_per_step * per_step))
 
     def _counts_per_cycle(
         self, languages: Sequence[Language], weights: Mapping[Language, float]

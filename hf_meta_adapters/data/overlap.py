@@ -109,3 +109,41 @@ def _check_overlap(
                 f" and row {other_row} of {other_role}. Remove them, or pass one dataset and let"
                 " `split_roles` split it."
             )
+
+
+def check_distinct(
+    train: Mapping[Language, object], *, columns: Sequence[str] | None = None
+) -> None:
+    """Check that no two training rows of a language are equal, so that each may have either role.
+
+    Rows are equal as in `check_roles`.
+
+    Args:
+        train: Training data of each language; streams are not read.
+        columns: The columns in which rows are compared, as in `check_roles`.
+
+    Raises:
+        DataError: If some are; the message counts them and names a pair.
+
+    Example:
+        >>> check_distinct({"sw": ["moja", "mbili"]})
+    """
+    for language, dataset in train.items():
+        if not is_map_style(dataset):
+            continue
+
+        first_seen: dict[bytes, int] = {}
+        copies = []
+        for row, row_digest in enumerate(digests(dataset, f"train {language}", columns)):
+            first = first_seen.setdefault(row_digest, row)
+            if first != row:
+                copies.append((row, first))
+
+        if copies:
+            row, first = copies[0]
+            raise DataError(
+                "Where meta rows are training rows, a step could train on a text and validate on"
+                f" its copy. Found {len(copies)} rows of {language!r} that are copies of earlier"
+                f" ones, the first in row {row}, equal to row {first}. Remove the copies, or pass"
+                " no `meta_dataset`: copies then get the same role."
+            )

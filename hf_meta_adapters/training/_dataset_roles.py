@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 from torch.utils.data import ConcatDataset
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.data.language_datasets import is_map_style
-from hf_meta_adapters.data.overlap import check_roles
+from hf_meta_adapters.data.key import Role
+from hf_meta_adapters.data.language_datasets import is_map_style, size_of
+from hf_meta_adapters.data.overlap import check_distinct, check_roles
 from hf_meta_adapters.data.roles import split_roles
+from hf_meta_adapters.data.shared_rows import SharedRows
 from hf_meta_adapters.errors import DataError
 from hf_meta_adapters.training._given_data import (
     Datasets,
@@ -19,46 +21,57 @@ from hf_meta_adapters.training._given_data import (
     check_scored,
     named_sets,
 )
+from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
+
+MetaData: TypeAlias = Datasets | Literal["train"]
+"""Held-out data, or `"train"`: each step takes its meta rows from the training rows."""
 
 
 def assign_roles(
     languages: Sequence[Language],
     train: Datasets,
-    meta: Datasets | None,
+    meta: MetaData | None,
     selection: Datasets | None,
     *,
     needs_meta: bool,
-    meta_languages: Collection[Language] | None = None,
-) -> tuple[Datasets, Datasets | None]:
+    args: MetaAdapterTrainingArguments,
+) -> tuple[Datasets, MetaData | None]:
     """Check the data of all roles; split meta text off the training text where it is missing.
 
     Args:
         languages: The languages of the model.
         train: The training data.
-        meta: The meta data, if the user has some.
+        meta: The meta data, if the user has some, or `"train"`.
         selection: The selection data, if there is any, of one set or of several.
         needs_meta: Whether training takes meta-gradients.
-        meta_languages: The languages with meta text, where they are named; else those of `train`.
+        args: The languages with meta text, where `meta_languages` names them (else those of
+            `train`), and the rows of a step.
 
     Returns:
         Training and meta data.
 
     Raises:
+        ConfigurationError: If meta rows are to be training rows, and meta languages are named.
         LanguageError: If the model does not have a language.
         DataError: If a role is malformed, or roles overlap.
     """
-    roles = {"train_dataset": train, "meta_dataset": meta}
-    for name, datasets in roles.items():
-        if datasets is not None:
-            check_data_languages(name, by_language(name, datasets), languages)
-
     selection = _selection(selection, languages)
+    if meta == "train":
+        _check_known(languages, {"train_dataset": train})
+        check_roles(train, None, selection)
+        if not needs_meta:
+            return train, None
+        _check_shared(train, args)
+        return train, meta
+
+    _check_known(languages, {"train_dataset": train, "meta_dataset": meta})
 
     # Meta text that no meta-gradient reads is left out: all rows may then be trained on.
     if not needs_meta:
         check_roles(train, None, selection)
         return train, None
 
+    meta_languages = args.meta_options().named_meta_languages()
     if meta_languages is None:
         check_roles(train, meta, selection)
         if meta is not None:
@@ -88,6 +101,56 @@ def _selection(given: object, languages: Sequence[Language]) -> Datasets | None:
             if is_map_style(dataset):
                 parts.setdefault(language, []).append(dataset)
     return {language: ConcatDataset(sets) for language, sets in parts.items()}
+
+
+def datasets_by_role(
+    train: object, meta: MetaData | None, without_unused_columns: Callable[[Datasets], Datasets]
+) -> dict[Role, Datasets]:
+    """What each role of a step reads.
+
+    Args:
+        train: The training data of a Trainer.
+        meta: Its meta data, if there are any.
+        without_unused_columns: Leaves out the columns that no batch will have.
+
+    Returns:
+        role → language → data; with `"train"` for meta data, both roles have the same object.
+
+    Raises:
+        DataError: If there is no training data by language.
+    """
+    datasets: dict[Role, Datasets] = {
+        "train": without_unused_columns(by_language("train_dataset", train))
+    }
+    if meta == "train":
+        datasets["meta"] = datasets["train"]
+    elif meta is not None:
+        datasets["meta"] = without_unused_columns(meta)
+    return datasets
+
+
+def _check_known(languages: Sequence[Language], roles: Mapping[str, Datasets | None]) -> None:
+    for name, datasets in roles.items():
+        if datasets is not None:
+            check_data_languages(name, by_language(name, datasets), languages)
+
+
+def rows_per_step(args: MetaAdapterTrainingArguments) -> dict[Role, int]:
+    """The rows of a language in an optimizer step, over all processes and micro-steps, by role."""
+    processes_and_micro_steps = args.gradient_accumulation_steps * args.world_size
+    train = args.per_device_train_batch_size
+    meta = args.meta_batch_size or train
+    return {"train": train * processes_and_micro_steps, "meta": meta * processes_and_micro_steps}
+
+
+def _check_shared(train: Datasets, args: MetaAdapterTrainingArguments) -> None:
+    """Check that training rows can be the meta rows as well."""
+    rows = rows_per_step(args)
+    sizes = {language: size_of(dataset) for language, dataset in train.items()}
+    SharedRows(rows["train"], rows["meta"]).check(
+        sizes, meta_in_every_step=args.meta_options().named_meta_languages() is not None
+    )
+    check_distinct(train)
 
 
 def _named_roles(

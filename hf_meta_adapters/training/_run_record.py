@@ -11,7 +11,7 @@ from typing import TypedDict
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.hub.base_model import is_repo_id
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
-from hf_meta_adapters.training._given_data import Datasets
+from hf_meta_adapters.training._dataset_roles import MetaData
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 
 _SOURCE = re.compile(r"hf://datasets/([^/@]+/[^/@]+)@")
@@ -41,7 +41,7 @@ class RunRecord(TypedDict, total=False):
 def run_record(
     model: LanguageAdapterModel,
     args: MetaAdapterTrainingArguments,
-    datasets: Mapping[str, Datasets | None],
+    datasets: Mapping[str, MetaData | None],
     history: Sequence[Mapping[str, float]],
     scores: Sequence[object],
 ) -> RunRecord:
@@ -50,7 +50,7 @@ def run_record(
     Args:
         model: The model.
         args: The arguments.
-        datasets: role → language → data.
+        datasets: role → language → data; `"train"` for rows that are those of training.
         history: The log lines of the Trainer.
         scores: What else was measured.
 
@@ -60,8 +60,10 @@ def run_record(
     steps = max((int(line["step"]) for line in history if "step" in line), default=0)
     training = {**args.method(), **_schedule(args, steps)}
     training["adapter_learning_rate"] = args.adapter_rate(
-        beside_shared=bool(model.shared_parameters())
+        args.learning_rate, beside_shared=bool(model.shared_parameters())
     )
+    if datasets["meta"] == "train":
+        training["meta_dataset"] = "train"
     record: RunRecord = {"training": training, "data": _row_counts(datasets)}
 
     names = _names(datasets)
@@ -108,11 +110,13 @@ def _text(setting: object) -> str:
     return str(setting.value) if isinstance(setting, Enum) else str(setting)
 
 
-def _names(datasets: Mapping[str, Datasets | None]) -> list[str]:
+def _names(datasets: Mapping[str, MetaData | None]) -> list[str]:
     """The repositories on the Hub that data sets were downloaded from, each once."""
     found: list[str] = []
     for by_language in datasets.values():
-        for dataset in (by_language or {}).values():
+        if not isinstance(by_language, Mapping):
+            continue
+        for dataset in by_language.values():
             info = getattr(dataset, "info", None)  # of the library datasets; others have none
             found += [place[1] for place in map(_SOURCE.match, _checksums(info)) if place]
 
@@ -142,11 +146,14 @@ def _selection_scores(
     return [{"task": "evaluation", "metric": "loss", "dataset": "selection data", "scores": scores}]
 
 
-def _row_counts(datasets: Mapping[str, Datasets | None]) -> dict[Language, dict[str, int]]:
+def _row_counts(datasets: Mapping[str, MetaData | None]) -> dict[Language, dict[str, int]]:
     """Language → role → rows, where they can be counted."""
     counts: dict[Language, dict[str, int]] = {}
-    for role, by_language in datasets.items():
-        for language, dataset in (by_language or {}).items():
+    for role, given in datasets.items():
+        by_language = datasets["train"] if given == "train" else given
+        if not isinstance(by_language, Mapping):
+            continue
+        for language, dataset in by_language.items():
             if isinstance(dataset, Sized):
                 counts.setdefault(language, {})[role] = len(dataset)
     return counts

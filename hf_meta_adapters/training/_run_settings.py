@@ -14,6 +14,7 @@ from hf_meta_adapters.data.fingerprint import fingerprint
 from hf_meta_adapters.data.language_datasets import size_of
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.training._collator_settings import PROBE, collator_settings, probe
+from hf_meta_adapters.training._dataset_roles import datasets_by_role, rows_per_step
 from hf_meta_adapters.training._given_data import Datasets, by_language, without_sets
 from hf_meta_adapters.training._model_settings import model_settings
 from hf_meta_adapters.training._resumed_arguments import recorded_arguments
@@ -70,6 +71,9 @@ class RunParts:
         """The fingerprints of all data, by name. They are computed anew in each call."""
         found = {}
         for role, datasets in self.datasets.items():
+            # Once, where the rows of both roles are the same.
+            if role == "meta" and datasets is self.datasets["train"]:
+                continue
             for language, dataset in datasets.items():
                 found[f"content of the {role} data of {language!r}"] = fingerprint(dataset)
 
@@ -99,10 +103,8 @@ def run_parts(
     Raises:
         DataError: If there is no training data by language.
     """
-    train = by_language("train_dataset", trainer.train_dataset)
-    datasets = {"train": without_unused_columns(train)}
-    if trainer.meta_dataset is not None:
-        datasets["meta"] = without_unused_columns(trainer.meta_dataset)
+    roles = datasets_by_role(trainer.train_dataset, trainer.meta_dataset, without_unused_columns)
+    datasets: dict[str, Datasets] = {str(role): rows for role, rows in roles.items()}
 
     # The best checkpoint so far is the best on these data.
     has_best = trainer.args.metric_for_best_model is not None
@@ -136,7 +138,7 @@ def run_settings(
     Args:
         languages: The languages of the model.
         train: The training data.
-        meta: The meta data, if there is any.
+        meta: The meta data, if there is any; the object that `train` is where rows are shared.
         args: Batch sizes, sampling and seeds.
 
     Returns:
@@ -151,17 +153,20 @@ def run_settings(
     sizes = {role: _sizes(datasets) for role, datasets in roles.items()}
 
     # The product counts, not its factors: a run may continue on other devices.
-    processes_and_micro_steps = args.gradient_accumulation_steps * args.world_size
-    train_rows = args.per_device_train_batch_size
-    per_device = {"train": train_rows, "meta": args.meta_batch_size or train_rows}
-    rows = {role: per_device[role] * processes_and_micro_steps for role in roles}
+    every = {str(role): rows for role, rows in rows_per_step(args).items()}
+    rows = {role: every[role] for role in roles}
 
     # The length of an epoch of streams: it places the languages where a step does not hold all.
     max_steps = None
     if None in sizes["train"].values() and args.languages_per_step:
         max_steps = args.max_steps
 
+    shared = {}
+    if meta is not None and meta is train:
+        shared["meta rows"] = "those of training"
+
     return {
+        **shared,
         "languages": list(languages),
         "rows of the data": sizes,
         "rows per language and step": rows,

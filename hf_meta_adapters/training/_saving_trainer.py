@@ -18,7 +18,7 @@ from hf_meta_adapters.hub.tokenizer import save_tokenizer
 from hf_meta_adapters.steps.sharding import gathered
 from hf_meta_adapters.training._checkpoint_seal import CheckpointRecord, read_record, read_seal
 from hf_meta_adapters.training._checkpoint_writer import CheckpointWriter
-from hf_meta_adapters.training._given_data import Datasets
+from hf_meta_adapters.training._dataset_roles import MetaData
 from hf_meta_adapters.training._guarded_trainer import GuardedTrainer
 from hf_meta_adapters.training._optimizer_groups import optimizer_settings, unwrapped
 from hf_meta_adapters.training._outer_step import OuterStep
@@ -34,7 +34,7 @@ from hf_meta_adapters.training._weight_check import check_weights
 class SavingTrainer(GuardedTrainer):
     """Saves the model with its languages, and checkpoints that are whole; and resumes from them."""
 
-    meta_dataset: Datasets | None
+    meta_dataset: MetaData | None
     """language → data of the meta-gradient."""
     scores: list[LanguageScores | JsonObject]
     """What else was measured of the model (`LanguageScores`), for the model card."""

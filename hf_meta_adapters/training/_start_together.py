@@ -173,6 +173,8 @@ def _trainer(trainer: Trainer) -> dict[str, str]:
 
 
 def _data_record(name: str, datasets: object, columns: Collection[str] | None) -> dict[str, str]:
+    if isinstance(datasets, str):
+        return {f"`{name}`": repr(datasets)}
     datasets = without_sets(datasets)
     if not isinstance(datasets, Mapping):
         return {f"`{name}`": "None" if datasets is None else type(datasets).__name__}

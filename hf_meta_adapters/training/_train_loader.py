@@ -27,7 +27,8 @@ def train_sampler(
     """The sampler of step batches: which rows of which languages each step of this process holds.
 
     Args:
-        datasets: role → language → data.
+        datasets: role → language → data. If both roles have the same object, the rows of a
+            language are dealt to both.
         args: Meta batch size, sampling, seed and processes.
         batch_size: Training rows per language, process and micro-step.
         order: Whether rows are shuffled, or the lengths by which they are grouped.
@@ -47,9 +48,10 @@ def train_sampler(
     if seed is None:
         seed = args.seed
 
+    from_train = datasets.get("meta") is datasets["train"]
     return LanguageBatchSampler(
         sizes["train"],
-        sizes.get("meta"),
+        "train" if from_train else sizes.get("meta"),
         meta_in_every_step=args.meta_options().named_meta_languages() is not None,
         batch_size=batch_size,
         meta_batch_size=args.meta_batch_size,

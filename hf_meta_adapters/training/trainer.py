@@ -19,8 +19,8 @@ from hf_meta_adapters.training._batch_check import BatchCheck
 from hf_meta_adapters.training._checkpoint_writer import CheckpointWriter
 from hf_meta_adapters.training._combined_arguments import needs_meta_gradient, needs_meta_text
 from hf_meta_adapters.training._compile import compile_layers
-from hf_meta_adapters.training._dataset_roles import assign_roles
-from hf_meta_adapters.training._given_data import Datasets, by_language
+from hf_meta_adapters.training._dataset_roles import MetaData, assign_roles, datasets_by_role
+from hf_meta_adapters.training._given_data import Datasets
 from hf_meta_adapters.training._keep_position import KeepPosition
 from hf_meta_adapters.training._lost_process import naming_lost_process
 from hf_meta_adapters.training._optimizer_groups import adapter_parameters, split_groups
@@ -64,6 +64,8 @@ class MetaAdapterTrainer(SavingTrainer):
         train_dataset: language → training data, map-style or streaming.
         meta_dataset: language → held-out data of the meta-gradient. If it is not given, a tenth of
             each training set is split off for it (by content, so that no text has both roles).
+            `"train"`, for little text, holds nothing out: each step takes its meta rows from the
+            training rows that it does not train on.
         eval_dataset: language → selection data. Metrics come per language (`eval_sw_loss`) and as
             means (`eval_loss`).
         **trainer_arguments: Everything else that `transformers.Trainer` takes: `processing_class`,
@@ -102,15 +104,15 @@ class MetaAdapterTrainer(SavingTrainer):
         args: MetaAdapterTrainingArguments,
         *,
         train_dataset: Datasets | None = None,
-        meta_dataset: Datasets | None = None,
+        meta_dataset: MetaData | None = None,
         eval_dataset: Datasets | None = None,
         **trainer_arguments: Unpack[TrainerKeywords],
     ) -> None:
         optimizer, _ = trainer_arguments.get("optimizers", (None, None))
         check_setup(model, args, optimizer)
 
-        self.meta_dataset: Datasets | None = None
-        """language → data of the meta-gradient."""
+        self.meta_dataset: MetaData | None = None
+        """language → data of the meta-gradient, or `"train"`."""
         self.progress = Progress()
         """Rows seen of each language, steps skipped."""
         self.scores = []
@@ -135,7 +137,7 @@ class MetaAdapterTrainer(SavingTrainer):
                 meta_dataset,
                 eval_dataset,
                 needs_meta=needs_meta,
-                meta_languages=args.meta_options().named_meta_languages(),
+                args=args,
             )
 
         super().__init__(
@@ -238,12 +240,12 @@ class MetaAdapterTrainer(SavingTrainer):
         A step batch holds a batch of training rows for each language of the step, and one of meta
         rows.
         """
-        given: dict[Role, Datasets] = {"train": by_language("train_dataset", self.train_dataset)}
-        if self.meta_dataset is not None:
-            given["meta"] = self.meta_dataset
-        datasets = {role: self._without_unused_columns(data) for role, data in given.items()}
+        datasets = datasets_by_role(
+            self.train_dataset, self.meta_dataset, self._without_unused_columns
+        )
 
         # By all columns: the model does not take that of the lengths.
+        given = datasets_by_role(self.train_dataset, self.meta_dataset, lambda data: data)
         order = row_order(given, self.args, self._model)
 
         # Not the size of the arguments, which `auto_find_batch_size` may have found too large.

@@ -151,6 +151,11 @@ CASES = {
         {"meta_dataset": {**texts(2), "te": texts(2)["te"][::-1]}},
         "`meta_dataset['te']` is 8 rows (digest of a sample",
     ),
+    "meta rows of training text": (
+        {},
+        {"meta_dataset": "train"},
+        "`meta_dataset` is 'train' on process 1",
+    ),
     "labels alone": (
         {},
         {"train_dataset": {**DATA, "te": [{**row, "labels": [7] * 6} for row in DATA["te"]]}},

@@ -136,6 +136,11 @@ RESUMED = {
         | {"inner_optimizer": "adam", "inner_learning_rate": None},
         {},
     ),
+    "meta rows of training text, in a pass of two steps": (
+        3,
+        {"meta_dataset": "train", "meta_batch_size": 1},
+        {},
+    ),
     "joint": (3, {}, {"config": None}),
     "shared adapter": (3, {}, {"share_adapter": True}),
     "streaming": (3, {"train_dataset": streams, "meta_dataset": streams}, {}),

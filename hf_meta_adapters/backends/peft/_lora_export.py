@@ -97,7 +97,7 @@ def export_stacked(
         fan_in_fan_out=vars(last)["fan_in_fan_out"],
         task_type=last.task_type,
     )
-    write_adapter(directory, config, tensors, base_name)
+    write_adapter(directory, config, tensors, base_name or "")
 
 
 def _matrices(layer: LoraLayer, adapter: str) -> _Matrices | None:

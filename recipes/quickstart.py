@@ -36,7 +36,6 @@ from hf_meta_adapters.results.files import write_text
 from hf_meta_adapters.study.cell import read_texts
 
 LANGUAGES = ["en", "fr", "ru", "sw"]
-DATA = verses_folder()
 
 # Arm → what its adapters learn from; `None` for a model without adapters.
 ARMS = {"joint": None, "joint + adapters": "train", "meta adapters": "meta"}
@@ -143,8 +142,7 @@ def write_report(output: Path, args: Arguments, report, conflict, *, seconds: in
     }
     write_text(output / "report.json", json.dumps(result, indent=2))
 
-    note = "All models had the same text; the meta adapters saw some in their meta-gradient."
-    note += f" One seed, {seconds} s."
+    note = f"One seed, {seconds} s. The meta adapters saw some text in their meta-gradient alone."
     parts = [
         "# Joint training and adapters",
         report.to_markdown(),
@@ -165,7 +163,9 @@ def main() -> None:
     output.mkdir(parents=True, exist_ok=True)
 
     # Texts: role → language → verses. The roles share no verse, and are split by chapters.
-    texts = {role: read_texts(DATA, role, LANGUAGES) for role in ("train", "meta", "test")}
+    texts = {
+        role: read_texts(verses_folder(), role, LANGUAGES) for role in ("train", "meta", "test")
+    }
 
     tokenizer = train_tokenizer(chain(*texts["train"].values()), vocabulary=2500, max_length=64)
     collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.3)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from hf_meta_adapters._typing import Language
+from hf_meta_adapters.backends import Backend
+from hf_meta_adapters.backends.abilities import ChecksMeans
 from hf_meta_adapters.errors import (
     ConfigurationError,
     LanguageError,
@@ -36,13 +38,16 @@ def check_new_language(language: Language, known: Sequence[Language]) -> None:
 
 
 def check_mixture(
-    copy_from: Language | Mapping[Language, float] | None, known: Sequence[Language]
+    copy_from: Language | Mapping[Language, float] | None,
+    known: Sequence[Language],
+    backend: Backend | None = None,
 ) -> dict[Language, float]:
     """The weight of every language that a new one starts from; none for a fresh start.
 
     Args:
         copy_from: A language, or the weights of several.
         known: The languages of the model.
+        backend: Its backend, which may refuse means of several languages.
 
     Returns:
         language → weight.
@@ -70,23 +75,27 @@ def check_mixture(
             f"The weights of `copy_from` must be positive and sum to 1 within {_TOLERANCE}. Found"
             f' {dict(copy_from)}. Use for example {{"sw": 0.6, "en": 0.4}}.'
         )
+
+    if len(weights) > 1 and isinstance(backend, ChecksMeans):
+        backend.check_mean()
     return weights
 
 
 @torch.no_grad()
 def mix_(
-    target: Sequence[Tensor], sources: Sequence[Sequence[Tensor]], weights: Sequence[float]
+    target: Mapping[str, Tensor], sources: Sequence[Mapping[str, Tensor]], weights: Sequence[float]
 ) -> None:
     """Set φ_new = Σ_l w_l φ_l in place, tensor by tensor; a bitwise copy of a single source.
 
     Tensors that are not floating-point have no mean and are copied from the first source.
 
     Args:
-        target: The tensors of the new language.
+        target: The tensors of the new language, by name.
         sources: Those of each language it starts from, of the same shapes in the same order.
         weights: The weight of each language.
     """
-    for new, *olds in zip(target, *sources, strict=True):
+    several = [tensors.values() for tensors in (target, *sources)]
+    for new, *olds in zip(*several, strict=True):
         first = olds[0]
 
         if len(olds) == 1 or not first.is_floating_point():

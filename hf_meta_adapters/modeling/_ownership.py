@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
@@ -100,22 +100,19 @@ class Ownership:
         return replace(self, shared=shared)
 
     def require_gradients(
-        self, module: nn.Module, languages: Iterable[Language] | None = None, *, shared: bool = True
+        self, module: nn.Module, frozen: Collection[Language] = (), *, shared: bool = True
     ) -> None:
         """Make θ and φ trainable, and nothing else.
 
         Args:
             module: The model.
-            languages: The languages whose φ_l is trained; by default all.
+            frozen: The languages whose φ_l is not trained.
             shared: Whether θ is trained.
         """
-        if languages is None:
-            languages = self.languages
-
         trained: set[str] = set()
         if shared:
             trained.update(self.shared)
-        trained.update(*(self.languages[key] for key in languages))
+        trained.update(*(self.languages[key] for key in self.languages if key not in frozen))
 
         for name, parameter in module.named_parameters():
             if parameter.is_floating_point():  # torch refuses gradients of integers
@@ -187,6 +184,12 @@ class Held:
             created=_named(created, names),
             original={name: state[identity] for name, identity in self.original.items()},
         )
+
+
+def named(module: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
+    """The parameters of a module that have these names."""
+    parameters = dict(module.named_parameters())
+    return {name: parameters[name] for name in names}
 
 
 def _named(

@@ -38,6 +38,11 @@ class Router:
         """Whether languages have parameters of their own."""
         return self.shared_adapter is None and self.backend.name != "none"
 
+    @property
+    def routes_rows(self) -> bool:
+        """Whether rows in several languages share a forward pass, also in training."""
+        return not self.tells_languages_apart or self.routing(self.languages) is not None
+
     def adapter_of(self, language: Language) -> str:
         """The name under which the backend keeps the parameters of a language."""
         return self.shared_adapter or language

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hf_meta_adapters._typing import Language, ModelClass, RowLanguages
 from hf_meta_adapters.backends import Backend
-from hf_meta_adapters.backends.abilities import ChecksMeans, ReplacesModules
+from hf_meta_adapters.backends.abilities import ReplacesModules
 from hf_meta_adapters.backends.recomputation import is_checkpointed
 from hf_meta_adapters.errors import check_known_language
 from hf_meta_adapters.hub.base_model import BaseReference
@@ -37,6 +37,7 @@ from hf_meta_adapters.modeling._loading import (
     open_saved,
 )
 from hf_meta_adapters.modeling._merging import merge
+from hf_meta_adapters.modeling._ownership import named
 from hf_meta_adapters.modeling._router import Router
 from hf_meta_adapters.modeling._rows import by_name, forward_rows, generate_rows
 from hf_meta_adapters.modeling._saving import Writer, checked_choice, family_of, publish
@@ -116,7 +117,7 @@ class LanguageAdapterModel(nn.Module):
 
         # what `train_only` excluded; languages that are added later are trained
         self._frozen_languages: set[Language] = set()
-        self._shared_is_frozen = False
+        self._trains_shared = True
 
     @property
     def base_model(self) -> nn.Module:
@@ -136,10 +137,7 @@ class LanguageAdapterModel(nn.Module):
     @property
     def routes_rows(self) -> bool:
         """Whether rows in several languages share a forward pass, also in training."""
-        if not self._router.tells_languages_apart:
-            return True
-
-        return self._router.routing(self.languages) is not None
+        return self._router.routes_rows
 
     def forward(
         self, *args: object, language: RowLanguages | None = None, **inputs: object
@@ -254,9 +252,7 @@ class LanguageAdapterModel(nn.Module):
             ConfigurationError: If the weights are not positive or do not sum to 1.
         """
         check_new_language(language, self.languages)
-        mixture = check_mixture(copy_from, self.languages)
-        if len(mixture) > 1 and isinstance(self.backend, ChecksMeans):
-            self.backend.check_mean()
+        mixture = check_mixture(copy_from, self.languages, self.backend)
 
         if not self.share_adapter:
             self._create(language, owner=language)
@@ -268,8 +264,8 @@ class LanguageAdapterModel(nn.Module):
         self._router.languages.append(language)
 
         if mixture:
-            sources = [self._created(key) for key in mixture]
-            mix_(self._created(language), sources, list(mixture.values()))
+            tensors = {key: named(self, names) for key, names in self._ownership.created.items()}
+            mix_(tensors[language], [tensors[key] for key in mixture], list(mixture.values()))
 
         # libraries activate and freeze adapters when they add one
         if not self.share_adapter or len(self.languages) == 1:
@@ -316,15 +312,15 @@ class LanguageAdapterModel(nn.Module):
         """
         trained = {check_known_language(key, self.languages) for key in languages}
         self._frozen_languages = set(self.languages) - trained
-        self._shared_is_frozen = not shared
+        self._trains_shared = shared
         self._require_gradients()
 
     def shared_parameters(self) -> dict[str, nn.Parameter]:
         """θ: the trained parameters that all languages share, by name in `named_parameters()`."""
-        if self._shared_is_frozen:
+        if not self._trains_shared:
             return {}
 
-        return self._named(self._ownership.shared)
+        return named(self, self._ownership.shared)
 
     def language_parameters(self, language: Language) -> dict[str, nn.Parameter]:
         """φ_l: the trained parameters of one language, by name in `named_parameters()`.
@@ -339,7 +335,7 @@ class LanguageAdapterModel(nn.Module):
         if key in self._frozen_languages:
             return {}
 
-        return self._named(self._ownership.languages[key])
+        return named(self, self._ownership.languages[key])
 
     def base_state_dict(self) -> dict[str, Tensor]:
         """The tensors of the base model under the names of its own checkpoint, without adapters."""
@@ -603,15 +599,7 @@ class LanguageAdapterModel(nn.Module):
             part.training = self.base_model.training
 
     def _require_gradients(self) -> None:
-        trained = [key for key in self.languages if key not in self._frozen_languages]
-        self._ownership.require_gradients(self, trained, shared=not self._shared_is_frozen)
-
-    def _created(self, language: Language) -> list[nn.Parameter]:
-        return list(self._named(self._ownership.created[language]).values())
-
-    def _named(self, names: Iterable[str]) -> dict[str, nn.Parameter]:
-        parameters = dict(self.named_parameters())
-        return {name: parameters[name] for name in names}
+        self._ownership.require_gradients(self, self._frozen_languages, shared=self._trains_shared)
 
     def _writer(
         self, details: Mapping[str, object], max_shard_size: int | str | None, others: Others

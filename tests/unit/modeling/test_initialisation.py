@@ -38,13 +38,14 @@ def test_one_language_alone_is_copied_bitwise() -> None:
 def test_low_precision_is_added_in_single_precision() -> None:
     first, second = (torch.randn(1000).to(torch.bfloat16) for _ in range(2))
     target = torch.zeros(1000, dtype=torch.bfloat16)
-    mix_([target], [[first], [second]], [0.1, 0.9])
+    mix_({"a": target}, [{"a": first}, {"a": second}], [0.1, 0.9])
     assert torch.equal(target, (0.1 * first.float() + 0.9 * second.float()).to(torch.bfloat16))
 
 
 def test_what_is_no_number_is_copied_from_the_first() -> None:
     target = torch.zeros(2, dtype=torch.long)
-    mix_([target], [[torch.tensor([1, 2])], [torch.tensor([3, 4])]], [0.5, 0.5])
+    sources = [{"a": torch.tensor([1, 2])}, {"a": torch.tensor([3, 4])}]
+    mix_({"a": target}, sources, [0.5, 0.5])
     assert target.tolist() == [1, 2]
 
 

@@ -113,14 +113,12 @@ def test_only_what_is_owned_has_gradients() -> None:
 
 def test_some_languages_alone_have_gradients() -> None:
     base, ownership = grown()
-    for languages, shared in ((["te"], False), ([], True), (None, False)):
-        ownership.require_gradients(base, languages, shared=shared)
+    everything = list(ownership.languages)
+    for frozen, shared in ((["te"], False), (everything, True), ([], False)):
+        ownership.require_gradients(base, frozen, shared=shared)
+        languages = [key for key in everything if key not in frozen]
         trained = {name for name, parameter in base.named_parameters() if parameter.requires_grad}
-        own = [
-            name
-            for key in (ownership.languages if languages is None else languages)
-            for name in ownership.languages[key]
-        ]
+        own = [name for key in languages for name in ownership.languages[key]]
         assert trained == {*(ownership.shared if shared else ()), *own}
 
 

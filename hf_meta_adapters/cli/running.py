@@ -17,7 +17,7 @@ from hf_meta_adapters.cli.catalogue import (
     find_recipe,
 )
 from hf_meta_adapters.cli.check_settings import check_settings
-from hf_meta_adapters.cli.declared_options import declared_options
+from hf_meta_adapters.cli.declared_options import Option, declared_options
 from hf_meta_adapters.cli.given_settings import (
     Settings,
     as_options,
@@ -88,15 +88,17 @@ def read_launch(words: Sequence[str]) -> Launch:
 
     options = declared_options(recipe)
     arguments = as_options(words[place + 1 :], options or ())
-    arguments = _with_path(arguments, "config", find_config)
 
     if options is not None and not HELP.intersection(arguments):
-        config = _value(arguments, "config")
         settings: Settings = {}
         path = None
-        if config is not None and "config" in options:
-            path = Path(config)
-            settings = read_settings(path)
+        # A recipe with a parser of its own may mean something else by it.
+        if options.get("config") == Option("config", is_field=False):
+            arguments = _with_path(arguments, "config", find_config)
+            config = _value(arguments, "config")
+            if config is not None:
+                path = Path(config)
+                settings = read_settings(path)
 
         help_command = f"hf-meta-adapters run {name} --help"
         check_settings(options, arguments, settings, path, help_command=help_command)

@@ -190,7 +190,10 @@ def test_files_that_cannot_be_read(tmp_path, what):
 
 
 SETTINGS = {
-    "an unknown one": ("learning_speed: 3", "A setting must be one of .* Found `learning_speed` in .* Did you mean `learning_rate`"),
+    "an unknown one": (
+        "learning_speed: 3",
+        "A setting must be one of .* Found `learning_speed` in .* Did you mean `learning_rate`",
+    ),
     "a word for a number": (
         "max_steps: many",
         "must have the type of its field. Found `max_steps: 'many'` .* `int` is needed",

@@ -185,7 +185,7 @@ def main() -> None:
     args = parse_arguments(Arguments, description=__doc__)
     # A server that has imported everything forks each life, which then starts in no time.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["hf_meta_adapters", "transformers"])
+    context.set_forkserver_preload(["hf_meta_adapters.training.trainer"])
 
     with tempfile.TemporaryDirectory() as name:
         undisturbed, disturbed = Path(name) / "whole", Path(name) / "disturbed"

@@ -153,7 +153,7 @@ def soak(context, name: str, args: Arguments) -> dict:
 def main() -> None:
     args = parse_arguments(Arguments, description=__doc__)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["hf_meta_adapters", "transformers"])
+    context.set_forkserver_preload(["hf_meta_adapters.training.trainer"])
 
     runs = {name: soak(context, name, args) for name in args.settings.split(",")}
     hardware = {"machine": platform.machine(), "cpus": os.cpu_count(), "system": platform.system()}

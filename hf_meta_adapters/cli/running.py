@@ -17,7 +17,7 @@ from hf_meta_adapters.cli.catalogue import (
     find_recipe,
 )
 from hf_meta_adapters.cli.check_settings import check_settings
-from hf_meta_adapters.cli.declared_options import declared_options
+from hf_meta_adapters.cli.declared_options import Option, declared_options
 from hf_meta_adapters.cli.given_settings import (
     Settings,
     as_options,
@@ -50,11 +50,11 @@ class Launch:
         """The command line that runs it.
 
         A recipe that closes its process group is launched, since it may run in several processes.
-        Every other one runs in one process, without the launcher, and so does one that is only
-        asked for its help.
+        Every other one runs without the launcher, and so do those that start their processes
+        themselves, and one that is only asked for its help.
         """
         program = [str(self.recipe), *self.arguments]
-        launched = bool(self.launcher) or _closes_its_group(self.recipe)
+        launched = bool(self.launcher) or _can_be_launched(self.recipe)
         if not launched or HELP.intersection(self.arguments):
             return [sys.executable, *program]
 
@@ -79,24 +79,25 @@ def read_launch(words: Sequence[str]) -> Launch:
 
     launcher = _with_path(words[:place], "config_file", find_launcher)
     bundled = [entry.path for entry in bundled_recipes()]
-    if launcher and recipe in bundled and not _closes_its_group(recipe):
+    if launcher and recipe in bundled and not _can_be_launched(recipe):
         raise ConfigurationError(
-            f"The recipe `{name}` runs in one process, without a launcher. Found"
-            f" `{' '.join(launcher)}` before its name. Leave that out; settings of the recipe come"
-            " after its name."
+            f"The recipe `{name}` runs without a launcher. Found `{' '.join(launcher)}` before its"
+            " name. Leave that out; settings of the recipe come after its name."
         )
 
     options = declared_options(recipe)
     arguments = as_options(words[place + 1 :], options or ())
-    arguments = _with_path(arguments, "config", find_config)
 
     if options is not None and not HELP.intersection(arguments):
-        config = _value(arguments, "config")
         settings: Settings = {}
         path = None
-        if config is not None and "config" in options:
-            path = Path(config)
-            settings = read_settings(path)
+        # A recipe with a parser of its own may mean something else by it.
+        if options.get("config") == Option("config", is_field=False):
+            arguments = _with_path(arguments, "config", find_config)
+            config = _value(arguments, "config")
+            if config is not None:
+                path = Path(config)
+                settings = read_settings(path)
 
         help_command = f"hf-meta-adapters run {name} --help"
         check_settings(options, arguments, settings, path, help_command=help_command)
@@ -143,12 +144,16 @@ def _place_of_recipe(words: Sequence[str]) -> int:
     return (near or apart or candidates)[0]
 
 
-def _closes_its_group(recipe: Path) -> bool:
+def _can_be_launched(recipe: Path) -> bool:
     tree = ast.parse(recipe.read_text(encoding="utf-8"))
-    closers = {"closing_process_group", "destroy_process_group"}
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    return bool(closers & (names | attributes))
+
+    # A grid starts its processes itself; each launched process would compute all of it.
+    if "run_grid" in names | attributes:
+        return False
+
+    return bool({"closing_process_group", "destroy_process_group"} & (names | attributes))
 
 
 def _value(words: Sequence[str], name: str) -> str | None:

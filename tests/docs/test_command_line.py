@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import ROOT, python_blocks
+from tests.docs.pages import ROOT, pages, python_blocks
 from tests.hub_client import TOKEN
 from tests.hub_server import HubServer
 from tests.wheel import build, install
@@ -145,3 +145,29 @@ def test_the_message_on_the_page_is_that_of_the_command() -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert textwrap.dedent(f"```text\n{done.stderr}```") in PAGE.read_text(encoding="utf-8")
+
+
+ONLY_IN_A_CLONE = re.compile(
+    r"python recipes/|recipes/(?:configs|accelerate|data)\b|recipes/\w+\.py"
+)
+FOR_CLONES = {"recipes/data/README.md", "recipes/data/build.py"}
+
+
+def texts() -> list[Path]:
+    """What a user of an installed package reads: pages, messages, headers."""
+    files = [*pages(), *(ROOT / "docs").rglob("*.ipynb"), *(ROOT / "recipes").rglob("*.md")]
+    for folder in ("hf_meta_adapters", "recipes"):
+        files += [*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("*.yaml")]
+    return files
+
+
+def test_nothing_names_a_path_that_an_installed_package_lacks() -> None:
+    found = {}
+    for file in texts():
+        name = file.relative_to(ROOT).as_posix()
+        words = re.sub(r"\]\([^)]*\)", "]", file.read_text(encoding="utf-8"))
+        if name not in FOR_CLONES and (match := ONLY_IN_A_CLONE.search(words)):
+            found[name] = match[0]
+    assert found == {}
+    assert ONLY_IN_A_CLONE.search("python recipes/diagnose.py MODEL")
+    assert not ONLY_IN_A_CLONE.search("recipes/results/quickstart.json")

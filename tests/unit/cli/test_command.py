@@ -87,6 +87,14 @@ def test_a_recipe_of_one_process_is_run_without_a_launcher(started: list[list[st
     assert started == 2 * [[sys.executable, str(RECIPES / "diagnose.py"), *words]]
 
 
+def test_a_recipe_that_starts_processes_is_not_launched_in_several(
+    started: list[list[str]],
+) -> None:
+    assert main(["run", "interference_study", "processes=2"]) == 7
+    recipe = str(RECIPES / "interference_study.py")
+    assert started == [[sys.executable, recipe, "--processes", "2"]]
+
+
 def test_help_of_a_recipe_comes_from_the_recipe(started: list[list[str]]) -> None:
     assert main(["run", "pretrain_mlm", "--help"]) == 7
     assert started == [[sys.executable, str(RECIPES / "pretrain_mlm.py"), "--help"]]
@@ -119,7 +127,7 @@ WRONG = {
     ),
     "a launcher for one process": (
         ["run", "--num_processes", "2", "diagnose", "a", "b"],
-        ["`--num_processes 2`", "one process"],
+        ["`--num_processes 2`", "without a launcher"],
     ),
     "unknown settings": (
         ["run", "pretrain_mlm", "max_stepz=3", "--learning-rat", "1", "zzz=1", "--no_pakc"],

@@ -90,7 +90,8 @@ def type_checked_imports() -> dict[str, str]:
     file = hf_meta_adapters.__file__
     assert file is not None
     tree = ast.parse(Path(file).read_text(encoding="utf-8"))
-    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    blocks = [node for node in tree.body if isinstance(node, ast.If)]
+    (block,) = [node for node in blocks if ast.unparse(node.test) == "TYPE_CHECKING"]
     homes = {}
     for line in block.body:
         assert isinstance(line, ast.ImportFrom)

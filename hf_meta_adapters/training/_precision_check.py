@@ -14,7 +14,7 @@ from hf_meta_adapters.training._combined_arguments import needs_meta_gradient
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 
 _IN_FLOAT32 = (
-    ' Load the model with `dtype="float32"` (`--dtype float32` in a recipe) and train it with'
+    ' Pass `dtype="float32"` to `from_pretrained` (`--dtype float32` in a recipe), and train with'
     " `bf16=True`"
 )
 _AS_LORA = (

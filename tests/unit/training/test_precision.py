@@ -119,7 +119,7 @@ def test_shared_weights_in_bfloat16(adapter, bf16, estimator, stored, tmp_path):
 
     given = {"bf16": bf16, **ESTIMATORS[estimator]}
     if estimator in DIFFERENCES:
-        said = r'Found `.*` in bfloat16. Load .*`dtype="float32"`.*`--dtype float32`.*`--shared lo'
+        said = r'Found `.*` in bfloat16. Pass `dtype="float32"`.*`--dtype float32`.*`--shared lo'
         with pytest.raises(ConfigurationError, match=said):
             trainer_of(tmp_path, model, **given)
         return
@@ -167,7 +167,7 @@ def test_scores_need_no_precision(stored, tmp_path):
 def test_fp16_needs_weights_in_float32(stored, tmp_path):
     base = stored("llama").to(torch.float16)
     model = get_language_model(base, BottleneckConfig(bottleneck_size=3), LANGUAGES)
-    with pytest.raises(ConfigurationError, match=r"`fp16=True`.*in float16. Load the model"):
+    with pytest.raises(ConfigurationError, match=r"`fp16=True`.*in float16. Pass `dtype"):
         trainer_of(tmp_path, model, fp16=True, adapter_update="train")
 
 

@@ -162,7 +162,10 @@ def check_no_language_is_lost(repo_id: str, languages: Sequence[Language], acces
 
 def published_card(repo_id: str, revision: str | None, token: str | bool | None) -> str | None:
     """The model card of a repository; `None` if there is none."""
-    with speaking_of(repo_id, token, writing=True), tempfile.TemporaryDirectory(prefix=_SCRATCH) as scratch:
+    with (
+        speaking_of(repo_id, token, writing=True),
+        tempfile.TemporaryDirectory(prefix=_SCRATCH) as scratch,
+    ):
         access = Access(revision, token, cache_dir=scratch)
         return read_remote(access.api(), repo_id, access).text(CARD)
 

@@ -30,7 +30,7 @@ def test_ids_by_position() -> None:
     ):
         assert torch.equal(outputs.logits, expected)
 
-    with pytest.raises(LanguageError, match=r"in a language of this model: .* Found none"):
+    with pytest.raises(LanguageError, match=r"language of this model: .* Found none"):
         model(ids)
     with pytest.raises(LanguageError, match="Found 'de'"):
         model(ids, language="de")
@@ -59,7 +59,7 @@ def test_a_new_language_needs_the_setting_that_the_guide_names(tmp_path: Path) -
     data = {"yo": texts(0)[model.languages[0]]}
     given = {"kind": MetaAdapterTrainer, "train_dataset": data}
     with pytest.raises(ConfigurationError, match='`adapter_update="train"` in the arguments'):
-        make_trainer(tmp_path, model, meta_dataset=None, **given)
+        make_trainer(tmp_path, model, meta_dataset=None, **given).train()
 
     before = snapshot(model)
     trainer = make_trainer(tmp_path, model, meta_dataset=None, adapter_update="train", **given)

@@ -143,14 +143,9 @@ def write_report(output: Path, args: Arguments, report, conflict, *, seconds: in
     write_text(output / "report.json", json.dumps(result, indent=2))
 
     note = f"One seed, {seconds} s. The meta adapters saw some text in their meta-gradient alone."
-    parts = [
-        "# Joint training and adapters",
-        report.to_markdown(),
-        "![Interference](interference.png)",
-        conflict.to_markdown(),
-        "![Gradient cosines](gradient_cosine.png)",
-        note,
-    ]
+    first = [report.to_markdown(), "![Interference](interference.png)"]
+    second = [conflict.to_markdown(), "![Gradient cosines](gradient_cosine.png)"]
+    parts = ["# Joint training and adapters", *first, *second, note]
     write_text(output / "report.md", "\n\n".join(parts))
 
     print(f"\n{note} See {output / 'report.md'} and the pictures beside it.")

@@ -65,6 +65,10 @@ _UNREACHABLE = (
     "The files must be reachable or in the cache",
     "Check the connection and `HF_HUB_OFFLINE`, or load the model once with a connection",
 )
+_UNPUBLISHED = (
+    "Publishing needs a connection to the Hub",
+    "Check the connection and `HF_HUB_OFFLINE`, and push again",
+)
 _MEANINGS: tuple[tuple[type[Exception], str, str], ...] = (
     # The first match counts, so a class stands before the classes it inherits from.
     (LocalEntryNotFoundError, *_UNREACHABLE),
@@ -118,12 +122,15 @@ _UNKNOWN = (
 
 
 @contextmanager
-def speaking_of(repo_id: str, token: str | bool | None = None) -> Iterator[None]:
+def speaking_of(
+    repo_id: str, token: str | bool | None = None, *, writing: bool = False
+) -> Iterator[None]:
     """Turn whatever the client raises into a `HubError`: the rule, what was found, what to do.
 
     Args:
         repo_id: The repository, for the message.
         token: The token, which the message must not show.
+        writing: Whether something is published, for which no cache can do.
 
     Raises:
         HubError: In place of an error of the client.
@@ -136,6 +143,8 @@ def speaking_of(repo_id: str, token: str | bool | None = None) -> Iterator[None]
         # The client wraps neither the errors of its HTTP library nor those of its storage library,
         # and they have no base class in common.
         rule, remedy = _meaning(error)
+        if writing and (isinstance(error, NO_ANSWER) or rule == _UNREACHABLE[0]):
+            rule, remedy = _UNPUBLISHED
         message = " ".join(str(error).split()) or type(error).__name__
         if isinstance(token, str) and token:
             message = message.replace(token, "…")

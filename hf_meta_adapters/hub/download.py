@@ -132,6 +132,18 @@ def _known_languages(
 
 def _fetch_manifest(repo_id: str, access: Access) -> tuple[Path, bool]:
     """The folder in the cache with the manifest, and whether the Hub can be asked for more."""
+    try:
+        return _download_manifest(repo_id, access)
+    except HubError as error:
+        # a folder whose name is misspelt looks like a repository
+        raise HubError(
+            "A saved model must be a folder, or a repository on the Hub. Found no folder"
+            f" {repo_id!r} in the working directory. As a repository: {error}"
+        ) from error
+
+
+def _download_manifest(repo_id: str, access: Access) -> tuple[Path, bool]:
+    """The same without a word on folders."""
     with speaking_of(repo_id, access.token):
         size = _manifest_size(repo_id, access)
         if size is not None and size > LARGEST_TEXT:

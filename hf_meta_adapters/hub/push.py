@@ -97,7 +97,7 @@ def push_family(push: Push, save: Callable[[Path], None]) -> CommitInfo:
         check_base(family)
         write_manifest(folder, family.to_json())
 
-        with speaking_of(push.repo_id, push.access.token):
+        with speaking_of(push.repo_id, push.access.token, writing=True):
             api = push.access.api()
             remote = _open(api, push, Path(scratch) / "cache")
             change = _change(folder, family, push, remote)
@@ -133,9 +133,39 @@ def check_base(family: Family) -> None:
         )
 
 
+def check_no_language_is_lost(repo_id: str, languages: Sequence[Language], access: Access) -> None:
+    """Refuse a repository with languages that a model lacks which is going to replace the family.
+
+    Args:
+        repo_id: The repository.
+        languages: The languages of the model.
+        access: How the repository is reached.
+
+    Raises:
+        HubError: If it has such languages, or cannot be read.
+    """
+    with (
+        speaking_of(repo_id, access.token, writing=True),
+        tempfile.TemporaryDirectory(prefix=_SCRATCH) as scratch,
+    ):
+        published = read_remote(access.api(), repo_id, replace(access, cache_dir=scratch)).family
+
+    lost = [key for key in published.languages if key not in languages] if published else []
+    if lost:
+        raise HubError(
+            "A Trainer publishes a whole family, with the languages of the family that it replaces."
+            f" Found {repo_id!r} with {lost}, which this model lacks. Train with"
+            " `push_to_hub=False` and use `model.push_to_hub(...)`, which keeps or deletes them; or"
+            " load these languages as well; or pass another `hub_model_id`."
+        )
+
+
 def published_card(repo_id: str, revision: str | None, token: str | bool | None) -> str | None:
     """The model card of a repository; `None` if there is none."""
-    with speaking_of(repo_id, token), tempfile.TemporaryDirectory(prefix=_SCRATCH) as scratch:
+    with (
+        speaking_of(repo_id, token, writing=True),
+        tempfile.TemporaryDirectory(prefix=_SCRATCH) as scratch,
+    ):
         access = Access(revision, token, cache_dir=scratch)
         return read_remote(access.api(), repo_id, access).text(CARD)
 

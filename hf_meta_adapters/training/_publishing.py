@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -14,10 +16,16 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
+from hf_meta_adapters.errors import ConfigurationError, HubError
 from hf_meta_adapters.hub.client import Access, speaking_of
 from hf_meta_adapters.hub.links import check_no_links, cut_hard_links
 from hf_meta_adapters.hub.public import KEPT_ROWS, additions, files_to_publish
-from hf_meta_adapters.hub.push import check_base, published_card, write_card_file
+from hf_meta_adapters.hub.push import (
+    check_base,
+    check_no_language_is_lost,
+    published_card,
+    write_card_file,
+)
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps.sharding import gathered
 
@@ -63,6 +71,55 @@ def check_publishable(model: LanguageAdapterModel) -> None:
     check_base(family)
 
 
+def check_other_languages(model: LanguageAdapterModel, args: TrainingArguments) -> None:
+    """Refuse an output folder with languages that were not loaded and could not stay there.
+
+    Raises:
+        ConfigurationError: If θ is trained, or checkpoints are copied into the folder.
+    """
+    output = Path(str(args.output_dir))
+    if not (model.shared_parameters() or args.push_to_hub):
+        return
+
+    at_stake = model._others.at_stake(output, model.languages)
+    if at_stake:
+        raise ConfigurationError(
+            "`output_dir` must not be a family with languages that this model was loaded without:"
+            f" they stay with the θ that they were trained with. Found {at_stake} in {output}. Pass"
+            " another `output_dir`, load these languages as well, or freeze θ with"
+            " `model.train_only(...)`."
+        )
+
+
+@contextmanager
+def publishing(repo_id: str, token: str | bool | None, otherwise: str) -> Iterator[None]:
+    """Turn the errors of the Hub into those of this package, and say what is not lost.
+
+    Args:
+        repo_id: The repository.
+        token: The token.
+        otherwise: What to do instead, and what there is already.
+
+    Raises:
+        HubError: In place of an error of the client.
+    """
+    try:
+        with speaking_of(repo_id, token, writing=True):
+            yield
+    except HubError as error:
+        raise HubError(f"{error} {otherwise}".strip()) from error
+
+
+def check_repository(trainer: Trainer, token: str | None) -> None:
+    """Refuse to replace a published family by one that lacks languages of it.
+
+    Raises:
+        HubError: If the repository has such languages.
+    """
+    access = Access(trainer.args.hub_revision, token)
+    check_no_language_is_lost(trainer.hub_model_id, trainer._model.languages, access)
+
+
 def push_run(
     trainer: Trainer, message: str | None, *, blocking: bool, access: Access, metadata: Metadata
 ) -> CommitInfo | Future[CommitInfo] | None:
@@ -87,19 +144,22 @@ def push_run(
     if hasattr(trainer.callback_handler, "on_push_begin"):  # since transformers 5
         trainer.callback_handler.on_push_begin(trainer.args, trainer.state, trainer.control)
 
-    # Without `push_to_hub=True` there is no repository yet.
-    if trainer.hub_model_id is None:
-        trainer.init_hf_repo(token=access.token)
-
-    # All processes, which hold parts of the model; one of them publishes.
+    # All processes, which hold parts of the model; one of them publishes. And before the Hub is
+    # asked for anything: whatever it answers, the model is on the disk.
     trainer.save_model(_internal_call=True)
-    if not trainer.is_world_process_zero():
-        return None
-
-    trainer.create_model_card(**_with_model_tags(trainer, metadata))
-    trainer._finish_current_push()
 
     output = Path(str(trainer.args.output_dir))
+    kept = f"The model is saved in {output}; nothing of the training is lost."
+    with publishing(trainer.hub_model_id or output.name, access.token, kept):
+        # Without `push_to_hub=True` there is no repository yet.
+        if trainer.hub_model_id is None:
+            trainer.init_hf_repo(token=access.token)
+        if not trainer.is_world_process_zero():
+            return None
+
+        trainer.create_model_card(**_with_model_tags(trainer, metadata))
+
+    trainer._finish_current_push()
     files = files_to_publish(output, *_PICKLES, "_*", "checkpoint-*")
     commit = partial(
         access.api().create_commit,
@@ -111,7 +171,7 @@ def push_run(
     if not blocking:
         return commit(run_as_future=True)
 
-    with speaking_of(trainer.hub_model_id, access.token):
+    with publishing(trainer.hub_model_id, access.token, kept):
         return commit()
 
 
@@ -156,7 +216,16 @@ def push_checkpoint(trainer: Trainer, checkpoint: Path) -> PushInProgress:
     cut_hard_links(output, folders)
     ignored = shutil.ignore_patterns(*_OF_THE_RUN)
     shutil.copytree(checkpoint, output, dirs_exist_ok=True, ignore=ignored)
-    write_card(output, trainer.hub_model_id, args, {})
+    try:
+        write_card(output, trainer.hub_model_id, args, {})
+    except HubError as error:
+        # The checkpoint is whole, and the next one may be luckier.
+        warnings.warn(
+            f"A checkpoint is not published, and training goes on: {error} The checkpoint is in"
+            f" {checkpoint}.",
+            stacklevel=2,
+        )
+        return running if is_pushing else PushInProgress([])
 
     jobs = _upload(args, trainer.hub_model_id, trainer.state.global_step, checkpoint)
 

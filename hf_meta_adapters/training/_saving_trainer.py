@@ -23,7 +23,12 @@ from hf_meta_adapters.training._guarded_trainer import GuardedTrainer
 from hf_meta_adapters.training._optimizer_groups import optimizer_settings, unwrapped
 from hf_meta_adapters.training._outer_step import OuterStep
 from hf_meta_adapters.training._progress import Progress
-from hf_meta_adapters.training._publishing import push_checkpoint, write_card
+from hf_meta_adapters.training._publishing import (
+    check_repository,
+    publishing,
+    push_checkpoint,
+    write_card,
+)
 from hf_meta_adapters.training._resume import reading_optimizer
 from hf_meta_adapters.training._run_identity import RunIdentity
 from hf_meta_adapters.training._run_record import run_record
@@ -90,6 +95,27 @@ class SavingTrainer(GuardedTrainer):
 
         arguments = json.dumps(self.args.to_sanitized_dict(), indent=2)
         (folder / "training_args.json").write_text(arguments + "\n")
+
+    def init_hf_repo(self, token: str | None = None, *args: Any, **kwargs: Any) -> None:
+        """Create the repository; with `push_to_hub=True` before anything is trained.
+
+        Args:
+            token: The token; default that of the arguments.
+            *args: As in `transformers.Trainer`.
+            **kwargs: As there.
+
+        Raises:
+            HubError: If there is no connection or no token that may write, or the repository holds
+                a family with languages that this model lacks.
+        """
+        name = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+        token = token or self.args.hub_token
+
+        otherwise = "Or pass `push_to_hub=False`, and call `trainer.push_to_hub()` after training."
+        with publishing(name, token, otherwise if self.args.push_to_hub else ""):
+            super().init_hf_repo(token, *args, **kwargs)
+            if self.is_world_process_zero():
+                check_repository(self, token)
 
     def create_model_card(self, *_: object, **metadata: str | list[str]) -> None:
         """Write the card of the family to the output folder; it keeps what others wrote on the Hub.

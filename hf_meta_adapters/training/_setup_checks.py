@@ -8,7 +8,7 @@ from pathlib import Path
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps.losses import predicts_the_next_token
-from hf_meta_adapters.training._publishing import check_publishable
+from hf_meta_adapters.training._publishing import check_other_languages, check_publishable
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 
 
@@ -40,6 +40,7 @@ def check_setup(model: object, args: object, optimizer: object) -> None:
     # Now, and not hours later, with the first checkpoint.
     if args.push_to_hub:
         check_publishable(model)
+    check_other_languages(model, args)
     _check_output_dir(Path(str(args.output_dir)))
 
     if optimizer is not None and args.adapter_learning_rate is not None:

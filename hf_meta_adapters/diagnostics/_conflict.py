@@ -21,6 +21,8 @@ from hf_meta_adapters.errors import ConfigurationError, check_languages
 
 __all__ = ["gradient_conflict"]
 
+_WHOLE = ""  # the model as a whole, beside the names of its layers
+
 
 def gradient_conflict(
     model: nn.Module,
@@ -129,16 +131,12 @@ def gradient_conflict(
             products.gram(inside), products, sample_size, resamples=resamples, seed=seed
         )
 
-    interval, layer_intervals, layer_means = None, {}, {}
-    draws = resampled(cells)
-    if draws is not None:
-        interval = percentile_interval(draws, confidence)
-
-    for layer, inside in layers.items():
-        draws = resampled(inside)
-        if draws is not None:
-            layer_intervals[layer] = percentile_interval(draws, confidence)
-            layer_means[layer] = percentile_interval(mean_cosines(draws), confidence)
+    # One part after the other: the draws of all layers at once would take much memory.
+    parts = {_WHOLE: list(cells), **layers}
+    intervals, means = _intervals(
+        ((part, resampled(inside)) for part, inside in parts.items()), confidence
+    )
+    interval, _ = intervals.pop(_WHOLE, None), means.pop(_WHOLE, None)
 
     return ConflictMatrix(
         languages=languages,
@@ -152,8 +150,8 @@ def gradient_conflict(
         projection=projection,
         per_layer=matrices(layers),
         per_kind=matrices(kinds),
-        layer_intervals=layer_intervals,
-        layer_mean_intervals=layer_means,
+        layer_intervals=intervals,
+        layer_mean_intervals=means,
     )
 
 
@@ -184,6 +182,26 @@ def _layers_and_kinds(
         kinds.setdefault(cell.kind, []).append(cell)
 
     return layers, {kind: inside for kind, inside in kinds.items() if inside}
+
+
+def _intervals(
+    draws: Iterable[tuple[str, Tensor | None]], confidence: float
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return part → intervals of its cosines, and part → intervals of its two means.
+
+    Args:
+        draws: Parts of the model with their resampled cosines, shape (R, L, L), or `None` without
+            resamples.
+        confidence: Coverage.
+    """
+    entries: dict[str, Tensor] = {}
+    means: dict[str, Tensor] = {}
+    for part, cosines in draws:
+        if cosines is not None:
+            entries[part] = percentile_interval(cosines, confidence)
+            means[part] = percentile_interval(mean_cosines(cosines), confidence)
+
+    return entries, means
 
 
 def _matrix(products: BlockProducts, cells: Iterable[Cell], sample_size: int) -> Tensor:

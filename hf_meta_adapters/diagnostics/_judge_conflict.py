@@ -71,9 +71,12 @@ def judge_conflict(conflict: ConflictMatrix | None) -> Finding:
     if not noisy:
         return Finding("conflict", "not shown", text)
 
+    names = ", ".join(noisy)
+    if len(noisy) == len(conflict.languages):
+        names = "all languages"
     text += (
-        f" For {', '.join(noisy)}, this says little: not even different texts of the language"
-        " itself agree beyond noise. Use more text."
+        f" For {names}, this says little: not even different texts of the language itself agree"
+        " beyond noise. Use more text."
     )
     return Finding("conflict", "unclear", text)
 

@@ -194,8 +194,8 @@ def _files(folder: Path, split: str | None) -> dict[Language, Path]:
     if not files:
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
         raise DataError(
-            f"{rule} Found no such file in {folder}, but {found}. Rename the files, or name the"
-            " split if each language has a folder, such as `valid` for en/valid.txt."
+            f"{rule} Found no such file in {folder}, but {found}. Rename the files; or, if each"
+            " language has a folder, pass the split, such as `--split valid` for en/valid.txt."
         )
 
     return files

@@ -255,7 +255,7 @@ def test_what_cannot_work_is_refused(texts, tmp_path, diagnose_here):
         ((nowhere, texts), r"folder with config\.json.*Found .*nowhere"),
         ((texts, texts), r"folder with config\.json"),
         ((model, nowhere), r"Found no folder .*nowhere"),
-        ((model, tmp_path), r"Found no such file .*name the split"),
+        ((model, tmp_path), r"Found no such file .*pass the split"),
         ((model, tmp_path / "one"), r"two languages of the model.*Found texts of \['en'\]"),
         ((model, tmp_path / "few"), r"at least 4 texts.*\{'en': 1\}"),
         ((model, texts, "--monolingual", tmp_path / "alone"), r"Found none of fr, ru, sw\."),

@@ -272,3 +272,29 @@ def test_a_language_without_gradient_has_no_cosine():
     assert found.matrix[0, 1].isnan()
     assert found.to_dict()["matrix"][0][1] is None
     assert "–" in found.to_markdown()
+
+
+def test_intervals_of_a_layer_are_those_of_its_parameters_alone():
+    cell = tiny("bert")
+    model, names = cell.make(), ("en", "sw")
+    batches = {key: [cell.batch(10 * i + t) for t in range(4)] for i, key in enumerate(names)}
+    found = gradient_conflict(model, batches, per_layer=True)
+    layer = gradient_conflict(model, batches, parameters=r"layer\.1\.")
+    torch.testing.assert_close(found.layer_intervals["encoder.layer.1"], layer.interval)
+
+    # With two languages, there is one cosine between them: its interval is that of the mean.
+    means = found.layer_mean_intervals["encoder.layer.1"]
+    torch.testing.assert_close(means[0], layer.interval[0, 1])
+    assert means[1, 0] <= found.per_layer["encoder.layer.1"].diagonal().mean() <= means[1, 1]
+    content = json.loads(json.dumps(found.to_dict()))
+    assert content["layer_mean_intervals"]["encoder.layer.1"] == means.tolist()
+    assert layer.layer_intervals == {}
+
+
+def test_layers_have_no_intervals_where_the_model_has_none():
+    cell = tiny("bert")
+    batches = {key: [cell.batch(i), cell.batch(9 + i)] for i, key in enumerate(("en", "sw"))}
+    found = gradient_conflict(cell.make(), batches, per_layer=True)
+    assert found.interval is None
+    assert found.per_layer
+    assert found.layer_intervals == found.layer_mean_intervals == {}

@@ -80,7 +80,7 @@ def test_a_folder_without_texts_is_told_apart(tmp_path):
     with pytest.raises(DataError, match=r"no such file in .*, but nothing\."):
         read_text_files(tmp_path)
     (tmp_path / "en").mkdir()
-    with pytest.raises(DataError, match=r"but en\..* name the split"):
+    with pytest.raises(DataError, match=r"but en\..* pass the split"):
         read_text_files(tmp_path)
     with pytest.raises(DataError, match=r"<language>/valid\.txt or"):
         read_text_files(tmp_path, split="valid")

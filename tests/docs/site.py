@@ -121,7 +121,7 @@ def browse(home: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def look(
-    site: Path, home: Path, *, timeout: float = 200
+    site: Path, home: Path, *, timeout: float = 250
 ) -> tuple[dict[str, dict[str, list[str]]], list[str]]:
     """Return the defects of each page at each width, and the lines of the console."""
     with served(site) as server:

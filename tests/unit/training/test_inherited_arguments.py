@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
+import warnings
 
 import pytest
 import torch
+from transformers import EarlyStoppingCallback as Stopping
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
 from hf_meta_adapters import MetaAdapterTrainingArguments
@@ -203,6 +205,44 @@ def test_evaluation_takes_place_when_asked_for(tmp_path, given, steps):
     trainer = trained(tmp_path, eval_dataset=texts(3), max_steps=4, **given)
     found = [line["step"] for line in trainer.state.log_history if "eval_loss" in line]
     assert found == steps
+
+
+def test_states_of_callbacks_are_restored_where_asked_for(tmp_path):
+    def run(steps, checkpoint=None, **given):
+        given |= {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "loss"}
+        given |= {"load_best_model_at_end": True, "save_strategy": "steps", "save_steps": 1}
+        trainer = make_trainer(
+            tmp_path,
+            make_model(),
+            eval_dataset=texts(3),
+            callbacks=[Stopping(early_stopping_patience=9)],
+            max_steps=steps,
+            learning_rate=0.5,  # every step makes it worse
+            **given,
+        )
+        trainer.train(resume_from_checkpoint=checkpoint)
+
+        # transformers puts a new one in the place of one that it restores
+        found = [one for one in trainer.callback_handler.callbacks if isinstance(one, Stopping)]
+        return [one.early_stopping_patience_counter for one in found]
+
+    assert run(3) == [2]
+    assert run(4, str(tmp_path / "checkpoint-3")) == [1]
+    restored = {"restore_callback_states_from_checkpoint": True}
+    assert run(4, str(tmp_path / "checkpoint-3"), **restored) == [3]
+
+
+@pytest.mark.parametrize("ignores", [True, False])
+def test_a_resumed_epoch_may_begin_again(tmp_path, ignores):
+    first = trained(tmp_path, max_steps=2, save_strategy="steps", save_steps=2)
+    trainer = make_trainer(tmp_path, make_model(), max_steps=4, ignore_data_skip=ignores)
+    with warnings.catch_warnings():
+        # which says that the argument is another one from here on
+        warnings.filterwarnings("ignore", "The run resumes from", UserWarning)
+        trainer.train(resume_from_checkpoint=True)
+
+    rows = [run.seen[0]["train"]["da"]["input_ids"] for run in (first, trainer)]
+    assert torch.equal(*rows) == ignores
 
 
 def test_metrics_are_given_what_they_ask_for(tmp_path):

@@ -154,7 +154,7 @@ CASES = {
     "meta rows of training text": (
         {},
         {"meta_dataset": "train"},
-        "`meta_dataset` is 'train' on process 1",
+        "`meta_dataset` is absent on process 0, 'train' on process 1",
     ),
     "labels alone": (
         {},

@@ -328,7 +328,7 @@ METHODS = {
         "meta_dataset": texts(2, ("te", "da")),
         "languages_per_step": 2,
     },
-    "meta rows of training text": {"meta_dataset": "train", "meta_batch_size": 2},
+    "meta rows of training text": {"meta_dataset": "train"},
     "accumulation": {"gradient_accumulation_steps": 2},
     "clipped": {"max_grad_norm": 0.01, "weight_decay": 0.1, "adapter_learning_rate": 0.05},
     "compared with itself": {

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from math import ceil
 from typing import Any
 
+import torch.distributed
+
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.evaluation import Task
 from hf_meta_adapters.finetuning._finetuning_settings import FinetuningSettings
@@ -62,6 +64,12 @@ def check_training(settings: FinetuningSettings) -> None:
             "`push_to_hub` of the Trainer publishes checkpoints, and fine-tuning keeps none. Found"
             " it in `training`. Push the model when it has been scored:"
             ' `model.push_to_hub("me/model")`.'
+        )
+
+    if given.get("resume_from_checkpoint"):
+        raise ConfigurationError(
+            "Fine-tuning starts anew every time, and keeps no checkpoint to go on from. Found"
+            f" `resume_from_checkpoint={given['resume_from_checkpoint']!r}`. Leave it out."
         )
 
     metric = str(given.get("metric_for_best_model") or "")
@@ -146,6 +154,8 @@ def _steps(given: Mapping[str, Any], rows: Mapping[str, int]) -> int:
     """
     languages = given.get("languages_per_step") or len(rows)
     batch = given["per_device_train_batch_size"] * given.get("gradient_accumulation_steps", 1)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        batch *= torch.distributed.get_world_size()
 
     # Drawn in turn, a language is in this share of the steps.
     share = languages / len(rows)

@@ -10,7 +10,9 @@ import pytest
 from hf_meta_adapters import MetaAdapterTrainingArguments
 from hf_meta_adapters.cli.given_arguments import parse_given
 from hf_meta_adapters.errors import ConfigurationError
-from hf_meta_adapters.finetuning import FinetuningArguments
+from hf_meta_adapters.evaluation import POS
+from hf_meta_adapters.finetuning import FinetuningArguments, FinetuningSettings
+from hf_meta_adapters.finetuning._stage_arguments import stage_arguments
 
 
 def parsed(*arguments: object) -> tuple[FinetuningArguments, dict[str, object]]:
@@ -88,3 +90,48 @@ def test_an_option_of_another_protocol_is_refused() -> None:
     args = FinetuningArguments(model="m", data="d", protocol="meta")
     with pytest.raises(ConfigurationError, match=r"one of \['within-language'.*Found.*'meta'"):
         args.check()
+
+
+@pytest.mark.parametrize(
+    ("given", "steps"),
+    [
+        ({}, 30),  # 3 passes over 80 rows, 8 in a step
+        ({"gradient_accumulation_steps": 2}, 15),
+        ({"num_train_epochs": 0.5}, 5),
+        ({"languages_per_step": 1}, 60),  # each language is in every second step
+        ({"max_steps": 7}, 7),
+    ],
+)
+def test_an_epoch_is_a_pass_over_the_language_with_most_labels(
+    given: dict[str, float], steps: int, tmp_path: Path
+) -> None:
+    settings = FinetuningSettings(batch_size=8, training=given)
+    args = stage_arguments(settings, POS(), {"en": 80, "sw": 10}, str(tmp_path))
+    assert (args.max_steps, args.warmup_steps) == (steps, steps // 10)
+
+
+@pytest.mark.parametrize(
+    ("given", "has_meta_rows", "update"),
+    [
+        ({}, False, "train"),
+        ({}, True, "meta"),
+        ({"lookahead": "next"}, False, "meta"),
+        ({"preset": "paper"}, False, "meta"),
+        ({"adapter_update": "meta+train"}, True, "meta+train"),
+        ({"adapter_update": "train"}, False, "train"),
+    ],
+)
+def test_an_option_of_the_meta_gradient_asks_for_it(
+    given: dict[str, str], has_meta_rows: bool, update: str, tmp_path: Path
+) -> None:
+    settings = FinetuningSettings(training=given)
+    rows, folder = {"en": 8}, str(tmp_path)
+    args = stage_arguments(settings, POS(), rows, folder, has_meta_rows=has_meta_rows)
+    assert args.adapter_update == update
+    assert args.adapter_learning_rate == args.learning_rate == 5e-5
+
+
+def test_meta_rows_without_a_meta_gradient_are_refused(tmp_path: Path) -> None:
+    settings = FinetuningSettings(training={"adapter_update": "train"})
+    with pytest.raises(ConfigurationError, match="`meta_datasets`, which would have no effect"):
+        stage_arguments(settings, POS(), {"en": 8}, str(tmp_path), has_meta_rows=True)

@@ -256,6 +256,7 @@ REFUSED = [
     (projected_few_shot, {"adapter_update": "train"}, "`shared_update`, which would have no"),
     (joint_few_shot, {"adapter_update": "train", "lookahead": "next"}, "would have no effect"),
     (joint_few_shot, {"push_to_hub": True}, "publishes checkpoints"),
+    (joint_few_shot, {"resume_from_checkpoint": "c"}, "starts anew every time"),
     (joint_few_shot, {"metric_for_best_model": "eval_loss"}, "a loss, which is not computed"),
     (joint_few_shot, {"learning_rate": -1.0}, "`learning_rate` must be"),
     (zero_shot, {"meta_batch_size": 4, "adapter_update": "train"}, "`meta_batch_size`"),

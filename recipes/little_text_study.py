@@ -12,7 +12,7 @@ Needs:    the package with its extra metrics; recipes/configs/little_text_small.
           of texts besides, for one of its scenarios.
 Takes:    seconds with little_text_tiny.yaml; for little_text_small.yaml see there.
 Writes:   to --output_dir: cells/, report.md; to --results: everything in one file.
-Command:  python recipes/little_text_study.py --config recipes/configs/little_text_tiny.yaml
+Command:  hf-meta-adapters run little_text_study --config little_text_tiny
 Override: the command line wins: --processes 2 --output_dir FOLDER; --report true computes nothing
           and writes the report of the cells that are done.
 """

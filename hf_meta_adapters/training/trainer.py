@@ -66,8 +66,8 @@ class MetaAdapterTrainer(SavingTrainer):
             each training set is split off for it (by content, so that no text has both roles).
             `"train"`, for little text, holds nothing out: each step takes its meta rows from the
             training rows that it does not train on.
-        eval_dataset: language → selection data. Metrics come per language (`eval_sw_loss`) and as
-            means (`eval_loss`).
+        eval_dataset: language → selection data, or several such sets by name. Metrics come per
+            language (`eval_sw_loss`, `eval_dev_sw_loss`) and as means (`eval_loss`).
         **trainer_arguments: Everything else that `transformers.Trainer` takes: `processing_class`,
             `data_collator` (by default what `get_data_collator` chooses for the model and the
             tokenizer), `callbacks`, `compute_metrics`, `compute_loss_func` (which must return a

@@ -113,7 +113,7 @@ def learn_masks(model: torch.nn.Module, batches: dict, seconds: float, args: arg
 
 
 def diagnose(diagnosed: DiagnosedModel, texts: dict, args: argparse.Namespace):
-    """The sections of the report, what casts doubt on all of them, and the verdict."""
+    """The sections of the report, and the verdict."""
     model, tokenizer, sections = diagnosed.model, diagnosed.tokenizer, {}
 
     def add(name: str, title: str, result, **pictures) -> None:
@@ -158,8 +158,13 @@ def diagnose(diagnosed: DiagnosedModel, texts: dict, args: argparse.Namespace):
     plan = hma.plan_language_capacity(conflict, masks, budget=max(1, layers // 3))
     add("plan", "Where to put capacity", plan, need_of_layers=plan.plot)
 
-    verdict = Verdict.of(interference=costs, conflict=conflict, overlap=overlap, plan=plan)
-    return sections, diagnosed.cautions(scores), verdict
+    return sections, Verdict.of(
+        interference=costs,
+        conflict=conflict,
+        overlap=overlap,
+        plan=plan,
+        cautions=diagnosed.cautions(scores),
+    )
 
 
 def main() -> None:
@@ -182,7 +187,7 @@ def main() -> None:
 
     if args.monolingual:
         check_monolingual(texts, args)
-    sections, cautions, verdict = diagnose(diagnosed, texts, args)
+    sections, verdict = diagnose(diagnosed, texts, args)
 
     hardware = torch.cuda.get_device_name() if DEVICE == "cuda" else f"{platform.machine()}, CPU"
     versions = [f"{lib.__name__} {lib.__version__}" for lib in (hma, torch, transformers)]
@@ -195,8 +200,8 @@ def main() -> None:
     }
 
     title = f"Interference in {args.model}"
-    DiagnosticReport(title, cautions, sections, about, verdict).save(args.output_dir)
-    print("", *cautions, verdict.to_markdown().replace("**", ""), sep="\n")
+    DiagnosticReport(title, (), sections, about, verdict).save(args.output_dir)
+    print("", verdict.to_markdown().replace("**", ""), sep="\n")
     print(f"\nSee {args.output_dir / 'report.html'}.")
 
 

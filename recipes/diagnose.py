@@ -171,13 +171,8 @@ def main() -> None:
     args = arguments()
     diagnosed = DiagnosedModel.load(args.model, DEVICE)
 
-    files = read_text_files(
-        args.texts,
-        split=args.split,
-        limit=args.batches * args.batch_size,
-        fewest=FEWEST,
-        seed=args.seed,
-    )
+    limits = {"limit": args.batches * args.batch_size, "fewest": FEWEST}
+    files = read_text_files(args.texts, split=args.split, seed=args.seed, **limits)
     texts = diagnosed.known_languages(files)
     counts = ", ".join(f"{key} {len(lines)}" for key, lines in texts.items())
     print(f"Texts: {counts}.")

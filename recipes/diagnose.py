@@ -113,7 +113,7 @@ def learn_masks(model: torch.nn.Module, batches: dict, seconds: float, args: arg
 
 
 def diagnose(diagnosed: DiagnosedModel, texts: dict, args: argparse.Namespace):
-    """The sections of the report, what casts doubt on all of them, and the verdict."""
+    """The sections of the report, and the verdict."""
     model, tokenizer, sections = diagnosed.model, diagnosed.tokenizer, {}
 
     def add(name: str, title: str, result, **pictures) -> None:
@@ -158,21 +158,21 @@ def diagnose(diagnosed: DiagnosedModel, texts: dict, args: argparse.Namespace):
     plan = hma.plan_language_capacity(conflict, masks, budget=max(1, layers // 3))
     add("plan", "Where to put capacity", plan, need_of_layers=plan.plot)
 
-    verdict = Verdict.of(interference=costs, conflict=conflict, overlap=overlap, plan=plan)
-    return sections, diagnosed.cautions(scores), verdict
+    return sections, Verdict.of(
+        interference=costs,
+        conflict=conflict,
+        overlap=overlap,
+        plan=plan,
+        cautions=diagnosed.cautions(scores),
+    )
 
 
 def main() -> None:
     args = arguments()
     diagnosed = DiagnosedModel.load(args.model, DEVICE)
 
-    files = read_text_files(
-        args.texts,
-        split=args.split,
-        limit=args.batches * args.batch_size,
-        fewest=FEWEST,
-        seed=args.seed,
-    )
+    limits = {"limit": args.batches * args.batch_size, "fewest": FEWEST}
+    files = read_text_files(args.texts, split=args.split, seed=args.seed, **limits)
     texts = diagnosed.known_languages(files)
     counts = ", ".join(f"{key} {len(lines)}" for key, lines in texts.items())
     print(f"Texts: {counts}.")
@@ -182,7 +182,7 @@ def main() -> None:
 
     if args.monolingual:
         check_monolingual(texts, args)
-    sections, cautions, verdict = diagnose(diagnosed, texts, args)
+    sections, verdict = diagnose(diagnosed, texts, args)
 
     hardware = torch.cuda.get_device_name() if DEVICE == "cuda" else f"{platform.machine()}, CPU"
     versions = [f"{lib.__name__} {lib.__version__}" for lib in (hma, torch, transformers)]
@@ -195,8 +195,8 @@ def main() -> None:
     }
 
     title = f"Interference in {args.model}"
-    DiagnosticReport(title, cautions, sections, about, verdict).save(args.output_dir)
-    print("", *cautions, verdict.to_markdown().replace("**", ""), sep="\n")
+    DiagnosticReport(title, (), sections, about, verdict).save(args.output_dir)
+    print("", verdict.to_markdown().replace("**", ""), sep="\n")
     print(f"\nSee {args.output_dir / 'report.html'}.")
 
 

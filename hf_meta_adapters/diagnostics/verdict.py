@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hf_meta_adapters.diagnostics._advise import advise
@@ -35,6 +36,7 @@ class Verdict:
         conflict: Which gradients oppose one another, and in which layers.
         masks: Which languages need weights of their own.
         advice: What to do, the first thing first.
+        cautions: What casts doubt on all of it.
 
     Example:
         >>> from hf_meta_adapters import interference_report
@@ -50,6 +52,7 @@ class Verdict:
     conflict: Finding
     masks: Finding
     advice: tuple[str, ...]
+    cautions: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -59,6 +62,7 @@ class Verdict:
         conflict: ConflictMatrix | None = None,
         overlap: OverlapMatrix | None = None,
         plan: CapacityPlan | None = None,
+        cautions: Sequence[str] = (),
     ) -> Verdict:
         """Return the verdict on one model; a measure that is missing is said to be missing.
 
@@ -67,6 +71,7 @@ class Verdict:
             conflict: Result of `gradient_conflict`, best with `per_layer=True`.
             overlap: Result of `mask_overlap`.
             plan: Result of `plan_language_capacity`.
+            cautions: What else casts doubt on the results, a sentence each.
 
         Returns:
             The verdict.
@@ -79,12 +84,14 @@ class Verdict:
             number_of_languages = len(interference.languages)
         headline = _headline(loss, opposed, number_of_languages)
 
-        return cls(headline, loss, opposed, masks, advise(loss, opposed, masks, plan))
+        advice = advise(loss, opposed, masks, plan)
+        return cls(headline, loss, opposed, masks, advice, tuple(cautions))
 
     def to_dict(self) -> dict[str, object]:
         """Return the verdict as strings, lists and dicts for JSON."""
         return {
             "headline": self.headline,
+            "cautions": list(self.cautions),
             "interference": self.interference.to_dict(),
             "conflict": self.conflict.to_dict(),
             "masks": self.masks.to_dict(),
@@ -105,6 +112,7 @@ class Verdict:
         return "\n\n".join(
             (
                 f"**{self.headline}**",
+                *(f"**Caution:** {caution}" for caution in self.cautions),
                 "\n".join(found),
                 "**What to do**",
                 "\n".join(steps),

@@ -149,7 +149,7 @@ class DiagnosedModel:
             return ()
 
         return (
-            f"WARNING: the model predicts {', '.join(blind)} worse than a blind guess among the"
+            f"The model predicts {', '.join(blind)} worse than a blind guess among the"
             f" {len(self.tokenizer):,} tokens of its tokenizer, which has a loss of {guess:.1f}. Is"
             " its head trained, and the tokenizer its own? If not, no result below is about the"
             " model.",

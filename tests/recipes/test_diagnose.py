@@ -23,6 +23,7 @@ from transformers import (
     XLMRobertaModel,
 )
 
+import hf_meta_adapters
 from hf_meta_adapters import BottleneckConfig, get_language_model
 from tests.docs.conftest import tokenizer
 
@@ -217,8 +218,12 @@ def test_a_browser_shows_the_page(plain, tmp_path):
     assert len(colors) > 200  # pictures are drawn, not only text on white
 
 
+def interrupted(*arguments, **settings):
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("kind", ["family", "causal"])
-def test_other_models(kind, texts, tmp_path, diagnose_here):
+def test_other_models(kind, texts, tmp_path, diagnose_here, monkeypatch, capsys):
     if kind == "family":
         base, languages = XLMRobertaForMaskedLM(CONFIG), ["en", "sw", "fr"]
         model = save(
@@ -231,7 +236,16 @@ def test_other_models(kind, texts, tmp_path, diagnose_here):
             vocab_size=320, n_positions=64, n_embd=16, n_layer=2, n_head=2, bos_token_id=0
         )
         model = save(GPT2LMHeadModel(config), tmp_path / "model")
-    diagnose_here(model, texts, *QUICK, "--mask_steps", "0", "--output_dir", "report")
+    steps = ("--mask_steps", "0")
+    if kind == "family":
+        # Ctrl-C during masks costs the masks, not the report.
+        steps = ()
+        monkeypatch.setattr(hf_meta_adapters, "learn_language_masks", interrupted)
+
+    diagnose_here(model, texts, *QUICK, *steps, "--output_dir", "report")
+    printed = capsys.readouterr().out
+    assert ("Stopped: the report comes without masks." in printed) == (kind == "family")
+    assert ("Left out, since the model has no such language: ru." in printed) == (kind == "family")
     assert {path.name for path in (tmp_path / "report").iterdir()} == FILES
     report = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
     assert sorted(report["conflict"]["languages"]) == sorted(

@@ -252,6 +252,14 @@ def test_the_verdict_is_data_and_text():
     assert page.index("lose?") < page.index("conflict?") < page.index("weights of their own?")
 
 
+def test_a_caution_comes_before_what_it_casts_doubt_on():
+    verdict = Verdict.of(cautions=["The head is not trained."])
+    assert verdict.to_dict()["cautions"] == ["The head is not trained."]
+    page = verdict.to_markdown()
+    assert page.index("**Caution:** The head") < page.index("lose?")
+    assert "Caution" not in Verdict.of().to_markdown()
+
+
 @pytest.mark.parametrize("comparisons", [1, 3, 40])
 def test_intervals_hold_at_once(comparisons):
     wide = simultaneous(Estimate(1.0, 0.5, 2.0), 0.9, comparisons)

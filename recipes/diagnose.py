@@ -32,6 +32,7 @@ import transformers
 import hf_meta_adapters as hma
 from hf_meta_adapters.cli.written_command import written_command
 from hf_meta_adapters.diagnostics import DiagnosticReport, ReportSection
+from hf_meta_adapters.diagnostics.fertility import tokenizer_fertility
 from hf_meta_adapters.diagnostics.verdict import Verdict
 from hf_meta_adapters.errors import MetaAdapterError
 from hf_meta_adapters.study.diagnosed_model import DiagnosedModel
@@ -131,6 +132,10 @@ def diagnose(diagnosed: DiagnosedModel, texts: dict, args: argparse.Namespace):
 
     scores = diagnosed.score(texts, args.max_length)
     add("scores", "Scores", scores)
+
+    if tokenizer.is_fast:
+        fertility = tokenizer_fertility(tokenizer, texts)
+        add("tokenizer", "Tokenizer", fertility, tokens_per_character=fertility.plot)
 
     costs = None
     if args.monolingual:

@@ -13,6 +13,11 @@ SECTION_TEXTS: Final[Mapping[str, str]] = {
         " cost in bits, divided by their characters, so that languages and tokenizers can be"
         " compared. Loss: the same per token, in nats, as in training. Both: lower is better."
     ),
+    "tokenizer": (
+        "How finely the tokenizer cuts each language. A language of many tokens per character fills"
+        " a context window with less text and costs more to train. Compare languages on the same"
+        " content, such as parallel text, where you have it."
+    ),
     "interference": (
         "What joint training costs: bits per character of this model minus those of a model of the"
         " language alone, on the same texts. Above 0, joint training is worse. Intervals cover the"

@@ -43,6 +43,7 @@ FILES = {
     "gradient_cosines.png",
     "cosines_by_layer.png",
     "need_of_layers.png",
+    "tokens_per_character.png",
 }
 MASKS = {"mask_overlap.png", "overlap_by_layer.png"}
 BROWSER = next(
@@ -143,6 +144,7 @@ def test_a_plain_checkpoint_with_monolingual_models(plain):
     assert report["conflict"]["number_of_batches"] == [4, 4, 4, 4]
     assert {row["language"] for row in report["interference"]["rows"]} == {"en", "fr", "ru", "sw"}
     assert report["masks"]["seeds"] == [0, 1]
+    assert [row["language"] for row in report["tokenizer"]["rows"]] == ["en", "fr", "ru", "sw"]
     assert report["plan"]["layers_to_transform"] in ([0], [1])
     assert report["about"]["texts"] == "en 16, fr 16, ru 16, sw 9"
     page = (plain / "report.md").read_text(encoding="utf-8")

@@ -143,7 +143,7 @@ def speaking_of(
         # The client wraps neither the errors of its HTTP library nor those of its storage library,
         # and they have no base class in common.
         rule, remedy = _meaning(error)
-        if writing and (isinstance(error, NO_ANSWER) or rule == _UNREACHABLE[0]):
+        if writing and (rule, remedy) == _UNREACHABLE:
             rule, remedy = _UNPUBLISHED
         message = " ".join(str(error).split()) or type(error).__name__
         if isinstance(token, str) and token:

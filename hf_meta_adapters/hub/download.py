@@ -139,7 +139,7 @@ def _fetch_manifest(repo_id: str, access: Access) -> tuple[Path, bool]:
         raise HubError(
             "A saved model must be a folder, or a repository on the Hub. Found no folder"
             f" {repo_id!r} in the working directory. As a repository: {error}"
-        ) from error
+        ) from (error.__cause__ or error)
 
 
 def _download_manifest(repo_id: str, access: Access) -> tuple[Path, bool]:

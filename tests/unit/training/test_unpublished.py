@@ -36,7 +36,12 @@ def hub(
 @pytest.fixture
 def cut(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Cuts the connection."""
-    return lambda: monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+    def cut() -> None:
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        disconnect()  # older clients read it when they connect
+
+    return cut
 
 
 def trainer_of(folder: Path, model: Any = None, **given: Any) -> MetaAdapterTrainer:

@@ -163,13 +163,8 @@ def diagnose(diagnosed: DiagnosedModel, texts: dict, args: argparse.Namespace):
     plan = hma.plan_language_capacity(conflict, masks, budget=max(1, layers // 3))
     add("plan", "Where to put capacity", plan, need_of_layers=plan.plot)
 
-    return sections, Verdict.of(
-        interference=costs,
-        conflict=conflict,
-        overlap=overlap,
-        plan=plan,
-        cautions=diagnosed.cautions(scores),
-    )
+    found = {"interference": costs, "conflict": conflict, "overlap": overlap, "plan": plan}
+    return sections, Verdict.of(**found, cautions=diagnosed.cautions(scores))
 
 
 def main() -> None:
@@ -181,8 +176,8 @@ def main() -> None:
     texts = diagnosed.known_languages(files)
     counts = ", ".join(f"{key} {len(lines)}" for key, lines in texts.items())
     print(f"Texts: {counts}.")
-    if len(texts) < len(files):
-        left_out = ", ".join(key for key in files if key not in texts)
+    left_out = ", ".join(key for key in files if key not in texts)
+    if left_out:
         print(f"Left out, since the model has no such language: {left_out}.")
 
     if args.monolingual:

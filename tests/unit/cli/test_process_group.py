@@ -39,6 +39,7 @@ def fail_on_one(rank):
     with pytest.raises(ValueError, match="stopped"), closing_process_group():
         raise ValueError("stopped")
     assert dist.is_initialized()
+    dist.barrier()  # the other one may not be ready yet
 
 
 @pytest.mark.distributed

@@ -1,4 +1,6 @@
-"""What an earlier version saved is loaded, and its run resumed, bit by bit (`saved/README.md`)."""
+"""What an earlier version saved is loaded, and its run resumed, in double precision
+(`saved/README.md`).
+"""
 
 from __future__ import annotations
 
@@ -17,23 +19,14 @@ from tests.training import LANGUAGES, make_model, make_trainer, snapshot
 
 SAVED = Path(__file__).parent / "saved"
 VERSIONS = json.loads((SAVED / "versions.json").read_text())
-PRESENT = {
-    "torch": torch.__version__,
-    "transformers": transformers.__version__,
-    "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-}
-SAME_ARITHMETIC = all(VERSIONS[name] == value for name, value in PRESENT.items())
 SAME_LANE = transformers.__version__.partition(".")[0] == VERSIONS["transformers"].partition(".")[0]
 
 
 def assert_equal(found, expected):
-    """Bitwise with the same libraries and instructions; others take sums in another order."""
+    """As closely as another processor allows, which takes sums in another order."""
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
-        if SAME_ARITHMETIC:
-            assert torch.equal(found[name], tensor), name
-        else:
-            torch.testing.assert_close(found[name], tensor, rtol=1e-9, atol=1e-12, msg=name)
+        torch.testing.assert_close(found[name], tensor, rtol=1e-9, atol=1e-12, msg=name)
 
 
 @pytest.mark.parametrize("family", ["bottleneck", "module_copy", "shared_lora"])

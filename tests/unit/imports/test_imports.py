@@ -1,4 +1,4 @@
-"""What an import brings along, and that the bottleneck adapter is a method of PEFT after it."""
+"""What an import brings along, and that our adapters are methods of PEFT after it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,10 @@ def test_an_import_leaves_what_it_does_not_need(statement: str) -> None:
     assert set(json.loads(found)) & MUST_NOT[statement] == set()
 
 
-REGISTERED = "print(get_peft_config({'peft_type': 'BOTTLENECK'}).__class__.__name__)"
+REGISTERED = """
+for method in ("BOTTLENECK", "MODULE_COPY"):
+    print(get_peft_config({"peft_type": method}).__class__.__name__)
+"""
 IMPORTS = {
     "peft first": "from peft import get_peft_config; import hf_meta_adapters",
     "peft last, and asked for in between": """
@@ -77,11 +80,11 @@ from peft import get_peft_config
 
 
 @pytest.mark.slow
-def test_the_bottleneck_adapter_is_a_method_of_peft() -> None:
+def test_our_adapters_are_methods_of_peft() -> None:
     for what, code in IMPORTS.items():
         source = f"{code}\n{REGISTERED}\nimport sys, peft\n"
         said = python(source + "print(sys.meta_path, peft.__spec__.loader)")
-        assert said.startswith("BottleneckConfig\n"), what
+        assert said.startswith("BottleneckConfig\nModuleCopyConfig\n"), what
         assert "AfterPeft" not in said, what
 
 

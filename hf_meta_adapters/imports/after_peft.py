@@ -1,4 +1,4 @@
-"""The bottleneck adapter becomes a method of PEFT as soon as both packages are imported."""
+"""Bottleneck adapters and copies of modules become methods of PEFT, once it is imported."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from types import ModuleType
 
 __all__ = ["register_with_peft"]
 
-METHOD = "hf_meta_adapters.backends.bottleneck"
-"""The module that registers the method when it is imported."""
+METHODS = ("hf_meta_adapters.backends.bottleneck", "hf_meta_adapters.backends.module_copy")
+"""The modules that register a method when they are imported."""
 
 
 def register_with_peft() -> None:
-    """Register the bottleneck adapter with PEFT, now or when PEFT is imported.
+    """Register the methods of this package with PEFT, now or when PEFT is imported.
 
     Plain `PeftModel.from_pretrained` then loads such adapters after `import hf_meta_adapters`,
     whichever of the two was imported first. PEFT imports torch and transformers; a program that
@@ -29,9 +29,14 @@ def register_with_peft() -> None:
         'BottleneckConfig'
     """
     if "peft" in sys.modules:
-        import_module(METHOD)
+        _register()
     else:
         sys.meta_path.insert(0, _AfterPeft())
+
+
+def _register() -> None:
+    for module in METHODS:
+        import_module(module)
 
 
 class _AfterPeft(MetaPathFinder):
@@ -54,7 +59,7 @@ class _AfterPeft(MetaPathFinder):
             run_module(module)
             if self in sys.meta_path:
                 sys.meta_path.remove(self)
-            import_module(METHOD)
+            _register()
 
         spec.loader.exec_module = run_and_register  # type: ignore[method-assign]
         return spec

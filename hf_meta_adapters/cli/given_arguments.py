@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import Field, field, fields, make_dataclass
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from hf_meta_adapters._typing import Keywords
 from hf_meta_adapters.cli.recipe_arguments import parse_arguments
 
 __all__ = ["parse_given"]
@@ -16,8 +17,8 @@ _NOT_GIVEN = object()
 
 
 def parse_given(
-    kind: type[Arguments], more: type, arguments: Sequence[str] | None = None, **options: Any
-) -> tuple[Arguments, dict[str, Any]]:
+    kind: type[Arguments], more: type, arguments: Sequence[str] | None = None, **options: object
+) -> tuple[Arguments, Keywords]:
     """Fill one dataclass as `parse_arguments` does, and find what was given of another one.
 
     A recipe that makes several objects of the other class, each with defaults of its own, needs to

@@ -14,7 +14,7 @@ from hf_meta_adapters.errors import ConfigurationError, DataError, check_languag
 
 def by_language_column(
     dataset: object, column: str = "language", *, languages: Iterable[Language] | None = None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Split data by a column that holds the language of each row.
 
     Args:

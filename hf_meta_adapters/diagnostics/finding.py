@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from hf_meta_adapters._typing import Language
 
@@ -38,7 +38,7 @@ class Finding:
     pairs: tuple[tuple[Language, Language], ...] = ()
     layers: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the finding as strings, lists and dicts for JSON."""
         found = asdict(self)
         found["languages"], found["layers"] = list(self.languages), list(self.layers)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_meta_adapters._typing import JsonObject, Language
+from hf_meta_adapters._typing import JsonObject, Keywords, Language
 from hf_meta_adapters.errors import ConfigurationError, check_known_language
 from hf_meta_adapters.results.plots import plot_intervals
 from hf_meta_adapters.results.tables import format_number, markdown_table
@@ -51,7 +51,7 @@ class LanguageScores:
     source_language: Language | None = None
     adapters: Mapping[Language, Language] = field(default_factory=dict)
     without_labels: Sequence[Language] = ()
-    details: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    details: Keywords = field(default_factory=dict, repr=False)
     per_example: Mapping[Language, Mapping[str, NDArray[np.float64]]] = field(
         default_factory=dict, repr=False
     )

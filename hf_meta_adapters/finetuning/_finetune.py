@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hf_meta_adapters._typing import Language, Rows
 from hf_meta_adapters.evaluation import Task
@@ -27,7 +27,7 @@ def finetune(
     *,
     meta_datasets: Mapping[Language, Rows] | None = None,
     eval_datasets: Mapping[Language, Rows] | None = None,
-    **training: Any,
+    **training: object,
 ) -> LanguageAdapterModel:
     """Minimize the loss of a task on labelled data, each language with its φ_l, in place.
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from hf_meta_adapters._typing import Keywords
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.finetuning._finetuning_settings import FinetuningSettings
 from hf_meta_adapters.finetuning._stage_arguments import check_training
@@ -134,7 +134,7 @@ class FinetuningArguments:
                 setattr(self, new, value)
                 setattr(self, old, None)
 
-    def check(self, training: Mapping[str, Any] | None = None) -> None:
+    def check(self, training: Keywords | None = None) -> None:
         """Check all that can be checked before data and model are loaded.
 
         Args:
@@ -169,7 +169,7 @@ class FinetuningArguments:
             )
         check_training(self.settings(training))
 
-    def settings(self, training: Mapping[str, Any] | None = None) -> FinetuningSettings:
+    def settings(self, training: Keywords | None = None) -> FinetuningSettings:
         """Return how to fine-tune.
 
         Args:
@@ -201,7 +201,7 @@ class FinetuningArguments:
         # φ of the source stays as it was pretrained, so that φ_l can take its place.
         return "shared" if self.protocol == "zero-shot" else "all"
 
-    def protocol_options(self) -> dict[str, Any]:
+    def protocol_options(self) -> Keywords:
         """The keyword arguments that the function of the protocol takes, beside the data."""
         options: dict[str, Any] = {}
         if self.save_model:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from hf_meta_adapters._typing import Keywords
 
@@ -42,7 +41,7 @@ class FinetuningSettings:
         """Return settings with further arguments of `MetaAdapterTrainingArguments`, which win."""
         return replace(self, training={**self.training, **training})
 
-    def given(self) -> dict[str, Any]:
+    def given(self) -> Keywords:
         """Return the arguments of `MetaAdapterTrainingArguments` that the settings name."""
         return {
             "learning_rate": self.learning_rate,

@@ -6,12 +6,10 @@ The recipes `finetune_*.py` take the same steps one by one: copy one of them to 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
 
 import transformers
 
-from hf_meta_adapters._typing import AutoClass
+from hf_meta_adapters._typing import AutoClass, Keywords
 from hf_meta_adapters.evaluation import LanguageScores, Task
 from hf_meta_adapters.finetuning._finetuning_arguments import FinetuningArguments
 from hf_meta_adapters.finetuning._load_for_task import load_for_task
@@ -28,7 +26,7 @@ def run_finetuning(
     args: FinetuningArguments,
     task: Task,
     auto_class: AutoClass,
-    training: Mapping[str, Any] | None = None,
+    training: Keywords | None = None,
 ) -> LanguageScores:
     """Load model and data, fine-tune and score by the protocol, and write scores and model.
 

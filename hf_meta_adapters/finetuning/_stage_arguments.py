@@ -8,6 +8,7 @@ from typing import Any
 
 import torch.distributed
 
+from hf_meta_adapters._typing import Keywords
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.evaluation import Task
 from hf_meta_adapters.finetuning._finetuning_settings import FinetuningSettings
@@ -23,7 +24,7 @@ NAMES_OF_META = ("preset", "inner_learning_rate", "meta_batch_size", *OPTION_NAM
 """Arguments that nobody gives who wants no meta-gradient."""
 
 
-def takes_meta_gradient(training: Mapping[str, Any], *, has_meta_rows: bool = False) -> bool:
+def takes_meta_gradient(training: Keywords, *, has_meta_rows: bool = False) -> bool:
     """Whether φ is updated by the meta-gradient: if that is said, or any of its options is given.
 
     Args:
@@ -58,7 +59,7 @@ def check_training(settings: FinetuningSettings) -> None:
         ConfigurationError: If a value, or two together, cannot work, or an argument has no place
             in fine-tuning.
     """
-    given = settings.given()
+    given = dict(settings.given())
     if given.get("push_to_hub"):
         raise ConfigurationError(
             "`push_to_hub` of the Trainer publishes checkpoints, and fine-tuning keeps none. Found"
@@ -124,7 +125,7 @@ def stage_arguments(
     Raises:
         ConfigurationError: If a value, or two together, cannot work.
     """
-    given = settings.given()
+    given = dict(settings.given())
     steps = given.pop("max_steps")
     if isinstance(steps, int) and steps < 0:
         steps = _steps(given, rows)
@@ -147,7 +148,7 @@ def stage_arguments(
     return MetaAdapterTrainingArguments(**{**arguments, **given, "max_steps": steps})
 
 
-def _steps(given: Mapping[str, Any], rows: Mapping[str, int]) -> int:
+def _steps(given: Keywords, rows: Mapping[str, int]) -> int:
     """Return the number of steps that show the language with most rows `num_train_epochs` times.
 
     A step has a batch of every language, or of `languages_per_step`.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_meta_adapters._typing import Language
+from hf_meta_adapters._typing import Keywords, Language
 from hf_meta_adapters.errors import ConfigurationError, DataError
 from hf_meta_adapters.evaluation import LanguageScores, Task
 from hf_meta_adapters.finetuning._experiment import (
@@ -41,7 +41,7 @@ def joint_few_shot(
     shots: int = 100,
     eval_datasets: Datasets | None = None,
     save_directory: str | Path | None = None,
-    **training: Any,
+    **training: object,
 ) -> LanguageScores:
     """Compute the scores of one model, trained on the source and on few labels of each target.
 
@@ -100,7 +100,7 @@ def meta_few_shot(
     target_role: str | None = None,
     eval_datasets: Datasets | None = None,
     save_directory: str | Path | None = None,
-    **training: Any,
+    **training: object,
 ) -> LanguageScores:
     """Compute the scores of one model whose φ are meta-learned on few labels of each target.
 
@@ -155,7 +155,7 @@ def projected_few_shot(
     target_role: str | None = None,
     eval_datasets: Datasets | None = None,
     save_directory: str | Path | None = None,
-    **training: Any,
+    **training: object,
 ) -> LanguageScores:
     """Compute the scores of one model whose steps do not oppose the losses on few target labels.
 
@@ -215,7 +215,7 @@ def _meta(
     return _scored(experiment, model, roles, without)
 
 
-def _checked_role(training: Mapping[str, Any], role: str | None) -> str:
+def _checked_role(training: Keywords, role: str | None) -> str:
     """Return what the few labels are for."""
     follows = training.get("lookahead") == "next"
     if role is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.errors import check_known_language
@@ -44,7 +44,7 @@ def within_language(
     *,
     eval_datasets: Datasets | None = None,
     save_directory: str | Path | None = None,
-    **training: Any,
+    **training: object,
 ) -> LanguageScores:
     """Compute the scores in each language l of a model trained on labels in l, both with φ_l.
 
@@ -97,7 +97,7 @@ def zero_shot(
     source_language: Language = "en",
     eval_datasets: Datasets | None = None,
     save_directory: str | Path | None = None,
-    **training: Any,
+    **training: object,
 ) -> LanguageScores:
     """Compute the scores in each language l, with φ_l, of one model trained on a source language.
 
@@ -153,7 +153,7 @@ def few_shot(
     shots: int = 100,
     eval_datasets: Datasets | None = None,
     save_directory: str | Path | None = None,
-    **training: Any,
+    **training: object,
 ) -> LanguageScores:
     """Compute the scores in each language l of the zero-shot model, trained further on a bit of l.
 

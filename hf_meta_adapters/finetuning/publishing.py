@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from hf_meta_adapters._typing import Keywords
 from hf_meta_adapters.evaluation import LanguageScores
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 
@@ -19,7 +19,7 @@ def publish_model(
     folder: str | Path,
     scores: LanguageScores,
     tokenizer: PreTrainedTokenizerBase,
-    training: Mapping[str, Any],
+    training: Keywords,
 ) -> None:
     """Push a saved model to the Hub, with its scores and the tokenizer.
 

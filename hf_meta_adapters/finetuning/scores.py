@@ -7,12 +7,11 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
 
-from hf_meta_adapters._typing import Language, Rows
+from hf_meta_adapters._typing import Keywords, Language, Rows
 from hf_meta_adapters._version import __version__
 from hf_meta_adapters.evaluation import LanguageScores, Task, majority_baseline
 from hf_meta_adapters.finetuning._finetuning_arguments import OLD_NAMES, FinetuningArguments
@@ -60,7 +59,7 @@ def save_scores(
     *,
     majority: Mapping[Language, float] | None,
     seconds: float,
-    training: Mapping[str, Any] | None = None,
+    training: Keywords | None = None,
 ) -> None:
     """Write `scores.json`, `scores.md` and `scores.png` to the output folder.
 

@@ -1,4 +1,4 @@
-"""Our own adapters become methods of PEFT as soon as both packages are imported."""
+"""Bottleneck adapters and copies of modules become methods of PEFT, once it is imported."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from types import ModuleType
 __all__ = ["register_with_peft"]
 
 METHODS = ("hf_meta_adapters.backends.bottleneck", "hf_meta_adapters.backends.module_copy")
-"""The modules that register a method each when they are imported."""
+"""The modules that register a method when they are imported."""
 
 
 def register_with_peft() -> None:
-    """Register bottleneck adapters and module copies with PEFT, now or when PEFT is imported.
+    """Register the methods of this package with PEFT, now or when PEFT is imported.
 
     Plain `PeftModel.from_pretrained` then loads such adapters after `import hf_meta_adapters`,
     whichever of the two was imported first. PEFT imports torch and transformers; a program that
@@ -35,8 +35,8 @@ def register_with_peft() -> None:
 
 
 def _register() -> None:
-    for method in METHODS:
-        import_module(method)
+    for module in METHODS:
+        import_module(module)
 
 
 class _AfterPeft(MetaPathFinder):

@@ -73,8 +73,12 @@ def train_tokenizer(
         "cls_token": "<s>",
         "sep_token": "</s>",
     }
+    # As XLM-R. With transformers 4, the default has token types, which ModernBERT does not take.
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=max_length, **roles
+        tokenizer_object=tokenizer,
+        model_max_length=max_length,
+        model_input_names=["input_ids", "attention_mask"],
+        **roles,
     )
 
 

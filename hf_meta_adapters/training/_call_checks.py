@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import NoReturn
 
 from hf_meta_adapters.errors import ConfigurationError
 
@@ -58,7 +59,7 @@ def check_call(given: Mapping[str, object], known: Collection[str]) -> None:
     )
 
 
-def refuse_search() -> None:
+def refuse_search() -> NoReturn:
     """Refuse `hyperparameter_search`.
 
     Raises:

@@ -6,7 +6,7 @@ import inspect
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from datasets import Dataset, IterableDataset
 from torch import Tensor
@@ -119,7 +119,7 @@ class LanguageTrainer(Trainer):
             check_labeled(eval_dataset, self.data_collator, self.label_names)
         tell_idle_languages(model, args, train_dataset)
 
-    def hyperparameter_search(self, *_: object, **__: object) -> Any:
+    def hyperparameter_search(self, *_: object, **__: object) -> NoReturn:
         """Refused, as `model_init` is: a Trainer has one model."""
         refuse_search()
 
@@ -228,7 +228,7 @@ class LanguageTrainer(Trainer):
             return self.get_eval_dataloader(language)
         return self.get_test_dataloader(dataset)
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+    def get_eval_dataloader(self, eval_dataset: object = None) -> DataLoader[object]:
         """The loader of the evaluation data of one language.
 
         Args:
@@ -245,7 +245,7 @@ class LanguageTrainer(Trainer):
         check_one_language("get_eval_dataloader", eval_dataset)
         return super().get_eval_dataloader(eval_dataset)
 
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
+    def get_test_dataloader(self, test_dataset: object) -> DataLoader[object]:
         """The loader of the test data of one language, as in `transformers.Trainer`."""
         check_one_language("get_test_dataloader", test_dataset)
         return super().get_test_dataloader(test_dataset)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from transformers.trainer_utils import HubStrategy
 
 from hf_meta_adapters._typing import JsonObject
-from hf_meta_adapters.evaluation import LanguageScores
 from hf_meta_adapters.hub.checksums import compared_before
 from hf_meta_adapters.hub.manifest import read_manifest
 from hf_meta_adapters.hub.tokenizer import save_tokenizer
@@ -34,6 +33,9 @@ from hf_meta_adapters.training._run_identity import RunIdentity
 from hf_meta_adapters.training._run_record import run_record
 from hf_meta_adapters.training._same_run import check_same_run
 from hf_meta_adapters.training._weight_check import check_weights
+
+if TYPE_CHECKING:
+    from hf_meta_adapters.evaluation import LanguageScores
 
 
 class SavingTrainer(GuardedTrainer):
@@ -96,7 +98,7 @@ class SavingTrainer(GuardedTrainer):
         arguments = json.dumps(self.args.to_sanitized_dict(), indent=2)
         (folder / "training_args.json").write_text(arguments + "\n")
 
-    def init_hf_repo(self, token: str | None = None, *args: Any, **kwargs: Any) -> None:
+    def init_hf_repo(self, token: str | None = None, *args: object, **kwargs: object) -> None:
         """Create the repository; with `push_to_hub=True` before anything is trained.
 
         Args:

@@ -62,8 +62,9 @@ def with_task(config: PeftConfig, base: nn.Module, *, has_head: bool = True) -> 
 
 def without_task(config: PeftConfig) -> PeftConfig:
     """The configuration without what `with_task` added, for a model of perhaps another class."""
-    # prompt methods cannot do without a task
-    if not config.is_prompt_learning:
+    # prompt methods and activated LoRA cannot do without a task
+    needs_task = config.is_prompt_learning or vars(config).get("alora_invocation_tokens")
+    if not needs_task:
         config.task_type = None
 
     config.auto_mapping = None

@@ -67,7 +67,7 @@ def outcome(
         The exit codes, and what each said ("" where nothing went wrong).
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.training"])
+    context.set_forkserver_preload(["tests.training", "hf_meta_adapters.training.trainer"])
     port, ranks = free_port(), len(given)
     several = [
         context.Process(target=_one, args=(work, rank, ranks, port, folder, arguments))

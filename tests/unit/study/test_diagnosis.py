@@ -99,6 +99,7 @@ def test_languages_with_too_little_text_are_all_named(folder):
         ("fr.txt.gz", b"not compressed"),
         ("fr.txt.gz", gzip.compress(b"cut off" * 99)[:-9]),
     ],
+    ids=["another encoding", "not compressed", "cut off"],  # gzip writes the time
 )
 def test_a_file_that_cannot_be_read_is_named(folder, name, content):
     (folder / name).write_bytes(content)

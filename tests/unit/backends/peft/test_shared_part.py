@@ -143,7 +143,8 @@ def test_plain_peft_reads_theta_and_then_the_language(
 )
 def test_theta_and_a_language_are_merged(name: str, method: str | None) -> None:
     cell = tiny(name)
-    model = stirred(with_theta(cell, method))
+    # in double precision: some draws are so ill-conditioned that float32 decides by the processor
+    model = stirred(with_theta(cell, method)).double()
     before, expected = snapshot(model), outputs(model, cell.batch(), language="da")
     merged = model.merge_language("da")
     assert set(merged.state_dict()) == set(cell.make().state_dict())

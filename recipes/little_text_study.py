@@ -8,8 +8,8 @@ last step and, with early stopping, at its best step on selection text. Chooses 
 regularizer on selection text first. Every cell has a file of its own, and a results file with all
 of them goes on elsewhere: `--continue_from` takes the cells of it that have the same settings.
 
-Needs:    the package with its extra metrics; recipes/configs/little_text_small.yaml needs a folder
-          of texts besides, for one of its scenarios.
+Needs:    the package with its extra metrics; the configuration little_text_small needs a
+          folder of texts besides, for one of its scenarios.
 Takes:    seconds with little_text_tiny.yaml; for little_text_small.yaml see there.
 Writes:   to --output_dir: cells/, report.md; to --results: everything in one file.
 Command:  hf-meta-adapters run little_text_study --config little_text_tiny

@@ -9,6 +9,7 @@ import datasets
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.data.language_datasets import is_map_style
 from hf_meta_adapters.errors import DataError
+from hf_meta_adapters.training._given_data import without_sets
 
 
 def check_tokenized(role: str, by_language: object, main_input: str) -> None:
@@ -27,7 +28,7 @@ def check_tokenized(role: str, by_language: object, main_input: str) -> None:
 
     # Text may have been forgotten in one language only.
     found: dict[Language, str] = {}
-    for language, dataset in by_language.items():
+    for language, dataset in without_sets(by_language).items():
         row = _first_row(dataset)
         column = next((name for name, value in row.items() if isinstance(value, str)), None)
         if column is not None and not {main_input, "inputs_embeds"} & row.keys():

@@ -90,7 +90,7 @@ def wide_lines(text: str) -> list[str]:
     for line in text.splitlines():
         if match := FENCE.match(line):
             language = match["language"] if language is None else None
-        elif language not in (None, "bibtex") and len(line) > WIDEST_CODE:
+        elif language not in (None, "bibtex", "text") and len(line) > WIDEST_CODE:
             wide.append(line)
     return wide
 

@@ -178,7 +178,7 @@ def test_bits_per_character_are_one_number(plain):
 
 def test_the_page_needs_nothing_but_itself(plain):
     page = (plain / "report.html").read_text(encoding="utf-8")
-    assert page.count("<img") == page.count('src="data:image/png;base64,') == 6
+    assert page.count("<img") == page.count('src="data:image/png;base64,') == 7
     assert not re.search(r"<script|https?:|url\(|<link|@import", page)
     assert '<meta name="viewport" content="width=device-width' in page
 
@@ -206,7 +206,7 @@ def test_a_browser_shows_the_page(plain, tmp_path):
         ).stdout
 
     browse(plain / "report.html", *shot)
-    assert browse(plain / "report.html", "--dump-dom").count("<h2>") == 6
+    assert browse(plain / "report.html", "--dump-dom").count("<h2>") == 7
     for width in (390, 1280):
         found = browse(framed(plain / "report.html", width, tmp_path), "--dump-dom")
         content, window = map(int, re.findall(r"<output id=\"out\">(\d+) (\d+)<", found)[0])

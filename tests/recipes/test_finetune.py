@@ -251,7 +251,8 @@ def test_the_commands_of_the_page_about_few_labels_run(number, family, data, tmp
     block = re.search(r"```bash\n(.*?)```", page, re.DOTALL)[1]
     commands = block.strip().split("\n\n")
     assert len(commands) == 4
-    _, recipe, *given = shlex.split(commands[number].replace("\\\n", " "))
+    command, verb, recipe, *given = shlex.split(commands[number].replace("\\\n", " "))
+    assert (command, verb) == ("hf-meta-adapters", "run")
 
     # In miniature: as the page has it, with the words in capitals filled in.
     places = {
@@ -261,7 +262,7 @@ def test_the_commands_of_the_page_about_few_labels_run(number, family, data, tmp
     }
     small = ["--max_steps", "2", "--per_device_train_batch_size", "4", "--shots", "6"]
     given = [places.get(one, one) for one in given]
-    run(Path(recipe).stem, monkeypatch, *given, *small, "--output_dir", tmp_path)
+    run(recipe, monkeypatch, *given, *small, "--output_dir", tmp_path)
     found = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
     assert set(found["scores"]) == set(LANGUAGES)
     assert found["details"]["protocol"].endswith("few-shot")
@@ -470,7 +471,7 @@ def test_what_cannot_work_is_refused(family, tmp_path, monkeypatch):
     with pytest.raises(ConfigurationError, match="`model` and `data` must be given"):
         run("finetune_nli", monkeypatch, "--model", family)
     (tmp_path / "bad.yaml").write_text("modle: here", encoding="utf-8")
-    with pytest.raises(ConfigurationError, match="Found 'modle'"):
+    with pytest.raises(ConfigurationError, match=r"Found `modle` .* Did you mean `model`"):
         run("finetune_nli", monkeypatch, "--config", tmp_path / "bad.yaml")
 
 

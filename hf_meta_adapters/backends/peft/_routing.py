@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from threading import Lock
 from types import ModuleType
 
 from torch import nn
@@ -13,6 +15,9 @@ from hf_meta_adapters.backends.rows import naming_rows
 
 # the modules in which layers of LoRA run one adapter after the other; some need more libraries
 _MODULES = tuple(f"peft.tuners.lora.{name}" for name in ("layer", "bnb", "hqq"))
+
+_LOCK, _PASSES = Lock(), Counter[str]()
+"""The passes that run now, by the name of the module, in all threads together."""
 
 
 @contextmanager
@@ -37,15 +42,21 @@ def routing_in_order(layers: Sequence[nn.Module], names: Sequence[str]) -> Itera
 
 @contextmanager
 def _ordered_sets(module: ModuleType) -> Iterator[None]:
-    """A context in which `set(...)` keeps the order of its elements in the code of a module."""
-    names = vars(module)
-    before = names.get("set")
+    """A context in which `set(...)` keeps the order of its elements in the code of a module.
 
-    # The keys of a dictionary are a set in the order in which they came.
-    names["set"] = dict.fromkeys
+    Passes in several threads share the names of the module: the first pass changes them, and the
+    last one changes them back.
+    """
+    names = vars(module)
+    with _LOCK:
+        _PASSES[module.__name__] += 1
+
+        # The keys of a dictionary are a set in the order in which they came.
+        names["set"] = dict.fromkeys
     try:
         yield
     finally:
-        del names["set"]
-        if before is not None:
-            names["set"] = before
+        with _LOCK:
+            _PASSES[module.__name__] -= 1
+            if not _PASSES[module.__name__]:
+                del names["set"]

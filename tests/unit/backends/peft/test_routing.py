@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import peft.tuners.lora.layer as lora_layer
 import pytest
@@ -46,6 +48,20 @@ def test_the_hash_seed_of_a_process_changes_nothing(tmp_path: Path) -> None:
     assert found[0].keys() == found[1].keys()
     assert len(found[0]) > 30
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_passes_in_several_threads_do_not_disturb_one_another() -> None:
+    models = [stirred(adapted("llama", "lora")) for _ in range(2)]
+    words = tiny("llama").batch()["input_ids"]
+    alone = [model(input_ids=words, language=["en", "sw"]).logits for model in models]
+
+    def repeat(model: Any) -> list[torch.Tensor]:
+        return [model(input_ids=words, language=["en", "sw"]).logits for _ in range(20)]
+
+    with ThreadPoolExecutor(2) as pool:
+        for found, expected in zip(pool.map(repeat, models), alone, strict=True):
+            assert all(torch.equal(one, expected) for one in found)
+    assert "set" not in vars(lora_layer)
 
 
 @pytest.mark.parametrize("fails", [False, True])

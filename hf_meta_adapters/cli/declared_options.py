@@ -17,8 +17,8 @@ from pathlib import Path
 
 __all__ = ["Option", "declared_options"]
 
-PARSERS = ("parse_arguments", "HfArgumentParser")
-"""The calls whose first argument is the dataclasses of a recipe."""
+PARSERS = ("parse_arguments", "HfArgumentParser", "parse_given")
+"""The calls whose first argument is the dataclasses of a recipe; `parse_given` takes two."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ def declared_options(recipe: Path) -> dict[str, Option] | None:
     """Return the options that a recipe takes.
 
     Args:
-        recipe: A Python file that passes dataclasses to `parse_arguments` or `HfArgumentParser`, or
-            adds options to a parser of argparse by name.
+        recipe: A Python file that passes dataclasses to `parse_arguments`, `parse_given` or
+            `HfArgumentParser`, or adds options to a parser of argparse by name.
 
     Returns:
         Name → option; `None` if the source does not tell, such as for a dataclass made by a
@@ -83,16 +83,8 @@ def _options(module: _Module) -> Iterator[Option]:
 
     parsers = [call for call in calls if _called(call) in PARSERS]
     for call in parsers:
-        kinds = [call.args[0]]
-        if isinstance(call.args[0], (ast.Tuple, ast.List)):
-            kinds = call.args[0].elts
-
-        for kind in kinds:
-            if not isinstance(kind, ast.Name):
-                raise _UnknownError
-            yield from _fields(kind.id, module)
-
-        if _called(call) == "parse_arguments":
+        yield from _of_parser(call, module)
+        if _called(call) != "HfArgumentParser":
             yield Option("config", is_field=False)
 
     if parsers:
@@ -106,6 +98,30 @@ def _options(module: _Module) -> Iterator[Option]:
             name = str(first.value)
             if name.startswith("--"):
                 yield Option(name[2:], _keyword(call, "type"), is_field=False)
+
+
+def _of_parser(call: ast.Call, module: _Module) -> Iterator[Option]:
+    """The options of the dataclasses that a parser is made of."""
+    kinds = [call.args[0]]
+    if isinstance(call.args[0], (ast.Tuple, ast.List)):
+        kinds = call.args[0].elts
+
+    own = [option for kind in kinds for option in _fields(_name(kind), module)]
+    yield from own
+    if _called(call) != "parse_given":
+        return
+
+    # Of the other class: what is not given has no default, hence nothing can be switched off.
+    names = {option.name for option in own}
+    for option in _fields(_name(call.args[1]), module):
+        if option.is_field and option.name not in names:
+            yield option
+
+
+def _name(kind: ast.expr) -> str:
+    if not isinstance(kind, ast.Name):
+        raise _UnknownError
+    return kind.id
 
 
 def _called(call: ast.Call) -> str:

@@ -33,6 +33,7 @@ from hf_meta_adapters.backends.abilities import (
 )
 from hf_meta_adapters.backends.base import Backend
 from hf_meta_adapters.backends.peft._files import (
+    CONFIG,
     LONGEST,
     check_initialisation,
     check_same_config,
@@ -202,7 +203,9 @@ class PeftBackend(
     def load(self, language: Language, directory: Path, body: str | None = None) -> None:
         """Read what PEFT or `save` wrote, after a comparison of configuration, names and shapes."""
         # all checks come first: an adapter that is refused leaves the language as it was
-        head = head_tensors(self.base, read_config(directory).task_type)
+        head: dict[str, Tensor] = {}
+        if (directory / CONFIG).is_file():
+            head = head_tensors(self.base, read_config(directory).task_type)
         weights = read_weights(directory, self._state(language), body, ignored=head)
         check_same_config(self._config_of(language), directory, body)
 

@@ -40,6 +40,9 @@ def by_language(name: str, datasets: object) -> Datasets:
                 f' `{name}=by_language_column(dataset, "language")`.'
             )
 
+        if name == "meta_dataset":
+            instead += ' `meta_dataset="train"` takes meta rows from the training rows.'
+
         raise DataError(f"`{name}` must be a dict from language to data. Found {found}. {instead}")
 
     for language, dataset in datasets.items():

@@ -59,7 +59,7 @@ def test_the_step_is_that_of_meta_step_on_these_rows(tmp_path: Path) -> None:
     trainer.train()
     (inputs,) = trainer.seen
     found = meta_step(start, inputs["train"], inputs["meta"], inner_learning_rate=0.01)
-    rate = trainer.args.adapter_rate(beside_shared=True)
+    rate = trainer.args.adapter_rate(trainer.args.learning_rate, beside_shared=True)
     for language in LANGUAGES:
         for name, value in model.language_parameters(language).items():
             before = start.language_parameters(language)[name].detach()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer
+from transformers.utils import cached_file
 
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
@@ -127,15 +128,19 @@ def export_merged(
             " Remove them, or name another folder."
         )
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-    except (OSError, ValueError):
-        # a family may have been saved without one
-        tokenizer = None
-
+    tokenizer = _tokenizer(source, revision)
     for language, path in places.items():
         plain: Any = model.merge_language(language)
         plain.save_pretrained(str(path))
         if tokenizer is not None:
             tokenizer.save_pretrained(str(path))
     return places
+
+
+def _tokenizer(source: str, revision: str | None) -> Any:
+    """The tokenizer of a family; `None` where it was saved without one."""
+    try:
+        cached_file(source, "tokenizer_config.json", revision=revision)
+    except OSError:
+        return None
+    return AutoTokenizer.from_pretrained(source, revision=revision)

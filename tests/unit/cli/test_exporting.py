@@ -9,7 +9,9 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from hf_meta_adapters import LanguageAdapterModel, get_language_model
 from hf_meta_adapters.cli.command import main
@@ -114,7 +116,11 @@ def test_the_command_prints_what_starts_the_server(tmp_path, capsys):
 
 def test_merged_models_are_plain_checkpoints(tmp_path):
     model = saved(tmp_path / "family", theta_rank=3)
+    words = Tokenizer(WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]")
+    tokenizer.save_pretrained(tmp_path / "family")
     places = export_merged(str(tmp_path / "family"), tmp_path / "plain")
+    assert AutoTokenizer.from_pretrained(places["en"])("a").input_ids == [0]
 
     for language, path in places.items():
         plain = AutoModelForCausalLM.from_pretrained(path)

@@ -69,7 +69,9 @@ def test_a_column_says_the_lengths(tmp_path):
 
 def test_rows_without_lengths_are_refused_before_training(tmp_path):
     train = {key: [{"number": row} for row in range(20)] for key in LANGUAGES}
-    with pytest.raises(DataError, match=r"must have `input_ids`, or their length .*Found \['number"):
+    with pytest.raises(
+        DataError, match=r"must have `input_ids`, or their length .*Found \['number"
+    ):
         loader(tmp_path, train, **GROUPED)
 
 

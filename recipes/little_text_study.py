@@ -1,5 +1,4 @@
-"""Is the indirect part of the meta-gradient worth anything beside the usual regularizers, where
-there is little text?
+"""Does the indirect part of the meta-gradient help beside regularizers, where text is little?
 
 Trains small masked language models from scratch on a few rows of each language: with adapters; with
 dropout, weight decay, a smaller model or sharpness-aware minimization besides; by meta-gradients;

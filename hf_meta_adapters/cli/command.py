@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,11 +84,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if words and words[0] in PASSED_ON:
             return _run([*PASSED_ON[words[0]], *words[1:]])
 
-        return _other(words)
+        code = _other(words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _unread()
     except ConfigurationError as error:
         return _fail(error, 2)
     except MetaAdapterError as error:
         return _fail(error, 1)
+
+    return code
+
+
+def _unread() -> int:
+    """End where the reader of a pipe has ended before, as in `ls | head`."""
+    # Python flushes once more at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 
 def _run(words: Sequence[str]) -> int:

@@ -256,3 +256,17 @@ def test_the_exit_code_is_that_of_the_recipe(tmp_path: Path) -> None:
     done = python("run", str(recipe), "a=1")
     assert done.returncode == 3
     assert done.stdout == "['--a', '1']\n"
+
+
+def test_a_reader_may_end_before_the_command() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "hf_meta_adapters", "ls"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")

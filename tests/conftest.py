@@ -4,6 +4,7 @@ import os
 import random
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 # Before the libraries are imported: they read these once.
@@ -13,6 +14,10 @@ os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = os.environ[
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "agg")
+
+# Before anything imports distutils, which setuptools replaces: torch needs it for peft's BOFT.
+with suppress(ImportError):
+    import setuptools  # noqa: F401
 
 import numpy as np
 import pytest

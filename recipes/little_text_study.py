@@ -18,14 +18,13 @@ Override: the command line wins: --processes 2 --output_dir FOLDER; --report tru
 
 from __future__ import annotations
 
-import shlex
-import sys
 from functools import partial
 from itertools import chain
 from pathlib import Path
 
 from hf_meta_adapters.cli import parse_arguments
 from hf_meta_adapters.cli.process_group import closing_process_group
+from hf_meta_adapters.cli.written_command import written_command
 from hf_meta_adapters.pretraining import train_tokenizer
 from hf_meta_adapters.results.files import write_text
 from hf_meta_adapters.study.cell import read_texts
@@ -108,7 +107,7 @@ def main() -> None:
     done |= studied
     if args.results and done:
         record = {
-            "command": shlex.join(["python", *sys.argv]),
+            "command": written_command(),
             "versions": done[next(iter(done))]["result"]["versions"],
             "hardware": sorted({cell["machine"] for cell in done.values()}),
             "seeds": sorted({cell["settings"]["seed"] for cell in studied.values()}),

@@ -146,8 +146,8 @@ class Augmented:
 
     def __getitem__(self, number):
         row = copy.deepcopy(self.several[number])
-        row["input_ids"][0] = int(self.generator.integers(5, 60))
-        return row
+        drawn = self.generator.integers(5, 60, len(row["input_ids"]))
+        return {**row, "input_ids": drawn.tolist()}
 
 
 def test_rows_that_differ_each_time_resume_with_a_word(tmp_path):
@@ -410,9 +410,10 @@ def test_a_collator_is_not_moved_on():
 
 def test_a_collator_that_differs_each_time_resumes_with_a_word(tmp_path):
     def collator(several):
+        # Every token of the batch: two draws must never agree by chance.
         batch = together(several)
-        batch["input_ids"][:, 0] = int(np.random.default_rng().integers(5, 60))
-        return batch
+        drawn = np.random.default_rng().integers(5, 60, batch["input_ids"].shape)
+        return {**batch, "input_ids": torch.from_numpy(drawn)}
 
     make_trainer(tmp_path, make_model(), **SAVING, data_collator=collator).train()
     with pytest.warns(UserWarning, match="were not compared: content of a batch"):

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.diagnostics._gram import gram
 from hf_meta_adapters.diagnostics._language_losses import (
     Batches,
     LossFunction,
@@ -19,8 +18,9 @@ from hf_meta_adapters.diagnostics._language_losses import (
     iterate_batches,
     preserved_state,
 )
-from hf_meta_adapters.diagnostics._projection import project
 from hf_meta_adapters.errors import ConfigurationError
+from hf_meta_adapters.products.gram import gram
+from hf_meta_adapters.products.projection import project
 
 __all__ = ["BlockProducts", "Cell", "block_products"]
 

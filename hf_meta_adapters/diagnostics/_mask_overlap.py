@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from hf_meta_adapters.anatomy.layers import layer_of
-from hf_meta_adapters.diagnostics._gram import gram
 from hf_meta_adapters.diagnostics.language_masks import LanguageMasks
 from hf_meta_adapters.diagnostics.overlap_matrix import OverlapMatrix
 from hf_meta_adapters.errors import ConfigurationError
+from hf_meta_adapters.products.gram import gram
 
 __all__ = ["mask_overlap"]
 

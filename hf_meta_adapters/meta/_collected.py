@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hf_meta_adapters._typing import Language
+from hf_meta_adapters.meta._combination import Combination
 from hf_meta_adapters.meta._problem import Problem
 from hf_meta_adapters.meta._projection import projected
 from hf_meta_adapters.meta._train_pass import TrainPass
@@ -36,6 +37,9 @@ class Collected:
         train_loss: L_l^train.
         meta_losses: L_l^val at each θ' where it was evaluated.
         target: The mean of v over the θ', where θ is projected.
+        combination: What puts the update of θ together, where that is not the mean.
+        update: What it has put together.
+        weights: With which weights.
     """
 
     share: float
@@ -46,6 +50,9 @@ class Collected:
     train_loss: dict[Language, Tensor] = field(default_factory=dict)
     meta_losses: dict[Language, list[Tensor]] = field(default_factory=dict)
     target: Vector | None = None
+    combination: Combination | None = None
+    update: Vector | None = None
+    weights: dict[Language, Tensor] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, problem: Problem) -> Collected:
@@ -59,6 +66,7 @@ class Collected:
             shared=absent(problem.shared),
             meta_losses={key: [] for key in problem.meta},
             target=target,
+            combination=problem.combination,
         )
 
     def add_train(
@@ -73,6 +81,8 @@ class Collected:
             shared_gradient: ∇θ L_key^train, summed over processes already.
         """
         add_(self.shared, shared_gradient, self.share)
+        if self.combination is not None:
+            self.combination.add(key, shared_gradient)
 
         value: Vector = [train.value]
         groups: list[tuple[Vector, Sequence[Tensor]]] = [(value, [train.value])]
@@ -91,6 +101,14 @@ class Collected:
 
         for key, value in validation.losses.items():
             self.meta_losses[key].append(value)
+
+    def combined(self, problem: Problem) -> Collected:
+        """This with the update of θ put together, when all is collected and θ is back."""
+        if self.combination is None:
+            return self
+
+        update, weights = self.combination.result(problem.shared_gradient)
+        return replace(self, update=update, weights=weights)
 
     def result(
         self,
@@ -121,14 +139,18 @@ class Collected:
             if values:
                 meta_loss[key] = torch.stack(values).mean()
 
-        update, removed = self.shared, None
+        update, removed = self.update or self.shared, None
         if self.target is not None:
             groups = options.shared_update_groups
             update, removed = projected(self.shared, self.target, shared, groups)
 
         result = with_meta_gradients(
             JointGradients(
-                named(shared, update), train, self.train_loss, without_loss=without_loss
+                named(shared, update),
+                train,
+                self.train_loss,
+                without_loss=without_loss,
+                weights=self.weights,
             ),
             language,
             self.direct,

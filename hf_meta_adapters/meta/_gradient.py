@@ -19,9 +19,10 @@ from torch import Tensor
 
 from hf_meta_adapters._typing import AllReduce, Language, MicroBatches, Parameters
 from hf_meta_adapters.meta._anchor import anchored
+from hf_meta_adapters.meta._combining import combining
 from hf_meta_adapters.meta._differentiating import differentiating
 from hf_meta_adapters.meta._inner_optimizer import InnerOptimizer
-from hf_meta_adapters.meta._inputs import check_inputs, every_parameter
+from hf_meta_adapters.meta._inputs import check_inputs, check_surgery, every_parameter
 from hf_meta_adapters.meta._lookahead_per_language import per_language_lookahead
 from hf_meta_adapters.meta._lookahead_shared import shared_lookahead
 from hf_meta_adapters.meta._problem import Problem
@@ -96,6 +97,8 @@ def meta_gradient(
             the same on every process, another in each step.
             `train_gradients`: whether to return ∇φ_l L_l^train too (`.train`, default `True`),
             which has the size of all φ.
+            `surgery`: a `Surgery`, the same in every step, makes `.shared` a weighted sum of the
+            training gradients in place of their mean; the virtual step stays as it is.
 
     Returns:
         The gradients, their parts, the losses and the meter. With `for_languages` and
@@ -119,6 +122,7 @@ def meta_gradient(
     """
     settings = outer_step_settings(**options)
     chosen = settings.options
+    check_surgery(settings, for_languages)
     device = check_inputs(train_losses, meta_losses, shared, language, chosen)
 
     theta = list(shared.values())
@@ -134,11 +138,17 @@ def meta_gradient(
     if chosen.lookahead == "per_language":
         lookahead = per_language_lookahead
 
-    # The anchor is the inner context: θ is back before anything else is put back.
-    with (
-        differentiating(every_parameter(shared, language), loss_scale) as differentiate,
-        anchored(theta, cpu_offload=chosen.cpu_offload) as anchor,
-    ):
+    reduce = Reduce(all_reduce)
+    combination = combining(
+        settings.surgery,
+        shared,
+        with_loss(train_losses),
+        reduce,
+        of=len(train_losses),
+        summed=True,
+    )
+
+    with differentiating(every_parameter(shared, language), loss_scale) as differentiate:
         problem = Problem(
             train={key: replayed(loss, device) for key, loss in train_losses.items()},
             meta={key: replayed(loss, device) for key, loss in meta_losses.items()},
@@ -151,10 +161,14 @@ def meta_gradient(
             train_gradients=settings.train_gradients,
             weights=validation_weights(languages, with_loss(meta_losses), chosen, settings.seed),
             differentiate=differentiate,
-            reduce=Reduce(all_reduce),
+            reduce=reduce,
+            combination=combination,
         )
 
-        collected = lookahead(problem, targets, anchor)
+        # The anchor is the inner context: θ is back before anything else is put back.
+        with anchored(theta, cpu_offload=chosen.cpu_offload) as anchor:
+            collected = lookahead(problem, targets, anchor)
+        collected = collected.combined(problem)
 
     names = {key: list(language[key]) for key in targets}
     return collected.result(list(shared), names, chosen, lacking)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from hf_meta_adapters._typing import Language, MicroBatches, Parameters
 from hf_meta_adapters.errors import ConfigurationError, LanguageError
-from hf_meta_adapters.meta.options import MetaOptions
+from hf_meta_adapters.meta.options import MetaOptions, OuterStepSettings
 from hf_meta_adapters.meta.vectors import is_sharded
 
 
@@ -69,6 +69,33 @@ def check_inputs(
         )
 
     return every[0].device
+
+
+def check_surgery(settings: OuterStepSettings, for_languages: Sequence[Language] | None) -> None:
+    """Check that gradient surgery can act in an outer step.
+
+    Args:
+        settings: The settings of the step.
+        for_languages: The languages whose meta-gradients are wanted, if these are not all.
+
+    Raises:
+        ConfigurationError: If it cannot.
+    """
+    if settings.surgery is None:
+        return
+
+    for found, is_used in (
+        ("`for_languages`, with which a step may take only some", for_languages is not None),
+        (
+            '`shared_update="project"`, which changes the mean of them',
+            settings.options.shared_update == "project",
+        ),
+    ):
+        if is_used:
+            raise ConfigurationError(
+                "Gradient surgery weighs the training gradients of all languages of a step. Found"
+                f" {settings.surgery!r} beside {found}. Leave one of the two out."
+            )
 
 
 def check_next_inputs(

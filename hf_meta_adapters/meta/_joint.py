@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from hf_meta_adapters._typing import AllReduce, Language, MicroBatches, Parameters
+from hf_meta_adapters._typing import AllReduce, Language, Loss, MicroBatches, Parameters
+from hf_meta_adapters.meta._combining import combining
 from hf_meta_adapters.meta._differentiating import differentiating
 from hf_meta_adapters.meta._inputs import check_trained, every_parameter
 from hf_meta_adapters.meta._reduce import Reduce
-from hf_meta_adapters.meta._replay import listed, with_loss, without_loss
+from hf_meta_adapters.meta._replay import listed, replayed, with_loss, without_loss
 from hf_meta_adapters.meta._train_pass import loss_and_gradient
 from hf_meta_adapters.meta.result import JointGradients, named
+from hf_meta_adapters.meta.surgery import Surgery
 from hf_meta_adapters.meta.vectors import Vector, absent, add_
 
 
@@ -23,6 +25,7 @@ def joint_gradient(
     *,
     all_reduce: AllReduce | None = None,
     loss_scale: Tensor | None = None,
+    surgery: Surgery | None = None,
 ) -> JointGradients:
     """Compute the gradient of 1/L Σ_i L_i^train(θ, φ_i) for θ and every φ_i.
 
@@ -37,12 +40,14 @@ def joint_gradient(
         all_reduce: Sums a flat tensor over processes in place.
         loss_scale: A factor, 0-d, applied to the losses of backward passes and divided out of
             everything that is returned; fp16 needs it.
+        surgery: Makes `.shared` a weighted sum in place of the mean, Σ_i w_i ∇θ L_i^train; the same
+            object in every step.
 
     Returns:
         The gradients and losses.
 
     Raises:
-        ConfigurationError: If a parameter is frozen.
+        ConfigurationError: If a parameter is frozen, or there is no θ for the surgery.
 
     Example:
         >>> import torch
@@ -57,32 +62,49 @@ def joint_gradient(
 
     theta = list(shared.values())
     phi = {key: list(parameters.values()) for key, parameters in language.items()}
+    reduce = Reduce(all_reduce)
 
     trained = with_loss(train_losses)
     share = 1 / max(len(trained), 1)
+    combination = combining(surgery, shared, trained, reduce, of=len(train_losses), summed=False)
     shared_gradient = absent(theta)
+    weights: dict[Language, Tensor] = {}
     gradients: dict[Language, Vector] = {}
     losses: dict[Language, Tensor] = {}
+
+    micro_batches: dict[Language, Sequence[Loss]] = {}
+    for key in trained:
+        micro_batches[key] = listed(train_losses[key])
+        if combination is not None and combination.passes_twice:
+            micro_batches[key] = replayed(train_losses[key], theta[0].device)
 
     with differentiating(every_parameter(shared, language), loss_scale) as differentiate:
         for key in trained:
             losses[key], gradient = loss_and_gradient(
-                listed(train_losses[key]), [*theta, *phi[key]], differentiate
+                micro_batches[key], [*theta, *phi[key]], differentiate
             )
 
-            add_(shared_gradient, gradient[: len(theta)], share)
+            if combination is None:
+                add_(shared_gradient, gradient[: len(theta)], share)
+            else:
+                combination.add(key, gradient[: len(theta)])
             gradients[key] = absent(phi[key])
             add_(gradients[key], gradient[len(theta) :], share)
 
             # before the next pass needs the room
             del gradient
 
+        if combination is not None:
+            shared_gradient, weights = combination.result(
+                lambda key: loss_and_gradient(micro_batches[key], theta, differentiate)[1]
+            )
+
     # One message for everything that is summed over processes. The sums replace the entries in
     # place.
     values: Vector = list(losses.values())
-    reduce = Reduce(all_reduce)
+    own = [(shared_gradient, theta)] if combination is None else []
     reduce(
-        (shared_gradient, theta),
+        *own,
         *((gradients[key], phi[key]) for key in gradients),
         (values, list(losses.values())),
     )
@@ -92,4 +114,5 @@ def joint_gradient(
         train={key: named(list(language[key]), gradients[key]) for key in gradients},
         train_loss=losses,
         without_loss=without_loss(train=train_losses),
+        weights=weights,
     )

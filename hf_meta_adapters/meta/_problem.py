@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from hf_meta_adapters._typing import Language, Loss
+from hf_meta_adapters.meta._combination import Combination
 from hf_meta_adapters.meta._differentiate import Differentiate
 from hf_meta_adapters.meta._inner_optimizer import InnerOptimizer
 from hf_meta_adapters.meta._mixed_product import MixedProduct
 from hf_meta_adapters.meta._reduce import Reduce
-from hf_meta_adapters.meta._train_pass import TrainPass, train_pass
+from hf_meta_adapters.meta._train_pass import TrainPass, loss_and_gradient, train_pass
 from hf_meta_adapters.meta._validation_pass import ValidationPass, validation_pass
 from hf_meta_adapters.meta.options import MetaOptions
-from hf_meta_adapters.meta.vectors import mapped
+from hf_meta_adapters.meta.vectors import Vector, mapped
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Problem:
         weights: language i → language j → w_ij.
         differentiate: Evaluates and differentiates a loss.
         reduce: Sums over processes.
+        combination: What puts the update of θ together, where that is not the mean.
     """
 
     train: Mapping[Language, Sequence[Loss]]
@@ -49,6 +51,7 @@ class Problem:
     weights: Mapping[Language, Mapping[Language, float]]
     differentiate: Differentiate
     reduce: Reduce
+    combination: Combination | None = None
 
     @property
     def trained(self) -> list[Language]:
@@ -64,6 +67,11 @@ class Problem:
             differentiate=self.differentiate,
             keep_graph=keep_graph,
         )
+
+    def shared_gradient(self, key: Language) -> Vector:
+        """∇θ of the training loss of language `key` at the present θ, of this process."""
+        _, gradient = loss_and_gradient(self.train[key], self.shared, self.differentiate)
+        return gradient
 
     def validation_pass(self, key: Language, direct_for: Sequence[Language]) -> ValidationPass:
         """The validation pass with the weights of language `key` at the present θ."""

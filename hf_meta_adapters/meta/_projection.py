@@ -31,16 +31,9 @@ def projected(
     Returns:
         The projected gradient, and ‖removed‖ / ‖g‖, 0-d.
     """
-    positions: dict[str, list[int]] = {}
-    for position, name in enumerate(names):
-        group = ""
-        if groups == "layer":
-            group = layer_of(name)
-        positions.setdefault(group, []).append(position)
-
     result = list(gradient)
     removed: Vector = [None for _ in gradient]
-    for members in positions.values():
+    for members in grouped(names, groups).values():
         g, v = [gradient[member] for member in members], [target[member] for member in members]
         inner, length = dot(g, v), norm(v)
 
@@ -54,3 +47,15 @@ def projected(
             removed[member], result[member] = opposed, entry + opposed
 
     return result, ratio(norm(removed), norm(gradient))
+
+
+def grouped(names: Sequence[str], groups: Groups) -> dict[str, list[int]]:
+    """The positions of the parameters of each group: one for the model, or one for each layer."""
+    positions: dict[str, list[int]] = {}
+    for position, name in enumerate(names):
+        group = ""
+        if groups == "layer":
+            group = layer_of(name)
+        positions.setdefault(group, []).append(position)
+
+    return positions

@@ -57,6 +57,11 @@ class Reduce:
         self(*copies)
         return [vector for vector, _ in copies]
 
+    def total(self, tensor: Tensor) -> None:
+        """Replace a tensor by its sum over processes."""
+        if self._all_reduce is not None:
+            self._all_reduce(tensor)
+
 
 @dataclass
 class _Message:

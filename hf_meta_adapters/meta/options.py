@@ -17,6 +17,8 @@ from hf_meta_adapters.meta._indirect_size import IndirectSize, Scope
 from hf_meta_adapters.meta._meta_languages import MetaLanguages, named_weights
 from hf_meta_adapters.meta._mixed_product import MixedProduct
 from hf_meta_adapters.meta._projection import Groups
+from hf_meta_adapters.meta.surgery import Surgery
+from hf_meta_adapters.meta.weightings import METHODS
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -86,7 +88,7 @@ class MetaOptions:
         named_weights(self.meta_languages)
         _check_choice("finite_difference_scheme", self.finite_difference_scheme, get_args(Scheme))
         _check_choice("indirect_ratio_scope", self.indirect_ratio_scope, get_args(Scope))
-        _check_choice("shared_update", self.shared_update, get_args(SharedUpdate))
+        self._check_shared_update()
         _check_choice("shared_update_groups", self.shared_update_groups, get_args(Groups))
 
         if not isinstance(self.inner_steps, int) or self.inner_steps < 1:
@@ -201,6 +203,15 @@ class MetaOptions:
                 ' `lookahead="shared"`.'
             )
 
+    def _check_shared_update(self) -> None:
+        if self.shared_update in METHODS:
+            raise ConfigurationError(
+                "`shared_update` of a step is `mean` or `project`; gradient surgery remembers"
+                f" earlier steps and is passed as an object. Found {self.shared_update!r}. Pass"
+                f' `surgery=Surgery("{self.shared_update}")`, the same in every step.'
+            )
+        _check_choice("shared_update", self.shared_update, get_args(SharedUpdate))
+
     def _check_projection(self) -> None:
         if self.shared_update != "project":
             return
@@ -266,6 +277,7 @@ class OuterStepKeywords(MetaOptionKeywords, total=False):
     preset: str | None
     seed: int
     train_gradients: bool
+    surgery: Surgery | None
 
 
 @dataclass(frozen=True)
@@ -276,11 +288,13 @@ class OuterStepSettings:
         options: How the meta-gradient is taken.
         seed: The seed of the draw of languages.
         train_gradients: Whether the training gradients of φ are returned too.
+        surgery: What weighs the training gradients of θ; `None` for the mean.
     """
 
     options: MetaOptions
     seed: int
     train_gradients: bool
+    surgery: Surgery | None = None
 
 
 PRESETS: dict[str, dict[str, str]] = {
@@ -331,6 +345,7 @@ def outer_step_settings(
     preset: str | None = None,
     seed: int = 0,
     train_gradients: bool = True,
+    surgery: Surgery | None = None,
     **keywords: Unpack[MetaOptionKeywords],
 ) -> OuterStepSettings:
     """Check the keyword arguments of an outer step, and fill in their defaults.
@@ -339,6 +354,7 @@ def outer_step_settings(
         preset: As for `meta_options`.
         seed: The seed of the draw of languages.
         train_gradients: Whether the training gradients of φ are returned too.
+        surgery: What weighs the training gradients of θ; `None` for the mean.
         **keywords: As for `meta_options`.
 
     Returns:
@@ -347,7 +363,7 @@ def outer_step_settings(
     Raises:
         ConfigurationError: As by `meta_options`.
     """
-    return OuterStepSettings(meta_options(preset, **keywords), seed, train_gradients)
+    return OuterStepSettings(meta_options(preset, **keywords), seed, train_gradients, surgery)
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

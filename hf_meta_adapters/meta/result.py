@@ -31,12 +31,15 @@ class JointGradients:
         train_loss: L_l^train(θ, φ_l), 0-d.
         without_loss: `"train"` or `"meta"` → the languages that had no loss in this role, because
             none of their rows had a label.
+        weights: With gradient surgery, L · w_l of each language in `shared` = Σ_l w_l ∇θ L_l^train,
+            0-d: 1 as in the mean; the mean over the layers where each has weights of its own.
     """
 
     shared: NamedGradient
     train: dict[Language, NamedGradient]
     train_loss: dict[Language, Tensor]
     without_loss: dict[str, tuple[Language, ...]] = field(default_factory=dict, kw_only=True)
+    weights: dict[Language, Tensor] = field(default_factory=dict, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class MetaGradients(JointGradients):
         train: As in `JointGradients`.
         train_loss: As in `JointGradients`.
         without_loss: As in `JointGradients`.
+        weights: As in `JointGradients`.
         direct: The direct part of the meta-gradient of each φ_l, by parameter name: w_ll ∇φ_l
             L_l^val(θ', φ_l).
         indirect: The indirect part: −β ∇φ_l ⟨Δ(∇θ L_l^train(θ, φ_l)), v⟩.
@@ -122,6 +126,7 @@ def with_meta_gradients(
         train=joint.train,
         train_loss=joint.train_loss,
         without_loss=joint.without_loss,
+        weights=joint.weights,
         direct={key: named(names[key], direct[key]) for key in direct},
         indirect={key: named(names[key], used[key]) for key in direct},
         meta_loss=meta_loss,

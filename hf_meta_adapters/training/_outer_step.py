@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from hf_meta_adapters.training._progress import Progress
 from hf_meta_adapters.training._self_check import SelfCheck
 from hf_meta_adapters.training._step_at_hand import Evaluation, StepAtHand, VirtualStep
 from hf_meta_adapters.training._step_log import StepLog
+from hf_meta_adapters.training._surgery_state import read_surgery, surgery_of, write_surgery
 from hf_meta_adapters.training._weight_check import check_trained
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 
@@ -66,6 +68,8 @@ class OuterStep:
         """Which setting of the meta-gradient is in use."""
         self.next_step = NextStep(args, sharded=sharded)
         """Takes the steps of `lookahead="next"`."""
+        self.surgery = surgery_of(model, args)
+        """What weighs the gradients of θ, where it is not updated by their mean."""
 
     def __call__(self, step: StepAtHand) -> Tensor:
         """Compute the gradients and assign them; alternating updates have moved φ by then.
@@ -103,6 +107,18 @@ class OuterStep:
         self._count_labels(step, gradients, "train")
         losses = list(gradients.train_loss.values())
         return torch.stack(losses).mean() if losses else torch.tensor(float("nan"))
+
+    def save(self, folder: Path) -> None:
+        """Write what the next step depends on to a checkpoint."""
+        self.next_step.save(folder)
+        if self.surgery is not None and self._args.process_index == 0:
+            write_surgery(folder, self.surgery)
+
+    def load(self, folder: Path) -> None:
+        """Read what a checkpoint has for the next step."""
+        self.next_step.load(folder)
+        if self.surgery is not None:
+            read_surgery(folder, self.surgery)
 
     @property
     def _skippable(self) -> int:
@@ -167,6 +183,7 @@ class OuterStep:
                 step.model,
                 step.batches["train"],
                 languages_per_pass=self._args.languages_per_pass,
+                surgery=self.surgery,
                 **self._evaluation(step),
             )
 
@@ -225,6 +242,9 @@ class OuterStep:
         if options.lookahead == "per_language":
             languages_per_pass = 1
 
+        # θ takes its step with φ, or in a joint step after it.
+        surgery = self.surgery if languages is None else None
+
         # The seed draws the validation languages of `meta_languages_per_step`: others in each step,
         # and others for another seed of the run.
         return meta_step(
@@ -235,6 +255,7 @@ class OuterStep:
             train_gradients="train" in self._args.adapter_update,
             languages_per_pass=languages_per_pass,
             seed=(self._args.seed << 32) + step.number,
+            surgery=surgery,
             **self._virtual_step(step),
             **self._evaluation(step),
             **asdict(options),

@@ -39,6 +39,9 @@ class StepLog:
             for language, loss in gradients.train_loss.items():
                 self._add(f"loss_{language}", loss)
 
+        for language, weight in gradients.weights.items():
+            self._add(f"shared_weight_{language}", weight)
+
         if isinstance(gradients, MetaGradients):
             for language, loss in gradients.meta_loss.items():
                 self._add(f"meta_loss_{language}", loss)

@@ -30,6 +30,7 @@ from hf_meta_adapters.training._inherited_arguments import (
     check_known,
 )
 from hf_meta_adapters.training._process_group import start_process_group
+from hf_meta_adapters.training._surgery_arguments import check_surgery_arguments, step_options
 from hf_meta_adapters.training._unsupported_launch import check_launch
 
 if TYPE_CHECKING:
@@ -114,8 +115,13 @@ class MetaAdapterTrainingArguments(TrainingArguments):
             of each language (`"language"`).
         shared_update: How θ is updated: by the `"mean"` of the languages' training gradients, or
             by its projection (`"project"`), without the part that opposes the gradient of the
-            validation losses. In steps without a meta-gradient (`meta_every`), by the mean.
-        shared_update_groups: Whether the whole `"model"` is projected at once, or each `"layer"`.
+            validation losses. In steps without a meta-gradient (`meta_every`), by the mean. Or by a
+            sum with weights that a method of TorchJD finds, for example `"pcgrad"`, `"gradvac"`,
+            `"upgrad"` or `"cagrad"`: `Surgery` lists them. They need the extra `surgery`.
+        shared_update_groups: Whether the whole `"model"` is projected, or weighed, at once, or each
+            `"layer"` by itself.
+        surgery_gradients: Where weights come from: `"keep"`, `"sketch"`, `"lagged"`, or `"auto"`
+            (see `Surgery`).
         cpu_offload: Keep the copy of θ and the validation gradient in the memory of the CPU between
             uses; needs `"finite_difference"`.
         inner_optimizer: The virtual step: `"sgd"` (the paper's), or `"adam"`, the step that the
@@ -178,8 +184,9 @@ class MetaAdapterTrainingArguments(TrainingArguments):
     max_indirect_ratio: float | None = option(None, "Bound on the indirect part.")
     indirect_ratio: float | None = option(None, "Size of the indirect part.")
     indirect_ratio_scope: str | None = option(None, 'Whose sizes: "all" or "language".')
-    shared_update: str | None = option(None, 'How θ is updated: "mean" or "project".')
-    shared_update_groups: str | None = option(None, 'What is projected: "model" or "layer".')
+    shared_update: str | None = option(None, 'How θ is updated: "mean", "project", "pcgrad", …')
+    shared_update_groups: str | None = option(None, 'What is changed: "model" or "layer".')
+    surgery_gradients: str = option("auto", '"keep", "sketch", "lagged" or "auto".')
     cpu_offload: bool | None = option(None, "Keep what the outer step stores on the CPU.")
     inner_optimizer: str = option(
         _DEFAULTS["inner_optimizer"], 'The virtual step: "sgd" or "adam".'
@@ -211,8 +218,10 @@ class MetaAdapterTrainingArguments(TrainingArguments):
         self.meta_languages = parsed_languages(self.meta_languages)
 
         # Here, and not by defaults of the fields: a preset must see which arguments were given.
+        update = self.shared_update
         for name, value in asdict(self.meta_options()).items():
             setattr(self, name, value)
+        self.shared_update = update or self.shared_update  # a method is no option of a step
 
         given = vars(self)
         defaults = {**_DEFAULTS, **_PRESETS.get(self.preset or "", {})}
@@ -223,6 +232,7 @@ class MetaAdapterTrainingArguments(TrainingArguments):
         # Before transformers' own, which asks for devices and may start a process group.
         self._check()
         check_combinations(vars(self))
+        check_surgery_arguments(vars(self))
         check_inherited(vars(self))
         check_launch(self.deepspeed)
         start_process_group(self)
@@ -262,7 +272,7 @@ class MetaAdapterTrainingArguments(TrainingArguments):
     def meta_options(self) -> MetaOptions:
         """The options of the outer step."""
         given = vars(self)
-        return meta_options(self.preset, **{name: given[name] for name in _OPTIONS})
+        return meta_options(self.preset, **step_options({name: given[name] for name in _OPTIONS}))
 
     def _take_over_old_name(self) -> None:
         """Move `sampling_temperature` to `sampling_alpha`; a copy then has the new name only."""

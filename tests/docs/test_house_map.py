@@ -46,7 +46,13 @@ def test_a_change_of_the_contract_changes_the_picture(monkeypatch: pytest.Monkey
 
 
 def test_what_a_room_must_not_know_is_read() -> None:
-    assert without(contract(), "mathematics") == {"meta", "diagnostics", "anatomy", "results"}
+    assert without(contract(), "mathematics") == {
+        "meta",
+        "diagnostics",
+        "anatomy",
+        "results",
+        "products",
+    }
     assert without(contract(), "data") == {"data"}
 
 

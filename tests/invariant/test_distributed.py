@@ -323,6 +323,23 @@ METHODS = {
     },
     "some languages, now and then": {"languages_per_step": 2, "meta_every": 2},
     "projected": {"shared_update": "project", "shared_update_groups": "layer"},
+    "surgery, kept": {
+        "shared_update": "upgrad",
+        "shared_update_groups": "layer",
+        "surgery_gradients": "keep",
+    },
+    "surgery, sketched": {
+        "shared_update": "pcgrad",
+        "surgery_gradients": "sketch",
+        "adapter_update": "train",
+    },
+    "surgery, lagged": {
+        "shared_update": "gradvac",
+        "surgery_gradients": "lagged",
+        "languages_per_step": 2,
+        "save_strategy": "steps",
+        "save_steps": 2,
+    },
     "named meta languages": {
         "meta_languages": {"da": 2.0, "te": 1.0},
         "meta_dataset": texts(2, ("te", "da")),
@@ -367,13 +384,16 @@ SHARDED_RUNS = (
     "accumulation",
     "compared with itself",
     "joint",
+    "surgery, kept",
+    "surgery, sketched",
+    "surgery, lagged",
     "languages in one pass",
     "shared LoRA",
     "saved",
     "the next step",
     "the next step, languages in one pass",
 )
-RESUMED = ("saved", "the next step")
+RESUMED = ("saved", "the next step", "surgery, lagged")
 
 
 class OnAccelerators(Recorder):
@@ -474,7 +494,16 @@ def test_a_run_on_two_processes_is_that_of_one(runs, name):
 
 
 # The rows that the step before was kept for are those of two processes.
-@pytest.mark.parametrize(("name", "ranks"), [("saved", 1), ("saved", 2), ("the next step", 2)])
+@pytest.mark.parametrize(
+    ("name", "ranks"),
+    [
+        ("saved", 1),
+        ("saved", 2),
+        ("the next step", 2),
+        ("surgery, lagged", 1),
+        ("surgery, lagged", 2),
+    ],
+)
 def test_a_run_that_is_resumed_on_as_many_processes_or_on_one_is_the_same(runs, name, ranks):
     if ranks == 1:
         train(runs, f"{name}, resumed", resumed(runs, name))

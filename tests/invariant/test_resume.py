@@ -142,6 +142,32 @@ RESUMED = {
         {},
     ),
     "joint": (3, {}, {"config": None}),
+    "surgery, kept, with targets, some languages": (
+        3,
+        {"shared_update": "gradvac", "surgery_gradients": "keep", "languages_per_step": 2},
+        {},
+    ),
+    "surgery, sketched, before an alternating step": (
+        3,
+        {"shared_update": "pcgrad", "surgery_gradients": "sketch", "update_order": "alternating"},
+        {},
+    ),
+    "surgery, lagged, layer by layer": (
+        2,
+        {
+            "shared_update": "upgrad",
+            "surgery_gradients": "lagged",
+            "shared_update_groups": "layer",
+            "gradient_accumulation_steps": 2,
+            "meta_every": 2,
+        },
+        {},
+    ),
+    "surgery, lagged, joint": (
+        3,
+        {"shared_update": "pcgrad", "surgery_gradients": "lagged", "languages_per_step": 2},
+        {"config": None},
+    ),
     "shared adapter": (3, {}, {"share_adapter": True}),
     "streaming": (3, {"train_dataset": streams, "meta_dataset": streams}, {}),
     "streaming, some languages": (

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from hf_meta_adapters.diagnostics._projection import project
+from hf_meta_adapters.products.projection import project
 
 SIZE, DIMENSION = 5000, 256
 SPIKES = torch.zeros(2, SIZE, dtype=torch.float64)
@@ -64,7 +64,7 @@ def test_sums_of_projections_are_projections_of_the_concatenation():
 
 
 def test_rows_of_several_chunks_are_all_counted(monkeypatch):
-    monkeypatch.setattr("hf_meta_adapters.diagnostics._projection._CHUNK", 2 * DIMENSION)
+    monkeypatch.setattr("hf_meta_adapters.products.projection._CHUNK", 2 * DIMENSION)
     x = PAIRS["dense"][0]
     norms = torch.stack([project(x, DIMENSION, seed=seed).square().sum() for seed in range(100)])
     assert float(norms.mean() / x.square().sum()) == pytest.approx(1, abs=0.05)

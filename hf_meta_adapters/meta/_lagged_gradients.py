@@ -1,0 +1,54 @@
+"""Gradients of languages whose weights come from those of earlier steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from hf_meta_adapters._typing import Language, Parameters
+from hf_meta_adapters.meta._combination import Again, Combination
+from hf_meta_adapters.meta._reduce import Reduce
+from hf_meta_adapters.meta._sketches import Sketches
+from hf_meta_adapters.meta.surgery import Surgery
+from hf_meta_adapters.meta.vectors import Vector
+
+
+class LaggedGradients(Combination):
+    """One pass, with weights from the running mean of the inner products of earlier steps.
+
+    Args:
+        surgery: As for `Combination`.
+        shared: As there.
+        languages: As there.
+        reduce: As there.
+        summed: As there.
+    """
+
+    def __init__(
+        self,
+        surgery: Surgery,
+        shared: Parameters,
+        languages: Sequence[Language],
+        reduce: Reduce,
+        *,
+        summed: bool,
+    ) -> None:
+        super().__init__(surgery, shared, languages, reduce, summed=summed)
+        self._sketches = Sketches(self.parameters, self.groups, seed=surgery.draw(), summed=summed)
+        expected = surgery.expected(self.languages, len(self.groups))
+        self._weights = self.agreed(surgery.weights(self.languages, expected))
+        self._total = self.absent()
+
+    def add(self, key: Language, gradient: Vector) -> None:
+        """Weigh the gradient, and project it for the steps to come."""
+        number = self.languages.index(key)
+        self.add_weighted_(self._total, gradient, self._weights[:, number])
+        self._sketches.add(gradient)
+
+    def result(self, again: Again) -> tuple[Vector, dict[Language, Tensor]]:
+        """Return the sum."""
+        self.surgery.observe(self.languages, self._sketches.gramians(self.reduce))
+        if not self.summed:
+            self.reduce((self._total, self.parameters))
+        return self._total, self.by_language(self._weights)

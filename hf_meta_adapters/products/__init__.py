@@ -1,0 +1,1 @@
+"""Inner products of vectors too long to be stored together, exact or from random projections."""

@@ -46,11 +46,13 @@ class PairTable:
             tables: The tables by name.
 
         Raises:
-            ValueError: If they are of other names or shapes.
+            ValueError: If they are of other names or shapes, or not finite.
         """
         sizes = {tuple(table.shape[1:]) for table in tables.values()}
         if set(tables) != set(self._tables) or sizes != {(len(languages), len(languages))}:
             raise ValueError(f"tables {sorted(tables)} of {sorted(sizes)}")
+        if not all(bool(table.isfinite().all()) for table in tables.values()):
+            raise ValueError("numbers that are not finite")
 
         self.languages = list(languages)
         self._tables = {name: tables[name].double() for name in self._tables}

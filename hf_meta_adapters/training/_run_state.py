@@ -23,6 +23,7 @@ from torch.serialization import safe_globals
 
 from hf_meta_adapters.errors import CheckpointError
 from hf_meta_adapters.training._checkpoint_seal import Seal, read_record
+from hf_meta_adapters.training._surgery_state import SURGERY, check_surgery_file
 
 _Shape = tuple[int, ...]
 
@@ -155,11 +156,16 @@ def _check_trainer_state(path: Path, seal: Seal) -> None:
         raise ValueError(f"step {step} instead of {seal['step']}")
 
 
+def _check_surgery(path: Path, _: Seal) -> None:
+    check_surgery_file(path)
+
+
 _CHECKS: Mapping[str, Callable[[Path, Seal], None]] = {
     "trainer_state.json": _check_trainer_state,
     "scheduler.pt": _check_schedule,
     "scaler.pt": _check_scaler,
     "rng_state*.pth": _check_random_numbers,
+    SURGERY: _check_surgery,
 }
 """File → its check, beside that of `optimizer.pt`. Sharded optimizers have another file, read by
 torch shard by shard.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from hf_meta_adapters.errors import CheckpointError, ConfigurationError
 from hf_meta_adapters.meta.surgery import Surgery
@@ -53,6 +54,21 @@ def write_surgery(folder: Path, surgery: Surgery) -> None:
     save_file(tensors, str(folder / SURGERY), {"state": json.dumps(rest)})
 
 
+def check_surgery_file(path: Path) -> None:
+    """Check that a file holds the state of a surgery.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it holds something else.
+        RuntimeError: Likewise, from safetensors.
+    """
+    tensors, rest = _content(path)
+    Surgery(str(rest["method"])).load_state(tensors, rest)
+
+
 def read_surgery(folder: Path, surgery: Surgery) -> None:
     """Take over the state that a checkpoint has.
 
@@ -65,14 +81,17 @@ def read_surgery(folder: Path, surgery: Surgery) -> None:
     """
     path = folder / SURGERY
     try:
-        with safe_open(str(path), framework="pt") as file:
-            names = file.keys()
-            tensors = {name: file.get_tensor(name) for name in names}
-            rest = json.loads(file.metadata()["state"])
-        surgery.load_state(tensors, rest)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+        surgery.load_state(*_content(path))
+    except (OSError, ValueError) as error:
         raise CheckpointError(
             "A run with gradient surgery goes on from the inner products that it has measured."
             f" Found none that fit in {path}: {error}. Resume from an earlier checkpoint, or start"
             " a new run from its weights: `model.load_weights(...)`."
         ) from error
+
+
+def _content(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
+    with safe_open(str(path), framework="pt") as file:
+        names = file.keys()
+        tensors = {name: file.get_tensor(name) for name in names}
+        return tensors, json.loads(file.metadata()["state"])

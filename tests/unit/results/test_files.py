@@ -74,6 +74,7 @@ GUARDED = {
     "training/_checkpoint_seal.py",
     "training/_kept_step_file.py",
     "training/_saving_trainer.py",
+    "training/_surgery_state.py",
 }
 LINKS = {"symbolic": os.symlink, "hard": os.link}
 

@@ -76,16 +76,22 @@ def test_a_checkpoint_has_the_state(tmp_path: Path) -> None:
     assert tables["products"].shape == (1, len(LANGUAGES), len(LANGUAGES))
     assert "surgery.safetensors" in json.loads((folder / "checkpoint.json").read_text())["files"]
 
-    for spoil in ("absent", "another"):
-        if spoil == "another":
-            state = json.dumps({"method": "mgda", "steps": 2, "languages": list(LANGUAGES)})
-            save_file(tables, folder / "surgery.safetensors", {"state": state})
-        else:
-            (folder / "surgery.safetensors").unlink()
+    state = {"method": "upgrad", "steps": 2, "languages": list(LANGUAGES)}
+    for given_tables, changes, message in (
+        (tables, {"method": "mgda"}, "goes on from the inner products"),
+        (tables, {"method": "surgeon"}, "another `surgery.safetensors`"),
+        (tables, {"languages": ["te"]}, "another `surgery.safetensors`: tables"),
+        ({**tables, "mass": tables["mass"] / 0}, {}, "numbers that are not finite"),
+        (None, {}, "goes on from the inner products"),
+    ):
+        place = folder / "surgery.safetensors"
+        place.unlink()
+        if given_tables is not None:
+            save_file(given_tables, place, {"state": json.dumps({**state, **changes})})
         content = seals.read_record(folder)
         seals.seal(folder, {name: value for name, value in content.items() if name != "files"})
         again = make_trainer(tmp_path, make_model(), **{**given, "max_steps": 3})
-        with pytest.raises(CheckpointError, match="goes on from the inner products"):
+        with pytest.raises(CheckpointError, match=message):
             again.train(resume_from_checkpoint=str(folder))
 
 

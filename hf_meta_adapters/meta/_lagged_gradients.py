@@ -35,20 +35,29 @@ class LaggedGradients(Combination):
         summed: bool,
     ) -> None:
         super().__init__(surgery, shared, languages, reduce, summed=summed)
-        self._sketches = Sketches(self.parameters, self.groups, seed=surgery.draw(), summed=summed)
+        self._sketches: Sketches | None = None
+        if surgery.measures(self.languages, len(self.groups)):
+            seed = surgery.draw()
+            self._sketches = Sketches(self.parameters, self.groups, seed=seed, summed=summed)
+
         expected = surgery.expected(self.languages, len(self.groups))
         self._weights = self.agreed(surgery.weights(self.languages, expected))
         self._total = self.absent()
 
     def add(self, key: Language, gradient: Vector) -> None:
-        """Weigh the gradient, and project it for the steps to come."""
+        """Weigh the gradient, and in some steps project it for those to come."""
         number = self.languages.index(key)
         self.add_weighted_(self._total, gradient, self._weights[:, number])
-        self._sketches.add(gradient)
+        if self._sketches is not None:
+            self._sketches.add(gradient)
 
     def result(self, again: Again) -> tuple[Vector, dict[Language, Tensor]]:
         """Return the sum."""
-        self.surgery.observe(self.languages, self._sketches.gramians(self.reduce))
+        if self._sketches is None:
+            self.surgery.skip()
+        else:
+            self.surgery.observe(self.languages, self._sketches.gramians(self.reduce))
+
         if not self.summed:
             self.reduce((self._total, self.parameters))
         return self._total, self.by_language(self._weights)

@@ -25,7 +25,8 @@ SurgeryGradients: TypeAlias = Literal["auto", "keep", "sketch", "lagged"]
 SURGERY_GRADIENTS: tuple[str, ...] = get_args(SurgeryGradients)
 
 _KEPT_NUMBERS = 1 << 26  # of all gradients together: 256 MiB in float32
-_FORGETTING = 0.01  # weight of the newest inner products: a mean of about a hundred steps
+_MEASURED = 0.25  # share of the steps that "lagged" projects the gradients of
+_FORGETTING = 0.04  # weight of the newest inner products: a mean of about a hundred steps
 _TABLES = ("products", "mass", "targets")
 
 
@@ -46,10 +47,10 @@ class Surgery:
         gradients: Where the inner products come from. `"keep"`: the gradients of all languages are
             kept until they are weighed; L times the memory of θ. `"sketch"`: random projections of
             them are kept, and a second training pass takes the weighted sum. `"lagged"`: the
-            weights come from the projections of earlier steps, as a running mean of their inner
-            products over about a hundred steps, and one pass does; the first step takes the mean.
-            `"auto"`: `"keep"` where L gradients have at most 2²⁶ numbers (a LoRA for θ), and
-            `"lagged"` otherwise.
+            weights come from the projections of earlier steps, of about every fourth, as a running
+            mean of their inner products over about a hundred steps, and one pass does; the first
+            step takes the mean. `"auto"`: `"keep"` where L gradients have at most 2²⁶ numbers (a
+            LoRA for θ), and `"lagged"` otherwise.
         groups: Whether the whole `"model"` has one weight per language, or each `"layer"` its own.
         seed: The seed of projections, and of the orders that `"pcgrad"` and `"gradvac"` draw.
 
@@ -150,6 +151,19 @@ class Surgery:
             weights[group, places] = found * (len(members) / len(languages))
 
         return weights
+
+    def measures(self, languages: Sequence[Language], groups: int) -> bool:
+        """Whether inner products of this step go into the running mean.
+
+        At random, since languages may come in turns; and wherever one of a pair is not known yet.
+        """
+        known = self._pairs.get("mass", groups, languages) > 0
+        draw = random.Random(f"{self.seed} {self.steps} measured").random()
+        return draw < _MEASURED or not bool(known.all())
+
+    def skip(self) -> None:
+        """Count a step whose inner products are not measured."""
+        self.steps += 1
 
     def observe(self, languages: Sequence[Language], gramians: Tensor) -> None:
         """Take the inner products of a step into the running mean, and count the step.

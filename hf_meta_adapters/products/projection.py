@@ -56,7 +56,7 @@ def project(vector: Tensor, dimension: int, *, seed: int) -> Tensor:
         # A shift per row in place of a place per coordinate: fewer draws, and no atomic additions,
         # whose order would change the sum from run to run on a GPU.
         shifts = torch.randint(dimension, (len(rows), 1), generator=generator, device=vector.device)
-        _add_rotated_(total, rows * signs.view(rows.shape), shifts)
+        _add_rotated_(total, rows, signs.view(rows.shape), shifts)
 
     return total
 
@@ -67,16 +67,16 @@ def _signs_of_byte(like: Tensor) -> Tensor:
     return (2 * bits - 1).to(like)
 
 
-def _add_rotated_(total: Tensor, rows: Tensor, shifts: Tensor) -> None:
-    """In place, total ← total + the sum of the rows, each rotated by its shift."""
+def _add_rotated_(total: Tensor, rows: Tensor, signs: Tensor, shifts: Tensor) -> None:
+    """In place, total ← total + the sum of rows · signs, each rotated by its shift."""
     dimension = rows.shape[1]
 
     # On a CPU, long slices are added faster than coordinates are gathered.
     if rows.device.type == "cpu" and dimension >= _LONG_ROW:
-        for row, shift in zip(rows, shifts.flatten().tolist(), strict=True):
-            total[: dimension - shift] += row[shift:]
-            total[dimension - shift :] += row[:shift]
+        for row, sign, shift in zip(rows, signs, shifts.flatten().tolist(), strict=True):
+            total[: dimension - shift].addcmul_(row[shift:], sign[shift:])
+            total[dimension - shift :].addcmul_(row[:shift], sign[:shift])
         return
 
     columns = torch.arange(dimension, device=rows.device)
-    total += rows.gather(1, (columns + shifts) % dimension).sum(0)
+    total += (rows * signs).gather(1, (columns + shifts) % dimension).sum(0)

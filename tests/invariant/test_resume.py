@@ -141,6 +141,28 @@ RESUMED = {
         {"meta_dataset": "train", "meta_batch_size": 1},
         {},
     ),
+    "UniMax": (
+        4,
+        {
+            "sampling": "unimax",
+            "sampling_max_epochs": 3,
+            "languages_per_step": 2,
+            "train_dataset": unequal(1) | {"te": rows(5, 3)},
+            "meta_dataset": unequal(2),
+        },
+        {},
+    ),
+    "cooldown": (
+        4,
+        {
+            "sampling": "cooldown",
+            "sampling_alpha": 0.0,
+            "languages_per_step": 1,
+            "train_dataset": unequal(1) | {"te": rows(5, 3)},
+            "meta_dataset": unequal(2),
+        },
+        {},
+    ),
     "joint": (3, {}, {"config": None}),
     "shared adapter": (3, {}, {"share_adapter": True}),
     "streaming": (3, {"train_dataset": streams, "meta_dataset": streams}, {}),

@@ -11,6 +11,7 @@ from torch import Tensor
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.meta._problem import Problem
 from hf_meta_adapters.meta._projection import projected
+from hf_meta_adapters.meta._shares import Shares
 from hf_meta_adapters.meta._train_pass import TrainPass
 from hf_meta_adapters.meta._validation_pass import ValidationPass
 from hf_meta_adapters.meta.options import MetaOptions
@@ -29,13 +30,14 @@ class Collected:
 
     Args:
         share: 1/L, of the languages that have a training loss.
-        shared: 1/L Σ_i ∇θ L_i^train.
+        shared: Σ_i w_i ∇θ L_i^train, by default the mean.
         direct: The direct part of each language.
         indirect: The indirect part of each language.
         train: ∇φ_l L_l^train of each language, without the factor 1/L.
         train_loss: L_l^train.
         meta_losses: L_l^val at each θ' where it was evaluated.
-        target: The mean of v over the θ', where θ is projected.
+        target: The mean of v over the θ', where θ is projected or v is wanted.
+        products: ⟨∇θ L_l^train, v⟩ with v of an earlier step, where they are compared.
     """
 
     share: float
@@ -46,12 +48,13 @@ class Collected:
     train_loss: dict[Language, Tensor] = field(default_factory=dict)
     meta_losses: dict[Language, list[Tensor]] = field(default_factory=dict)
     target: Vector | None = None
+    products: dict[Language, Tensor] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, problem: Problem) -> Collected:
         """Nothing yet."""
         target: Vector | None = None
-        if problem.options.shared_update == "project":
+        if problem.options.shared_update == "project" or problem.shares.keep_validation:
             target = absent(problem.shared)
 
         return cls(
@@ -72,7 +75,10 @@ class Collected:
             train: The pass of this process.
             shared_gradient: ∇θ L_key^train, summed over processes already.
         """
-        add_(self.shared, shared_gradient, self.share)
+        add_(self.shared, shared_gradient, problem.shares.of[key])
+        product = problem.shares.product(shared_gradient, train.value)
+        if product is not None:
+            self.products[key] = product
 
         value: Vector = [train.value]
         groups: list[tuple[Vector, Sequence[Tensor]]] = [(value, [train.value])]
@@ -98,6 +104,7 @@ class Collected:
         language: Mapping[Language, Sequence[str]],
         options: MetaOptions,
         without_loss: dict[str, tuple[Language, ...]],
+        shares: Shares,
     ) -> MetaGradients:
         """Put the names back, and the weights of the languages where they were left out.
 
@@ -106,6 +113,7 @@ class Collected:
             language: The names of φ of each language whose meta-gradient was taken.
             options: How the parts are put together.
             without_loss: Role → the languages that have no loss in it.
+            shares: The weight of each language in the gradient of θ.
 
         Returns:
             The result of the outer step.
@@ -122,13 +130,17 @@ class Collected:
                 meta_loss[key] = torch.stack(values).mean()
 
         update, removed = self.shared, None
-        if self.target is not None:
+        if self.target is not None and options.shared_update == "project":
             groups = options.shared_update_groups
             update, removed = projected(self.shared, self.target, shared, groups)
 
         result = with_meta_gradients(
             JointGradients(
-                named(shared, update), train, self.train_loss, without_loss=without_loss
+                named(shared, update),
+                train,
+                self.train_loss,
+                without_loss=without_loss,
+                alignment=shares.alignment(self.products, self.shared),
             ),
             language,
             self.direct,
@@ -136,4 +148,7 @@ class Collected:
             meta_loss=meta_loss,
             size=options.indirect_size(),
         )
-        return replace(result, removed=removed)
+        validation = None
+        if self.target is not None and shares.keep_validation:
+            validation = named(shared, self.target)
+        return replace(result, removed=removed, validation=validation)

@@ -21,7 +21,7 @@ from hf_meta_adapters._typing import AllReduce, Language, MicroBatches, Paramete
 from hf_meta_adapters.meta._anchor import anchored
 from hf_meta_adapters.meta._differentiating import differentiating
 from hf_meta_adapters.meta._inner_optimizer import InnerOptimizer
-from hf_meta_adapters.meta._inputs import check_inputs, every_parameter
+from hf_meta_adapters.meta._inputs import check_inputs, check_validation, every_parameter
 from hf_meta_adapters.meta._lookahead_per_language import per_language_lookahead
 from hf_meta_adapters.meta._lookahead_shared import shared_lookahead
 from hf_meta_adapters.meta._problem import Problem
@@ -31,6 +31,7 @@ from hf_meta_adapters.meta._sgd import SGD
 from hf_meta_adapters.meta._validation_weights import validation_weights
 from hf_meta_adapters.meta.options import OuterStepKeywords, outer_step_settings
 from hf_meta_adapters.meta.result import MetaGradients
+from hf_meta_adapters.meta.step_weights import shares_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -96,6 +97,8 @@ def meta_gradient(
             the same on every process, another in each step.
             `train_gradients`: whether to return ∇φ_l L_l^train too (`.train`, default `True`),
             which has the size of all φ.
+            `step_weights`: weights of the training losses in `.shared` (`StepWeights`); by default,
+            the mean.
 
     Returns:
         The gradients, their parts, the losses and the meter. With `for_languages` and
@@ -119,6 +122,7 @@ def meta_gradient(
     """
     settings = outer_step_settings(**options)
     chosen = settings.options
+    check_validation(settings.step_weights, chosen)
     device = check_inputs(train_losses, meta_losses, shared, language, chosen)
 
     theta = list(shared.values())
@@ -133,6 +137,8 @@ def meta_gradient(
     lookahead = shared_lookahead
     if chosen.lookahead == "per_language":
         lookahead = per_language_lookahead
+
+    shares = shares_of(settings.step_weights, shared, with_loss(train_losses))
 
     # The anchor is the inner context: θ is back before anything else is put back.
     with (
@@ -152,9 +158,10 @@ def meta_gradient(
             weights=validation_weights(languages, with_loss(meta_losses), chosen, settings.seed),
             differentiate=differentiate,
             reduce=Reduce(all_reduce),
+            shares=shares,
         )
 
         collected = lookahead(problem, targets, anchor)
 
     names = {key: list(language[key]) for key in targets}
-    return collected.result(list(shared), names, chosen, lacking)
+    return collected.result(list(shared), names, chosen, lacking, shares)

@@ -10,6 +10,7 @@ from torch import Tensor
 from hf_meta_adapters._typing import Language, MicroBatches, Parameters
 from hf_meta_adapters.errors import ConfigurationError, LanguageError
 from hf_meta_adapters.meta.options import MetaOptions
+from hf_meta_adapters.meta.step_weights import StepWeights
 from hf_meta_adapters.meta.vectors import is_sharded
 
 
@@ -224,3 +225,30 @@ def _cannot_move(obstacle: str) -> ConfigurationError:
         ' own. With `meta_gradient="first_order", lookahead="none"`, φ learns from the held-out'
         " text alone."
     )
+
+
+def check_validation(weights: StepWeights | None, options: MetaOptions) -> None:
+    """Check that v is computed, and kept beside θ, where it is wanted.
+
+    Args:
+        weights: The weights of the languages in a step.
+        options: How the meta-gradient is taken.
+
+    Raises:
+        ConfigurationError: If it is not.
+    """
+    if weights is None or not weights.keep_validation:
+        return
+
+    for found, is_used in (
+        (
+            '`meta_gradient="first_order"`, which does not compute it',
+            options.meta_gradient == "first_order",
+        ),
+        ("`cpu_offload=True`, which moves it to the CPU", options.cpu_offload),
+    ):
+        if is_used:
+            raise ConfigurationError(
+                "Weights by alignment compare training gradients of θ with the validation gradient"
+                f" v. Found {found}. Leave one of the two out."
+            )

@@ -13,6 +13,7 @@ from hf_meta_adapters.meta._reduce import Reduce
 from hf_meta_adapters.meta._replay import listed, with_loss, without_loss
 from hf_meta_adapters.meta._train_pass import loss_and_gradient
 from hf_meta_adapters.meta.result import JointGradients, named
+from hf_meta_adapters.meta.step_weights import StepWeights, shares_of
 from hf_meta_adapters.meta.vectors import Vector, absent, add_
 
 
@@ -23,6 +24,7 @@ def joint_gradient(
     *,
     all_reduce: AllReduce | None = None,
     loss_scale: Tensor | None = None,
+    step_weights: StepWeights | None = None,
 ) -> JointGradients:
     """Compute the gradient of 1/L Σ_i L_i^train(θ, φ_i) for θ and every φ_i.
 
@@ -37,12 +39,13 @@ def joint_gradient(
         all_reduce: Sums a flat tensor over processes in place.
         loss_scale: A factor, 0-d, applied to the losses of backward passes and divided out of
             everything that is returned; fp16 needs it.
+        step_weights: Weights of the losses in the gradient of θ, in place of 1/L.
 
     Returns:
         The gradients and losses.
 
     Raises:
-        ConfigurationError: If a parameter is frozen.
+        ConfigurationError: If a parameter is frozen, or a language has no weight.
 
     Example:
         >>> import torch
@@ -60,7 +63,9 @@ def joint_gradient(
 
     trained = with_loss(train_losses)
     share = 1 / max(len(trained), 1)
+    shares = shares_of(step_weights, shared, trained)
     shared_gradient = absent(theta)
+    products: dict[Language, Tensor] = {}
     gradients: dict[Language, Vector] = {}
     losses: dict[Language, Tensor] = {}
 
@@ -70,7 +75,10 @@ def joint_gradient(
                 listed(train_losses[key]), [*theta, *phi[key]], differentiate
             )
 
-            add_(shared_gradient, gradient[: len(theta)], share)
+            add_(shared_gradient, gradient[: len(theta)], shares.of[key])
+            product = shares.product(gradient[: len(theta)], losses[key])
+            if product is not None:
+                products[key] = product
             gradients[key] = absent(phi[key])
             add_(gradients[key], gradient[len(theta) :], share)
 
@@ -79,12 +87,12 @@ def joint_gradient(
 
     # One message for everything that is summed over processes. The sums replace the entries in
     # place.
-    values: Vector = list(losses.values())
+    values: Vector = [*losses.values(), *products.values()]
     reduce = Reduce(all_reduce)
     reduce(
         (shared_gradient, theta),
         *((gradients[key], phi[key]) for key in gradients),
-        (values, list(losses.values())),
+        (values, [*losses.values(), *products.values()]),
     )
 
     return JointGradients(
@@ -92,4 +100,5 @@ def joint_gradient(
         train={key: named(list(language[key]), gradients[key]) for key in gradients},
         train_loss=losses,
         without_loss=without_loss(train=train_losses),
+        alignment=shares.alignment(products, shared_gradient),
     )

@@ -12,6 +12,7 @@ from hf_meta_adapters.meta._differentiate import Differentiate
 from hf_meta_adapters.meta._inner_optimizer import InnerOptimizer
 from hf_meta_adapters.meta._mixed_product import MixedProduct
 from hf_meta_adapters.meta._reduce import Reduce
+from hf_meta_adapters.meta._shares import Shares
 from hf_meta_adapters.meta._train_pass import TrainPass, train_pass
 from hf_meta_adapters.meta._validation_pass import ValidationPass, validation_pass
 from hf_meta_adapters.meta.options import MetaOptions
@@ -35,6 +36,7 @@ class Problem:
         weights: language i → language j → w_ij.
         differentiate: Evaluates and differentiates a loss.
         reduce: Sums over processes.
+        shares: The weight of each language in the gradient of θ.
     """
 
     train: Mapping[Language, Sequence[Loss]]
@@ -49,6 +51,7 @@ class Problem:
     weights: Mapping[Language, Mapping[Language, float]]
     differentiate: Differentiate
     reduce: Reduce
+    shares: Shares
 
     @property
     def trained(self) -> list[Language]:

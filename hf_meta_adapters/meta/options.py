@@ -17,6 +17,7 @@ from hf_meta_adapters.meta._indirect_size import IndirectSize, Scope
 from hf_meta_adapters.meta._meta_languages import MetaLanguages, named_weights
 from hf_meta_adapters.meta._mixed_product import MixedProduct
 from hf_meta_adapters.meta._projection import Groups
+from hf_meta_adapters.meta.step_weights import StepWeights
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -266,6 +267,7 @@ class OuterStepKeywords(MetaOptionKeywords, total=False):
     preset: str | None
     seed: int
     train_gradients: bool
+    step_weights: StepWeights | None
 
 
 @dataclass(frozen=True)
@@ -276,11 +278,13 @@ class OuterStepSettings:
         options: How the meta-gradient is taken.
         seed: The seed of the draw of languages.
         train_gradients: Whether the training gradients of φ are returned too.
+        step_weights: The weights of the languages in the gradient of θ; `None` for the mean.
     """
 
     options: MetaOptions
     seed: int
     train_gradients: bool
+    step_weights: StepWeights | None = None
 
 
 PRESETS: dict[str, dict[str, str]] = {
@@ -331,6 +335,7 @@ def outer_step_settings(
     preset: str | None = None,
     seed: int = 0,
     train_gradients: bool = True,
+    step_weights: StepWeights | None = None,
     **keywords: Unpack[MetaOptionKeywords],
 ) -> OuterStepSettings:
     """Check the keyword arguments of an outer step, and fill in their defaults.
@@ -339,6 +344,7 @@ def outer_step_settings(
         preset: As for `meta_options`.
         seed: The seed of the draw of languages.
         train_gradients: Whether the training gradients of φ are returned too.
+        step_weights: The weights of the languages in the gradient of θ; `None` for the mean.
         **keywords: As for `meta_options`.
 
     Returns:
@@ -347,7 +353,8 @@ def outer_step_settings(
     Raises:
         ConfigurationError: As by `meta_options`.
     """
-    return OuterStepSettings(meta_options(preset, **keywords), seed, train_gradients)
+    options = meta_options(preset, **keywords)
+    return OuterStepSettings(options, seed, train_gradients, step_weights)
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -26,17 +26,20 @@ class JointGradients:
 
     Args:
         shared: 1/L Σ_i ∇θ L_i^train(θ, φ_i), by parameter name; parameters on which no loss depends
-            are absent.
+            are absent. With `StepWeights`, their weights in place of 1/L.
         train: 1/L ∇φ_l L_l^train(θ, φ_l), by parameter name.
         train_loss: L_l^train(θ, φ_l), 0-d.
         without_loss: `"train"` or `"meta"` → the languages that had no loss in this role, because
             none of their rows had a label.
+        alignment: ⟨∇θ L_l^train, v⟩ / (‖shared‖ ‖v‖), 0-d, where `StepWeights` has a v to compare
+            with; otherwise empty.
     """
 
     shared: NamedGradient
     train: dict[Language, NamedGradient]
     train_loss: dict[Language, Tensor]
     without_loss: dict[str, tuple[Language, ...]] = field(default_factory=dict, kw_only=True)
+    alignment: dict[Language, Tensor] = field(default_factory=dict, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class MetaGradients(JointGradients):
         train: As in `JointGradients`.
         train_loss: As in `JointGradients`.
         without_loss: As in `JointGradients`.
+        alignment: As in `JointGradients`.
         direct: The direct part of the meta-gradient of each φ_l, by parameter name: w_ll ∇φ_l
             L_l^val(θ', φ_l).
         indirect: The indirect part: −β ∇φ_l ⟨Δ(∇θ L_l^train(θ, φ_l)), v⟩.
@@ -56,6 +60,7 @@ class MetaGradients(JointGradients):
         language_meter: The meta-signal of each language.
         removed: ‖removed‖ / ‖g‖, how much of the mean training gradient of θ was removed under
             `shared_update="project"`, 0-d; `None` otherwise.
+        validation: v, by parameter name, where `StepWeights` asks for it.
         kept: What `lookahead="next"` needs of this step in the next one.
     """
 
@@ -65,6 +70,7 @@ class MetaGradients(JointGradients):
     meter: MetaSignal
     language_meter: dict[Language, MetaSignal]
     removed: Tensor | None = None
+    validation: NamedGradient | None = None
     kept: KeptStep | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -122,6 +128,7 @@ def with_meta_gradients(
         train=joint.train,
         train_loss=joint.train_loss,
         without_loss=joint.without_loss,
+        alignment=joint.alignment,
         direct={key: named(names[key], direct[key]) for key in direct},
         indirect={key: named(names[key], used[key]) for key in direct},
         meta_loss=meta_loss,

@@ -11,6 +11,7 @@ from torch import Tensor
 from hf_meta_adapters._typing import Batch, Language, Loss, Parameters
 from hf_meta_adapters.errors import ConfigurationError, DataError, check_known_language
 from hf_meta_adapters.meta import SGD, Adam, InnerOptimizer
+from hf_meta_adapters.meta.step_weights import StepWeights
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps._batch_losses import batch_losses
 from hf_meta_adapters.steps.losses import Batches, micro_batches
@@ -92,6 +93,24 @@ def check_batches(model: LanguageAdapterModel, *roles: Mapping[Language, Batches
 
             for batch in micro_batches(language_batches):
                 _check_tokens(key, batch)
+
+
+def check_unweighted(weights: StepWeights | None, languages_per_pass: int) -> None:
+    """Check that no weights are given where languages share their passes.
+
+    Args:
+        weights: The weights of the languages.
+        languages_per_pass: How many share a pass, over 1.
+
+    Raises:
+        ConfigurationError: If some are.
+    """
+    if weights is not None:
+        raise ConfigurationError(
+            "Weights of languages need a pass of each language. Found"
+            f" `languages_per_pass={languages_per_pass}`. Use `languages_per_pass=1`, or leave the"
+            " weights out."
+        )
 
 
 def _check_tokens(key: Language, batch: Batch) -> None:

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from hf_meta_adapters._typing import AllReduce, Autocast, Language
 from hf_meta_adapters.meta import JointGradients, joint_gradient
+from hf_meta_adapters.meta.step_weights import StepWeights
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps._batch_losses import batch_losses
-from hf_meta_adapters.steps._outer_problem import check_batches
+from hf_meta_adapters.steps._outer_problem import check_batches, check_unweighted
 from hf_meta_adapters.steps._same_step import check_same_step
 from hf_meta_adapters.steps.language_groups import LanguageGroups
 from hf_meta_adapters.steps.losses import Batches, LossFunction
@@ -27,6 +28,7 @@ def joint_step(
     all_reduce: AllReduce | None = None,
     loss_scale: Tensor | None = None,
     languages_per_pass: int = 1,
+    step_weights: StepWeights | None = None,
 ) -> JointGradients:
     """Compute the gradient of joint training, 1/L Σ_l L_l^train(θ, φ_l), for θ and every φ_l.
 
@@ -38,6 +40,7 @@ def joint_step(
         all_reduce: As for `meta_step`.
         loss_scale: As for `meta_step`.
         languages_per_pass: As for `meta_step`.
+        step_weights: As for `meta_step`.
 
     Returns:
         The gradients by parameter name, and the losses.
@@ -65,12 +68,13 @@ def joint_step(
         "the function": "joint_step",
         "the languages of the training batches": list(train_batches),
         "the languages of the meta batches": None,
-        "the options": languages_per_pass,
+        "the options": [languages_per_pass, step_weights],
     }
     check_same_step(model, all_reduce, given)
     context = StepContext(loss_function, autocast, all_reduce, loss_scale)
 
     if languages_per_pass != 1:
+        check_unweighted(step_weights, languages_per_pass)
         groups = LanguageGroups(model, list(train_batches), languages_per_pass, context)
         return groups.joint_gradient(train_batches)
 
@@ -80,4 +84,5 @@ def joint_step(
         {key: model.language_parameters(key) for key in train_batches},
         all_reduce=all_reduce,
         loss_scale=loss_scale,
+        step_weights=step_weights,
     )

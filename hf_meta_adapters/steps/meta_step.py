@@ -16,6 +16,7 @@ from hf_meta_adapters.meta.options import OuterStepKeywords, outer_step_settings
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps._outer_problem import (
     check_batches,
+    check_unweighted,
     choose_inner_optimizer,
     outer_problem,
 )
@@ -81,6 +82,8 @@ def meta_step(
             pass another one in each step.
             `train_gradients`: whether to return the training gradients of φ too (`.train`, default
             `True`), which have the size of all φ.
+            `step_weights`: the weights of the languages in `.shared` (`StepWeights`); by default,
+            their mean.
 
     Returns:
         The gradients by parameter name, their direct and indirect parts, the losses and the meter.
@@ -120,6 +123,7 @@ def meta_step(
 
     # To the mathematics, a group of languages that share their passes is one language.
     if languages_per_pass != 1:
+        check_unweighted(settings.step_weights, languages_per_pass)
         check_batches(model, train_batches, meta_batches)
         groups = LanguageGroups(model, list(train_batches), languages_per_pass, context)
 

@@ -31,6 +31,8 @@ _SETTINGS = (
     "sampling_max_epochs",
     "sampling_end_alpha",
     "sampling_temperature",
+    "language_weights",
+    "language_weights_rate",
     "steps",
     "learning_rate",
     "adapter_learning_rate",

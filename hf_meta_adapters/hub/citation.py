@@ -37,6 +37,7 @@ _SAMPLING = {
     "unimax": "chung-etal-2023-unimax",
     "cooldown": "li-etal-2025-upsample",
 }
+_WEIGHTS = {"alignment": "fan-etal-2024-doge", "famo": "liu-etal-2023-famo"}
 
 
 # The objects that `citation` takes belong to layers above this one, and to libraries that only
@@ -78,6 +79,7 @@ class _TrainingSettings(Protocol):
     adapter_update: str
     languages_per_step: int | None
     sampling: str
+    language_weights: str
 
 
 def citation(*used: object) -> str:
@@ -154,6 +156,8 @@ def _keys_of_settings(settings: _MetaGradientSettings) -> Iterator[str]:
     if isinstance(settings, _TrainingSettings):
         if settings.languages_per_step is not None:
             yield _SAMPLING[settings.sampling]
+        if settings.language_weights in _WEIGHTS:
+            yield _WEIGHTS[settings.language_weights]
 
         # Joint training of adapters takes no meta-gradient, whatever the estimator is set to.
         if settings.adapter_update == "train":

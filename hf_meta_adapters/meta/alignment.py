@@ -13,7 +13,6 @@ from hf_meta_adapters.meta.language_weights import LanguageWeights
 
 __all__ = ["Alignment"]
 
-_RATE = 0.01
 _PULL = 1e-3  # towards equal weights; a memory of about a thousand steps
 _FLOOR = 0.1
 
@@ -53,8 +52,9 @@ class Alignment(LanguageWeights):
     """
 
     compares: ClassVar[bool] = True
+    usual_rate: ClassVar[float] = 0.01
 
-    def __init__(self, languages: Sequence[Language], rate: float = _RATE) -> None:
+    def __init__(self, languages: Sequence[Language], rate: float | None = None) -> None:
         super().__init__(languages, rate)
         self._logits = self._zeros()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,7 +14,6 @@ from hf_meta_adapters.meta.language_weights import LanguageWeights
 
 __all__ = ["Famo"]
 
-_RATE = 0.025
 _PULL = 1e-3
 _LEAST = 1e-3  # of a loss, in nats: the logarithm of less would be all that counts
 _MEAN, _SQUARE, _EPSILON = 0.9, 0.999, 1e-8
@@ -53,7 +53,9 @@ class Famo(LanguageWeights):
         {'en': 0.667, 'sw': 0.333}
     """
 
-    def __init__(self, languages: Sequence[Language], rate: float = _RATE) -> None:
+    usual_rate: ClassVar[float] = 0.025
+
+    def __init__(self, languages: Sequence[Language], rate: float | None = None) -> None:
         super().__init__(languages, rate)
         self._logits = self._zeros()
         self._logarithms = torch.full_like(self._logits, torch.nan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_meta_adapters._typing import Language
+from hf_meta_adapters.errors import ConfigurationError
 
 __all__ = ["LanguageWeights"]
 
@@ -24,15 +26,26 @@ class LanguageWeights(ABC):
 
     Args:
         languages: The languages of the model.
-        rate: The step size of the logits.
+        rate: The step size of the logits; `None` for `usual_rate`.
+
+    Raises:
+        ConfigurationError: If the rate is not positive.
     """
 
     compares: ClassVar[bool] = False
     """Whether gradients have to be compared with the validation gradient v."""
+    usual_rate: ClassVar[float]
+    """The default of the rate."""
 
-    def __init__(self, languages: Sequence[Language], rate: float) -> None:
+    def __init__(self, languages: Sequence[Language], rate: float | None = None) -> None:
         self.languages = tuple(languages)
-        self.rate = rate
+        self.rate = self.usual_rate if rate is None else rate
+        if not 0 < self.rate < math.inf:
+            raise ConfigurationError(
+                "The step size of learned weights must be a positive number. Found"
+                f" {self.rate!r}. Leave `language_weights_rate` out for {self.usual_rate}, or use"
+                ' `language_weights="uniform"`.'
+            )
 
     def weights(self) -> dict[Language, float]:
         """w_l of every language; they sum to 1."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from hf_meta_adapters.steps.meta_step import meta_step
 from hf_meta_adapters.training._adapter_snapshot import AdapterSnapshot
 from hf_meta_adapters.training._apply_gradients import Gradients, apply_gradients, skip_step
 from hf_meta_adapters.training._finite_check import check_finite
+from hf_meta_adapters.training._language_weighting import LanguageWeighting
 from hf_meta_adapters.training._loss_choice import choose_loss
 from hf_meta_adapters.training._next_step import NextStep
 from hf_meta_adapters.training._optimizer_groups import adapter_parameters, unwrapped
@@ -27,6 +29,7 @@ from hf_meta_adapters.training._progress import Progress
 from hf_meta_adapters.training._self_check import SelfCheck
 from hf_meta_adapters.training._step_at_hand import Evaluation, StepAtHand, VirtualStep
 from hf_meta_adapters.training._step_log import StepLog
+from hf_meta_adapters.training._weight_arguments import learned_weights
 from hf_meta_adapters.training._weight_check import check_trained
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 
@@ -66,6 +69,14 @@ class OuterStep:
         """Which setting of the meta-gradient is in use."""
         self.next_step = NextStep(args, sharded=sharded)
         """Takes the steps of `lookahead="next"`."""
+        learned = learned_weights(
+            model,
+            args.language_weights,
+            args.language_weights_rate,
+            takes_meta=takes_meta,
+            sharded=sharded,
+        )
+        self._weighting = LanguageWeighting(learned)
 
     def __call__(self, step: StepAtHand) -> Tensor:
         """Compute the gradients and assign them; alternating updates have moved φ by then.
@@ -99,10 +110,24 @@ class OuterStep:
         if all(parameter.grad is None for parameter in step.model.parameters()):
             skip_step(step.model, step.scaler)
 
+        for name, weight in self._weighting.logs(gradients).items():
+            self._log.add_value(name, weight)
+        self._weighting.learn(gradients)
         self._log.add(gradients)
         self._count_labels(step, gradients, "train")
         losses = list(gradients.train_loss.values())
         return torch.stack(losses).mean() if losses else torch.tensor(float("nan"))
+
+    def save(self, folder: Path) -> None:
+        """Write what the next step depends on to a checkpoint."""
+        self.next_step.save(folder)
+        if self._args.process_index == 0:
+            self._weighting.save(folder)
+
+    def load(self, folder: Path) -> None:
+        """Read what a checkpoint has for the next step."""
+        self.next_step.load(folder)
+        self._weighting.load(folder, self._args.device)
 
     @property
     def _skippable(self) -> int:
@@ -113,6 +138,7 @@ class OuterStep:
         self, step: StepAtHand, error: NonFiniteLossError, before: AdapterSnapshot | None
     ) -> None:
         """Skip the step at hand, or raise the error where no step may be skipped."""
+        self._weighting.forget()
         if _is_overflow(step, error):
             # Not a fault of the run: the scaler sees an infinite gradient and lowers its scale.
             self.next_step.forget()
@@ -159,6 +185,7 @@ class OuterStep:
         # One pass serves θ and φ, or φ moves first and the training pass sees the new φ.
         if takes_meta and self._args.update_order == "simultaneous":
             gradients: Gradients = self._meta_gradients(step)
+            self._weighting.note(gradients)
             self._count_labels(step, gradients, "meta")
         else:
             if takes_meta:
@@ -167,6 +194,7 @@ class OuterStep:
                 step.model,
                 step.batches["train"],
                 languages_per_pass=self._args.languages_per_pass,
+                step_weights=self._weighting.of_step(),
                 **self._evaluation(step),
             )
 
@@ -184,6 +212,7 @@ class OuterStep:
             lacking.update(gradients.without_loss.get("meta", ()))
             check_finite(gradients, step.number, self._args.output_dir)
             self._log.add(gradients, losses=False)
+            self._weighting.note(gradients)
 
             # Without `.grad`, θ is left alone by the optimizer: no step, no momentum, no decay.
             apply_gradients(step.model, gradients, "meta", shared=False)
@@ -235,6 +264,7 @@ class OuterStep:
             train_gradients="train" in self._args.adapter_update,
             languages_per_pass=languages_per_pass,
             seed=(self._args.seed << 32) + step.number,
+            step_weights=self._weighting.of_step(compared=languages is None),
             **self._virtual_step(step),
             **self._evaluation(step),
             **asdict(options),

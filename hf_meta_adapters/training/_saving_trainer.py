@@ -152,7 +152,7 @@ class SavingTrainer(GuardedTrainer):
     def _write_run(self, folder: Path) -> None:
         super()._write_run(folder)
         if not self.args.save_only_model:
-            self._outer_step.next_step.save(folder)
+            self._outer_step.save(folder)
 
     def _checkpoint_record(self) -> CheckpointRecord:
         return {
@@ -197,6 +197,6 @@ class SavingTrainer(GuardedTrainer):
             super()._load_optimizer_and_scheduler(checkpoint)
 
         self.progress.load_state_dict(record["progress"])
-        self._outer_step.next_step.load(Path(checkpoint))
+        self._outer_step.load(Path(checkpoint))
         if record.get("evaluation_due", False):
             self._due_from = checkpoint

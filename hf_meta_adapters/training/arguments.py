@@ -154,6 +154,13 @@ class MetaAdapterTrainingArguments(TrainingArguments):
         sampling_max_epochs: How often `"unimax"`, which needs it, reads the rows of a language at
             most in the run.
         sampling_end_alpha: α at the end of `"cooldown"`; `None` for 1.
+        language_weights: How much the training loss of each language counts in the update of θ:
+            `"uniform"` (the mean), `"alignment"` (more if its gradient agrees with the gradient v
+            of the validation losses; see `Alignment`), or `"famo"` (such that all losses fall at
+            the same rate; see `Famo`). The weights sum to 1 in a step, and are logged as
+            `weight_<language>`. Those of `meta_languages` are weights of validation losses.
+        language_weights_rate: The step size of learned weights; `None` for 0.01 with `"alignment"`
+            and 0.025 with `"famo"`.
         fidelity_check_steps: Compare the meta-gradient with the exact one every so many steps, on a
             few rows; 0 for never. The cosine is logged as `meta_fidelity`.
         min_fidelity: The least cosine: below it the run continues with a safer setting (a
@@ -211,6 +218,8 @@ class MetaAdapterTrainingArguments(TrainingArguments):
     sampling_alpha: float = option(DEFAULT_ALPHA, "α of q_l ∝ n_l^α.")
     sampling_max_epochs: float | None = option(None, 'Most passes over a language, "unimax".')
     sampling_end_alpha: float | None = option(None, 'The last α, "cooldown"; none for 1.')
+    language_weights: str = option("uniform", '"uniform", "alignment" or "famo".')
+    language_weights_rate: float | None = option(None, "Step size of learned weights.")
     fidelity_check_steps: int = option(500, "Steps between comparisons with the exact one.")
     min_fidelity: float = option(0.9, "The least cosine to the exact meta-gradient.")
     skip_nonfinite_steps: int = option(0, "Non-finite steps that may be skipped in a run.")

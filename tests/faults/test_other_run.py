@@ -225,6 +225,11 @@ OTHER_ARGUMENTS = {
         {"sampling": "cooldown", "sampling_end_alpha": 0.9, "languages_per_step": 2},
         "was None and is 0.9",
     ),
+    "language_weights": ({"language_weights": "famo"}, "was 'uniform' and is 'famo'"),
+    "language_weights_rate": (
+        {"language_weights": "famo", "language_weights_rate": 0.5},
+        "was None and is 0.5",
+    ),
     "label_smoothing_factor": ({"label_smoothing_factor": 0.1}, "was 0.0 and is 0.1"),
     "label_names": ({"label_names": ["labels"]}, r"was None and is \['labels'\]"),
     "remove_unused_columns": ({"remove_unused_columns": False}, "was True and is False"),

@@ -163,6 +163,21 @@ RESUMED = {
         },
         {},
     ),
+    "FAMO, some languages": (
+        3,
+        {"language_weights": "famo", "adapter_update": "train", "languages_per_step": 2},
+        {},
+    ),
+    "weights by alignment, meta-gradients now and then": (
+        3,
+        {"language_weights": "alignment", "language_weights_rate": 0.5, "meta_every": 2},
+        {},
+    ),
+    "weights by alignment, alternating": (
+        2,
+        {"language_weights": "alignment", "preset": "paper"},
+        {},
+    ),
     "joint": (3, {}, {"config": None}),
     "shared adapter": (3, {}, {"share_adapter": True}),
     "streaming": (3, {"train_dataset": streams, "meta_dataset": streams}, {}),

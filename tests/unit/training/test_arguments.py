@@ -40,6 +40,8 @@ METHOD = {
     "sampling_alpha": 0.7,
     "sampling_max_epochs": None,
     "sampling_end_alpha": None,
+    "language_weights": "uniform",
+    "language_weights_rate": None,
     "fidelity_check_steps": 500,
     "min_fidelity": 0.9,
     "skip_nonfinite_steps": 0,

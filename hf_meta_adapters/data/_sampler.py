@@ -16,6 +16,7 @@ from hf_meta_adapters.data._schedule import language_schedule
 from hf_meta_adapters.data._whole_numbers import check_whole_number
 from hf_meta_adapters.data.key import Key, Role
 from hf_meta_adapters.data.row_lengths import Lengths
+from hf_meta_adapters.data.sampling_plan import SamplingPlan
 from hf_meta_adapters.data.shared_rows import SharedRows
 from hf_meta_adapters.data.step_partition import StepPartition
 from hf_meta_adapters.data.temperature import apportion, temperature_distribution
@@ -35,7 +36,8 @@ class LanguageBatchSampler(Sampler[list[Key]]):
     with k of the L languages each, language l is in exactly c_l steps, where the c_l are T · k ·
     q_l rounded so that they sum to T · k, between 1 and T each (`temperature_distribution`,
     `apportion`, `language_schedule`). If T · k < L, no epoch has room for every language, and the
-    counts hold over ⌈L / (T · k)⌉ epochs. With all languages in every step q plays no part.
+    counts hold over ⌈L / (T · k)⌉ epochs. With all languages in every step q plays no part. A plan
+    of a whole run (`UniMax`, `Cooldown`) has counts of its own, which are as exact.
 
     Every role of every language has its own endless stream of rows, one permutation of all rows
     after the other (`RowStream`); where meta rows are training rows, both roles of a language
@@ -55,7 +57,8 @@ class LanguageBatchSampler(Sampler[list[Key]]):
         languages_per_step: k; `None` for all.
         alpha: The exponent α of the temperature: q_l ∝ n_l^α.
         sampling_weights: q_l up to a factor, in place of n_l^α. Where it is `None` and a size is
-            unknown, all languages are taken equally often.
+            unknown, all languages are taken equally often. Or a plan of the whole run, `UniMax` or
+            `Cooldown`, to which α means nothing.
         seed: The seed.
         steps_per_epoch: T, in optimizer steps; `None` for as many as show Σ n_l rows (in either
             role, where meta rows are training rows). Required if training data stream.
@@ -87,7 +90,7 @@ class LanguageBatchSampler(Sampler[list[Key]]):
         meta_batch_size: int | None = None,
         languages_per_step: int | None = None,
         alpha: float = 0.7,
-        sampling_weights: Mapping[Language, float] | None = None,
+        sampling_weights: Mapping[Language, float] | SamplingPlan | None = None,
         seed: int = 0,
         steps_per_epoch: int | None = None,
         partition: StepPartition | None = None,
@@ -100,7 +103,10 @@ class LanguageBatchSampler(Sampler[list[Key]]):
         elif meta_sizes is not None:
             self._sizes["meta"] = meta_sizes
         self._meta_in_every_step = meta_in_every_step
-        _check_sizes(self._sizes, sampling_weights, meta_may_differ=meta_in_every_step)
+        plan, weights = None, sampling_weights
+        if isinstance(weights, SamplingPlan):
+            plan, weights = weights, None
+        _check_sizes(self._sizes, weights, meta_may_differ=meta_in_every_step)
 
         # Rows of one process and one micro-step.
         if meta_batch_size is None:
@@ -125,12 +131,14 @@ class LanguageBatchSampler(Sampler[list[Key]]):
         self._seed, self._epoch = seed, 0
         self._steps = self._epoch_length(steps_per_epoch)
 
-        # Where one epoch has no room for every language, exact counts hold over a cycle of epochs.
-        self._cycle = ceil(len(languages) / (self._steps * self._languages_per_step))
-        weights = sampling_weights
-        if weights is None:
-            weights = _weights(train_sizes, alpha)
-        self._counts = self._counts_per_cycle(languages, weights)
+        # Exact counts hold over a cycle, which has one part or several.
+        if plan is not None:
+            self._parts = self._planned(plan)
+        else:
+            if weights is None:
+                weights = _weights(train_sizes, alpha)
+            self._parts = [self._counts_per_cycle(languages, weights)]
+        self._counts = {key: sum(part[key] for part in self._parts) for key in languages}
 
         # Each has its own seed: adding a language does not reorder the rows of the others.
         self._streams: dict[tuple[Role, Language], RowStream] = {}
@@ -200,21 +208,26 @@ class LanguageBatchSampler(Sampler[list[Key]]):
 
         The dict of visits is updated in place as the walk goes on.
         """
-        cycle, epoch_in_cycle = divmod(epoch, self._cycle)
-        skipped = epoch_in_cycle * self._steps
+        steps = sum(self._counts.values()) // self._languages_per_step
+        cycle, skipped = divmod(epoch * self._steps, steps)
 
         # Every cycle holds exactly the same counts, so whole cycles need not be replayed.
         visits = {key: cycle * count for key, count in self._counts.items()}
         while True:
-            seed = (self._seed, "schedule", cycle)
-            schedule = language_schedule(self._counts, self._languages_per_step, seed=seed)
-            for step, languages in enumerate(schedule):
+            for step, languages in enumerate(self._schedule(cycle)):
                 if step >= skipped:
                     yield languages, visits
                 for key in languages:
                     visits[key] += 1
 
             cycle, skipped = cycle + 1, 0
+
+    def _schedule(self, cycle: int) -> Iterator[list[Language]]:
+        """The languages of each optimizer step of a cycle."""
+        for number, counts in enumerate(self._parts):
+            # The seed of the first part is that of a cycle of one part.
+            seed = (self._seed, "schedule", cycle, *([number] if number else []))
+            yield from language_schedule(counts, self._languages_per_step, seed=seed)
 
     def _keys(
         self, languages: Sequence[Language], visits: Mapping[Language, int], micro_step: int
@@ -272,22 +285,36 @@ class LanguageBatchSampler(Sampler[list[Key]]):
 
         # As many steps as show the rows of all languages, each once if it is sampled by its size.
         rows = sum(size or 0 for size in sizes.values())
-        per_step = self.rows_per_step("train")
+        return ceil(rows / (self._languages_per_step * self._rows_per_visit()))
+
+    def _rows_per_visit(self) -> int:
+        """Rows of a language's training text that an optimizer step reads, in either role."""
         if self._shared is not None:
-            per_step = self._shared.total
-        return ceil(rows / (self._languages_per_step * per_step))
+            return self._shared.total
+        return self.rows_per_step("train")
 
     def _counts_per_cycle(
         self, languages: Sequence[Language], weights: Mapping[Language, float]
     ) -> dict[Language, int]:
         """Return c_l: in how many steps of a cycle each language is."""
         # Exact counts, not independent draws: by chance, a rare language could miss an epoch.
-        steps = self._cycle * self._steps
+        # Where one epoch has no room for every language, a cycle is several epochs.
+        steps = ceil(len(languages) / (self._steps * self._languages_per_step)) * self._steps
         return apportion(
             steps * self._languages_per_step,
             {key: weights[key] for key in languages},
             minimum=1,
             maximum=steps,
+        )
+
+    def _planned(self, plan: SamplingPlan) -> list[dict[Language, int]]:
+        """The same of each part of a run, which is then the cycle."""
+        return plan.parts(
+            self._sizes["train"],
+            steps_per_epoch=self._steps,
+            languages_per_step=self._languages_per_step,
+            rows=self._rows_per_visit(),
+            whole_steps=self._shared is not None,
         )
 
 

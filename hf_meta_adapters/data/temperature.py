@@ -47,7 +47,11 @@ def temperature_distribution(sizes: Mapping[Language, int], alpha: float) -> dic
 
 
 def apportion(
-    total: int, weights: Mapping[Language, float], *, minimum: int = 0, maximum: int | None = None
+    total: int,
+    weights: Mapping[Language, float | Fraction],
+    *,
+    minimum: int = 0,
+    maximum: int | None = None,
 ) -> dict[Language, int]:
     """Round total · w_l / Σ w to whole numbers that sum to `total`, by largest remainders.
 
@@ -86,7 +90,7 @@ def apportion(
 
     # Fractions: with floats, ties and large totals would be decided by rounding errors.
     exact = {key: Fraction(weight) for key, weight in weights.items()}
-    shares = _bounded_shares(total, exact, minimum, highest)
+    shares = bounded_shares(total, exact, minimum, highest)
 
     # `sorted` is stable, so ties go to the language that comes first.
     counts = {key: int(share) for key, share in shares.items()}
@@ -97,10 +101,20 @@ def apportion(
     return counts
 
 
-def _bounded_shares(
+def bounded_shares(
     total: int, weights: Mapping[Language, Fraction], low: int, high: int
 ) -> dict[Language, Fraction]:
-    """Real shares of `total` in proportion to the weights, within the bounds."""
+    """Compute real shares of `total` in proportion to the weights, within bounds.
+
+    Args:
+        total: The number to share out.
+        weights: w_l ≥ 0.
+        low: The smallest share.
+        high: The largest share.
+
+    Returns:
+        The shares, which sum to `total` if the bounds admit it.
+    """
     fixed: dict[Language, Fraction] = {}
 
     while free := {key: weight for key, weight in weights.items() if key not in fixed}:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, metadata, version
 
@@ -117,14 +117,33 @@ def _training(family: Family) -> Iterator[str]:
         rows = [[f"`{cell(name)}`", cell(value)] for name, value in options]
         yield markdown_table(["setting", "value"], rows)
 
-        # Earlier versions called α a temperature, which elsewhere is T = 1/α.
-        for alpha in ("sampling_alpha", "sampling_temperature"):
-            if alpha in dict(options):
-                yield f"Languages are sampled by q_l ∝ n_l^α, where α is `{alpha}`."
+        yield from _sampling(dict(options))
 
     seconds = number(family.details.get("train_runtime"))
     if seconds is not None:
         yield f"Training took {seconds:,.0f} seconds."
+
+
+def _sampling(options: Mapping[str, str]) -> Iterator[str]:
+    """What the settings of sampling mean."""
+    sampling = options.get("sampling", "temperature")
+    if sampling == "unimax":
+        yield (
+            "Languages are sampled equally often, but no row more than `sampling_max_epochs` times"
+            " (UniMax)."
+        )
+    if sampling == "cooldown":
+        yield (
+            "Languages are sampled by q_l ∝ n_l^α, where α rises from `sampling_alpha` to"
+            f" {options.get('sampling_end_alpha', '1')} in the course of the run (Cooldown)."
+        )
+    if sampling != "temperature":
+        return
+
+    # Earlier versions called α a temperature, which elsewhere is T = 1/α.
+    for alpha in ("sampling_alpha", "sampling_temperature"):
+        if alpha in options:
+            yield f"Languages are sampled by q_l ∝ n_l^α, where α is `{alpha}`."
 
 
 def _versions(family: Family) -> Iterator[str]:

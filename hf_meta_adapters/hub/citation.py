@@ -32,6 +32,12 @@ _ADAPTER_HUB_CLASSES: dict[str, tuple[str, ...]] = {
     "IA3Config": (_IA3,),
     "PrefixTuningConfig": (_PREFIX_TUNING,),
 }
+_SAMPLING = {
+    "temperature": "conneau-lample-2019-cross",
+    "unimax": "chung-etal-2023-unimax",
+    "cooldown": "li-etal-2025-upsample",
+}
+_WEIGHTS = {"alignment": "fan-etal-2024-doge", "famo": "liu-etal-2023-famo"}
 
 
 # The objects that `citation` takes belong to layers above this one, and to libraries that only
@@ -72,6 +78,8 @@ class _MetaGradientSettings(Protocol):
 class _TrainingSettings(Protocol):
     adapter_update: str
     languages_per_step: int | None
+    sampling: str
+    language_weights: str
 
 
 def citation(*used: object) -> str:
@@ -147,7 +155,9 @@ def _keys_of_peft(config: _PeftConfig) -> Iterator[str]:
 def _keys_of_settings(settings: _MetaGradientSettings) -> Iterator[str]:
     if isinstance(settings, _TrainingSettings):
         if settings.languages_per_step is not None:
-            yield "conneau-lample-2019-cross"
+            yield _SAMPLING[settings.sampling]
+        if settings.language_weights in _WEIGHTS:
+            yield _WEIGHTS[settings.language_weights]
 
         # Joint training of adapters takes no meta-gradient, whatever the estimator is set to.
         if settings.adapter_update == "train":

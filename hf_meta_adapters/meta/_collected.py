@@ -12,6 +12,7 @@ from hf_meta_adapters._typing import Language
 from hf_meta_adapters.meta._combination import Combination
 from hf_meta_adapters.meta._problem import Problem
 from hf_meta_adapters.meta._projection import projected
+from hf_meta_adapters.meta._shares import Shares
 from hf_meta_adapters.meta._train_pass import TrainPass
 from hf_meta_adapters.meta._validation_pass import ValidationPass
 from hf_meta_adapters.meta.options import MetaOptions
@@ -30,16 +31,17 @@ class Collected:
 
     Args:
         share: 1/L, of the languages that have a training loss.
-        shared: 1/L Σ_i ∇θ L_i^train.
+        shared: Σ_i w_i ∇θ L_i^train, by default the mean.
         direct: The direct part of each language.
         indirect: The indirect part of each language.
         train: ∇φ_l L_l^train of each language, without the factor 1/L.
         train_loss: L_l^train.
         meta_losses: L_l^val at each θ' where it was evaluated.
-        target: The mean of v over the θ', where θ is projected.
+        target: The mean of v over the θ', where θ is projected or v is wanted.
         combination: What puts the update of θ together, where that is not the mean.
         update: What it has put together.
         weights: With which weights.
+        products: ⟨∇θ L_l^train, v⟩ with v of an earlier step, where they are compared.
     """
 
     share: float
@@ -53,12 +55,13 @@ class Collected:
     combination: Combination | None = None
     update: Vector | None = None
     weights: dict[Language, Tensor] = field(default_factory=dict)
+    products: dict[Language, Tensor] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, problem: Problem) -> Collected:
         """Nothing yet."""
         target: Vector | None = None
-        if problem.options.shared_update == "project":
+        if problem.options.shared_update == "project" or problem.shares.keep_validation:
             target = absent(problem.shared)
 
         return cls(
@@ -80,9 +83,13 @@ class Collected:
             train: The pass of this process.
             shared_gradient: ∇θ L_key^train, summed over processes already.
         """
-        add_(self.shared, shared_gradient, self.share)
+        add_(self.shared, shared_gradient, problem.shares.of[key])
         if self.combination is not None:
             self.combination.add(key, shared_gradient)
+
+        product = problem.shares.product(shared_gradient, train.value)
+        if product is not None:
+            self.products[key] = product
 
         value: Vector = [train.value]
         groups: list[tuple[Vector, Sequence[Tensor]]] = [(value, [train.value])]
@@ -116,6 +123,7 @@ class Collected:
         language: Mapping[Language, Sequence[str]],
         options: MetaOptions,
         without_loss: dict[str, tuple[Language, ...]],
+        shares: Shares,
     ) -> MetaGradients:
         """Put the names back, and the weights of the languages where they were left out.
 
@@ -124,6 +132,7 @@ class Collected:
             language: The names of φ of each language whose meta-gradient was taken.
             options: How the parts are put together.
             without_loss: Role → the languages that have no loss in it.
+            shares: The weight of each language in the gradient of θ.
 
         Returns:
             The result of the outer step.
@@ -140,7 +149,7 @@ class Collected:
                 meta_loss[key] = torch.stack(values).mean()
 
         update, removed = self.update or self.shared, None
-        if self.target is not None:
+        if self.target is not None and options.shared_update == "project":
             groups = options.shared_update_groups
             update, removed = projected(self.shared, self.target, shared, groups)
 
@@ -151,6 +160,7 @@ class Collected:
                 self.train_loss,
                 without_loss=without_loss,
                 weights=self.weights,
+                alignment=shares.alignment(self.products, self.shared),
             ),
             language,
             self.direct,
@@ -158,4 +168,7 @@ class Collected:
             meta_loss=meta_loss,
             size=options.indirect_size(),
         )
-        return replace(result, removed=removed)
+        validation = None
+        if self.target is not None and shares.keep_validation:
+            validation = named(shared, self.target)
+        return replace(result, removed=removed, validation=validation)

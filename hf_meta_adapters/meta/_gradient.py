@@ -22,7 +22,13 @@ from hf_meta_adapters.meta._anchor import anchored
 from hf_meta_adapters.meta._combining import combining
 from hf_meta_adapters.meta._differentiating import differentiating
 from hf_meta_adapters.meta._inner_optimizer import InnerOptimizer
-from hf_meta_adapters.meta._inputs import check_inputs, check_surgery, every_parameter
+from hf_meta_adapters.meta._inputs import (
+    check_inputs,
+    check_one_weighing,
+    check_surgery,
+    check_validation,
+    every_parameter,
+)
 from hf_meta_adapters.meta._lookahead_per_language import per_language_lookahead
 from hf_meta_adapters.meta._lookahead_shared import shared_lookahead
 from hf_meta_adapters.meta._problem import Problem
@@ -32,6 +38,7 @@ from hf_meta_adapters.meta._sgd import SGD
 from hf_meta_adapters.meta._validation_weights import validation_weights
 from hf_meta_adapters.meta.options import OuterStepKeywords, outer_step_settings
 from hf_meta_adapters.meta.result import MetaGradients
+from hf_meta_adapters.meta.step_weights import shares_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -99,6 +106,8 @@ def meta_gradient(
             which has the size of all φ.
             `surgery`: a `Surgery`, the same in every step, makes `.shared` a weighted sum of the
             training gradients in place of their mean; the virtual step stays as it is.
+            `step_weights`: weights of the training losses in `.shared` (`StepWeights`); by default,
+            the mean.
 
     Returns:
         The gradients, their parts, the losses and the meter. With `for_languages` and
@@ -123,6 +132,8 @@ def meta_gradient(
     settings = outer_step_settings(**options)
     chosen = settings.options
     check_surgery(settings, for_languages)
+    check_one_weighing(settings.surgery, settings.step_weights)
+    check_validation(settings.step_weights, chosen)
     device = check_inputs(train_losses, meta_losses, shared, language, chosen)
 
     theta = list(shared.values())
@@ -147,6 +158,7 @@ def meta_gradient(
         of=len(train_losses),
         summed=True,
     )
+    shares = shares_of(settings.step_weights, shared, with_loss(train_losses))
 
     with differentiating(every_parameter(shared, language), loss_scale) as differentiate:
         problem = Problem(
@@ -163,6 +175,7 @@ def meta_gradient(
             differentiate=differentiate,
             reduce=reduce,
             combination=combination,
+            shares=shares,
         )
 
         # The anchor is the inner context: θ is back before anything else is put back.
@@ -171,4 +184,4 @@ def meta_gradient(
         collected = collected.combined(problem)
 
     names = {key: list(language[key]) for key in targets}
-    return collected.result(list(shared), names, chosen, lacking)
+    return collected.result(list(shared), names, chosen, lacking, shares)

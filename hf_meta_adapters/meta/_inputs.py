@@ -10,6 +10,8 @@ from torch import Tensor
 from hf_meta_adapters._typing import Language, MicroBatches, Parameters
 from hf_meta_adapters.errors import ConfigurationError, LanguageError
 from hf_meta_adapters.meta.options import MetaOptions, OuterStepSettings
+from hf_meta_adapters.meta.step_weights import StepWeights
+from hf_meta_adapters.meta.surgery import Surgery
 from hf_meta_adapters.meta.vectors import is_sharded
 
 
@@ -96,6 +98,15 @@ def check_surgery(settings: OuterStepSettings, for_languages: Sequence[Language]
                 "Gradient surgery weighs the training gradients of all languages of a step. Found"
                 f" {settings.surgery!r} beside {found}. Leave one of the two out."
             )
+
+
+def check_one_weighing(surgery: Surgery | None, weights: StepWeights | None) -> None:
+    """Refuse both gradient surgery and given weights of the languages in the gradient of θ."""
+    if surgery is not None and weights is not None:
+        raise ConfigurationError(
+            "Gradient surgery computes the weights of the languages in the gradient of θ. Found"
+            f" {surgery!r} beside the weights {dict(weights.weights)}. Leave one of the two out."
+        )
 
 
 def check_next_inputs(
@@ -251,3 +262,30 @@ def _cannot_move(obstacle: str) -> ConfigurationError:
         ' own. With `meta_gradient="first_order", lookahead="none"`, φ learns from the held-out'
         " text alone."
     )
+
+
+def check_validation(weights: StepWeights | None, options: MetaOptions) -> None:
+    """Check that v is computed, and kept beside θ, where it is wanted.
+
+    Args:
+        weights: The weights of the languages in a step.
+        options: How the meta-gradient is taken.
+
+    Raises:
+        ConfigurationError: If it is not.
+    """
+    if weights is None or not weights.keep_validation:
+        return
+
+    for found, is_used in (
+        (
+            '`meta_gradient="first_order"`, which does not compute it',
+            options.meta_gradient == "first_order",
+        ),
+        ("`cpu_offload=True`, which moves it to the CPU", options.cpu_offload),
+    ):
+        if is_used:
+            raise ConfigurationError(
+                "Weights by alignment compare training gradients of θ with the validation gradient"
+                f" v. Found {found}. Leave one of the two out."
+            )

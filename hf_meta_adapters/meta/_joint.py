@@ -9,11 +9,12 @@ from torch import Tensor
 from hf_meta_adapters._typing import AllReduce, Language, Loss, MicroBatches, Parameters
 from hf_meta_adapters.meta._combining import combining
 from hf_meta_adapters.meta._differentiating import differentiating
-from hf_meta_adapters.meta._inputs import check_trained, every_parameter
+from hf_meta_adapters.meta._inputs import check_one_weighing, check_trained, every_parameter
 from hf_meta_adapters.meta._reduce import Reduce
 from hf_meta_adapters.meta._replay import listed, replayed, with_loss, without_loss
 from hf_meta_adapters.meta._train_pass import loss_and_gradient
 from hf_meta_adapters.meta.result import JointGradients, named
+from hf_meta_adapters.meta.step_weights import StepWeights, shares_of
 from hf_meta_adapters.meta.surgery import Surgery
 from hf_meta_adapters.meta.vectors import Vector, absent, add_
 
@@ -26,6 +27,7 @@ def joint_gradient(
     all_reduce: AllReduce | None = None,
     loss_scale: Tensor | None = None,
     surgery: Surgery | None = None,
+    step_weights: StepWeights | None = None,
 ) -> JointGradients:
     """Compute the gradient of 1/L Σ_i L_i^train(θ, φ_i) for θ and every φ_i.
 
@@ -42,12 +44,14 @@ def joint_gradient(
             everything that is returned; fp16 needs it.
         surgery: Makes `.shared` a weighted sum in place of the mean, Σ_i w_i ∇θ L_i^train; the same
             object in every step.
+        step_weights: Weights of the losses in the gradient of θ, in place of 1/L.
 
     Returns:
         The gradients and losses.
 
     Raises:
-        ConfigurationError: If a parameter is frozen, or there is no θ for the surgery.
+        ConfigurationError: If a parameter is frozen, there is no θ for the surgery, a language has
+            no weight, or both surgery and weights are given.
 
     Example:
         >>> import torch
@@ -59,6 +63,7 @@ def joint_gradient(
         (2.0, 1.0)
     """
     check_trained(shared, language)
+    check_one_weighing(surgery, step_weights)
 
     theta = list(shared.values())
     phi = {key: list(parameters.values()) for key, parameters in language.items()}
@@ -67,8 +72,10 @@ def joint_gradient(
     trained = with_loss(train_losses)
     share = 1 / max(len(trained), 1)
     combination = combining(surgery, shared, trained, reduce, of=len(train_losses), summed=False)
+    shares = shares_of(step_weights, shared, trained)
     shared_gradient = absent(theta)
     weights: dict[Language, Tensor] = {}
+    products: dict[Language, Tensor] = {}
     gradients: dict[Language, Vector] = {}
     losses: dict[Language, Tensor] = {}
 
@@ -85,9 +92,14 @@ def joint_gradient(
             )
 
             if combination is None:
-                add_(shared_gradient, gradient[: len(theta)], share)
+                add_(shared_gradient, gradient[: len(theta)], shares.of[key])
             else:
                 combination.add(key, gradient[: len(theta)])
+
+            product = shares.product(gradient[: len(theta)], losses[key])
+            if product is not None:
+                products[key] = product
+
             gradients[key] = absent(phi[key])
             add_(gradients[key], gradient[len(theta) :], share)
 
@@ -101,12 +113,12 @@ def joint_gradient(
 
     # One message for everything that is summed over processes. The sums replace the entries in
     # place.
-    values: Vector = list(losses.values())
+    values: Vector = [*losses.values(), *products.values()]
     own = [(shared_gradient, theta)] if combination is None else []
     reduce(
         *own,
         *((gradients[key], phi[key]) for key in gradients),
-        (values, list(losses.values())),
+        (values, [*losses.values(), *products.values()]),
     )
 
     return JointGradients(
@@ -115,4 +127,5 @@ def joint_gradient(
         train_loss=losses,
         without_loss=without_loss(train=train_losses),
         weights=weights,
+        alignment=shares.alignment(products, shared_gradient),
     )

@@ -13,6 +13,7 @@ from hf_meta_adapters.meta._differentiate import Differentiate
 from hf_meta_adapters.meta._inner_optimizer import InnerOptimizer
 from hf_meta_adapters.meta._mixed_product import MixedProduct
 from hf_meta_adapters.meta._reduce import Reduce
+from hf_meta_adapters.meta._shares import Shares
 from hf_meta_adapters.meta._train_pass import TrainPass, loss_and_gradient, train_pass
 from hf_meta_adapters.meta._validation_pass import ValidationPass, validation_pass
 from hf_meta_adapters.meta.options import MetaOptions
@@ -37,6 +38,7 @@ class Problem:
         differentiate: Evaluates and differentiates a loss.
         reduce: Sums over processes.
         combination: What puts the update of θ together, where that is not the mean.
+        shares: The weight of each language in the gradient of θ.
     """
 
     train: Mapping[Language, Sequence[Loss]]
@@ -51,6 +53,7 @@ class Problem:
     weights: Mapping[Language, Mapping[Language, float]]
     differentiate: Differentiate
     reduce: Reduce
+    shares: Shares
     combination: Combination | None = None
 
     @property

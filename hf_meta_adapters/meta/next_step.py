@@ -20,8 +20,9 @@ from hf_meta_adapters.meta._kept_pass import KeptPass
 from hf_meta_adapters.meta._optimizer_derivative import check_optimizer
 from hf_meta_adapters.meta._problem import Problem
 from hf_meta_adapters.meta._reduce import Reduce
-from hf_meta_adapters.meta._replay import Replay, replayed, without_loss
+from hf_meta_adapters.meta._replay import Replay, replayed, with_loss, without_loss
 from hf_meta_adapters.meta._sgd import SGD
+from hf_meta_adapters.meta._shares import Shares
 from hf_meta_adapters.meta._train_pass import TrainPass
 from hf_meta_adapters.meta.kept_step import KeptStep
 from hf_meta_adapters.meta.options import MetaOptionKeywords, meta_options
@@ -139,6 +140,7 @@ def next_step_gradient(
             weights={},
             differentiate=differentiate,
             reduce=Reduce(all_reduce),
+            shares=Shares.equal(with_loss(train_losses)),
         )
 
         collected = Collected.empty(problem)
@@ -151,7 +153,7 @@ def next_step_gradient(
     now.watch(optimizer, theta, collected.shared)
     names = {key: list(language[key]) for key in collected.direct}
     lacking = without_loss(train=train_losses)
-    result = collected.result(list(shared), names, chosen, lacking)
+    result = collected.result(list(shared), names, chosen, lacking, problem.shares)
     return replace(result, kept=now)
 
 

@@ -17,6 +17,7 @@ from hf_meta_adapters.meta._indirect_size import IndirectSize, Scope
 from hf_meta_adapters.meta._meta_languages import MetaLanguages, named_weights
 from hf_meta_adapters.meta._mixed_product import MixedProduct
 from hf_meta_adapters.meta._projection import Groups
+from hf_meta_adapters.meta.step_weights import StepWeights
 from hf_meta_adapters.meta.surgery import Surgery
 from hf_meta_adapters.meta.weightings import METHODS
 
@@ -278,6 +279,7 @@ class OuterStepKeywords(MetaOptionKeywords, total=False):
     seed: int
     train_gradients: bool
     surgery: Surgery | None
+    step_weights: StepWeights | None
 
 
 @dataclass(frozen=True)
@@ -289,12 +291,14 @@ class OuterStepSettings:
         seed: The seed of the draw of languages.
         train_gradients: Whether the training gradients of φ are returned too.
         surgery: What weighs the training gradients of θ; `None` for the mean.
+        step_weights: The weights of the languages in the gradient of θ; `None` for the mean.
     """
 
     options: MetaOptions
     seed: int
     train_gradients: bool
     surgery: Surgery | None = None
+    step_weights: StepWeights | None = None
 
 
 PRESETS: dict[str, dict[str, str]] = {
@@ -346,6 +350,7 @@ def outer_step_settings(
     seed: int = 0,
     train_gradients: bool = True,
     surgery: Surgery | None = None,
+    step_weights: StepWeights | None = None,
     **keywords: Unpack[MetaOptionKeywords],
 ) -> OuterStepSettings:
     """Check the keyword arguments of an outer step, and fill in their defaults.
@@ -355,6 +360,7 @@ def outer_step_settings(
         seed: The seed of the draw of languages.
         train_gradients: Whether the training gradients of φ are returned too.
         surgery: What weighs the training gradients of θ; `None` for the mean.
+        step_weights: The weights of the languages in the gradient of θ; `None` for the mean.
         **keywords: As for `meta_options`.
 
     Returns:
@@ -363,7 +369,8 @@ def outer_step_settings(
     Raises:
         ConfigurationError: As by `meta_options`.
     """
-    return OuterStepSettings(meta_options(preset, **keywords), seed, train_gradients, surgery)
+    options = meta_options(preset, **keywords)
+    return OuterStepSettings(options, seed, train_gradients, surgery, step_weights)
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

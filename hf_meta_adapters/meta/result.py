@@ -26,13 +26,15 @@ class JointGradients:
 
     Args:
         shared: 1/L Σ_i ∇θ L_i^train(θ, φ_i), by parameter name; parameters on which no loss depends
-            are absent.
+            are absent. With `StepWeights`, their weights in place of 1/L.
         train: 1/L ∇φ_l L_l^train(θ, φ_l), by parameter name.
         train_loss: L_l^train(θ, φ_l), 0-d.
         without_loss: `"train"` or `"meta"` → the languages that had no loss in this role, because
             none of their rows had a label.
         weights: With gradient surgery, L · w_l of each language in `shared` = Σ_l w_l ∇θ L_l^train,
             0-d: 1 as in the mean; the mean over the layers where each has weights of its own.
+        alignment: ⟨∇θ L_l^train, v⟩ / (‖shared‖ ‖v‖), 0-d, where `StepWeights` has a v to compare
+            with; otherwise empty.
     """
 
     shared: NamedGradient
@@ -40,6 +42,7 @@ class JointGradients:
     train_loss: dict[Language, Tensor]
     without_loss: dict[str, tuple[Language, ...]] = field(default_factory=dict, kw_only=True)
     weights: dict[Language, Tensor] = field(default_factory=dict, kw_only=True)
+    alignment: dict[Language, Tensor] = field(default_factory=dict, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class MetaGradients(JointGradients):
         train_loss: As in `JointGradients`.
         without_loss: As in `JointGradients`.
         weights: As in `JointGradients`.
+        alignment: As in `JointGradients`.
         direct: The direct part of the meta-gradient of each φ_l, by parameter name: w_ll ∇φ_l
             L_l^val(θ', φ_l).
         indirect: The indirect part: −β ∇φ_l ⟨Δ(∇θ L_l^train(θ, φ_l)), v⟩.
@@ -60,6 +64,7 @@ class MetaGradients(JointGradients):
         language_meter: The meta-signal of each language.
         removed: ‖removed‖ / ‖g‖, how much of the mean training gradient of θ was removed under
             `shared_update="project"`, 0-d; `None` otherwise.
+        validation: v, by parameter name, where `StepWeights` asks for it.
         kept: What `lookahead="next"` needs of this step in the next one.
     """
 
@@ -69,6 +74,7 @@ class MetaGradients(JointGradients):
     meter: MetaSignal
     language_meter: dict[Language, MetaSignal]
     removed: Tensor | None = None
+    validation: NamedGradient | None = None
     kept: KeptStep | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -127,6 +133,7 @@ def with_meta_gradients(
         train_loss=joint.train_loss,
         without_loss=joint.without_loss,
         weights=joint.weights,
+        alignment=joint.alignment,
         direct={key: named(names[key], direct[key]) for key in direct},
         indirect={key: named(names[key], used[key]) for key in direct},
         meta_loss=meta_loss,

@@ -11,6 +11,7 @@ from torch import Tensor
 from hf_meta_adapters._typing import Batch, Language, Loss, Parameters
 from hf_meta_adapters.errors import ConfigurationError, DataError, check_known_language
 from hf_meta_adapters.meta import SGD, Adam, InnerOptimizer
+from hf_meta_adapters.meta.step_weights import StepWeights
 from hf_meta_adapters.meta.surgery import Surgery
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps._batch_losses import batch_losses
@@ -95,22 +96,28 @@ def check_batches(model: LanguageAdapterModel, *roles: Mapping[Language, Batches
                 _check_tokens(key, batch)
 
 
-def check_separate(surgery: Surgery | None, languages_per_pass: int) -> None:
+def check_separate(
+    surgery: Surgery | None, weights: StepWeights | None, languages_per_pass: int
+) -> None:
     """Check that each language has a gradient of its own where gradients are weighed.
 
     Args:
         surgery: What weighs them, if something does.
+        weights: The weights of the languages, if they are given.
         languages_per_pass: How many languages share a forward pass.
 
     Raises:
         ConfigurationError: If several languages share a pass.
     """
-    if surgery is not None and languages_per_pass != 1:
-        raise ConfigurationError(
-            "Gradient surgery weighs the gradients of single languages. Found"
-            f" `languages_per_pass={languages_per_pass}`, whose languages share a gradient, beside"
-            f" {surgery!r}. Leave `languages_per_pass` out."
-        )
+    for rule, found in (
+        ("Gradient surgery weighs the gradients of single languages.", surgery),
+        ("Weights of languages need a pass of each language.", weights),
+    ):
+        if found is not None and languages_per_pass != 1:
+            raise ConfigurationError(
+                f"{rule} Found `languages_per_pass={languages_per_pass}`, whose languages share a"
+                f" gradient, beside {found!r}. Use `languages_per_pass=1`, or leave the other out."
+            )
 
 
 def _check_tokens(key: Language, batch: Batch) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hf_meta_adapters._typing import AllReduce, Autocast, Language
 from hf_meta_adapters.meta import JointGradients, joint_gradient
+from hf_meta_adapters.meta.step_weights import StepWeights
 from hf_meta_adapters.meta.surgery import Surgery
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps._batch_losses import batch_losses
@@ -29,6 +30,7 @@ def joint_step(
     loss_scale: Tensor | None = None,
     languages_per_pass: int = 1,
     surgery: Surgery | None = None,
+    step_weights: StepWeights | None = None,
 ) -> JointGradients:
     """Compute the gradient of joint training, 1/L Σ_l L_l^train(θ, φ_l), for θ and every φ_l.
 
@@ -41,6 +43,7 @@ def joint_step(
         loss_scale: As for `meta_step`.
         languages_per_pass: As for `meta_step`.
         surgery: As for `meta_step`.
+        step_weights: As for `meta_step`.
 
     Returns:
         The gradients by parameter name, and the losses.
@@ -68,13 +71,13 @@ def joint_step(
         "the function": "joint_step",
         "the languages of the training batches": list(train_batches),
         "the languages of the meta batches": None,
-        "the options": [languages_per_pass, surgery],
+        "the options": [languages_per_pass, surgery, step_weights],
     }
     check_same_step(model, all_reduce, given)
     context = StepContext(loss_function, autocast, all_reduce, loss_scale)
 
     if languages_per_pass != 1:
-        check_separate(surgery, languages_per_pass)
+        check_separate(surgery, step_weights, languages_per_pass)
         groups = LanguageGroups(model, list(train_batches), languages_per_pass, context)
         return groups.joint_gradient(train_batches)
 
@@ -85,4 +88,5 @@ def joint_step(
         all_reduce=all_reduce,
         loss_scale=loss_scale,
         surgery=surgery,
+        step_weights=step_weights,
     )

@@ -84,6 +84,8 @@ def meta_step(
             `True`), which have the size of all φ.
             `surgery`: a `Surgery`, the same object in every step, makes `.shared` a weighted sum of
             the training gradients of θ in place of their mean.
+            `step_weights`: the weights of the languages in `.shared` (`StepWeights`); by default,
+            their mean.
 
     Returns:
         The gradients by parameter name, their direct and indirect parts, the losses and the meter.
@@ -123,7 +125,7 @@ def meta_step(
 
     # To the mathematics, a group of languages that share their passes is one language.
     if languages_per_pass != 1:
-        check_separate(settings.surgery, languages_per_pass)
+        check_separate(settings.surgery, settings.step_weights, languages_per_pass)
         check_batches(model, train_batches, meta_batches)
         groups = LanguageGroups(model, list(train_batches), languages_per_pass, context)
 

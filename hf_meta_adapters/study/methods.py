@@ -247,6 +247,7 @@ def examples_seen(
         batch_size=args.per_device_train_batch_size,
         languages_per_step=args.languages_per_step,
         alpha=args.sampling_alpha,
+        sampling_weights=args.sampling_plan(),
         seed=args.seed,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hf_meta_adapters.errors import ConfigurationError
+from hf_meta_adapters.training._weight_arguments import check_weight_arguments
 
 _REQUIRED = {
     "update_order": ("simultaneous", "θ and φ move in one step of the optimizer"),
@@ -35,6 +36,7 @@ def check_combinations(arguments: Mapping[str, object]) -> None:
         ConfigurationError: If one does.
     """
     _check_next_step(arguments)
+    check_weight_arguments(arguments)
     if arguments["shared_update"] != "project":
         return
 

@@ -21,6 +21,7 @@ from hf_meta_adapters.training._given_data import (
     check_scored,
     named_sets,
 )
+from hf_meta_adapters.training._train_loader import train_sampler
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 
 MetaData: TypeAlias = Datasets | Literal["train"]
@@ -51,10 +52,30 @@ def assign_roles(
         Training and meta data.
 
     Raises:
-        ConfigurationError: If meta rows are to be training rows, and meta languages are named.
+        ConfigurationError: If meta rows are to be training rows, and meta languages are named, or
+            the rows cannot be sampled as the arguments say.
         LanguageError: If the model does not have a language.
         DataError: If a role is malformed, or roles overlap.
     """
+    train, meta = _assigned(languages, train, meta, selection, needs_meta=needs_meta, args=args)
+
+    # Now, and not when training begins: a plan may ask for more rows than there are.
+    if args.sampling_plan() is not None:
+        roles = datasets_by_role(train, meta, lambda data: data)
+        train_sampler(roles, args, args.per_device_train_batch_size, order=False)
+    return train, meta
+
+
+def _assigned(
+    languages: Sequence[Language],
+    train: Datasets,
+    meta: MetaData | None,
+    selection: Datasets | None,
+    *,
+    needs_meta: bool,
+    args: MetaAdapterTrainingArguments,
+) -> tuple[Datasets, MetaData | None]:
+    """The roles, as `assign_roles` returns them."""
     selection = _selection(selection, languages)
     if meta == "train":
         _check_known(languages, {"train_dataset": train})

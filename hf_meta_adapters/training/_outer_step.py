@@ -21,6 +21,7 @@ from hf_meta_adapters.steps.meta_step import meta_step
 from hf_meta_adapters.training._adapter_snapshot import AdapterSnapshot
 from hf_meta_adapters.training._apply_gradients import Gradients, apply_gradients, skip_step
 from hf_meta_adapters.training._finite_check import check_finite
+from hf_meta_adapters.training._language_weighting import LanguageWeighting
 from hf_meta_adapters.training._loss_choice import choose_loss
 from hf_meta_adapters.training._next_step import NextStep
 from hf_meta_adapters.training._optimizer_groups import adapter_parameters, unwrapped
@@ -29,6 +30,7 @@ from hf_meta_adapters.training._self_check import SelfCheck
 from hf_meta_adapters.training._step_at_hand import Evaluation, StepAtHand, VirtualStep
 from hf_meta_adapters.training._step_log import StepLog
 from hf_meta_adapters.training._surgery_state import read_surgery, surgery_of, write_surgery
+from hf_meta_adapters.training._weight_arguments import learned_weights
 from hf_meta_adapters.training._weight_check import check_trained
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 
@@ -70,6 +72,14 @@ class OuterStep:
         """Takes the steps of `lookahead="next"`."""
         self.surgery = surgery_of(model, args)
         """What weighs the gradients of θ, where it is not updated by their mean."""
+        learned = learned_weights(
+            model,
+            args.language_weights,
+            args.language_weights_rate,
+            takes_meta=takes_meta,
+            sharded=sharded,
+        )
+        self._weighting = LanguageWeighting(learned)
 
     def __call__(self, step: StepAtHand) -> Tensor:
         """Compute the gradients and assign them; alternating updates have moved φ by then.
@@ -103,6 +113,9 @@ class OuterStep:
         if all(parameter.grad is None for parameter in step.model.parameters()):
             skip_step(step.model, step.scaler)
 
+        for name, weight in self._weighting.logs(gradients).items():
+            self._log.add_value(name, weight)
+        self._weighting.learn(gradients)
         self._log.add(gradients)
         self._count_labels(step, gradients, "train")
         losses = list(gradients.train_loss.values())
@@ -111,12 +124,15 @@ class OuterStep:
     def save(self, folder: Path) -> None:
         """Write what the next step depends on to a checkpoint."""
         self.next_step.save(folder)
-        if self.surgery is not None and self._args.process_index == 0:
-            write_surgery(folder, self.surgery)
+        if self._args.process_index == 0:
+            self._weighting.save(folder)
+            if self.surgery is not None:
+                write_surgery(folder, self.surgery)
 
     def load(self, folder: Path) -> None:
         """Read what a checkpoint has for the next step."""
         self.next_step.load(folder)
+        self._weighting.load(folder, self._args.device)
         if self.surgery is not None:
             read_surgery(folder, self.surgery)
 
@@ -129,6 +145,7 @@ class OuterStep:
         self, step: StepAtHand, error: NonFiniteLossError, before: AdapterSnapshot | None
     ) -> None:
         """Skip the step at hand, or raise the error where no step may be skipped."""
+        self._weighting.forget()
         if _is_overflow(step, error):
             # Not a fault of the run: the scaler sees an infinite gradient and lowers its scale.
             self.next_step.forget()
@@ -175,6 +192,7 @@ class OuterStep:
         # One pass serves θ and φ, or φ moves first and the training pass sees the new φ.
         if takes_meta and self._args.update_order == "simultaneous":
             gradients: Gradients = self._meta_gradients(step)
+            self._weighting.note(gradients)
             self._count_labels(step, gradients, "meta")
         else:
             if takes_meta:
@@ -184,6 +202,7 @@ class OuterStep:
                 step.batches["train"],
                 languages_per_pass=self._args.languages_per_pass,
                 surgery=self.surgery,
+                step_weights=self._weighting.of_step(),
                 **self._evaluation(step),
             )
 
@@ -201,6 +220,7 @@ class OuterStep:
             lacking.update(gradients.without_loss.get("meta", ()))
             check_finite(gradients, step.number, self._args.output_dir)
             self._log.add(gradients, losses=False)
+            self._weighting.note(gradients)
 
             # Without `.grad`, θ is left alone by the optimizer: no step, no momentum, no decay.
             apply_gradients(step.model, gradients, "meta", shared=False)
@@ -256,6 +276,7 @@ class OuterStep:
             languages_per_pass=languages_per_pass,
             seed=(self._args.seed << 32) + step.number,
             surgery=surgery,
+            step_weights=self._weighting.of_step(compared=languages is None),
             **self._virtual_step(step),
             **self._evaluation(step),
             **asdict(options),

@@ -161,12 +161,20 @@ def run_settings(
     if None in sizes["train"].values() and args.languages_per_step:
         max_steps = args.max_steps
 
-    shared = {}
+    special: dict[str, object] = {}
     if meta is not None and meta is train:
-        shared["meta rows"] = "those of training"
+        special["meta rows"] = "those of training"
+
+    # A plan shares out the whole run: of another length, it would be another plan from the start.
+    plan = args.sampling_plan()
+    if plan is not None:
+        length = {"steps": plan.steps, "epochs": plan.epochs if plan.steps is None else None}
+        special["length of the run"] = length
+        for name in ("sampling", "sampling_max_epochs", "sampling_end_alpha"):
+            special[name] = vars(args)[name]
 
     return {
-        **shared,
+        **special,
         "languages": list(languages),
         "rows of the data": sizes,
         "rows per language and step": rows,

@@ -57,6 +57,7 @@ def train_sampler(
         meta_batch_size=args.meta_batch_size,
         languages_per_step=args.languages_per_step,
         alpha=args.sampling_alpha,
+        sampling_weights=args.sampling_plan(),
         seed=seed,
         steps_per_epoch=steps_per_epoch,
         partition=StepPartition(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from transformers import TrainingArguments
 
+from hf_meta_adapters.data.sampling_plan import SamplingPlan
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.meta import MetaOptions, meta_options
 from hf_meta_adapters.training._argument_checks import (
@@ -30,6 +31,12 @@ from hf_meta_adapters.training._inherited_arguments import (
     check_known,
 )
 from hf_meta_adapters.training._process_group import start_process_group
+from hf_meta_adapters.training._sampling_arguments import (
+    DEFAULT_ALPHA,
+    SAMPLINGS,
+    check_leaves_some_out,
+    sampling_plan,
+)
 from hf_meta_adapters.training._surgery_arguments import check_surgery_arguments, step_options
 from hf_meta_adapters.training._unsupported_launch import check_launch
 
@@ -43,7 +50,6 @@ _OPTIONS = tuple(option.name for option in fields(MetaOptions))
 
 _DEFAULTS = {"adapter_update": "meta", "update_order": "simultaneous", "inner_optimizer": "sgd"}
 _PRESETS: Mapping[str, Mapping[str, str]] = {"paper": {"update_order": "alternating"}}
-_ALPHA = 0.7
 
 # The learning rate of φ as a multiple of that of θ.
 _ADAPTER_RATE = 2.0
@@ -53,6 +59,7 @@ _CHOICES = {
     "adapter_update": ("meta", "meta+train", "train"),
     "update_order": ("simultaneous", "alternating"),
     "inner_optimizer": ("sgd", "adam"),
+    "sampling": SAMPLINGS,
 }
 _POSITIVE = (
     "meta_every",
@@ -142,8 +149,24 @@ class MetaAdapterTrainingArguments(TrainingArguments):
             training gradient if `adapter_update` has one or under `lookahead="next"`, otherwise not
             at all.
         languages_per_step: How many languages a step holds; `None` for all.
-        sampling_alpha: α of the sampling q_l ∝ n_l^α where a step does not hold all languages: 1
-            samples in proportion to the sizes, 0 uniformly. For a temperature T use α = 1/T.
+        sampling: How often each language is in a step, where a step does not hold all:
+            `"temperature"` (in proportion to n_l^α for n_l rows), `"unimax"` (equally often, but
+            none of its rows more than `sampling_max_epochs` times; see `UniMax`), or `"cooldown"`
+            (by an α that rises from `sampling_alpha` to `sampling_end_alpha` in ten parts of the
+            run; see `Cooldown`). The last two plan the whole run, whose length must not change
+            where it is resumed.
+        sampling_alpha: α of q_l ∝ n_l^α: 1 samples in proportion to the sizes, 0 uniformly. For a
+            temperature T use α = 1/T.
+        sampling_max_epochs: How often `"unimax"`, which needs it, reads the rows of a language at
+            most in the run.
+        sampling_end_alpha: α at the end of `"cooldown"`; `None` for 1.
+        language_weights: How much the training loss of each language counts in the update of θ:
+            `"uniform"` (the mean), `"alignment"` (more if its gradient agrees with the gradient v
+            of the validation losses; see `Alignment`), or `"famo"` (such that all losses fall at
+            the same rate; see `Famo`). The weights sum to 1 in a step, and are logged as
+            `weight_<language>`. Those of `meta_languages` are weights of validation losses.
+        language_weights_rate: The step size of learned weights; `None` for 0.01 with `"alignment"`
+            and 0.025 with `"famo"`.
         fidelity_check_steps: Compare the meta-gradient with the exact one every so many steps, on a
             few rows; 0 for never. The cosine is logged as `meta_fidelity`.
         min_fidelity: The least cosine: below it the run continues with a safer setting (a
@@ -198,7 +221,12 @@ class MetaAdapterTrainingArguments(TrainingArguments):
     meta_batch_size: int | None = option(None, "Rows of meta text per language and device.")
     meta_every: int = option(1, "Take the meta-gradient in every k-th step only.")
     languages_per_step: int | None = option(None, "Languages in a step; none for all.")
-    sampling_alpha: float = option(_ALPHA, "α of q_l ∝ n_l^α.")
+    sampling: str = option("temperature", '"temperature", "unimax" or "cooldown".')
+    sampling_alpha: float = option(DEFAULT_ALPHA, "α of q_l ∝ n_l^α.")
+    sampling_max_epochs: float | None = option(None, 'Most passes over a language, "unimax".')
+    sampling_end_alpha: float | None = option(None, 'The last α, "cooldown"; none for 1.')
+    language_weights: str = option("uniform", '"uniform", "alignment" or "famo".')
+    language_weights_rate: float | None = option(None, "Step size of learned weights.")
     fidelity_check_steps: int = option(500, "Steps between comparisons with the exact one.")
     min_fidelity: float = option(0.9, "The least cosine to the exact meta-gradient.")
     skip_nonfinite_steps: int = option(0, "Non-finite steps that may be skipped in a run.")
@@ -274,6 +302,17 @@ class MetaAdapterTrainingArguments(TrainingArguments):
         given = vars(self)
         return meta_options(self.preset, **step_options({name: given[name] for name in _OPTIONS}))
 
+    def sampling_plan(self) -> SamplingPlan | None:
+        """The plan of the run, to be given to `LanguageBatchSampler`; `None` by temperature."""
+        return sampling_plan(
+            self.sampling,
+            alpha=self.sampling_alpha,
+            max_epochs=self.sampling_max_epochs,
+            end_alpha=self.sampling_end_alpha,
+            max_steps=self.max_steps,
+            epochs=self.num_train_epochs,
+        )
+
     def _take_over_old_name(self) -> None:
         """Move `sampling_temperature` to `sampling_alpha`; a copy then has the new name only."""
         old = self.sampling_temperature
@@ -287,7 +326,7 @@ class MetaAdapterTrainingArguments(TrainingArguments):
             stacklevel=4,
         )
         # An alpha equal to the default cannot be told from one that was not given.
-        if self.sampling_alpha not in (_ALPHA, old):
+        if self.sampling_alpha not in (DEFAULT_ALPHA, old):
             raise ConfigurationError(
                 "`sampling_temperature` is the old name of `sampling_alpha`, so both must be equal."
                 f" Found {old!r} and {self.sampling_alpha!r}. Remove `sampling_temperature`."
@@ -324,6 +363,9 @@ class MetaAdapterTrainingArguments(TrainingArguments):
             raise ConfigurationError(
                 f"`max_steps` must be a whole number, -1 for epochs. Found {self.max_steps!r}."
             )
+
+        check_leaves_some_out(self.sampling, self.languages_per_step)
+        self.sampling_plan()  # which checks what is said of it
 
         if self.fp16 and self.update_order == "alternating":
             raise ConfigurationError(

@@ -216,7 +216,24 @@ OTHER_ARGUMENTS = {
     "update_order": ({"update_order": "alternating"}, "was 'simultaneous' and is 'alternating'"),
     "meta_every": ({"meta_every": 2}, "was 1 and is 2"),
     "languages_per_step": ({"languages_per_step": 2}, "was None and is 2"),
+    "sampling": (
+        {"sampling": "cooldown", "languages_per_step": 2},
+        "was None and is 'cooldown'",
+    ),
     "sampling_alpha": ({"sampling_alpha": 0.3}, "was 0.7 and is 0.3"),
+    "sampling_max_epochs": (
+        {"sampling": "unimax", "sampling_max_epochs": 2, "languages_per_step": 1},
+        "was None and is 2",
+    ),
+    "sampling_end_alpha": (
+        {"sampling": "cooldown", "sampling_end_alpha": 0.9, "languages_per_step": 2},
+        "was None and is 0.9",
+    ),
+    "language_weights": ({"language_weights": "famo"}, "was 'uniform' and is 'famo'"),
+    "language_weights_rate": (
+        {"language_weights": "famo", "language_weights_rate": 0.5},
+        "was None and is 0.5",
+    ),
     "label_smoothing_factor": ({"label_smoothing_factor": 0.1}, "was 0.0 and is 0.1"),
     "label_names": ({"label_names": ["labels"]}, r"was None and is \['labels'\]"),
     "remove_unused_columns": ({"remove_unused_columns": False}, "was True and is False"),
@@ -249,6 +266,14 @@ def test_another_method_is_refused_by_name(run_dir, name):
     refused(
         run_dir, f"`{name}` {said}" if said.startswith("was") else f"`{name}` .*{said}", **given
     )
+
+
+def test_a_planned_run_of_another_length_is_refused(tmp_path):
+    given = {"sampling": "cooldown", "languages_per_step": 2, "sampling_alpha": 0.0}
+    make_trainer(tmp_path, make_model(), **{**SAVING, **given}).train()
+    longer = SAVING["max_steps"] + 4
+    said = f"`length of the run` was .*{SAVING['max_steps']}.* and is .*{longer}"
+    refused(tmp_path, said, max_steps=longer, **given)
 
 
 def without_first_dropout(model):

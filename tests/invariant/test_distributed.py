@@ -28,6 +28,7 @@ from hf_meta_adapters import (
 )
 from hf_meta_adapters.errors import CheckpointError
 from hf_meta_adapters.meta import meta_gradient
+from hf_meta_adapters.meta.step_weights import StepWeights
 from hf_meta_adapters.steps.sharding import gathered
 from tests.processes import together
 from tests.training import LANGUAGES, Recorder, make_model, make_trainer, rows, snapshot, texts
@@ -83,8 +84,9 @@ def batches(seed, **part):
 def values(found):
     """Every tensor of the gradients, under a name."""
     entries = {}
-    for part in ("shared", "language", "direct", "indirect", "train", "train_loss", "meta_loss"):
-        for key, value in getattr(found, part, {}).items():
+    parts = ("shared", "language", "direct", "indirect", "train", "train_loss", "meta_loss")
+    for part in (*parts, "alignment", "validation"):
+        for key, value in (getattr(found, part, None) or {}).items():
             several = {"": value} if isinstance(value, torch.Tensor) else value
             entries |= {f"{part} {key} {name}": entry for name, entry in several.items()}
     for key, meter in getattr(found, "language_meter", {}).items():
@@ -140,7 +142,20 @@ def compute_steps(rank, folder):
         model, batches(1, ranks=2, rank=rank), all_reduce=torch.distributed.all_reduce
     )
     distances["joint"] = difference(values(found), values(joint_step(model, batches(1))))
-    mine = batches(1, ranks=2, rank=rank)
+    mine, several = batches(1, ranks=2, rank=rank), {"all_reduce": torch.distributed.all_reduce}
+    against = {name: torch.randn_like(p) for name, p in model.shared_parameters().items()}
+    weights = StepWeights({"te": 1.0, "da": 2.0, "zh-Hant": 4.0}, against, keep_validation=True)
+    for seed, entry in enumerate(against.values()):
+        entry.normal_(generator=torch.Generator().manual_seed(seed))
+    distances["weighted joint"] = difference(
+        values(joint_step(model, mine, step_weights=weights, **several)),
+        values(joint_step(model, batches(1), step_weights=weights)),
+    )
+    given = {"inner_learning_rate": 0.5, "lookahead": "shared", "step_weights": weights}
+    distances["weighted"] = difference(
+        values(meta_step(model, mine, batches(2, ranks=2, rank=rank), **several, **given)),
+        values(meta_step(model, batches(1), batches(2), **given)),
+    )
     found = joint_step(model, mine, all_reduce=torch.distributed.all_reduce, languages_per_pass=2)
     distances["joint, languages in one pass"] = difference(
         values(found), values(joint_step(model, batches(1)))
@@ -168,7 +183,11 @@ def distances(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "name", [*STEPS, "joint", "joint, languages in one pass", "no labels", "experts"]
+    "name",
+    [
+        *(*STEPS, "weighted", "joint", "weighted joint"),
+        *("joint, languages in one pass", "no labels", "experts"),
+    ],
 )
 def test_a_step_on_two_processes_is_that_of_one(distances, name):
     # one-sided, the radius is the root of the precision, and a difference over it loses half of the
@@ -347,6 +366,15 @@ METHODS = {
     },
     "meta rows of training text": {"meta_dataset": "train"},
     "accumulation": {"gradient_accumulation_steps": 2},
+    "UniMax": {"languages_per_step": 2, "sampling": "unimax", "sampling_max_epochs": 2},
+    "cooldown": {"languages_per_step": 1, "sampling": "cooldown", "sampling_alpha": 0.0},
+    "FAMO": {"language_weights": "famo", "adapter_update": "train", "languages_per_step": 2},
+    "weights by alignment": {
+        "language_weights": "alignment",
+        "language_weights_rate": 1.0,
+        "save_strategy": "steps",
+        "save_steps": 2,
+    },
     "clipped": {"max_grad_norm": 0.01, "weight_decay": 0.1, "adapter_learning_rate": 0.05},
     "compared with itself": {
         "fidelity_check_steps": 2,
@@ -387,13 +415,15 @@ SHARDED_RUNS = (
     "surgery, kept",
     "surgery, sketched",
     "surgery, lagged",
+    "FAMO",
     "languages in one pass",
     "shared LoRA",
     "saved",
     "the next step",
     "the next step, languages in one pass",
 )
-RESUMED = ("saved", "the next step", "surgery, lagged")
+SHARDED_RESUMED = ("saved", "the next step")
+RESUMED = (*SHARDED_RESUMED, "surgery, lagged", "weights by alignment")
 
 
 class OnAccelerators(Recorder):
@@ -497,11 +527,9 @@ def test_a_run_on_two_processes_is_that_of_one(runs, name):
 @pytest.mark.parametrize(
     ("name", "ranks"),
     [
-        ("saved", 1),
-        ("saved", 2),
-        ("the next step", 2),
-        ("surgery, lagged", 1),
-        ("surgery, lagged", 2),
+        *(("saved", 1), ("saved", 2), ("the next step", 2)),
+        *(("surgery, lagged", 1), ("surgery, lagged", 2)),
+        *(("weights by alignment", 1), ("weights by alignment", 2)),
     ],
 )
 def test_a_run_that_is_resumed_on_as_many_processes_or_on_one_is_the_same(runs, name, ranks):
@@ -526,7 +554,7 @@ def train_sharded(rank, folder):
     os.environ["FSDP_VERSION"] = "2"  # transformers 4 takes it from the launcher alone
     for name in SHARDED_RUNS:
         train(Path(folder), name, METHODS[name], rank=rank, ranks=2, sharded=True)
-    for name in RESUMED:
+    for name in SHARDED_RESUMED:
         again = resumed(Path(folder), f"{name}, sharded", name)
         train(Path(folder), f"{name}, resumed", again, rank=rank, ranks=2, sharded=True)
 
@@ -552,7 +580,7 @@ def test_a_run_on_sharded_parameters_is_that_of_one_process(sharded_runs, name):
         assert line == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize("name", SHARDED_RESUMED)
 def test_a_run_on_sharded_parameters_resumes(sharded_runs, name):
     weights, own = (
         results(sharded_runs, f"{run}, sharded", 0, 2)[0] for run in (name, f"{name}, resumed")

@@ -141,6 +141,43 @@ RESUMED = {
         {"meta_dataset": "train", "meta_batch_size": 1},
         {},
     ),
+    "UniMax": (
+        4,
+        {
+            "sampling": "unimax",
+            "sampling_max_epochs": 3,
+            "languages_per_step": 2,
+            "train_dataset": unequal(1) | {"te": rows(5, 3)},
+            "meta_dataset": unequal(2),
+        },
+        {},
+    ),
+    "cooldown": (
+        4,
+        {
+            "sampling": "cooldown",
+            "sampling_alpha": 0.0,
+            "languages_per_step": 1,
+            "train_dataset": unequal(1) | {"te": rows(5, 3)},
+            "meta_dataset": unequal(2),
+        },
+        {},
+    ),
+    "FAMO, some languages": (
+        3,
+        {"language_weights": "famo", "adapter_update": "train", "languages_per_step": 2},
+        {},
+    ),
+    "weights by alignment, meta-gradients now and then": (
+        3,
+        {"language_weights": "alignment", "language_weights_rate": 0.5, "meta_every": 2},
+        {},
+    ),
+    "weights by alignment, alternating": (
+        2,
+        {"language_weights": "alignment", "preset": "paper"},
+        {},
+    ),
     "joint": (3, {}, {"config": None}),
     "surgery, kept, with targets, some languages": (
         3,

@@ -104,6 +104,15 @@ def test_the_exponent_of_the_sampling_is_explained_by_its_name(name: str) -> Non
     assert "n_l^α" not in card_text(with_details(training={"preset": "fast"}))
 
 
+def test_plans_of_sampling_are_explained_by_their_names() -> None:
+    plan = {"sampling": "unimax", "sampling_alpha": 0.7, "sampling_max_epochs": 2}
+    text = card_text(with_details(training=plan))
+    assert "no row more than `sampling_max_epochs` times" in text
+    assert "n_l^α" not in text
+    text = card_text(with_details(training={"sampling": "cooldown", "sampling_alpha": 0.3}))
+    assert "where α rises from `sampling_alpha` to 1 in the course" in text
+
+
 def test_text_of_ones_own_is_kept() -> None:
     first = card_text(FAMILY, repo_id="anna/family")
     edited = first.replace("tags:", "license: mit\ntags:\n- mine").replace(

@@ -134,6 +134,14 @@ def test_the_arguments_of_a_run(tmp_path: Path) -> None:
     assert keys(arguments(tmp_path, preset="fast")) == [PAPER, PACKAGE, DARTS]
     joint = arguments(tmp_path, adapter_update="train", languages_per_step=2)
     assert keys(joint) == [PAPER, PACKAGE, "conneau-lample-2019-cross"]
+    joint.sampling = "unimax"
+    assert keys(joint) == [PAPER, PACKAGE, "chung-etal-2023-unimax"]
+    joint.sampling = "cooldown"
+    assert keys(joint) == [PAPER, PACKAGE, "li-etal-2025-upsample"]
+    joint.language_weights = "famo"
+    assert keys(joint) == [PAPER, PACKAGE, "li-etal-2025-upsample", "liu-etal-2023-famo"]
+    aligned = arguments(tmp_path, language_weights="alignment", meta_gradient="exact")
+    assert keys(aligned) == [PAPER, PACKAGE, "fan-etal-2024-doge"]
 
 
 def test_a_theta_that_is_an_adapter_is_cited_as_well() -> None:

@@ -73,6 +73,7 @@ GUARDED = {
     # into the folder of an unfinished checkpoint
     "training/_checkpoint_seal.py",
     "training/_kept_step_file.py",
+    "training/_language_weighting.py",
     "training/_saving_trainer.py",
     "training/_surgery_state.py",
 }

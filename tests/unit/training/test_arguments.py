@@ -37,7 +37,12 @@ METHOD = {
     "meta_batch_size": None,
     "meta_every": 1,
     "languages_per_step": None,
+    "sampling": "temperature",
     "sampling_alpha": 0.7,
+    "sampling_max_epochs": None,
+    "sampling_end_alpha": None,
+    "language_weights": "uniform",
+    "language_weights_rate": None,
     "fidelity_check_steps": 500,
     "min_fidelity": 0.9,
     "skip_nonfinite_steps": 0,
@@ -55,6 +60,9 @@ FAST = {
     "lookahead": "shared",
     "finite_difference_scheme": "one_sided",
 }
+
+UNIMAX = {"sampling": "unimax", "sampling_max_epochs": 2, "languages_per_step": 1}
+COOLDOWN = {"sampling": "cooldown", "languages_per_step": 1}
 
 
 def arguments(**given) -> MetaAdapterTrainingArguments:
@@ -135,6 +143,26 @@ def test_no_argument_of_transformers_is_redefined():
             "For a temperature T use α = 1/T, for example 0.2 for T = 5.",
         ),
         ({"sampling_alpha": "0.7"}, "`sampling_alpha` is the exponent α"),
+        ({"sampling": "max"}, '`sampling` must be one of "temperature", "unimax", "cooldown".'),
+        ({"sampling": "cooldown"}, "Found all languages in every step. Set `languages_per_step`"),
+        (
+            {"sampling_max_epochs": 2},
+            '`sampling_max_epochs` belongs to `sampling="unimax"`. Found 2 with',
+        ),
+        (
+            {**UNIMAX, "sampling_end_alpha": 1},
+            '`sampling_end_alpha` belongs to `sampling="cooldown"`. Found 1 with',
+        ),
+        ({**UNIMAX, "sampling_max_epochs": None}, "needs `sampling_max_epochs`"),
+        (
+            {**UNIMAX, "sampling_max_epochs": "2"},
+            "`sampling_max_epochs` must be a number of at least 0",
+        ),
+        ({**UNIMAX, "sampling_max_epochs": 0}, "must be a positive number. Found 0."),
+        ({**UNIMAX, "sampling_alpha": 0.3}, "has no exponent. Found `sampling_alpha=0.3`."),
+        ({**COOLDOWN, "sampling_end_alpha": 1.5}, "`sampling_end_alpha` is the exponent α"),
+        ({**COOLDOWN, "sampling_end_alpha": 0.7}, "the exponent must rise. Found 0.7 at the begin"),
+        ({**COOLDOWN, "sampling_alpha": 1}, "Found 1 at the beginning and 1.0 at the end."),
         (
             {"finite_difference_radius": 0.0},
             "`finite_difference_radius` must be positive or None. Found 0.0.",

@@ -18,6 +18,7 @@ from accelerate.utils import DistributedType
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from torch.distributed.fsdp import fully_shard
+from transformers import TrainerCallback
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_meta_adapters import (
@@ -306,6 +307,15 @@ NEXT = {
     "meta_batch_size": None,
     "adam_epsilon": 1e-4,
 }
+
+
+class SavedWithinALoop(TrainerCallback):
+    """Saves after the second step, as somebody does who stops a run."""
+
+    def on_step_end(self, args, state, control, **_):
+        control.should_save = state.global_step == 2
+
+
 METHODS = {
     "defaults": {},
     "paper": {"preset": "paper", "inner_learning_rate": 0.5},
@@ -342,6 +352,14 @@ METHODS = {
     "mono": {"languages": LANGUAGES[:1], "config": None},
     "shared adapter": {"share_adapter": True},
     "saved": {"save_strategy": "steps", "save_steps": 2},
+    "Sequential Reptile": {
+        "reptile_steps": 3,
+        "reptile_rate": 0.5,
+        "languages_per_step": 1,
+        "adapter_update": "train",
+        "meta_dataset": None,
+        "callbacks": [SavedWithinALoop()],
+    },
     "the next step": {**NEXT, "save_strategy": "steps", "save_steps": 2},
     "the next step, languages in one pass": {**NEXT, "languages_per_pass": 2},
     "shared LoRA": {"shared": "lora", "inner_learning_rate": 3.0},
@@ -367,13 +385,14 @@ SHARDED_RUNS = (
     "accumulation",
     "compared with itself",
     "joint",
+    "Sequential Reptile",
     "languages in one pass",
     "shared LoRA",
     "saved",
     "the next step",
     "the next step, languages in one pass",
 )
-RESUMED = ("saved", "the next step")
+RESUMED = ("saved", "the next step", "Sequential Reptile")
 
 
 class OnAccelerators(Recorder):
@@ -474,7 +493,16 @@ def test_a_run_on_two_processes_is_that_of_one(runs, name):
 
 
 # The rows that the step before was kept for are those of two processes.
-@pytest.mark.parametrize(("name", "ranks"), [("saved", 1), ("saved", 2), ("the next step", 2)])
+@pytest.mark.parametrize(
+    ("name", "ranks"),
+    [
+        ("saved", 1),
+        ("saved", 2),
+        ("the next step", 2),
+        ("Sequential Reptile", 1),
+        ("Sequential Reptile", 2),
+    ],
+)
 def test_a_run_that_is_resumed_on_as_many_processes_or_on_one_is_the_same(runs, name, ranks):
     if ranks == 1:
         train(runs, f"{name}, resumed", resumed(runs, name))

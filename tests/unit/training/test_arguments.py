@@ -37,6 +37,8 @@ METHOD = {
     "meta_every": 1,
     "languages_per_step": None,
     "sampling_alpha": 0.7,
+    "reptile_steps": None,
+    "reptile_rate": None,
     "fidelity_check_steps": 500,
     "min_fidelity": 0.9,
     "skip_nonfinite_steps": 0,

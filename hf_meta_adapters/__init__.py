@@ -7,9 +7,9 @@ from hf_meta_adapters.imports.after_peft import register_with_peft
 from hf_meta_adapters.imports.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from hf_meta_adapters.backends import register_backend
     from hf_meta_adapters.backends.bottleneck import BottleneckConfig
     from hf_meta_adapters.backends.module_copy import ModuleCopyConfig
+    from hf_meta_adapters.backends.registry import register_backend
     from hf_meta_adapters.data.language_column import by_language_column
     from hf_meta_adapters.data.overlap import check_roles
     from hf_meta_adapters.data.roles import split_roles
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from hf_meta_adapters.hub.download import list_languages
     from hf_meta_adapters.meta import MetaGradients, MetaOptions, MetaSignal
     from hf_meta_adapters.modeling.factory import get_language_model
+    from hf_meta_adapters.modeling.merge_families import merge_families
     from hf_meta_adapters.modeling.model import LanguageAdapterModel
     from hf_meta_adapters.steps.joint_step import joint_step
     from hf_meta_adapters.steps.meta_fidelity import meta_fidelity
@@ -69,6 +70,7 @@ __all__ = [
     "list_languages",
     "mask_overlap",
     "masked_lm_features",
+    "merge_families",
     "meta_fidelity",
     "meta_step",
     "next_step",
@@ -81,9 +83,9 @@ __all__ = [
 
 # A test compares them with the imports above, which type checkers read.
 _HOMES = {
-    "register_backend": "hf_meta_adapters.backends",
     "BottleneckConfig": "hf_meta_adapters.backends.bottleneck",
     "ModuleCopyConfig": "hf_meta_adapters.backends.module_copy",
+    "register_backend": "hf_meta_adapters.backends.registry",
     "by_language_column": "hf_meta_adapters.data.language_column",
     "check_roles": "hf_meta_adapters.data.overlap",
     "split_roles": "hf_meta_adapters.data.roles",
@@ -104,6 +106,7 @@ _HOMES = {
     "MetaOptions": "hf_meta_adapters.meta",
     "MetaSignal": "hf_meta_adapters.meta",
     "get_language_model": "hf_meta_adapters.modeling.factory",
+    "merge_families": "hf_meta_adapters.modeling.merge_families",
     "LanguageAdapterModel": "hf_meta_adapters.modeling.model",
     "joint_step": "hf_meta_adapters.steps.joint_step",
     "meta_fidelity": "hf_meta_adapters.steps.meta_fidelity",

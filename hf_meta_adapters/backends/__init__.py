@@ -1,13 +1,9 @@
 """How language-specific parameters enter a model."""
 
 from hf_meta_adapters.backends.base import Backend
-from hf_meta_adapters.backends.registry import register_backend
 from hf_meta_adapters.errors import moved_names
 
-__all__ = [
-    "Backend",
-    "register_backend",
-]
+__all__ = ["Backend"]
 
 __getattr__ = moved_names(
     __name__,
@@ -19,5 +15,6 @@ __getattr__ = moved_names(
         "TakesSharedPart": "hf_meta_adapters.backends.abilities",
         "backend_for": "hf_meta_adapters.backends.registry",
         "backend_named": "hf_meta_adapters.backends.registry",
+        "register_backend": "hf_meta_adapters.backends.registry",
     },
 )

@@ -7,8 +7,9 @@ A backend declares an ability by deriving from its class. `LanguageAdapterModel`
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -172,4 +173,49 @@ class ExportsLora(ABC):
             language: The language; a `SharedPart`, which is active in all, ignores it.
             directory: The folder to write to.
             base_name: What the base model is called, if it has a name.
+        """
+
+
+@dataclass(frozen=True)
+class MergedUpdate:
+    """How adapters of several families become one, and where it is written.
+
+    Args:
+        folder: The folder to write to.
+        weights: The weight of each adapter; their sum is 1.
+        density: The share of the entries of each update that TIES keeps; `None` for the weighted
+            sum of the updates.
+        one_rank: Whether the result has to be of the configuration of the first adapter, as the
+            adapter of a language among others has.
+    """
+
+    folder: Path
+    weights: Sequence[float]
+    density: float | None
+    one_rank: bool
+
+
+class MergesUpdates(ABC):
+    """A backend that merges saved adapters by what they add to the weights of the base.
+
+    Implement it where the parameters themselves have no meaningful mean, such as the two factors of
+    LoRA; `merge_families` uses it. Without it, parameters are averaged one by one.
+    """
+
+    @classmethod
+    @abstractmethod
+    def can_merge_updates(cls, folder: Path) -> bool:
+        """Whether a saved adapter is of a method that is merged so."""
+
+    @classmethod
+    @abstractmethod
+    def merge_updates(
+        cls, empty: Callable[[], nn.Module], folders: Sequence[Path], merged: MergedUpdate
+    ) -> None:
+        """Write one adapter in place of several.
+
+        Args:
+            empty: Makes a base model with the right shapes and without memory for its weights.
+            folders: The folders of the adapters, in the format of the backend's own library.
+            merged: How they are merged, and where to.
         """

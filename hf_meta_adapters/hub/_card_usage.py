@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hf_meta_adapters.hub._card_files import CardFiles
@@ -11,6 +11,7 @@ from hf_meta_adapters.hub._card_task import is_in_transformers, pipeline_tag, re
 from hf_meta_adapters.hub._language_names import language_name
 from hf_meta_adapters.hub.base_model import is_repo_id
 from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family
+from hf_meta_adapters.hub.record import MERGED
 
 NAME = "hf-meta-adapters"
 """The name of the package where it is installed from."""
@@ -36,6 +37,8 @@ def description(family: Family) -> Iterator[str]:
     languages = ", ".join(map(language_name, family.languages))
     yield f"A `{family.base_class}` {adapters}, shared weights for all. Languages: {languages}."
 
+    yield from _origin(family)
+
     if family.base_model:
         base = f"`{cell(family.base_model)}`"
         if family.base_revision:
@@ -45,6 +48,24 @@ def description(family: Family) -> Iterator[str]:
             f"The base is not in this repository: it is {base}, frozen. What all languages share is"
             f" the adapter in `{SHARED_ADAPTER}/`."
         )
+
+
+def _origin(family: Family) -> Iterator[str]:
+    """What a merged family was merged from."""
+    merged = family.details.get(MERGED)
+    if not isinstance(merged, Mapping) or not isinstance(merged.get("families"), list):
+        return
+
+    experts = []
+    for expert in merged["families"]:
+        languages = ", ".join(map(cell, expert["languages"]))
+        name = f"`{cell(expert['name'])}`" if expert["name"] else "a model in memory"
+        experts.append(f"{name} ({languages}; weight {expert['weight']:.4g})")
+
+    method = f"`{cell(merged.get('method'))}`"
+    if merged.get("density") is not None:
+        method += f", density {merged['density']:.4g}"
+    yield f"Merged by `merge_families` ({method}) from: {'; '.join(experts)}."
 
 
 def base_repository(family: Family) -> str | None:

@@ -53,7 +53,7 @@ def is_same_base(
 
     try:
         with ExitStack() as stack:
-            files = _tensors_of(folder, stack)
+            files = tensors_of(folder, stack)
             if files:
                 return _compare(base, state, files, folder)
     except (OSError, SafetensorError, RuntimeError, ValueError, KeyError):
@@ -142,7 +142,7 @@ def _names(base: transformers.PreTrainedModel, name: str) -> Iterator[str]:
                 yield each.removesuffix(new) + old
 
 
-def _tensors_of(folder: Path, stack: ExitStack) -> dict[str, Any]:
+def tensors_of(folder: Path, stack: ExitStack) -> dict[str, Any]:
     """The name of each tensor in a checkpoint → a function that reads it."""
     names = [_WEIGHTS]
     if (folder / _INDEX).is_file():

@@ -143,7 +143,7 @@ def family_differences(
         return differences
 
     for here, there in _comparable_configs(family, published):
-        differences += _config_differences(folder / here, place, there)
+        differences += config_differences(folder / here, place, there)
 
     if theta:
         differences += _theta_differences(folder, family, place, published)
@@ -179,7 +179,7 @@ def _comparable_configs(family: Family, published: Family) -> Iterator[tuple[str
         yield f"{here[0]}/adapter_config.json", f"{there[0]}/adapter_config.json"
 
 
-def _config_differences(path: Path, place: Place, name: str) -> Iterator[str]:
+def config_differences(path: Path, place: Place, name: str) -> Iterator[str]:
     """Settings in which two JSON files differ; another version may lack or add a setting."""
     there = None
     size = place.size(name)

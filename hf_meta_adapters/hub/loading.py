@@ -176,6 +176,35 @@ def load_base(
     return model
 
 
+def empty_base(folder: Path, family: Family) -> nn.Module:
+    """Make the base of a family with the right shapes, and without memory for its weights.
+
+    Args:
+        folder: Where the family is.
+        family: The manifest.
+
+    Returns:
+        The transformers model, all of whose parameters are zero and cannot be written to.
+
+    Raises:
+        HubError: If the class is unknown.
+    """
+    check_settings(folder / CONFIG)
+    config = transformers.AutoConfig.from_pretrained(str(folder))
+    model_class: Any = _saved_class(family.base_class)
+    with torch.device("meta"):
+        model: nn.Module = model_class(config)
+
+    # on the CPU, where adapters that are put into it will be
+    for part in model.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                zeros = torch.zeros((), dtype=parameter.dtype).expand(parameter.shape)
+                part._parameters[name] = nn.Parameter(zeros, requires_grad=False)
+
+    return model
+
+
 def check_adapter(folder: Path) -> None:
     """Refuse the folder of a single adapter if its configuration is no such thing.
 

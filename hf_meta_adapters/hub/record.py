@@ -30,6 +30,9 @@ DETAILS = (
 )
 """What can be recorded of a model, by keyword."""
 
+MERGED = "merged_from"
+"""What `merge_families` records beside them."""
+
 _OF_THE_TRAINER = ("fallbacks",)
 
 _OPTIONS = ("max_shard_size", "other_languages", "processing_class", "commit_message", "private")

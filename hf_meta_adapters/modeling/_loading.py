@@ -13,7 +13,7 @@ from hf_meta_adapters.backends import Backend
 from hf_meta_adapters.backends.abilities import SharedPart
 from hf_meta_adapters.backends.registry import backend_named
 from hf_meta_adapters.errors import ConfigurationError, HubError, check_languages
-from hf_meta_adapters.hub.base_model import body_name
+from hf_meta_adapters.hub.base_model import BaseReference, body_name
 from hf_meta_adapters.hub.checksums import check_adapter_files
 from hf_meta_adapters.hub.client import Access
 from hf_meta_adapters.hub.download import fetch_family
@@ -22,6 +22,7 @@ from hf_meta_adapters.hub.limits import Amount, amount_in, at_most
 from hf_meta_adapters.hub.loading import check_adapter, load_base
 from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family
 from hf_meta_adapters.hub.others import Others
+from hf_meta_adapters.hub.record import MERGED
 from hf_meta_adapters.modeling._building import Model, build_model
 from hf_meta_adapters.modeling._router import Router
 
@@ -64,6 +65,21 @@ class SavedModel:
     body: str | None
     config: object
     shared: object
+
+    @property
+    def reference(self) -> BaseReference | None:
+        """The base that was named by whoever saved, if it was."""
+        if not self.family.theta_is_adapter:
+            return None
+
+        # transformers does not always record the commit that it loaded
+        return BaseReference(self.family.base_model, self.family.base_revision)
+
+    @property
+    def merged_from(self) -> Mapping[str, object]:
+        """What the family was merged from; empty if it was not."""
+        merged = self.family.details.get(MERGED)
+        return merged if isinstance(merged, Mapping) else {}
 
     @property
     def others(self) -> Others:

@@ -18,7 +18,7 @@ from hf_meta_adapters.hub.base_model import body_name
 from hf_meta_adapters.hub.manifest import Family
 from hf_meta_adapters.hub.others import Others
 from hf_meta_adapters.hub.push import Push, push_family
-from hf_meta_adapters.hub.record import check_details
+from hf_meta_adapters.hub.record import MERGED, check_details
 from hf_meta_adapters.hub.saving import save_family
 from hf_meta_adapters.hub.tokenizer import Tokenizer, save_tokenizer
 
@@ -92,6 +92,7 @@ class HasFamily(Protocol):
     shared: str
     share_adapter: bool
     shared_part: SharedPart | None
+    merged_from: Mapping[str, object]
 
     @property
     def languages(self) -> tuple[Language, ...]:
@@ -110,6 +111,9 @@ def family_of(model: HasFamily, base: tuple[str, str], details: Mapping[str, obj
         ConfigurationError: If nothing reads one of the details.
     """
     check_details(details)
+    if model.merged_from:
+        details = {**details, MERGED: model.merged_from}
+
     name, revision = base
     return Family(
         languages=model.languages,

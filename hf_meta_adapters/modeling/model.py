@@ -15,7 +15,6 @@ from hf_meta_adapters.backends import Backend
 from hf_meta_adapters.backends.abilities import ReplacesModules
 from hf_meta_adapters.backends.recomputation import is_checkpointed
 from hf_meta_adapters.errors import check_known_language
-from hf_meta_adapters.hub.base_model import BaseReference
 from hf_meta_adapters.hub.client import Access
 from hf_meta_adapters.hub.loading import load_weights
 from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family
@@ -67,6 +66,7 @@ class LanguageAdapterModel(nn.Module):
         shared: `"all"`, `"none"` or the regular expression that says what θ is.
         shared_part: θ, if it is an adapter itself.
         share_adapter: Whether all languages share one adapter.
+        merged_from: What `merge_families` made the model from; empty for any other.
 
     Example:
         >>> import tempfile, torch
@@ -114,6 +114,7 @@ class LanguageAdapterModel(nn.Module):
 
         # what a saved family has, or had, and this model lacks
         self._others = Others()
+        self.merged_from: Mapping[str, object] = {}
 
         # what `train_only` excluded; languages that are added later are trained
         self._frozen_languages: set[Language] = set()
@@ -530,10 +531,8 @@ class LanguageAdapterModel(nn.Module):
         saved = open_saved(repo_or_path, choices, access)
 
         model = build_saved(cls, saved)
-        model._others = saved.others
-        if saved.family.theta_is_adapter:
-            # transformers does not always record the commit that it loaded
-            model._reference = BaseReference(saved.family.base_model, saved.family.base_revision)
+        model._others, model.merged_from = saved.others, saved.merged_from
+        model._reference = saved.reference or model._reference
         load_adapters(saved, model.backend, model.shared_part)
 
         if model.shared_part is not None and shared == "none":

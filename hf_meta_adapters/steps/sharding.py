@@ -140,6 +140,19 @@ def _put(parameter: torch.Tensor, where: _Places) -> None:
         module._parameters[name] = parameter  # type: ignore[assignment]
 
 
+def write_whole(target: torch.Tensor, full: torch.Tensor) -> None:
+    """Copy a whole tensor into one of its shape, or this process's part of it into a shard.
+
+    Args:
+        target: The tensor, changed in place.
+        full: The whole tensor.
+    """
+    if is_sharded(target):
+        _write_shard(target, full)
+    else:
+        target.data.copy_(full)
+
+
 @torch.no_grad()
 def _write_shard(shard: torch.Tensor, full: torch.Tensor) -> None:
     """Copy this process's part of a whole tensor."""

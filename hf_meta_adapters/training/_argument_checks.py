@@ -50,6 +50,17 @@ def check_rate(name: str, value: object, *, optional: bool = True) -> None:
     raise ConfigurationError(f"`{name}` {expected}. Found {value!r}.{_hint(value)}")
 
 
+def check_share(name: str, value: object) -> None:
+    """Check that an argument is a share of something, more than nothing of it, or `None`."""
+    if value is None:
+        return
+
+    if not isinstance(value, (int, float)) or not 0 < value <= 1:
+        raise ConfigurationError(
+            f"`{name}` must be above 0 and at most 1, or None. Found {value!r}.{_hint(value)}"
+        )
+
+
 def check_beta(name: str, value: object) -> None:
     """Check that an argument is the rate at which a running mean forgets."""
     if not isinstance(value, (int, float)) or not 0 <= value < 1:

@@ -16,7 +16,7 @@ _STAYS = """
     indirect_ratio_scope shared_update shared_update_groups surgery_gradients inner_optimizer
     inner_learning_rate adapter_update update_order meta_every languages_per_step
     sampling sampling_alpha sampling_max_epochs sampling_end_alpha language_weights
-    language_weights_rate
+    language_weights_rate reptile_steps reptile_rate
 
     train_sampling_strategy group_by_length length_column_name
     label_smoothing_factor label_names remove_unused_columns neftune_noise_alpha

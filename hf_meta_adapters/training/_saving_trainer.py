@@ -28,6 +28,7 @@ from hf_meta_adapters.training._publishing import (
     push_checkpoint,
     write_card,
 )
+from hf_meta_adapters.training._reptile import SequentialReptile
 from hf_meta_adapters.training._resume import reading_optimizer
 from hf_meta_adapters.training._run_identity import RunIdentity
 from hf_meta_adapters.training._run_record import run_record
@@ -48,6 +49,7 @@ class SavingTrainer(GuardedTrainer):
     progress: Progress
     """Rows seen of each language, steps skipped."""
     _outer_step: OuterStep
+    _reptile: SequentialReptile
     _run: RunIdentity
     _writer: CheckpointWriter
 
@@ -153,6 +155,7 @@ class SavingTrainer(GuardedTrainer):
         super()._write_run(folder)
         if not self.args.save_only_model:
             self._outer_step.save(folder)
+            self._reptile.save(folder)
 
     def _checkpoint_record(self) -> CheckpointRecord:
         return {
@@ -198,5 +201,6 @@ class SavingTrainer(GuardedTrainer):
 
         self.progress.load_state_dict(record["progress"])
         self._outer_step.load(Path(checkpoint))
+        self._reptile.load(Path(checkpoint))
         if record.get("evaluation_due", False):
             self._due_from = checkpoint

@@ -9,6 +9,7 @@ from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps.losses import predicts_the_next_token
 from hf_meta_adapters.training._publishing import check_other_languages, check_publishable
+from hf_meta_adapters.training._reptile import check_reptile
 from hf_meta_adapters.training._surgery_state import surgery_of
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 
@@ -54,6 +55,7 @@ def check_setup(model: object, args: object, optimizer: object) -> None:
         )
 
     surgery_of(model, args)
+    check_reptile(model, args, optimizer)
     if args.label_smoothing_factor:
         _check_label_smoothing(model, args.label_smoothing_factor)
 

@@ -57,6 +57,11 @@ def check_surgery_arguments(arguments: Mapping[str, object]) -> None:
     for found, reason, is_used in (
         ('lookahead="next"', "differentiates the mean of them in the next step", looks_ahead),
         (
+            "languages_per_step=1",
+            "has one language in a step, and nothing to weigh",
+            arguments["languages_per_step"] == 1,
+        ),
+        (
             f"languages_per_pass={arguments['languages_per_pass']}",
             "takes one gradient for several languages",
             arguments["languages_per_pass"] != 1,

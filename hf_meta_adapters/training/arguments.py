@@ -22,6 +22,7 @@ from hf_meta_adapters.training._argument_checks import (
     check_norm,
     check_positive,
     check_rate,
+    check_share,
     parsed_languages,
 )
 from hf_meta_adapters.training._combined_arguments import check_combinations
@@ -67,7 +68,7 @@ _POSITIVE = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
 )
-_POSITIVE_OR_NONE = ("meta_batch_size", "languages_per_step")
+_POSITIVE_OR_NONE = ("meta_batch_size", "languages_per_step", "reptile_steps")
 _COUNTS = ("fidelity_check_steps", "skip_nonfinite_steps")
 _RATES = ("learning_rate", "weight_decay")
 _RATES_OR_NONE = ("inner_learning_rate", "adapter_learning_rate")
@@ -167,6 +168,12 @@ class MetaAdapterTrainingArguments(TrainingArguments):
             `weight_<language>`. Those of `meta_languages` are weights of validation losses.
         language_weights_rate: The step size of learned weights; `None` for 0.01 with `"alignment"`
             and 0.025 with `"famo"`.
+        reptile_steps: K of Sequential Reptile (Lee et al. 2022): θ is trained in loops of K steps
+            of the optimizer, each in one language, and moved from the beginning of each loop
+            towards its end. It needs `languages_per_step=1`; φ_l is trained in the steps of its
+            language. `None` for no loops.
+        reptile_rate: η, the share of the way that θ is moved, θ ← θ_0 + η (θ_K − θ_0), above 0 and
+            at most 1; `None` takes 0.1.
         fidelity_check_steps: Compare the meta-gradient with the exact one every so many steps, on a
             few rows; 0 for never. The cosine is logged as `meta_fidelity`.
         min_fidelity: The least cosine: below it the run continues with a safer setting (a
@@ -227,6 +234,8 @@ class MetaAdapterTrainingArguments(TrainingArguments):
     sampling_end_alpha: float | None = option(None, 'The last α, "cooldown"; none for 1.')
     language_weights: str = option("uniform", '"uniform", "alignment" or "famo".')
     language_weights_rate: float | None = option(None, "Step size of learned weights.")
+    reptile_steps: int | None = option(None, "Steps of a loop of Sequential Reptile.")
+    reptile_rate: float | None = option(None, "Share of a loop's way that θ is moved.")
     fidelity_check_steps: int = option(500, "Steps between comparisons with the exact one.")
     min_fidelity: float = option(0.9, "The least cosine to the exact meta-gradient.")
     skip_nonfinite_steps: int = option(0, "Non-finite steps that may be skipped in a run.")
@@ -354,6 +363,7 @@ class MetaAdapterTrainingArguments(TrainingArguments):
         for name in _BETAS:
             check_beta(name, given[name])
         check_epsilon("adam_epsilon", self.adam_epsilon)
+        check_share("reptile_rate", self.reptile_rate)
         check_cosine("min_fidelity", self.min_fidelity)
         check_exponent("sampling_alpha", self.sampling_alpha)
         check_norm("max_grad_norm", self.max_grad_norm)

@@ -26,6 +26,7 @@ from hf_meta_adapters.training._lost_process import naming_lost_process
 from hf_meta_adapters.training._optimizer_groups import adapter_parameters, split_groups
 from hf_meta_adapters.training._outer_step import OuterStep
 from hf_meta_adapters.training._progress import Progress
+from hf_meta_adapters.training._reptile import SequentialReptile
 from hf_meta_adapters.training._row_order import row_order
 from hf_meta_adapters.training._run_identity import RunIdentity
 from hf_meta_adapters.training._run_settings import run_parts
@@ -158,6 +159,8 @@ class MetaAdapterTrainer(SavingTrainer):
             # Accelerate would compile a wrapper that no step goes through.
             self.accelerator.state.dynamo_plugin.backend = "NO"
 
+        self._reptile = SequentialReptile(args, model)
+        self.add_callback(self._reptile)
         self.add_callback(KeepPosition(self.progress, self._micro_batches, self._catch_up))
 
     def add_callback(self, callback: type[TrainerCallback] | TrainerCallback) -> None:

@@ -257,7 +257,7 @@ _HERE = {field.name for field in dataclasses.fields(MetaAdapterTrainingArguments
 
 def test_every_argument_that_must_stay_is_tried():
     untried = set(CLASSES["stays"]) - set(OTHER_ARGUMENTS)
-    assert untried == _NEEDS_AN_ACCELERATOR | _ONLY_OF_TRANSFORMERS_4
+    assert untried == _NEEDS_AN_ACCELERATOR | _ONLY_OF_TRANSFORMERS_4 | set(OTHER_LOOPS)
 
 
 @pytest.mark.parametrize("name", sorted(_HERE.intersection(OTHER_ARGUMENTS)))
@@ -274,6 +274,25 @@ def test_a_planned_run_of_another_length_is_refused(tmp_path):
     longer = SAVING["max_steps"] + 4
     said = f"`length of the run` was .*{SAVING['max_steps']}.* and is .*{longer}"
     refused(tmp_path, said, max_steps=longer, **given)
+
+
+LOOPS = {
+    "languages_per_step": 1,
+    "adapter_update": "train",
+    "reptile_steps": 2,
+    "meta_dataset": None,
+}
+OTHER_LOOPS = {
+    "reptile_steps": ({"reptile_steps": 1}, "was 2 and is 1"),
+    "reptile_rate": ({"reptile_rate": 0.5}, "was None and is 0.5"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_LOOPS)
+def test_other_loops_of_sequential_reptile_are_refused_by_name(tmp_path, name):
+    make_trainer(tmp_path, make_model(), **SAVING, **LOOPS).train()
+    given, said = OTHER_LOOPS[name]
+    refused(tmp_path, f"`{name}` {said}", **{**LOOPS, **given})
 
 
 def without_first_dropout(model):

@@ -58,9 +58,10 @@ def check_mean(config: AdapterConfig) -> None:
     """
     if any(is_orthogonal(each) for each in configs_in(config)):
         raise ConfigurationError(
-            "A language can start from the mean of several only if a mean of their adapters is such"
-            " an adapter. Found orthogonal ReFT, whose mean is not orthogonal. Use"
-            ' `copy_from="sw"` with one language, or `NoReftConfig()`.'
+            "A language can start from the mean of several, or be merged from several families,"
+            " only if a mean of their adapters is such an adapter. Found orthogonal ReFT, whose"
+            ' mean is not orthogonal. Use `copy_from="sw"` with one language, merge families of'
+            " which one has the language, or use `NoReftConfig()`."
         )
 
 

@@ -54,6 +54,7 @@ from hf_meta_adapters.backends.peft._shared_part import SWITCHED, PeftSharedPart
 from hf_meta_adapters.backends.peft._supported import check_bias, check_supported
 from hf_meta_adapters.backends.peft._switches import Switches, check_not_nested, originals
 from hf_meta_adapters.backends.peft._task import head_tensors, with_task, without_task
+from hf_meta_adapters.backends.peft._weighted import MergesLora
 from hf_meta_adapters.backends.weights_file import read_weights
 from hf_meta_adapters.errors import ConfigurationError, UnsupportedModelError
 
@@ -70,6 +71,7 @@ class PeftBackend(
     MergesLanguages,
     ExportsLora,
     RemovesLanguages,
+    MergesLora,
 ):
     """One PEFT adapter per language, for any `PeftConfig`.
 

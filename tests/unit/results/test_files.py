@@ -60,6 +60,9 @@ GUARDED = {
     "results/plots.py",
     "diagnostics/_mask_file.py",
     "study/memory.py",  # a switch of the kernel
+    # into a scratch folder
+    "modeling/_merged_folder.py",
+    "modeling/merge_families.py",
     "cli/exporting.py",  # into folders that are new or empty
     # files of a model, after `check_no_links` and `cut_hard_links`
     "backends/adapters/_files.py",

@@ -43,6 +43,8 @@ METHOD = {
     "sampling_end_alpha": None,
     "language_weights": "uniform",
     "language_weights_rate": None,
+    "reptile_steps": None,
+    "reptile_rate": None,
     "fidelity_check_steps": 500,
     "min_fidelity": 0.9,
     "skip_nonfinite_steps": 0,

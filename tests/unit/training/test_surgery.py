@@ -100,6 +100,7 @@ def test_a_checkpoint_has_the_state(tmp_path: Path) -> None:
     [
         ({"lookahead": "next"}, 'Found `lookahead="next"`'),
         ({"languages_per_pass": 2}, "Found `languages_per_pass=2`"),
+        ({"languages_per_step": 1}, "Found `languages_per_step=1`, which has one language"),
         ({"shared_update": "pcd"}, "puts one language before all others"),
         ({"surgery_gradients": "kept"}, "`surgery_gradients` must be one of"),
         ({"shared_update": "mean", "surgery_gradients": "keep"}, "which has no weights"),

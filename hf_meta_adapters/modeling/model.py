@@ -15,7 +15,6 @@ from hf_meta_adapters.backends import Backend
 from hf_meta_adapters.backends.abilities import ReplacesModules
 from hf_meta_adapters.backends.recomputation import is_checkpointed
 from hf_meta_adapters.errors import check_known_language
-from hf_meta_adapters.hub.base_model import BaseReference
 from hf_meta_adapters.hub.client import Access
 from hf_meta_adapters.hub.loading import load_weights
 from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family
@@ -533,7 +532,7 @@ class LanguageAdapterModel(nn.Module):
         model._others = saved.others
         if saved.family.theta_is_adapter:
             # transformers does not always record the commit that it loaded
-            model._reference = BaseReference(saved.family.base_model, saved.family.base_revision)
+            model._reference = saved.reference(model._reference.rows)
         load_adapters(saved, model.backend, model.shared_part)
 
         if model.shared_part is not None and shared == "none":

@@ -126,6 +126,7 @@ def checked_base(model: object) -> transformers.PreTrainedModel:
                 " vocabulary before adapters are put into the embeddings or they are quantized."
             )
 
+    _check_sides(base)
     return base
 
 
@@ -156,9 +157,10 @@ def check_found(found: int, size: int) -> None:
         DataError: If there are fewer than asked for.
     """
     if found < size:
+        remedy = f"Pass more text, or `size={found}`." if found else "Pass more text."
         raise DataError(
             "The texts must hold as many new pieces as are asked for, each at least twice. Found"
-            f" {found:,} pieces and `size={size:,}`. Pass more text, or `size={max(found, 1)}`."
+            f" {found:,} pieces and `size={size}`. {remedy}"
         )
 
 
@@ -179,6 +181,22 @@ def check_kept(before: Mapping[str, int], after: Mapping[str, int]) -> None:
             f" {moved[:3]}, {len(moved)} in all, would not, as the tokenizer has added tokens that"
             " its file does not list. Save and load it, and try again."
         )
+
+
+def _check_sides(base: Any) -> None:
+    """Refuse an encoder and a decoder of which one would not get the rows."""
+    if not base.config.is_encoder_decoder:
+        return
+
+    for side in (base.get_encoder(), base.get_decoder()):
+        part = side.get_input_embeddings()
+        # the encoder of speech reads no tokens
+        if isinstance(part, nn.Embedding) and part.weight is not base.get_input_embeddings().weight:
+            raise UnsupportedModelError(
+                "Encoder and decoder must read the same embeddings, to which rows are added. Found"
+                f" that the `{type(side).__name__}` of `{type(base).__name__}` has some of its own."
+                " Set `tie_word_embeddings=True` where the model is loaded, if it was trained so."
+            )
 
 
 def _check_whole(base: transformers.PreTrainedModel) -> None:

@@ -40,9 +40,10 @@ def add_rows(
 
     # a model may have rows to spare
     if max(ids) >= rows:
-        bias = _bias(base)
+        first, second = _bias(base), _second_bias(base)
         base.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
-        _resize_second_bias(base, bias)
+        if second is not None and second is not first:
+            _give_second_bias(base, second)
 
     # output embeddings come as a new module
     for name, parameter in base.named_parameters():
@@ -121,30 +122,32 @@ def _bias(base: transformers.PreTrainedModel) -> nn.Parameter | None:
     return None if outputs is None else outputs.bias
 
 
-def _resize_second_bias(base: transformers.PreTrainedModel, before: Tensor | None) -> None:
-    """Resize the bias beside output embeddings that have one themselves.
-
-    BERT and its relatives have it twice, and where the output embeddings are not tied, transformers
-    resizes one of the two.
-
-    Args:
-        base: The model.
-        before: The bias of the output embeddings before they were resized.
-    """
-    present = _bias(base)
-    if before is None or present is None:
-        return
-
+def _head(base: transformers.PreTrainedModel) -> nn.Module:
+    """The module that the output embeddings are in."""
     outputs = base.get_output_embeddings()
     name = next(name for name, part in base.named_modules() if part is outputs)
-    head = base.get_submodule(name.rpartition(".")[0])
-    second = vars(head)["_parameters"].get("bias")
+    return base.get_submodule(name.rpartition(".")[0])
 
-    if second is before:
-        head.bias = present
-    elif second is not None and second.shape == before.shape:
-        grown = torch.cat([second.data, second.new_zeros(len(present) - len(second))])
-        head.bias = nn.Parameter(grown, second.requires_grad)
+
+def _second_bias(base: transformers.PreTrainedModel) -> nn.Parameter | None:
+    """The bias beside output embeddings that have one themselves, as BERT and its relatives do."""
+    if _bias(base) is None:
+        return None
+
+    found: nn.Parameter | None = vars(_head(base))["_parameters"].get("bias")
+    return found
+
+
+def _give_second_bias(base: transformers.PreTrainedModel, before: nn.Parameter) -> None:
+    """Resize a second bias that is a tensor of its own, as it is beside untied embeddings.
+
+    Some classes of transformers leave it as it was, and others make the two one, although they are
+    loaded as two.
+    """
+    first = _bias(base)
+    if first is not None:
+        grown = torch.cat([before.data, before.new_zeros(len(first) - len(before))])
+        _head(base).bias = nn.Parameter(grown, before.requires_grad)
 
 
 def _tensors(base: transformers.PreTrainedModel) -> dict[str, Tensor]:

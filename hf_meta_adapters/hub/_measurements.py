@@ -31,6 +31,7 @@ _SETTINGS = (
     "steps",
     "learning_rate",
     "adapter_learning_rate",
+    "embedding_learning_rate",
     "lr_scheduler_type",
     "warmup_steps",
     "optim",

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
         plan_language_capacity,
     )
     from hf_meta_adapters.diagnostics.language_masks import LanguageMasks
-    from hf_meta_adapters.evaluation import evaluate_languages, register_task
+    from hf_meta_adapters.evaluation import evaluate_languages
     from hf_meta_adapters.evaluation.language_model_score import bits_per_character
     from hf_meta_adapters.evaluation.lm_features import masked_lm_features
+    from hf_meta_adapters.evaluation.task import register_task
     from hf_meta_adapters.hub.citation import citation
     from hf_meta_adapters.hub.download import list_languages
     from hf_meta_adapters.meta import MetaGradients, MetaOptions, MetaSignal
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from hf_meta_adapters.training.conflict_callback import GradientConflictCallback
     from hf_meta_adapters.training.default_collator import get_data_collator
     from hf_meta_adapters.training.trainer import MetaAdapterTrainer
+    from hf_meta_adapters.vocabulary.extending import extend_vocabulary
 
 __all__ = [
     "BottleneckConfig",
@@ -61,6 +63,7 @@ __all__ = [
     "check_roles",
     "citation",
     "evaluate_languages",
+    "extend_vocabulary",
     "get_data_collator",
     "get_language_model",
     "gradient_conflict",
@@ -97,9 +100,9 @@ _HOMES = {
     "mask_overlap": "hf_meta_adapters.diagnostics",
     "plan_language_capacity": "hf_meta_adapters.diagnostics",
     "evaluate_languages": "hf_meta_adapters.evaluation",
-    "register_task": "hf_meta_adapters.evaluation",
     "bits_per_character": "hf_meta_adapters.evaluation.language_model_score",
     "masked_lm_features": "hf_meta_adapters.evaluation.lm_features",
+    "register_task": "hf_meta_adapters.evaluation.task",
     "citation": "hf_meta_adapters.hub.citation",
     "list_languages": "hf_meta_adapters.hub.download",
     "MetaGradients": "hf_meta_adapters.meta",
@@ -118,6 +121,7 @@ _HOMES = {
     "GradientConflictCallback": "hf_meta_adapters.training.conflict_callback",
     "get_data_collator": "hf_meta_adapters.training.default_collator",
     "MetaAdapterTrainer": "hf_meta_adapters.training.trainer",
+    "extend_vocabulary": "hf_meta_adapters.vocabulary.extending",
 }
 """Name → the module that is imported when the name is first used."""
 

@@ -16,12 +16,20 @@ from peft import (
     PromptEncoderConfig,
     PromptTuningConfig,
 )
-from transformers import MixtralConfig, MixtralForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from transformers import (
+    MBartForConditionalGeneration,
+    MixtralConfig,
+    MixtralForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from hf_meta_adapters import (
     BottleneckConfig,
     MetaAdapterTrainingArguments,
     ModuleCopyConfig,
+    extend_vocabulary,
     get_language_model,
 )
 from hf_meta_adapters.errors import ConfigurationError, DataError, UnsupportedModelError
@@ -88,6 +96,18 @@ def _tied_for_good() -> Any:
         right.lm_head.weight.add_(1)  # stands for such a class, of which transformers 5 has none
     model.backend.merged = lambda adapter: right
     return model.merge_language("sw")
+
+
+def untied_sides(config: Any) -> Any:
+    base = tiny("mbart").config()
+    base.tie_word_embeddings = False
+    return get_language_model(MBartForConditionalGeneration(base), config, LANGUAGES)
+
+
+def extended(name: str, config: Any, **options: Any) -> Any:
+    letters = {letter: number for number, letter in enumerate("abhirn")}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(BPE(letters, [])))
+    return extend_vocabulary(of(name, config, **options), tokenizer, ["habari nahari"], 1)
 
 
 def prompts() -> PromptTuningConfig:
@@ -164,12 +184,18 @@ UNSUPPORTED = (
         ConfigurationError,
     ),
     Unsupported(
-        "`shared=LoraConfig(trainable_token_indices=...)` next to adapters of languages",
-        "PEFT looks for such tokens in every language; set it for the languages",
-        lambda: of(
+        "trainable tokens where encoder and decoder have embeddings of their own",
+        "PEFT trains rows of a third embedding, which no forward pass reads",
+        lambda: untied_sides(LoraConfig(target_modules=["q_proj"], trainable_token_indices=[3])),
+        ConfigurationError,
+    ),
+    Unsupported(
+        "`extend_vocabulary` of a model whose θ is an adapter already",
+        "its new rows must be part of θ from the start; extend the base first",
+        lambda: extended(
             "llama",
             LoraConfig(target_modules=["q_proj"]),
-            shared=LoraConfig(target_modules=["q_proj"], trainable_token_indices=[3]),
+            shared=LoraConfig(target_modules=["q_proj"]),
         ),
         ConfigurationError,
     ),

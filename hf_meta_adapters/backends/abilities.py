@@ -7,7 +7,7 @@ A backend declares an ability by deriving from its class. `LanguageAdapterModel`
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,16 @@ class SharedPart(ABC):
     @abstractmethod
     def merged(self) -> nn.Module:
         """Compute a copy of the transformers model, without languages, with θ in its weights."""
+
+    def token_rows(self) -> Mapping[int, Collection[int]]:
+        """The rows of embeddings that θ has values of its own for.
+
+        A base that differs in nothing else from its files need not be saved.
+
+        Returns:
+            The address of the data of an embedding → its rows. Default none.
+        """
+        return {}
 
 
 class MakesSharedParts(ABC):

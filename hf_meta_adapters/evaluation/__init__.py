@@ -12,10 +12,10 @@ from hf_meta_adapters.evaluation._ner import NER
 from hf_meta_adapters.evaluation._nli import NLI
 from hf_meta_adapters.evaluation._pos import POS
 from hf_meta_adapters.evaluation._question_answering import QuestionAnswering
-from hf_meta_adapters.evaluation._task import Task, TaskScore, get_task, register_task
 from hf_meta_adapters.evaluation._token_classification import TokenClassification
 from hf_meta_adapters.evaluation.method_comparison import MethodComparison
 from hf_meta_adapters.evaluation.sanity import MiswiringWarning
+from hf_meta_adapters.evaluation.task import Task, TaskScore, get_task
 
 __all__ = [
     "NER",
@@ -35,7 +35,6 @@ __all__ = [
     "evaluate_languages",
     "get_task",
     "majority_baseline",
-    "register_task",
 ]
 
 __getattr__ = moved_names(
@@ -56,6 +55,7 @@ __getattr__ = moved_names(
         "normalize_answer": "hf_meta_adapters.evaluation.answers",
         "parse_arguments": "hf_meta_adapters.cli",
         "read_grid": "hf_meta_adapters.study.grid",
+        "register_task": "hf_meta_adapters.evaluation.task",
         "run_grid": "hf_meta_adapters.study.grid",
     },
 )

@@ -19,7 +19,7 @@ from hf_meta_adapters.errors import (
 from hf_meta_adapters.evaluation._constant_prediction import warn_if_constant
 from hf_meta_adapters.evaluation._forward import config_value, run_model
 from hf_meta_adapters.evaluation._language_scores import LanguageScores
-from hf_meta_adapters.evaluation._task import Task, TaskScore, get_task
+from hf_meta_adapters.evaluation.task import Task, TaskScore, get_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

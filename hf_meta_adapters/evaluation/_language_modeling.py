@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from hf_meta_adapters._typing import Language, Rows
 from hf_meta_adapters.evaluation._forward import Feature
-from hf_meta_adapters.evaluation._task import Task, TaskScore
 from hf_meta_adapters.evaluation.language_model_score import (
     LanguageModelScore,
     RowScore,
     score_rows,
     sum_rows,
 )
+from hf_meta_adapters.evaluation.task import Task, TaskScore
 
 __all__ = ["LanguageModeling"]
 

@@ -10,8 +10,8 @@ from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.evaluation._columns import column
 from hf_meta_adapters.evaluation._language_scores import LanguageScores
 from hf_meta_adapters.evaluation._nli import NLI
-from hf_meta_adapters.evaluation._task import Task
 from hf_meta_adapters.evaluation._token_classification import TokenClassification
+from hf_meta_adapters.evaluation.task import Task
 
 __all__ = ["majority_baseline"]
 

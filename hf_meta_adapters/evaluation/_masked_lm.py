@@ -8,8 +8,8 @@ from hf_meta_adapters._typing import Language, Rows
 from hf_meta_adapters.evaluation._columns import column
 from hf_meta_adapters.evaluation._forward import Feature
 from hf_meta_adapters.evaluation._language_modeling import LanguageModeling
-from hf_meta_adapters.evaluation._task import register_task
 from hf_meta_adapters.evaluation.lm_features import masked_lm_features
+from hf_meta_adapters.evaluation.task import register_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,9 +10,9 @@ from hf_meta_adapters._typing import Language, Rows
 from hf_meta_adapters.errors import DataError
 from hf_meta_adapters.evaluation._columns import label_column
 from hf_meta_adapters.evaluation._constant_prediction import constant_class
-from hf_meta_adapters.evaluation._task import TaskScore, register_task
 from hf_meta_adapters.evaluation._token_classification import TokenClassification, flatten
 from hf_meta_adapters.evaluation.metrics import SpanF1, compute, repair_bio, spans
+from hf_meta_adapters.evaluation.task import TaskScore, register_task
 
 __all__ = ["NER"]
 

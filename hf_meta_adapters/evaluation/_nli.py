@@ -12,9 +12,9 @@ from hf_meta_adapters.errors import DataError
 from hf_meta_adapters.evaluation._columns import column, label_column
 from hf_meta_adapters.evaluation._constant_prediction import constant_class
 from hf_meta_adapters.evaluation._forward import Feature, logits_of
-from hf_meta_adapters.evaluation._task import Task, TaskScore, register_task
 from hf_meta_adapters.evaluation._windows import length_limit
 from hf_meta_adapters.evaluation.metrics import ClassF1, compute
+from hf_meta_adapters.evaluation.task import Task, TaskScore, register_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,9 +9,9 @@ import numpy as np
 from hf_meta_adapters._typing import Language, Rows
 from hf_meta_adapters.errors import DataError
 from hf_meta_adapters.evaluation._constant_prediction import constant_class
-from hf_meta_adapters.evaluation._task import TaskScore, register_task
 from hf_meta_adapters.evaluation._token_classification import TokenClassification, flatten
 from hf_meta_adapters.evaluation.metrics import TagAccuracy, compute
+from hf_meta_adapters.evaluation.task import TaskScore, register_task
 
 __all__ = ["POS"]
 

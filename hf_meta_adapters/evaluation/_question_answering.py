@@ -16,10 +16,10 @@ from hf_meta_adapters.evaluation._columns import column
 from hf_meta_adapters.evaluation._constant_prediction import constant_class
 from hf_meta_adapters.evaluation._forward import Feature, text_logits
 from hf_meta_adapters.evaluation._passage_windows import PassageReader, answer_positions
-from hf_meta_adapters.evaluation._task import Task, TaskScore, register_task
 from hf_meta_adapters.evaluation._windows import length_limit
 from hf_meta_adapters.evaluation.answers import answer_f1, best_match, exact_match
 from hf_meta_adapters.evaluation.metrics import AnswerMatch, compute
+from hf_meta_adapters.evaluation.task import Task, TaskScore, register_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -13,8 +13,8 @@ from hf_meta_adapters.errors import ConfigurationError, DataError
 from hf_meta_adapters.evaluation._columns import column, label_column
 from hf_meta_adapters.evaluation._forward import Feature, text_logits
 from hf_meta_adapters.evaluation._split_words import warn_if_cut_otherwise
-from hf_meta_adapters.evaluation._task import Task
 from hf_meta_adapters.evaluation._windows import length_limit, windows
+from hf_meta_adapters.evaluation.task import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -15,7 +15,7 @@ from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.evaluation._forward import Feature, run_model
 from hf_meta_adapters.evaluation._language_scores import LanguageScores
 from hf_meta_adapters.evaluation._majority_baseline import majority_baseline
-from hf_meta_adapters.evaluation._task import Task
+from hf_meta_adapters.evaluation.task import Task
 from hf_meta_adapters.hub.base_model import body_name
 
 __all__ = [

@@ -7,6 +7,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+import transformers
+
 from hf_meta_adapters.hub._needed_files import ADAPTER_CONFIG
 from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family
 
@@ -20,10 +22,12 @@ class CardFiles:
     Args:
         method: PEFT's name for the method of the adapters; "" if it is unknown or not PEFT's.
         has_tokenizer: Whether there is a tokenizer.
+        tokens: How many tokens there are, if a base that is only named may have fewer; 0 otherwise.
     """
 
     method: str = ""
     has_tokenizer: bool = False
+    tokens: int = 0
 
 
 def card_files(folder: Path, family: Family, others: Collection[str] = ()) -> CardFiles:
@@ -41,6 +45,16 @@ def card_files(folder: Path, family: Family, others: Collection[str] = ()) -> Ca
         config = folder / adapter / ADAPTER_CONFIG
         if config.is_file():
             settings = json.loads(config.read_text(encoding="utf-8"))
-            return CardFiles(str(settings.get("peft_type") or ""), has_tokenizer)
+            tokens = 0
+            if family.base_model and settings.get("trainable_token_indices"):
+                tokens = _tokens(folder)
+            return CardFiles(str(settings.get("peft_type") or ""), has_tokenizer, tokens)
 
     return CardFiles("", has_tokenizer)
+
+
+def _tokens(folder: Path) -> int:
+    """The size of the vocabulary in the configuration of a model; 0 if it names none."""
+    config = transformers.AutoConfig.from_pretrained(str(folder)).get_text_config()
+    tokens = getattr(config, "vocab_size", None)
+    return tokens if isinstance(tokens, int) else 0

@@ -159,10 +159,17 @@ def _with_peft(shown: Shown, adapter: str) -> Iterator[str]:
         imports,
         [
             _base(shown, "base"),
+            *_new_tokens(shown),
             f'model = PeftModel.from_pretrained(base, "{shown.repo_id}", subfolder="{adapter}")',
         ],
         shown,
     )
+
+
+def _new_tokens(shown: Shown) -> Iterator[str]:
+    """What makes room in a base for tokens whose values are in an adapter."""
+    if shown.files.tokens:
+        yield f"base.resize_token_embeddings({shown.files.tokens}, mean_resizing=False)"
 
 
 def _with_adapters(shown: Shown) -> Iterator[str]:

@@ -36,6 +36,7 @@ _SETTINGS = (
     "steps",
     "learning_rate",
     "adapter_learning_rate",
+    "embedding_learning_rate",
     "lr_scheduler_type",
     "warmup_steps",
     "optim",

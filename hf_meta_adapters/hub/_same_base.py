@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -34,8 +35,15 @@ _TOKENS = {"bos_token_id", "eos_token_id", "pad_token_id"}
 them."""
 
 
+_Rows = Mapping[int, Collection[int]]
+_NO_ROWS: _Rows = MappingProxyType({})
+
+
 def is_same_base(
-    base: transformers.PreTrainedModel, state: Mapping[str, Tensor], folder: Path
+    base: transformers.PreTrainedModel,
+    state: Mapping[str, Tensor],
+    folder: Path,
+    rows: _Rows = _NO_ROWS,
 ) -> bool:
     """Compare a model with the checkpoint in a folder, of which one tensor is read at a time.
 
@@ -43,19 +51,21 @@ def is_same_base(
         base: The model.
         state: Its tensors under the names of its own checkpoint, without adapters.
         folder: The folder of the checkpoint.
+        rows: The address of the data of an embedding → rows that are saved elsewhere: they may
+            differ, and may be more than the checkpoint has.
 
     Returns:
         Whether loading the folder gives this model: configuration, number types and all values.
         False where that cannot be told, such as for files that are not safetensors.
     """
-    if not _has_same_config(base, folder) or not _has_configured_types(base, state):
+    if not _has_same_config(base, folder, rows) or not _has_configured_types(base, state):
         return False
 
     try:
         with ExitStack() as stack:
             files = tensors_of(folder, stack)
             if files:
-                return _compare(base, state, files, folder)
+                return _compare(base, state, files, folder, rows)
     except (OSError, SafetensorError, RuntimeError, ValueError, KeyError):
         pass  # such a folder could not be loaded either
 
@@ -67,6 +77,7 @@ def _compare(
     state: Mapping[str, Tensor],
     files: Mapping[str, Any],
     folder: Path,
+    rows: _Rows,
 ) -> bool:
     """Whether every tensor has the value of its file; tied names need one file."""
     is_quantized = getattr(base.config, "quantization_config", None) is not None
@@ -83,8 +94,7 @@ def _compare(
             missing.append(tensor)
             continue
 
-        saved = file()
-        if saved.shape != tensor.shape or not _equal(saved, tensor):
+        if not _equal(file(), tensor, rows):
             return False
         found.add(_identity(tensor))
 
@@ -92,11 +102,11 @@ def _compare(
     if is_quantized or all(_identity(tensor) in found for tensor in missing):
         return True
 
-    return _loads_same(base, state, folder)
+    return _loads_same(base, state, folder, rows)
 
 
 def _loads_same(
-    base: transformers.PreTrainedModel, state: Mapping[str, Tensor], folder: Path
+    base: transformers.PreTrainedModel, state: Mapping[str, Tensor], folder: Path, rows: _Rows
 ) -> bool:
     """Compare with a second model, where transformers renames or joins tensors as it loads them."""
     with torch.random.fork_rng():  # what a checkpoint lacks is drawn
@@ -106,14 +116,19 @@ def _loads_same(
 
     loaded = twin.state_dict()
     return loaded.keys() == state.keys() and all(
-        loaded[name].shape == tensor.shape and _equal(loaded[name], tensor)
-        for name, tensor in state.items()
+        _equal(loaded[name], tensor, rows) for name, tensor in state.items()
     )
 
 
-def _equal(saved: Tensor, tensor: Tensor) -> bool:
+def _equal(saved: Tensor, tensor: Tensor, rows: _Rows) -> bool:
     """Whether a tensor of a file has the values of one of the model, in the type of the latter."""
     part: Any = tensor.detach()
+    apart = rows.get(_identity(tensor))
+    if apart is not None:
+        return _equal_beside(saved, part, apart)
+
+    if saved.shape != part.shape:
+        return False
     if hasattr(part, "device_mesh"):
         # each process compares the part that it has
         from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
@@ -126,6 +141,17 @@ def _equal(saved: Tensor, tensor: Tensor) -> bool:
             saved = saved.narrow(dimension, start, length)
 
     return torch.equal(saved.to(part.device, part.dtype), part)
+
+
+def _equal_beside(saved: Tensor, part: Tensor, apart: Collection[int]) -> bool:
+    """Whether tables are equal in all rows that are not saved apart from the table."""
+    if saved.shape[1:] != part.shape[1:] or len(saved) > len(part):
+        return False
+
+    kept = [row for row in range(len(part)) if row not in apart]
+    if kept and kept[-1] >= len(saved):
+        return False  # a new row that is saved nowhere
+    return torch.equal(saved[kept].to(part.device, part.dtype), part[kept])
 
 
 def _identity(tensor: Tensor) -> int:
@@ -160,7 +186,7 @@ def tensors_of(folder: Path, stack: ExitStack) -> dict[str, Any]:
     return tensors
 
 
-def _has_same_config(base: transformers.PreTrainedModel, folder: Path) -> bool:
+def _has_same_config(base: transformers.PreTrainedModel, folder: Path, rows: _Rows) -> bool:
     """Whether the configuration differs in nothing that changes an output."""
     try:
         saved = type(base.config).from_pretrained(str(folder)).to_dict()
@@ -170,6 +196,10 @@ def _has_same_config(base: transformers.PreTrainedModel, folder: Path) -> bool:
     ignored: set[str] = set()
     if not type(base).__name__.endswith("ForSequenceClassification"):
         ignored = {name for name in _TOKENS if saved.get(name) is None}
+
+    # the number of rows; the tables themselves are compared
+    if rows:
+        ignored = ignored | {"vocab_size"}
 
     return _settings(base.config.to_dict(), ignored) == _settings(saved, ignored)
 

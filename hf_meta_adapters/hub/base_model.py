@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import transformers
@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from hf_meta_adapters.hub._same_base import is_same_base
 
 _REPOSITORY = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")
+
+Rows = Callable[[], Mapping[int, Collection[int]]]
+"""Tells, of the address of the data of an embedding, rows that are saved apart from it."""
 
 
 class BaseReference:
@@ -26,22 +29,25 @@ class BaseReference:
     Args:
         name: A folder or a repository on the Hub; "" if there is none.
         revision: The commit of the repository; "" if it is unknown.
+        rows: Tells which rows of embeddings are saved apart from the base; default none.
 
     Attributes:
         name: The name.
         revision: The commit.
+        rows: What tells the rows: the address of the data of an embedding → its rows.
     """
 
-    def __init__(self, name: str = "", revision: str = "") -> None:
+    def __init__(self, name: str = "", revision: str = "", rows: Rows = dict) -> None:
         self.name = name
         self.revision = revision
+        self.rows = rows
         # what was compared last, and the commit that was the same; a checkpoint is saved often
         self._compared: list[tuple[object, ...]] = []
         self._found: str | None = None
 
     @classmethod
-    def of(cls, base: nn.Module) -> BaseReference:
-        """The name that a base was loaded by."""
+    def of(cls, base: nn.Module, rows: Rows = dict) -> BaseReference:
+        """The name that a base was loaded by; `rows` as for the class."""
         config = getattr(base, "config", None)
         if not isinstance(config, transformers.PretrainedConfig):
             return cls()
@@ -52,7 +58,7 @@ class BaseReference:
             return cls()
 
         # transformers 4 records the commit that it loaded, transformers 5 does not.
-        return cls(name, getattr(config, "_commit_hash", None) or "")
+        return cls(name, getattr(config, "_commit_hash", None) or "", rows)
 
     def of_present(self, base: nn.Module, state: Mapping[str, Tensor]) -> tuple[str, str]:
         """The name and the commit that load this very base; "" and "" if it must be saved.
@@ -82,10 +88,11 @@ class BaseReference:
     ) -> str | None:
         """The commit whose files are the same, "" for a folder; `None` if there is none."""
         if Path(self.name).is_dir():
-            return self.revision if is_same_base(base, state, Path(self.name)) else None
+            is_same = is_same_base(base, state, Path(self.name), self.rows())
+            return self.revision if is_same else None
 
         for folder in _snapshots(self.name, self.revision):
-            if is_same_base(base, state, folder):
+            if is_same_base(base, state, folder, self.rows()):
                 return folder.name
 
         return None

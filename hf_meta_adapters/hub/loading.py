@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hf_meta_adapters._typing import ModelArguments, ModelClass
 from hf_meta_adapters.errors import HubError
+from hf_meta_adapters.hub._added_rows import add_saved_rows
 from hf_meta_adapters.hub._json_file import shown
 from hf_meta_adapters.hub._needed_files import ADAPTER_CONFIG, CONFIG, shard_names
 from hf_meta_adapters.hub._number_types import check_number_types
@@ -155,6 +156,9 @@ def load_base(
                 "ignore_mismatched_sizes": True,
             },
         )
+
+    if family.base_model and family.theta_is_adapter:
+        add_saved_rows(folder, model)
 
     mismatched = report["mismatched_keys"]
     if mismatched and not arguments.get("ignore_mismatched_sizes"):

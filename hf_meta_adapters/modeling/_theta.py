@@ -67,8 +67,6 @@ def claim_theta(backend: Backend, shared: object, share_adapter: bool) -> Theta:
             " expression."
         )
 
-    reference = BaseReference.of(base)
-
     # nothing of the base is θ; what is new and trained after `make_shared_part` is
     held = Ownership.of_base(base, set()).held(base)
     part = shared_part_backend().make_shared_part(base, shared)
@@ -77,6 +75,8 @@ def claim_theta(backend: Backend, shared: object, share_adapter: bool) -> Theta:
     except ConfigurationError:
         part.remove()  # the base is the user's, who will try again
         raise
+
+    reference = BaseReference.of(base, part.token_rows)
 
     # names inside the base, not yet inside the wrapper, whose `named_parameters()` users see
     return Theta(held.after(base).held(base), "none", part, reference)

@@ -532,7 +532,9 @@ class LanguageAdapterModel(nn.Module):
 
         model = build_saved(cls, saved)
         model._others, model.merged_from = saved.others, saved.merged_from
-        model._reference = saved.reference or model._reference
+        if saved.family.theta_is_adapter:
+            # transformers does not always record the commit that it loaded
+            model._reference = saved.reference(model._reference.rows)
         load_adapters(saved, model.backend, model.shared_part)
 
         if model.shared_part is not None and shared == "none":

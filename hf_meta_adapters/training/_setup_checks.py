@@ -8,6 +8,7 @@ from pathlib import Path
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps.losses import predicts_the_next_token
+from hf_meta_adapters.training._optimizer_groups import embedding_parameters
 from hf_meta_adapters.training._publishing import check_other_languages, check_publishable
 from hf_meta_adapters.training._reptile import check_reptile
 from hf_meta_adapters.training._surgery_state import surgery_of
@@ -45,19 +46,37 @@ def check_setup(model: object, args: object, optimizer: object) -> None:
     check_other_languages(model, args)
     _check_output_dir(Path(str(args.output_dir)))
 
-    if optimizer is not None and args.adapter_learning_rate is not None:
-        raise ConfigurationError(
-            "`adapter_learning_rate` is the rate of parameter groups in the optimizer that the"
-            " Trainer creates. Found it together with an optimizer that you created,"
-            f" `{type(optimizer).__name__}`. Give that optimizer two groups, with `.values()` of"
-            " `shared_parameters()` and `language_parameters(...)`, and leave out"
-            " `adapter_learning_rate`."
-        )
+    _check_rates(model, args, optimizer)
 
     surgery_of(model, args)
     check_reptile(model, args, optimizer)
     if args.label_smoothing_factor:
         _check_label_smoothing(model, args.label_smoothing_factor)
+
+
+def _check_rates(
+    model: LanguageAdapterModel,
+    args: MetaAdapterTrainingArguments,
+    optimizer: object,
+) -> None:
+    """Check that there are groups of parameters for the rates that were given."""
+    names = ("adapter_learning_rate", "embedding_learning_rate")
+    given = [name for name in names if vars(args)[name] is not None]
+    if optimizer is not None and given:
+        raise ConfigurationError(
+            f"`{given[0]}` is the rate of parameter groups in the optimizer that the"
+            " Trainer creates. Found it together with an optimizer that you created,"
+            f" `{type(optimizer).__name__}`. Give that optimizer two groups, with `.values()` of"
+            " `shared_parameters()` and `language_parameters(...)`, and leave out"
+            f" `{given[0]}`."
+        )
+
+    if args.embedding_learning_rate is not None and not embedding_parameters(model):
+        raise ConfigurationError(
+            "`embedding_learning_rate` is the rate of embeddings that θ trains. Found none of them"
+            ' in θ. Leave it out, or let θ have some: `shared="all"`, or'
+            " `trainable_token_indices` in the `LoraConfig` of `shared`."
+        )
 
 
 def _check_label_smoothing(model: LanguageAdapterModel, factor: float) -> None:

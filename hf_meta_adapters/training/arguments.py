@@ -71,7 +71,7 @@ _POSITIVE = (
 _POSITIVE_OR_NONE = ("meta_batch_size", "languages_per_step", "reptile_steps")
 _COUNTS = ("fidelity_check_steps", "skip_nonfinite_steps")
 _RATES = ("learning_rate", "weight_decay")
-_RATES_OR_NONE = ("inner_learning_rate", "adapter_learning_rate")
+_RATES_OR_NONE = ("inner_learning_rate", "adapter_learning_rate", "embedding_learning_rate")
 _BETAS = ("adam_beta1", "adam_beta2")
 
 
@@ -138,6 +138,8 @@ class MetaAdapterTrainingArguments(TrainingArguments):
             of θ. Default 0.01.
         adapter_learning_rate: The learning rate of φ; `None` takes twice that of θ, the paper's
             preset that of θ, and training without θ `learning_rate`.
+        embedding_learning_rate: The learning rate of the parameters of θ in the input and output
+            embeddings, such as rows of new tokens (`extend_vocabulary`); `None` takes that of θ.
         adapter_update: What updates φ: `"meta"` (the meta-gradient, as in Algorithm 1; the
             default), `"meta+train"` (plus the training gradient, as in the authors' code), or
             `"train"` (joint training of adapters, a baseline; no meta text is needed).
@@ -223,6 +225,7 @@ class MetaAdapterTrainingArguments(TrainingArguments):
     )
     inner_learning_rate: float | None = option(0.01, "Rate of the virtual step.")
     adapter_learning_rate: float | None = option(None, "Learning rate of the adapters.")
+    embedding_learning_rate: float | None = option(None, "Learning rate of embeddings in θ.")
     adapter_update: str = option(_DEFAULTS["adapter_update"], '"meta", "meta+train" or "train".')
     update_order: str | None = option(None, '"simultaneous" or "alternating".')
     meta_batch_size: int | None = option(None, "Rows of meta text per language and device.")

@@ -23,7 +23,7 @@ from hf_meta_adapters.training._dataset_roles import MetaData, assign_roles, dat
 from hf_meta_adapters.training._given_data import Datasets
 from hf_meta_adapters.training._keep_position import KeepPosition
 from hf_meta_adapters.training._lost_process import naming_lost_process
-from hf_meta_adapters.training._optimizer_groups import adapter_parameters, split_groups
+from hf_meta_adapters.training._optimizer_groups import adapter_parameters, give_rates
 from hf_meta_adapters.training._outer_step import OuterStep
 from hf_meta_adapters.training._progress import Progress
 from hf_meta_adapters.training._reptile import SequentialReptile
@@ -292,16 +292,13 @@ class MetaAdapterTrainer(SavingTrainer):
         return loss.to(self.args.device)
 
     def create_optimizer(self, *args: object, **kwargs: object) -> torch.optim.Optimizer:
-        """The optimizer of `transformers.Trainer`, with separate groups and a rate for φ."""
+        """The optimizer of `transformers.Trainer`, with groups and rates for φ and embeddings."""
         is_given = self.optimizer is not None
         optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
 
         # Now, before the schedule is made: it starts from the rates of the groups that it finds.
-        if self._adapters and not is_given:
-            beside_shared = bool(self._model.shared_parameters())
-            rate = optimizer.param_groups[0]["lr"]
-            self._adapter_rate = self.args.adapter_rate(rate, beside_shared=beside_shared)
-            split_groups(optimizer, self._adapters, self._adapter_rate)
+        if not is_given:
+            self._adapter_rate = give_rates(optimizer, self._model, self._adapters, self.args)
         return optimizer
 
     def log(self, logs: dict[str, float], *args: object, **kwargs: object) -> None:

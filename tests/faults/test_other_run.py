@@ -212,6 +212,7 @@ OTHER_ARGUMENTS = {
     ),
     "inner_optimizer": ({"inner_optimizer": "adam"}, "was 'sgd' and is 'adam'"),
     "inner_learning_rate": ({"inner_learning_rate": 0.1}, "was 0.01 and is 0.1"),
+    "embedding_learning_rate": ({"embedding_learning_rate": 0.1}, "was None and is 0.1"),
     "adapter_update": ({"adapter_update": "meta+train"}, r"was 'meta' and is 'meta\+train'"),
     "update_order": ({"update_order": "alternating"}, "was 'simultaneous' and is 'alternating'"),
     "meta_every": ({"meta_every": 2}, "was 1 and is 2"),

@@ -230,7 +230,6 @@ class PeftBackend(
                 "Language adapters of PEFT work next to a θ of PEFT only. Found a"
                 f" `{type(part).__name__}`. Use a PeftConfig for `shared`."
             )
-        part.check_beside_languages()
         self._shared = part
 
     def replaced(self) -> list[nn.Module]:

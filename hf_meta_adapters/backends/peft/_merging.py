@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection
 
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.other import ModulesToSaveWrapper
+from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
 from torch import nn
 
 
@@ -45,6 +45,8 @@ def unwrap(model: nn.Module, only: Collection[int] | None = None) -> None:
 
             if isinstance(layer, ModulesToSaveWrapper):
                 setattr(parent, name, layer.modules_to_save[layer.active_adapter])
+            elif isinstance(layer, TrainableTokensWrapper):
+                setattr(parent, name, layer.original_module)
             elif isinstance(layer, BaseTunerLayer):
                 setattr(parent, name, layer.get_base_layer())
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer, _maybe_include_all_linear_layers
-from peft.utils.other import AuxiliaryTrainingWrapper, TrainableTokensWrapper
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 from hf_meta_adapters._typing import Language
@@ -26,13 +26,14 @@ from hf_meta_adapters.backends.peft._messages import without_noise
 from hf_meta_adapters.backends.peft._patterns import check_config_patterns
 from hf_meta_adapters.backends.peft._supported import check_supported
 from hf_meta_adapters.backends.peft._task import with_task
+from hf_meta_adapters.backends.peft._theta_tokens import rows_of_tokens, take_over_tokens
 from hf_meta_adapters.backends.weights_file import read_weights
 from hf_meta_adapters.errors import ConfigurationError, UnsupportedModelError
 
 ADAPTER = "shared_adapter"
 """The name of θ inside PEFT; no language has it there."""
 
-_COPIES = {"modules_to_save", "original_module"}
+_COPIES = {"modules_to_save", "original_module", "token_adapter"}
 SWITCHED = (BaseTunerLayer, AuxiliaryTrainingWrapper)
 """The layers in which PEFT keeps adapters and switches between them."""
 
@@ -81,6 +82,7 @@ class PeftSharedPart(SharedPart, ExportsLora):
             part.training = base.training
 
         self.layers: list[Any] = [part for part in base.modules() if isinstance(part, SWITCHED)]
+        take_over_tokens(self.layers)
 
         # `keep_vars`: the tensors themselves, into which `load` copies
         self.tensors = get_peft_model_state_dict(
@@ -119,19 +121,9 @@ class PeftSharedPart(SharedPart, ExportsLora):
         for parameter in self._trained:
             parameter.requires_grad_(True)
 
-    def check_beside_languages(self) -> None:
-        """Refuse rows of embeddings as θ, which PEFT would look for in every language.
-
-        Raises:
-            ConfigurationError: If θ has some.
-        """
-        if any(isinstance(layer, TrainableTokensWrapper) for layer in self.layers):
-            raise ConfigurationError(
-                "θ must not train single tokens next to adapters of languages, because PEFT would"
-                " look for such tokens in every language. Found `trainable_token_indices` in"
-                " `shared`. Set it for the languages, or train whole embeddings:"
-                ' `modules_to_save=["..."]`.'
-            )
+    def token_rows(self) -> dict[int, frozenset[int]]:
+        """The rows of `trainable_token_indices`."""
+        return rows_of_tokens(self.layers, ADAPTER)
 
     def merge(self) -> None:
         """Add θ to the weights of the base; layers in which languages have adapters stay."""

@@ -127,10 +127,36 @@ def _check_embeddings(config: PeftConfig, model: nn.Module, *, is_theta: bool) -
         instead = 'Use whole embeddings: `modules_to_save=["..."]`.'
         raise _refusal("trainable tokens", (why, instead))
 
+    if chosen:
+        _check_tokens(chosen, model)
+
     if settings.get("token_indices") and not is_theta and len(tied) > 1:
         why = f"PEFT puts the second language into the first in {sorted(tied)}, which are tied"
         instead = "Use `LoraConfig(..., trainable_token_indices=[...])`."
         raise _refusal(f"{type(config).__name__}(...)", (why, instead))
+
+
+def _check_tokens(chosen: object, model: nn.Module) -> None:
+    """Refuse rows that PEFT would train without an effect, or with a head that loses its bias."""
+    config = getattr(model, "config", None)
+    has_two_sides = getattr(config, "is_encoder_decoder", False)
+    if has_two_sides and not getattr(config, "tie_word_embeddings", True):
+        why = (
+            "encoder and decoder read embeddings of their own, beside those in which PEFT trains"
+            " rows"
+        )
+        instead = 'Let θ be parameters of the base: `shared="all"`, or a regular expression.'
+        raise _refusal("trainable tokens", (why, instead))
+
+    names = tuple(chosen) if isinstance(chosen, dict) else ()
+    biased = [
+        name
+        for name, part in model.named_modules()
+        if isinstance(part, nn.Linear) and part.bias is not None and name.endswith(names)
+    ]
+    if names and biased:
+        why = f"PEFT leaves out the bias of {biased[0]!r}"
+        raise _refusal("trainable tokens", (why, 'Use `modules_to_save=["..."]`.'))
 
 
 def _is_embedding(module: nn.Module, model: nn.Module) -> bool:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from hf_meta_adapters import register_task
 from hf_meta_adapters.errors import ConfigurationError, DataError, LanguageError
 from hf_meta_adapters.evaluation import (
     NER,
@@ -17,9 +18,8 @@ from hf_meta_adapters.evaluation import (
     TaskScore,
     evaluate_languages,
     get_task,
-    register_task,
 )
-from hf_meta_adapters.evaluation import _task as tasks
+from hf_meta_adapters.evaluation import task as tasks
 from hf_meta_adapters.modeling.factory import get_language_model
 
 from .conftest import LINES, Noise, Oracle

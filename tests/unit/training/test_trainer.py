@@ -507,6 +507,42 @@ def test_the_rate_of_adapters_by_default(tmp_path, options, given, expected):
     assert rates.seen == [[0.1] * own + [expected] * (len(rates.seen[0]) - own)]
 
 
+def test_embeddings_have_their_own_rate_and_share_the_schedule(tmp_path):
+    rates, model = Rates(), make_model()
+    given = {"learning_rate": 0.1, "adapter_learning_rate": 0.4, "embedding_learning_rate": 0.3}
+    trainer = run(tmp_path, model, callbacks=[rates], warmup_steps=2, max_steps=3, **given)
+
+    inside = {id(model.base_model.get_input_embeddings().weight)}
+    inside.add(id(model.base_model.get_output_embeddings().bias))
+    rate_of = {}
+    for group in trainer.optimizer.param_groups:
+        rate_of |= {id(parameter): group["initial_lr"] for parameter in group["params"]}
+    assert {rate_of[each] for each in inside} == {0.3}
+    others = {id(p) for p in model.shared_parameters().values()} - inside
+    assert {rate_of[each] for each in others} == {0.1}
+    assert sum(len(group["params"]) for group in trainer.optimizer.param_groups) == len(rate_of)
+
+    own = {id(p) for key in LANGUAGES for p in model.language_parameters(key).values()}
+    assert {rate_of[each] for each in own} == {0.4}
+    assert [set(seen) for seen in rates.seen[1:]] == [{0.05, 0.15, 0.2}, {0.1, 0.3, 0.4}]
+    assert training_logs(trainer)[-1]["adapter_learning_rate"] == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "message"),
+    [
+        ({"shared": "none"}, {}, "Found none of them in θ"),
+        ({}, {"optimizer": True}, "`embedding_learning_rate`.*together with an optimizer"),
+    ],
+)
+def test_a_rate_without_embeddings_is_refused(tmp_path, options, given, message):
+    model = make_model(**options)
+    if given:
+        given = {"optimizers": (torch.optim.SGD(model.parameters(), lr=0.1), None)}
+    with pytest.raises(ConfigurationError, match=message):
+        make_trainer(tmp_path, model, embedding_learning_rate=0.1, adapter_update="train", **given)
+
+
 def test_an_optimizer_of_the_user_is_used_as_it_is(tmp_path):
     model = make_model()
     optimizer = torch.optim.SGD(model.shared_parameters().values(), lr=0.1)

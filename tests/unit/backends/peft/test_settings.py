@@ -80,8 +80,8 @@ LORA: dict[str, list[tuple[dict[str, Any], tuple[bool, bool]]]] = {
     "megatron_config": [({"megatron_config": {"a": 1}}, NONE)],
     "megatron_core": [({"megatron_core": "x"}, BOTH)],
     "trainable_token_indices": [
-        ({"trainable_token_indices": [3, 40]}, PHI),
-        ({"trainable_token_indices": {"embed_tokens": [3]}}, PHI),
+        ({"trainable_token_indices": [3, 40]}, BOTH),
+        ({"trainable_token_indices": {"embed_tokens": [3]}}, BOTH),
     ],
     # of these four, PEFT ignores the settings of an initialisation that is not asked for
     "loftq_config": [({"loftq_config": {"loftq_bits": 4}}, BOTH)],
@@ -266,12 +266,6 @@ def test_the_tables_have_every_setting_and_every_method() -> None:
             None,
             LoraConfig(target_modules=["lm_head"], ensure_weight_tying=True),
             "updated twice",
-        ),
-        (
-            "llama",
-            LoraConfig(target_modules=["q_proj"]),
-            LoraConfig(target_modules=["q_proj"], trainable_token_indices=[3]),
-            "must not train single tokens",
         ),
         (
             "llama",

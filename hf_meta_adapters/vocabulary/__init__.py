@@ -1,0 +1,1 @@
+"""New pieces for a tokenizer and a model whose vocabulary cuts a language too finely."""

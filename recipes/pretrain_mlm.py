@@ -50,6 +50,9 @@ def main() -> None:
         (PretrainingArguments, MetaAdapterTrainingArguments), description=__doc__
     )
 
+    # Meta rows: held out by default, or with --meta_dataset train training rows of other steps.
+    meta = args.meta_data(training)
+
     # Texts: language → a dataset with a column `text`.
     texts = load_texts(args, args.train_split)
     held_out = {}
@@ -90,11 +93,12 @@ def main() -> None:
 
     # Training. By default the collator masks 15 % of the tokens, anew in every batch
     # (`data_collator=` takes another), and a tenth of each language is held out for the
-    # meta-gradient (`meta_dataset=` takes text of your choice).
+    # meta-gradient (`meta_dataset=` takes text of your choice as well).
     trainer = MetaAdapterTrainer(
         model,
         training,
         train_dataset=rows,
+        meta_dataset=meta,
         eval_dataset=held_out_rows or None,
         processing_class=tokenizer,
         callbacks=callbacks,

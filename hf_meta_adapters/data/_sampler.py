@@ -49,7 +49,8 @@ class LanguageBatchSampler(Sampler[list[Key]]):
         train_sizes: n_l, the number of training rows of each language; `None` for a streaming
             dataset.
         meta_sizes: Likewise of meta rows; `"train"` if those of a step are training rows that it
-            does not train on, `None` if there is no meta text.
+            does not train on, or a tuple of the languages of which they are; `None` if there is no
+            meta text.
         meta_in_every_step: Whether every step holds meta rows of all languages of `meta_sizes`,
             which need not be training languages; otherwise of the training languages of the step.
         batch_size: Training rows per language, micro-step and process.
@@ -83,7 +84,10 @@ class LanguageBatchSampler(Sampler[list[Key]]):
     def __init__(
         self,
         train_sizes: Mapping[Language, int | None],
-        meta_sizes: Mapping[Language, int | None] | Literal["train"] | None = None,
+        meta_sizes: Mapping[Language, int | None]
+        | Literal["train"]
+        | tuple[Language, ...]
+        | None = None,
         *,
         meta_in_every_step: bool = False,
         batch_size: int,
@@ -98,8 +102,14 @@ class LanguageBatchSampler(Sampler[list[Key]]):
     ) -> None:
         languages = check_languages(train_sizes)
         self._sizes: dict[Role, Mapping[Language, int | None]] = {"train": train_sizes}
+        # The languages of which both roles read the same rows.
+        shared: Sequence[Language] = ()
         if meta_sizes == "train":
-            self._sizes["meta"] = train_sizes
+            shared, self._sizes["meta"] = languages, train_sizes
+        elif isinstance(meta_sizes, tuple):
+            # Without training rows, a language has none to share: it is refused as empty.
+            shared = meta_sizes
+            self._sizes["meta"] = {key: train_sizes.get(key, 0) for key in meta_sizes}
         elif meta_sizes is not None:
             self._sizes["meta"] = meta_sizes
         self._meta_in_every_step = meta_in_every_step
@@ -123,10 +133,12 @@ class LanguageBatchSampler(Sampler[list[Key]]):
         )
 
         self._partition = partition or StepPartition()
-        self._shared: SharedRows | None = None
-        if meta_sizes == "train":
-            self._shared = SharedRows(self.rows_per_step("train"), self.rows_per_step("meta"))
-            self._shared.check(train_sizes, meta_in_every_step=meta_in_every_step)
+        self._shared: dict[Language, SharedRows] = {}
+        if shared:
+            dealt = SharedRows(self.rows_per_step("train"), self.rows_per_step("meta"))
+            others_in_every_step = meta_in_every_step and languages_per_step < len(languages)
+            dealt.check(self._sizes["meta"], others_in_every_step=others_in_every_step)
+            self._shared = dict.fromkeys(shared, dealt)
 
         self._seed, self._epoch = seed, 0
         self._steps = self._epoch_length(steps_per_epoch)
@@ -198,10 +210,13 @@ class LanguageBatchSampler(Sampler[list[Key]]):
                 f"`shuffle` must have a length for every row. Found {len(lengths)} for the {size}"
                 f" {role} rows of {language!r}. Take them from `row_lengths`."
             )
-        rows = self.rows_per_step(role)
-        if self._shared is not None:
-            rows = self._shared.total
-        return RowStream(size, seed, groups=LengthGroups(lengths, rows))
+        return RowStream(size, seed, groups=LengthGroups(lengths, self._rows_read(role, language)))
+
+    def _rows_read(self, role: Role, language: Language) -> int:
+        """The rows that an optimizer step takes from the stream of a role and language."""
+        if language in self._shared:
+            return self._shared[language].total
+        return self.rows_per_step(role)
 
     def _walk(self, epoch: int) -> Iterator[tuple[list[Language], dict[Language, int]]]:
         """Yield, from an epoch on, the languages of each optimizer step and their earlier visits.
@@ -246,13 +261,13 @@ class LanguageBatchSampler(Sampler[list[Key]]):
     ) -> list[tuple[int, int]]:
         """The rows of a role and language in a micro-step of this process, each with its pass."""
         batch_size, size = self._batch_sizes[role], self._sizes["train"].get(language)
-        if self._shared is None or size is None:
+        if language not in self._shared or size is None:
             positions = self._partition.positions(visit, micro_step, batch_size)
             return self._streams[role, language].rows(positions)
 
         # Both roles read the same stream, so that its permutations are those of both.
         within = self._partition.positions(0, micro_step, batch_size)
-        positions = self._shared.positions(role, size, visit, within)
+        positions = self._shared[language].positions(role, size, visit, within)
         return self._streams["train", language].rows(positions)
 
     def _held(self, role: Role, languages: Sequence[Language]) -> Sequence[Language]:
@@ -285,13 +300,8 @@ class LanguageBatchSampler(Sampler[list[Key]]):
 
         # As many steps as show the rows of all languages, each once if it is sampled by its size.
         rows = sum(size or 0 for size in sizes.values())
-        return ceil(rows / (self._languages_per_step * self._rows_per_visit()))
-
-    def _rows_per_visit(self) -> int:
-        """Rows of a language's training text that an optimizer step reads, in either role."""
-        if self._shared is not None:
-            return self._shared.total
-        return self.rows_per_step("train")
+        per_step = sum(self._rows_read("train", key) for key in sizes)
+        return ceil(rows * len(sizes) / (self._languages_per_step * per_step))
 
     def _counts_per_cycle(
         self, languages: Sequence[Language], weights: Mapping[Language, float]
@@ -313,8 +323,8 @@ class LanguageBatchSampler(Sampler[list[Key]]):
             self._sizes["train"],
             steps_per_epoch=self._steps,
             languages_per_step=self._languages_per_step,
-            rows=self._rows_per_visit(),
-            whole_steps=self._shared is not None,
+            rows={key: self._rows_read("train", key) for key in self._sizes["train"]},
+            whole_steps=self._shared,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
@@ -32,8 +32,8 @@ class SamplingPlan(ABC):
         *,
         steps_per_epoch: int,
         languages_per_step: int,
-        rows: int,
-        whole_steps: bool = False,
+        rows: int | Mapping[Language, int],
+        whole_steps: Collection[Language] = (),
     ) -> list[Counts]:
         """Return in how many steps of each part of the run a language is.
 
@@ -41,9 +41,9 @@ class SamplingPlan(ABC):
             sizes: n_l, the number of rows of each language.
             steps_per_epoch: T.
             languages_per_step: k.
-            rows: b, the rows of a language that a step reads.
-            whole_steps: Whether a pass over the rows ends with its last whole step, and leaves out
-                the rows that remain.
+            rows: b, the rows of a language that a step reads; by language if they differ.
+            whole_steps: The languages of which a pass over the rows ends with its last whole step,
+                and leaves out the rows that remain.
 
         Returns:
             For each part of the run, in order: language → steps. They sum to k times the steps of
@@ -74,9 +74,10 @@ class SamplingPlan(ABC):
         if steps is None:
             steps = ceil(self.epochs * steps_per_epoch)
 
-        passes = {key: Fraction(size, rows) for key, size in known.items()}
-        if whole_steps:
-            passes = {key: Fraction(size // rows) for key, size in known.items()}
+        passes: dict[Language, Fraction] = {}
+        for key, size in known.items():
+            own = rows if isinstance(rows, int) else rows[key]
+            passes[key] = Fraction(size // own) if key in whole_steps else Fraction(size, own)
         return self._counts(known, passes, steps, languages_per_step)
 
     @abstractmethod

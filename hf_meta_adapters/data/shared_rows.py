@@ -52,24 +52,26 @@ class SharedRows:
         return range(start + within.start, start + within.stop, within.step)
 
     def check(
-        self, sizes: Mapping[Language, int | None], *, meta_in_every_step: bool = False
+        self, sizes: Mapping[Language, int | None], *, others_in_every_step: bool = False
     ) -> None:
         """Check that every language has the rows of a step.
 
         Args:
-            sizes: n of each language; `None` for a stream.
-            meta_in_every_step: Whether meta languages are in every step, which cannot work.
+            sizes: n of each language of both roles; `None` for a stream.
+            others_in_every_step: Whether they are meta languages of every step, and not always
+                training languages of it, which cannot work.
 
         Raises:
             ConfigurationError: If they are.
             DataError: If a language has fewer rows, or is a stream.
         """
-        if meta_in_every_step:
+        if others_in_every_step:
             raise ConfigurationError(
-                "Where meta rows are training rows, the meta languages of a step are its training"
-                " languages. Found meta languages that are in every step. Use"
-                ' `meta_languages="all"` or `"others"`, or pass the meta text separately, as'
-                " `meta_dataset={language: ...}`."
+                "Where meta rows are training rows, the meta languages of a step must be training"
+                " languages of it. Found meta languages that `meta_languages` names, which are in"
+                " every step, and `languages_per_step`, by which training languages are not. Leave"
+                ' one of the two out, use `meta_languages="all"` or `"others"`, or pass the meta'
+                " text separately, as `meta_dataset={language: ...}`."
             )
 
         streams = [key for key, size in sizes.items() if size is None]

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch.distributed
 from numpy import float64
@@ -95,7 +95,7 @@ class Experiment:
         model: LanguageAdapterModel,
         name: str,
         train: Datasets,
-        meta: Datasets | None = None,
+        meta: Datasets | Literal["train"] | None = None,
         *,
         check: bool = True,
     ) -> None:
@@ -105,11 +105,12 @@ class Experiment:
             model: The model.
             name: The name of the stage, for the record.
             train: Language → training examples.
-            meta: Language → examples of the meta-gradient.
+            meta: Language → examples of the meta-gradient; or `"train"`, for training examples that
+                a step does not train on.
             check: Whether to check that.
         """
         # A language that is only scored selects nothing: that would be labels of it.
-        trained = {*train, *(meta or {})}
+        trained = {*train, *(meta if isinstance(meta, Mapping) else ())}
         selection = {
             key: rows for key, rows in (self.eval_datasets or {}).items() if key in trained
         }

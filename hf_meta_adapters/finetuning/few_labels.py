@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TARGET_ROLES", "joint_few_shot", "meta_few_shot", "projected_few_shot"]
 
-TARGET_ROLES = ("meta", "split", "train")
-"""What the few labels are for: the meta-gradient, training, or a half for each."""
+TARGET_ROLES = ("meta", "split", "both", "train")
+"""What the few labels are for: the meta-gradient, a half for it, either in turn, or training."""
 
 
 def joint_few_shot(
@@ -119,8 +119,10 @@ def meta_few_shot(
         shots: k, how many examples of each other language are used.
         target_role: `"meta"`: the few labels are for the meta-gradient only, the default.
             `"split"`: one half is, and the other one is trained on, so that θ and the head learn
-            from the targets as well. `"train"`: all are trained on, and the next step's batch is
-            what the φ are judged by; it goes with `lookahead="next"`, whose default it is.
+            from the targets as well. `"both"`: in each step, some are trained on and others are for
+            the meta-gradient, so that each has either role sooner or later; of a text that is
+            several rows, each row. `"train"`: all are trained on, and the next step's batch is what
+            the φ are judged by; it goes with `lookahead="next"`, whose default it is.
         eval_datasets: As for `joint_few_shot`.
         save_directory: As for `joint_few_shot`.
         **training: As for `joint_few_shot`: `meta_gradient`, `lookahead`, `indirect_ratio`,
@@ -171,7 +173,7 @@ def projected_few_shot(
         settings: How to fine-tune. An epoch is a pass over the labels of the source.
         source_language: The language of the many labels.
         shots: k, how many examples of each other language are used.
-        target_role: `"meta"` or `"split"`, as for `meta_few_shot`.
+        target_role: `"meta"`, `"split"` or `"both"`, as for `meta_few_shot`.
         eval_datasets: As for `joint_few_shot`.
         save_directory: As for `joint_few_shot`.
         **training: As for `meta_few_shot`; `shared_update_groups="layer"` projects each layer.
@@ -205,13 +207,14 @@ def _meta(
     role = _checked_role(experiment.settings.training, target_role)
     drawn = draw_shots(experiment.train, targets, shots, seed=experiment.seed)
     roles = _roles(experiment, drawn, role)
-    _decide(experiment, targets, roles["meta"])
+    _decide(experiment, targets, roles["meta"], in_turn=role == "both")
 
     model = experiment.model(source, *targets)
     _check_adapters(model, (source, *targets))
 
     few, meta = experiment.rows(roles["train"]), experiment.rows(roles["meta"])
-    experiment.fit(model, "meta", {source: experiment.train[source], **few}, meta or None)
+    labelled = {source: experiment.train[source], **few}
+    experiment.fit(model, "meta", labelled, "train" if role == "both" else meta or None)
     return _scored(experiment, model, roles, without)
 
 
@@ -241,6 +244,8 @@ def _checked_role(training: Keywords, role: str | None) -> str:
 
 def _roles(experiment: Experiment, drawn: Drawn, role: str) -> dict[str, Drawn]:
     """Return which rows are trained on, and which ones are for the meta-gradient."""
+    if role == "both":
+        return {"train": drawn, "meta": drawn}
     if role != "split":
         roles: dict[str, Drawn] = {"train": {}, "meta": {}}
         return {**roles, role: drawn}
@@ -258,7 +263,9 @@ def _roles(experiment: Experiment, drawn: Drawn, role: str) -> dict[str, Drawn]:
     return {"train": train, "meta": meta}
 
 
-def _decide(experiment: Experiment, targets: Sequence[Language], meta: Drawn) -> None:
+def _decide(
+    experiment: Experiment, targets: Sequence[Language], meta: Drawn, *, in_turn: bool
+) -> None:
     """Add the options of the Trainer that the protocol decides to those that were given."""
     given = experiment.settings.given()
     decided: dict[str, Any] = {"adapter_update": given.get("adapter_update") or "meta"}
@@ -268,12 +275,27 @@ def _decide(experiment: Experiment, targets: Sequence[Language], meta: Drawn) ->
         _check_meta_languages(named, targets)
         decided["meta_languages"] = named
 
-        # A batch that is larger than the data would hold rows several times.
+        # A batch that is larger than the data would hold rows several times; and rows that have
+        # either role in turn leave those for it that a step trains on.
+        fewest = min(len(numbers) for numbers in meta.values())
+        if in_turn:
+            fewest -= _trained_in_a_step(given, fewest)
         if given.get("meta_batch_size") is None:
-            fewest = min(len(numbers) for numbers in meta.values())
             decided["meta_batch_size"] = min(given["per_device_train_batch_size"], fewest)
 
     experiment.settings = experiment.settings.with_training(**decided)
+
+
+def _trained_in_a_step(given: Keywords, shots: int) -> int:
+    """Return how many labels of each target a step trains on, if it leaves some."""
+    rows: int = given["per_device_train_batch_size"]
+    if rows >= shots:
+        raise ConfigurationError(
+            '`target_role="both"` needs more labels of each target than a step trains on. Found'
+            f" {shots} and `per_device_train_batch_size={rows}`. Use for example"
+            f" `per_device_train_batch_size={max(1, shots // 2)}`."
+        )
+    return rows
 
 
 def _check_meta_languages(named: object, targets: Sequence[Language]) -> None:

@@ -67,15 +67,6 @@ class SavedModel:
     shared: object
 
     @property
-    def reference(self) -> BaseReference | None:
-        """The base that was named by whoever saved, if it was."""
-        if not self.family.theta_is_adapter:
-            return None
-
-        # transformers does not always record the commit that it loaded
-        return BaseReference(self.family.base_model, self.family.base_revision)
-
-    @property
     def merged_from(self) -> Mapping[str, object]:
         """What the family was merged from; empty if it was not."""
         merged = self.family.details.get(MERGED)

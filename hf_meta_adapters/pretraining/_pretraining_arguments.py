@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from hf_meta_adapters.backends.bottleneck import BottleneckConfig
 from hf_meta_adapters.backends.module_copy import ModuleCopyConfig
 from hf_meta_adapters.backends.peft.lora import PeftConfig, lora_config
 from hf_meta_adapters.bundled.folders import texts_folder
 from hf_meta_adapters.errors import ConfigurationError
+from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 
 __all__ = ["PretrainingArguments"]
 
 ADAPTERS = ("bottleneck", "lora", "layer_norm", "feed_forward", "attention", "none")
 SHARED = ("all", "lora")
 DTYPES = ("float32", "bfloat16", "float16", "auto")
+META_DATASETS = ("", "train")
 
 
 @dataclass
@@ -47,6 +50,13 @@ class PretrainingArguments:
         metadata={"help": "The split to score: after training, and during it (--eval_strategy)."},
     )
     limit: int | None = field(default=None, metadata={"help": "Most texts of a language."})
+    meta_dataset: str = field(
+        default="",
+        metadata={
+            "help": '"train": the meta rows of a step are training rows that it does not train on;'
+            " default: a tenth of each language is held out."
+        },
+    )
 
     # The model: either `model`, or `model_type` with `sizes` and `vocabulary`.
     model: str = field(
@@ -110,7 +120,12 @@ class PretrainingArguments:
         Raises:
             ConfigurationError: If settings are missing or contradict one another.
         """
-        choices = {"adapter": ADAPTERS, "shared": SHARED, "dtype": DTYPES}
+        choices = {
+            "adapter": ADAPTERS,
+            "shared": SHARED,
+            "dtype": DTYPES,
+            "meta_dataset": META_DATASETS,
+        }
         for name, words in choices.items():
             value = vars(self)[name]
             if value not in words:
@@ -152,6 +167,28 @@ class PretrainingArguments:
             return lora_config(self.shared_lora_rank)
 
         return "all"
+
+    def meta_data(self, training: MetaAdapterTrainingArguments) -> Literal["train"] | None:
+        """The `meta_dataset` of the Trainer; `None` for rows that are held out.
+
+        Args:
+            training: The arguments of the Trainer.
+
+        Raises:
+            ConfigurationError: If the run takes no meta rows.
+        """
+        if not self.meta_dataset:
+            return None
+
+        options = {"adapter_update": training.adapter_update, "lookahead": training.lookahead}
+        for name, without in (("adapter_update", "train"), ("lookahead", "next")):
+            if options[name] == without:
+                raise ConfigurationError(
+                    '`meta_dataset="train"` chooses meta rows. Found it together with'
+                    f" `{name}={without!r}`, under which a run reads none. Leave one of the two"
+                    " out."
+                )
+        return "train"
 
     def dataset_name(self) -> str:
         """The name of the data on the model card; "" for a folder."""

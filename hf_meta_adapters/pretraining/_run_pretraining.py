@@ -50,6 +50,7 @@ def run_pretraining(
         ConfigurationError: If a setting cannot work.
         DataError: If data is missing or malformed.
     """
+    meta = args.meta_data(training)
     texts = load_texts(args, args.train_split)
     held_out = {}
     if args.eval_split:
@@ -82,6 +83,7 @@ def run_pretraining(
         model,
         training,
         train_dataset=rows,
+        meta_dataset=meta,
         eval_dataset=held_out_rows or None,
         processing_class=tokenizer,
         callbacks=callbacks,

@@ -52,8 +52,8 @@ def assign_roles(
         Training and meta data.
 
     Raises:
-        ConfigurationError: If meta rows are to be training rows, and meta languages are named, or
-            the rows cannot be sampled as the arguments say.
+        ConfigurationError: If meta rows are to be training rows, and a step need not train on the
+            meta languages that are named, or the rows cannot be sampled as the arguments say.
         LanguageError: If the model does not have a language.
         DataError: If a role is malformed, or roles overlap.
     """
@@ -61,7 +61,7 @@ def assign_roles(
 
     # Now, and not when training begins: a plan may ask for more rows than there are.
     if args.sampling_plan() is not None:
-        roles = datasets_by_role(train, meta, lambda data: data)
+        roles = datasets_by_role(train, meta, lambda data: data, args)
         train_sampler(roles, args, args.per_device_train_batch_size, order=False)
     return train, meta
 
@@ -125,7 +125,10 @@ def _selection(given: object, languages: Sequence[Language]) -> Datasets | None:
 
 
 def datasets_by_role(
-    train: object, meta: MetaData | None, without_unused_columns: Callable[[Datasets], Datasets]
+    train: object,
+    meta: MetaData | None,
+    without_unused_columns: Callable[[Datasets], Datasets],
+    args: MetaAdapterTrainingArguments,
 ) -> dict[Role, Datasets]:
     """What each role of a step reads.
 
@@ -133,9 +136,11 @@ def datasets_by_role(
         train: The training data of a Trainer.
         meta: Its meta data, if there are any.
         without_unused_columns: Leaves out the columns that no batch will have.
+        args: Which languages have meta rows, where `meta_languages` names them.
 
     Returns:
-        role → language → data; with `"train"` for meta data, both roles have the same object.
+        role → language → data; with `"train"` for meta data, both roles have the same object, or
+        the same for each meta language.
 
     Raises:
         DataError: If there is no training data by language.
@@ -143,8 +148,11 @@ def datasets_by_role(
     datasets: dict[Role, Datasets] = {
         "train": without_unused_columns(by_language("train_dataset", train))
     }
-    if meta == "train":
+    named = args.meta_options().named_meta_languages()
+    if meta == "train" and named is None:
         datasets["meta"] = datasets["train"]
+    elif meta == "train":
+        datasets["meta"] = {key: datasets["train"][key] for key in named or ()}
     elif meta is not None:
         datasets["meta"] = without_unused_columns(meta)
     return datasets
@@ -166,12 +174,22 @@ def rows_per_step(args: MetaAdapterTrainingArguments) -> dict[Role, int]:
 
 def _check_shared(train: Datasets, args: MetaAdapterTrainingArguments) -> None:
     """Check that training rows can be the meta rows as well."""
-    rows = rows_per_step(args)
-    sizes = {language: size_of(dataset) for language, dataset in train.items()}
+    named = args.meta_options().named_meta_languages()
+    missing = [key for key in named or () if key not in train]
+    if missing:
+        raise DataError(
+            "Where meta rows are training rows, every language that `meta_languages` names must"
+            f" have training text. Found none of {missing} in `train_dataset`. Add it, or leave the"
+            " language out of `meta_languages`."
+        )
+
+    both = train if named is None else {key: train[key] for key in named}
+    rows, per_step = rows_per_step(args), args.languages_per_step or len(train)
     SharedRows(rows["train"], rows["meta"]).check(
-        sizes, meta_in_every_step=args.meta_options().named_meta_languages() is not None
+        {language: size_of(dataset) for language, dataset in both.items()},
+        others_in_every_step=named is not None and per_step < len(train),
     )
-    check_distinct(train)
+    check_distinct(both)
 
 
 def _named_roles(

@@ -64,7 +64,7 @@ def run_record(
     )
     if datasets["meta"] == "train":
         training["meta_dataset"] = "train"
-    record: RunRecord = {"training": training, "data": _row_counts(datasets)}
+    record: RunRecord = {"training": training, "data": _row_counts(datasets, args)}
 
     names = _names(datasets)
     if names:
@@ -146,14 +146,20 @@ def _selection_scores(
     return [{"task": "evaluation", "metric": "loss", "dataset": "selection data", "scores": scores}]
 
 
-def _row_counts(datasets: Mapping[str, MetaData | None]) -> dict[Language, dict[str, int]]:
+def _row_counts(
+    datasets: Mapping[str, MetaData | None], args: MetaAdapterTrainingArguments
+) -> dict[Language, dict[str, int]]:
     """Language → role → rows, where they can be counted."""
     counts: dict[Language, dict[str, int]] = {}
+    named = args.meta_options().named_meta_languages()
     for role, given in datasets.items():
         by_language = datasets["train"] if given == "train" else given
         if not isinstance(by_language, Mapping):
             continue
         for language, dataset in by_language.items():
+            # Training rows that only train, because the meta languages are others.
+            if given == "train" and named is not None and language not in named:
+                continue
             if isinstance(dataset, Sized):
                 counts.setdefault(language, {})[role] = len(dataset)
     return counts

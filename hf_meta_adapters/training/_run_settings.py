@@ -103,7 +103,9 @@ def run_parts(
     Raises:
         DataError: If there is no training data by language.
     """
-    roles = datasets_by_role(trainer.train_dataset, trainer.meta_dataset, without_unused_columns)
+    roles = datasets_by_role(
+        trainer.train_dataset, trainer.meta_dataset, without_unused_columns, trainer.args
+    )
     datasets: dict[str, Datasets] = {str(role): rows for role, rows in roles.items()}
 
     # The best checkpoint so far is the best on these data.
@@ -162,7 +164,7 @@ def run_settings(
         max_steps = args.max_steps
 
     special: dict[str, object] = {}
-    if meta is not None and meta is train:
+    if meta and all(rows is roles["train"].get(key) for key, rows in meta.items()):
         special["meta rows"] = "those of training"
 
     # A plan shares out the whole run: of another length, it would be another plan from the start.

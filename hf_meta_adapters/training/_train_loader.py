@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import torch
 from torch.utils.data import DataLoader
@@ -27,8 +28,8 @@ def train_sampler(
     """The sampler of step batches: which rows of which languages each step of this process holds.
 
     Args:
-        datasets: role → language → data. If both roles have the same object, the rows of a
-            language are dealt to both.
+        datasets: role → language → data. If both roles have the same object, for all languages or
+            for one, its rows are dealt to both.
         args: Meta batch size, sampling, seed and processes.
         batch_size: Training rows per language, process and micro-step.
         order: Whether rows are shuffled, or the lengths by which they are grouped.
@@ -48,10 +49,17 @@ def train_sampler(
     if seed is None:
         seed = args.seed
 
-    from_train = datasets.get("meta") is datasets["train"]
+    meta_sizes: Mapping[Language, int | None] | Literal["train"] | tuple[Language, ...] | None
+    train, meta = datasets["train"], datasets.get("meta")
+    meta_sizes = sizes.get("meta")
+    if meta is train:
+        meta_sizes = "train"
+    elif meta and all(rows is train.get(key) for key, rows in meta.items()):
+        meta_sizes = tuple(meta)
+
     return LanguageBatchSampler(
         sizes["train"],
-        "train" if from_train else sizes.get("meta"),
+        meta_sizes,
         meta_in_every_step=args.meta_options().named_meta_languages() is not None,
         batch_size=batch_size,
         meta_batch_size=args.meta_batch_size,

@@ -244,11 +244,11 @@ class MetaAdapterTrainer(SavingTrainer):
         rows.
         """
         datasets = datasets_by_role(
-            self.train_dataset, self.meta_dataset, self._without_unused_columns
+            self.train_dataset, self.meta_dataset, self._without_unused_columns, self.args
         )
 
         # By all columns: the model does not take that of the lengths.
-        given = datasets_by_role(self.train_dataset, self.meta_dataset, lambda data: data)
+        given = datasets_by_role(self.train_dataset, self.meta_dataset, lambda x: x, self.args)
         order = row_order(given, self.args, self._model)
 
         # Not the size of the arguments, which `auto_find_batch_size` may have found too large.

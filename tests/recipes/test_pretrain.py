@@ -124,7 +124,7 @@ def test_a_run_that_was_broken_off_goes_on(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_one_call_does_what_the_recipe_does(tmp_path, monkeypatch):
     """The recipe shows its steps; `run_pretraining` takes the same ones."""
-    given = ["--config", config("mlm"), *SMALL]
+    given = ["--config", config("mlm"), *SMALL, "--meta_dataset", "train"]
     run("mlm", monkeypatch, *given, "--output_dir", tmp_path / "recipe")
 
     args, training = parse_arguments(KINDS, [*given, "--output_dir", str(tmp_path / "call")])
@@ -133,6 +133,8 @@ def test_one_call_does_what_the_recipe_does(tmp_path, monkeypatch):
     for name in ("model.safetensors", "sw/adapter_model.safetensors", "scores.json"):
         by_recipe, by_call = (tmp_path / folder / name for folder in ("recipe", "call"))
         assert by_recipe.read_bytes() == by_call.read_bytes(), name
+    manifest = (tmp_path / "recipe" / "language_adapters.json").read_text(encoding="utf-8")
+    assert '"meta_dataset": "train"' in manifest
 
 
 @pytest.mark.slow
@@ -289,11 +291,22 @@ def test_text_that_cannot_be_used_is_refused(rows, said):
             r"`dtype` .*'auto'\]. Found 'fp32'",
         ),
         ({"model": "a", "shared": "lora", "share_adapter": True}, "`--adapter none --shared lora`"),
+        ({"model": "a", "meta_dataset": "valid"}, r"`meta_dataset` .*'train'\]. Found 'valid'"),
     ],
 )
 def test_settings_that_contradict_are_refused(given, said):
     with pytest.raises(ConfigurationError, match=said):
         PretrainingArguments(**given)
+
+
+def test_meta_rows_from_the_training_rows_need_a_run_that_reads_meta_rows():
+    args = PretrainingArguments(model="a", meta_dataset="train")
+    assert args.meta_data(MetaAdapterTrainingArguments("outputs", report_to="none")) == "train"
+    for name, value in {"adapter_update": "train", "lookahead": "next"}.items():
+        training = MetaAdapterTrainingArguments("outputs", report_to="none", **{name: value})
+        with pytest.raises(ConfigurationError, match=f"together with `{name}='{value}'`"):
+            args.meta_data(training)
+        assert PretrainingArguments(model="a").meta_data(training) is None
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -150,7 +150,12 @@ def test_an_epoch_shows_every_row_once_in_either_role() -> None:
         ({"sw": 7, "te": 20}, {}, DataError, r"4 training rows and 4 meta rows.*Found {'sw': 7}"),
         ({"sw": 4}, {"meta_batch_size": 1}, DataError, "Lower `per_device_train_batch_size`"),
         ({"sw": None}, {"steps_per_epoch": 3}, DataError, r"streaming training data of \['sw'\]"),
-        ({"sw": 9}, {"meta_in_every_step": True}, ConfigurationError, '`meta_languages="all"`'),
+        (
+            {"sw": 9, "te": 9},
+            {"meta_in_every_step": True, "languages_per_step": 1},
+            ConfigurationError,
+            '`languages_per_step`.*`meta_languages="all"`',
+        ),
     ],
 )
 def test_what_cannot_work_is_refused(
@@ -158,6 +163,33 @@ def test_what_cannot_work_is_refused(
 ) -> None:
     with pytest.raises(kind, match=message):
         LanguageBatchSampler(sizes, "train", batch_size=4, **given)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_the_other_languages_train_as_without_meta_rows(parts: int) -> None:
+    """Of `en` all rows are for training; only those of the named languages are dealt."""
+    sizes = {"en": 11, "sw": 10, "te": 9}
+    given = {"train_sizes": sizes, "batch_size": 2, "meta_batch_size": 1, "seed": 3}
+    named = {**given, "meta_sizes": ("sw", "te"), "meta_in_every_step": True}
+    changed = {"epochs": 6, "world_size": parts}
+    found = steps(named, **changed, steps_per_epoch=4)
+    shared = steps({**given, "meta_sizes": "train"}, **changed, steps_per_epoch=4)
+    alone = steps(given, **changed, steps_per_epoch=4)
+    for step, keys in enumerate(found):
+        dealt = rows(keys)
+        assert dealt["train", "en"] == rows(alone[step])["train", "en"]
+        assert ("meta", "en") not in dealt
+        for role in ("train", "meta"):
+            for name in ("sw", "te"):
+                assert dealt[role, name] == rows(shared[step])[role, name]
+    sampler = LanguageBatchSampler(**named)
+    assert len(sampler) == 4  # 30 rows, of which a step shows 2 + 3 + 3
+    assert sampler.examples_seen(1, 1)["meta"] == {"sw": 5, "te": 5}
+
+
+def test_a_named_language_without_training_rows_is_refused() -> None:
+    with pytest.raises(DataError, match=r"meta data of \['te'\]"):
+        LanguageBatchSampler({"sw": 9}, ("te",), meta_in_every_step=True, batch_size=2)
 
 
 def test_copies_of_a_row_are_refused() -> None:

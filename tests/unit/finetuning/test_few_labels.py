@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from hf_meta_adapters.finetuning import (
     within_language,
     zero_shot,
 )
+from hf_meta_adapters.finetuning._task_trainer import TaskTrainer
 from hf_meta_adapters.finetuning.shots import draw_shots, halves
 from tests.unit.finetuning.family import (
     QUICK,
@@ -219,6 +221,42 @@ def test_a_split_is_recorded_by_role(family: Path) -> None:
     assert sorted(drawn["train"]["sw"] + drawn["meta"]["sw"]) == sorted(everything)
 
 
+@pytest.mark.parametrize("protocol", [meta_few_shot, projected_few_shot])
+def test_in_each_step_a_label_is_for_one_of_both(
+    protocol: Any, family: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All labels of a target train the head sooner or later, and the step of θ sees its own."""
+    seen: list[Any] = []
+    inner = TaskTrainer.training_step
+
+    def watched(self: Any, model: Any, inputs: Any, *rest: Any) -> Tensor:
+        seen.append(inputs)
+        return inner(self, model, inputs, *rest)
+
+    monkeypatch.setattr(TaskTrainer, "training_step", watched)
+    made: list[Any] = []
+    settings = replace(QUICK, batch_size=2, max_steps=8)
+    scores = run(protocol, kept(made, maker(family)), settings, shots=5, target_role="both")
+    drawn = scores.details["drawn"]
+    assert drawn["train"] == drawn["meta"]
+    assert len(drawn["train"]["sw"]) == 5
+
+    roles: dict[str, set[tuple[int, ...]]] = {"train": set(), "meta": set()}
+    for inputs in seen:
+        assert set(inputs["train"]) == {"en", "sw", "hi"}
+        assert set(inputs["meta"]) == {"sw", "hi"}
+        step = {
+            role: {tuple(row.tolist()) for row in inputs[role]["sw"]["input_ids"]} for role in roles
+        }
+        assert not step["train"] & step["meta"]
+        assert {role: len(found) for role, found in step.items()} == {"train": 2, "meta": 2}
+        roles = {role: roles[role] | step[role] for role in roles}
+    assert len(roles["train"]) == len(roles["meta"]) == 5
+    before = dict(maker(family)().named_parameters())
+    moved = [n for n, p in made[0].named_parameters() if not torch.equal(p.detach(), before[n])]
+    assert owners(made[0], moved) == {"head", "body", "en", "sw", "hi"}
+
+
 def test_languages_without_labels_are_named(family: Path, caplog: pytest.LogCaptureFixture) -> None:
     scores = run(joint_few_shot, maker(family), shots=2)
     assert scores.without_labels == ("te",)
@@ -247,7 +285,9 @@ REFUSED = [
     (meta_few_shot, {"meta_languages": ["sw", "te"]}, r"\['sw', 'hi'\].*Found \['sw', 'te'\]"),
     (meta_few_shot, {"meta_languages": ["sw"]}, r"\['sw', 'hi'\].*Found \['sw'\]"),
     (meta_few_shot, {"meta_languages": "others"}, "Found 'others'"),
-    (meta_few_shot, {"target_role": "both"}, "one of .*Found 'both'"),
+    (meta_few_shot, {"target_role": "half"}, "one of .*Found 'half'"),
+    (meta_few_shot, {"target_role": "both"}, "Found 4 and `per_device_train_batch_size=4`"),
+    (meta_few_shot, {"target_role": "both", "lookahead": "next"}, "Found 'both' with"),
     (meta_few_shot, {"target_role": "train"}, 'goes with `lookahead="next"`'),
     (meta_few_shot, {"target_role": "meta", "lookahead": "next"}, "Found 'meta' with"),
     (meta_few_shot, {"lookahead": "next", "meta_languages": ["sw", "hi"]}, "of all languages"),

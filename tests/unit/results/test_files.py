@@ -179,6 +179,11 @@ def writers(folder: Path) -> set[str]:
 def test_nobody_else_writes_files(project_root: Path) -> None:
     """A new writer must go through `results/files.py`, or be guarded, and then listed here."""
     assert writers(project_root / "hf_meta_adapters") == GUARDED
-    models = {"interference_study.py", "little_text_study.py", "quickstart.py"}
+    models = {
+        "few_label_study.py",
+        "interference_study.py",
+        "little_text_study.py",
+        "quickstart.py",
+    }
     bundled_text = {"data/build.py"}
     assert writers(project_root / "recipes") == models | bundled_text

@@ -67,6 +67,39 @@ def test_the_step_is_that_of_meta_step_on_these_rows(tmp_path: Path) -> None:
             torch.testing.assert_close(value.detach(), expected, rtol=1e-5, atol=1e-8)
 
 
+def test_named_meta_languages_alone_deal_their_rows(tmp_path: Path) -> None:
+    """`te` and `zh-Hant` train on all their rows, copies and all; `da` validates as well."""
+    data = {**texts(1, count=7), "te": rows(5, 1) * 2}
+    model, start = make_model(), make_model()
+    trainer = make_trainer(
+        tmp_path,
+        model,
+        train_dataset=data,
+        meta_dataset="train",
+        meta_languages=["da"],
+        max_steps=4,
+        optim="sgd",
+        max_grad_norm=0,
+    )
+    trainer.args.warmup_steps = 0
+    trainer.train()
+    for step in range(4):
+        assert list(trainer.seen[step]["meta"]) == ["da"]
+        assert not read(trainer, step, "train", "da") & read(trainer, step, "meta", "da")
+    assert trainer.progress.examples_seen["meta"] == {"da": 8}
+    trainer.save_model(str(tmp_path / "saved"))
+    manifest = json.loads((tmp_path / "saved" / "language_adapters.json").read_text())
+    assert json.dumps({"te": {"train": 2}})[1:-1] in json.dumps(manifest)
+    assert json.dumps({"da": {"train": 7, "meta": 7}})[1:-1] in json.dumps(manifest)
+
+    # The first step is that of `meta_step` on its rows, for the language that only trains as well.
+    inputs = trainer.seen[0]
+    found = meta_step(
+        start, inputs["train"], inputs["meta"], inner_learning_rate=0.01, meta_languages=["da"]
+    )
+    assert any(bool(value.any()) for value in found.language["te"].values())
+
+
 def test_a_saved_model_says_so(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, make_model(), meta_dataset="train", max_steps=1)
     trainer.train()
@@ -121,7 +154,17 @@ class Stream:
             DataError,
             r"streaming training data of \['te",
         ),
-        ({"meta_languages": ["da"]}, ConfigurationError, "are in every step"),
+        (
+            {"meta_languages": ["da"], "languages_per_step": 2},
+            ConfigurationError,
+            "which are in every step, and `languages_per_step`",
+        ),
+        ({"meta_languages": ["sw", "da"]}, DataError, r"Found none of \['sw'\] in `train_dataset`"),
+        (
+            {"train_dataset": {**texts(1), "da": rows(5, 3)}, "meta_languages": ["da"]},
+            DataError,
+            r"Found {'da': 3}. Lower",
+        ),
         ({"lookahead": "next"}, ConfigurationError, '`lookahead="next"` takes the training text'),
         ({"eval_dataset": texts(1)}, DataError, "rows of the selection data of 'te'"),
         ({"meta_dataset": "training"}, DataError, 'Found a `str`.*`meta_dataset="train"` takes'),

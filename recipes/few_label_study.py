@@ -1,0 +1,137 @@
+"""Is meta-learning the adapters worth anything where the targets have few labels?
+
+Fine-tunes a multilingual encoder on many labels of a source language and a few of each target: on
+the source alone; in two stages; jointly, with and without adapters; with projected steps; and by
+meta-gradients. Scores every language. First the options of each arm are chosen, and which
+meta-gradient and which rival the criterion compares, on selection data of the source and two
+targets. Every cell has a file of its own, and a results file with all of them goes on elsewhere:
+`--continue_from` takes the cells of it that have the same settings.
+
+Needs:    the package with its extra metrics; labelled data in DATA/<task>/<language>/
+          {train,dev,test}.jsonl(.gz), and for few_label_small an encoder, see there.
+Takes:    half a minute with few_label_tiny.yaml; for few_label_small.yaml see there.
+Writes:   to --output_dir: cells/, report.md; to --results: everything in one file.
+Command:  hf-meta-adapters run few_label_study --config few_label_tiny --data DATA
+Override: the command line wins: --processes 2 --output_dir FOLDER; --report true computes nothing
+          and writes the report of the cells that are done.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+import transformers
+
+from hf_meta_adapters.cli import parse_arguments
+from hf_meta_adapters.cli.process_group import closing_process_group
+from hf_meta_adapters.cli.written_command import written_command
+from hf_meta_adapters.data import load_local_datasets
+from hf_meta_adapters.pretraining import new_model, train_tokenizer
+from hf_meta_adapters.results.files import write_text
+from hf_meta_adapters.study.cells_file import take_over_cells, write_cells
+from hf_meta_adapters.study.few_label_cell import compute_few_label_cell
+from hf_meta_adapters.study.few_label_plan import (
+    FewLabelArguments,
+    best_of_trials,
+    chosen_arms,
+    few_label_plan,
+    labels_digest,
+    selection_plan,
+)
+from hf_meta_adapters.study.few_label_report import few_label_report, few_labels_markdown
+from hf_meta_adapters.study.grid import read_grid, run_grid
+
+RANDOM_SEED, POSITIONS = 0, 64
+"""Seed and length of the encoder that the smallest study makes."""
+
+
+def encoder_of(args: FewLabelArguments) -> str:
+    """The encoder: that of `model`, or a tiny one with random weights, made here."""
+    if not args.sizes:
+        return args.model
+
+    folder = Path(args.output_dir) / "encoder"
+    if folder.is_dir():
+        return str(folder)
+
+    task, about = next(iter(args.tasks.items()))
+    languages = [args.source, *about["targets"]]
+    rows = load_local_datasets(Path(args.data) / task, "train", languages=languages, limit=50)
+    texts = [" ".join(row["tokens"]) for row in chain(*rows.values())]
+    tokenizer = train_tokenizer(texts, vocabulary=500, max_length=POSITIONS)
+
+    transformers.set_seed(RANDOM_SEED)
+    model = new_model(transformers.AutoModelForMaskedLM, "xlm-roberta", args.sizes, tokenizer)
+
+    # Renamed when it is whole, so that a run that was killed does not leave half an encoder.
+    unfinished = folder.with_name("encoder.partial")
+    tokenizer.save_pretrained(unfinished)
+    model.save_pretrained(unfinished)
+    unfinished.rename(folder)
+    return str(folder)
+
+
+def done_cells(args: FewLabelArguments, cells: dict, model: str) -> dict:
+    """The cells that are done: of this folder, of `continue_from`, and of this run."""
+    folder = Path(args.output_dir) / "cells"
+    if args.continue_from:
+        stale, taken = take_over_cells(args.continue_from, cells, folder)
+        print(f"{len(taken)} cells come from {args.continue_from}.", flush=True)
+        if stale:
+            print(f"{len(stale)} cells there have other settings and do not count: {stale[0]}, …")
+
+    if args.report:
+        return read_grid(cells, folder)
+
+    compute = partial(compute_few_label_cell, model=model, data=args.data)
+    return run_grid(compute, cells, folder, processes=args.processes, progress=True)
+
+
+def main() -> None:
+    args = parse_arguments(FewLabelArguments, description=__doc__)
+    model = encoder_of(args)
+    digests = {
+        task: labels_digest(args.data, task, [args.source, *about["targets"]], model)
+        for task, about in args.tasks.items()
+    }
+
+    # Choices first, on selection data: which cells see test data depends on them.
+    trials = selection_plan(args, digests)
+    done = done_cells(args, trials, model)
+    missing = len(trials) - len(done)
+    tuning, chosen, studied = {}, {}, {}
+    if not missing:
+        tuned, tuning = best_of_trials(args, done)
+        chosen = chosen_arms(args, tuning)
+        cells = few_label_plan(args, tuned, chosen, digests)
+        studied = done_cells(args, cells, model)
+        missing = len(cells) - len(studied)
+
+    report = few_label_report(args, chosen, list(studied.values()), missing=missing)
+    text = few_labels_markdown(report)
+    write_text(Path(args.output_dir) / "report.md", text)
+    print(text)
+
+    done |= studied
+    if args.results and done:
+        record = {
+            "command": written_command(),
+            "versions": done[next(iter(done))]["result"]["versions"],
+            "hardware": sorted({cell["machine"] for cell in done.values()}),
+            "seeds": sorted({cell["settings"]["seed"] for cell in studied.values()}),
+            "estimated_hours": args.estimated_hours,
+            "core_hours": round(sum(cell["cpu_seconds"] for cell in done.values()) / 3600, 2),
+            "hours": round(sum(cell["seconds"] for cell in done.values()) / 3600, 2),
+            "chosen_before_test": "every trial, on selection data alone, before any test cell",
+            "tuning": tuning,
+            "chosen": chosen,
+            **report,
+        }
+        write_cells(args.results, record, done)
+
+
+if __name__ == "__main__":
+    with closing_process_group():
+        main()

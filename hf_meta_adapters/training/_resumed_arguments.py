@@ -13,7 +13,7 @@ from enum import Enum
 _STAYS = """
     preset meta_gradient lookahead meta_languages meta_languages_per_step inner_steps
     finite_difference_scheme finite_difference_radius max_indirect_ratio indirect_ratio
-    indirect_ratio_scope shared_update shared_update_groups inner_optimizer
+    indirect_ratio_scope shared_update shared_update_groups mixed_rows inner_optimizer
     inner_learning_rate adapter_update update_order meta_every languages_per_step sampling_alpha
 
     train_sampling_strategy group_by_length length_column_name

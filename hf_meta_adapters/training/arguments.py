@@ -116,6 +116,8 @@ class MetaAdapterTrainingArguments(TrainingArguments):
             by its projection (`"project"`), without the part that opposes the gradient of the
             validation losses. In steps without a meta-gradient (`meta_every`), by the mean.
         shared_update_groups: Whether the whole `"model"` is projected at once, or each `"layer"`.
+        mixed_rows: The share of the training rows of which the second-order part is taken: 0.5
+            takes half of them, without bias, and makes the outer step cheaper.
         cpu_offload: Keep the copy of θ and the validation gradient in the memory of the CPU between
             uses; needs `"finite_difference"`.
         inner_optimizer: The virtual step: `"sgd"` (the paper's), or `"adam"`, the step that the
@@ -180,6 +182,7 @@ class MetaAdapterTrainingArguments(TrainingArguments):
     indirect_ratio_scope: str | None = option(None, 'Whose sizes: "all" or "language".')
     shared_update: str | None = option(None, 'How θ is updated: "mean" or "project".')
     shared_update_groups: str | None = option(None, 'What is projected: "model" or "layer".')
+    mixed_rows: float | None = option(None, "Share of the rows in the second-order part.")
     cpu_offload: bool | None = option(None, "Keep what the outer step stores on the CPU.")
     inner_optimizer: str = option(
         _DEFAULTS["inner_optimizer"], 'The virtual step: "sgd" or "adam".'

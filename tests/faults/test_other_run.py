@@ -206,6 +206,7 @@ OTHER_ARGUMENTS = {
     ),
     "shared_update": ({"shared_update": "project"}, "was 'mean' and is 'project'"),
     "shared_update_groups": ({"shared_update_groups": "layer"}, "was 'model' and is 'layer'"),
+    "mixed_rows": ({"mixed_rows": 0.5}, "was 1.0 and is 0.5"),
     "inner_optimizer": ({"inner_optimizer": "adam"}, "was 'sgd' and is 'adam'"),
     "inner_learning_rate": ({"inner_learning_rate": 0.1}, "was 0.01 and is 0.1"),
     "adapter_update": ({"adapter_update": "meta+train"}, r"was 'meta' and is 'meta\+train'"),

@@ -27,6 +27,7 @@ METHOD = {
     "indirect_ratio_scope": "all",
     "shared_update": "mean",
     "shared_update_groups": "model",
+    "mixed_rows": 1.0,
     "cpu_offload": False,
     "inner_optimizer": "sgd",
     "inner_learning_rate": 0.01,

@@ -54,6 +54,7 @@ SETTINGS = {
     "fast, dense head": Setting(False, 1.0, FAST),
     "fast": Setting(True, 1.0, FAST),
     "fast, half the meta rows": Setting(True, 0.5, FAST),
+    "fast, half the rows": Setting(True, 0.5, FAST | {"mixed_rows": 0.5}),
     "fast, one pass": Setting(True, 1.0, FAST | {"languages_per_pass": 99}),
     "drawn": Setting(True, 1.0, DRAWN),
     "drawn, half the meta rows": Setting(True, 0.5, DRAWN),
@@ -103,6 +104,8 @@ class Steps:
         self.trainer = transformers.Trainer(self.model, training)
         self.trainer.current_gradient_accumulation_steps = count
 
+        self.optimizers, self.kept = {}, {}
+
         self.train = {key: self.batch(args) for key in languages}
         self.meta = {key: self.batch(args) for key in languages}
 
@@ -127,6 +130,22 @@ class Steps:
         head = self.head if setting.sparse else None
         hma.meta_step(self.model, self.train, meta, loss_function=head, **options)
 
+    def next_step(self, rows: float) -> None:
+        if rows not in self.optimizers:
+            # So small a rate that all steps are taken at one place.
+            self.optimizers[rows] = torch.optim.AdamW(self.model.parameters(), lr=1e-8)
+        optimizer = self.optimizers[rows]
+
+        options = {"finite_difference_scheme": "one_sided", "mixed_rows": rows}
+        given = {"optimizer": optimizer, "kept": self.kept.get(rows)}
+        found = hma.next_step(self.model, self.train, loss_function=self.head, **given, **options)
+
+        for name, parameter in self.model.shared_parameters().items():
+            parameter.grad = found.shared[name]
+        optimizer.step()  # its time counts: the derivative of the step is computed in it
+        optimizer.zero_grad()
+        self.kept[rows] = found.kept
+
     def meta_step_every_4(self) -> None:
         self.meta_step(SETTINGS["fast"])
         for _ in range(3):
@@ -144,6 +163,8 @@ class Steps:
             # A default, because a closure would see the setting of the last round.
             steps[name] = lambda setting=setting: self.meta_step(setting)
         steps[EVERY_4] = self.meta_step_every_4
+        steps["next"] = lambda: self.next_step(1.0)
+        steps["next, half the rows"] = lambda: self.next_step(0.5)
 
         return {n: step for n, step in steps.items() if n == JOINT or re.search(pattern, n)}
 

@@ -13,7 +13,7 @@ from hf_meta_adapters.meta import vectors
 from hf_meta_adapters.meta._gradient import meta_gradient
 from hf_meta_adapters.meta._inner_optimizer import InnerOptimizer
 from hf_meta_adapters.meta._inputs import every_parameter
-from hf_meta_adapters.meta._replay import Replay, listed
+from hf_meta_adapters.meta._replay import Replay, each
 from hf_meta_adapters.meta.options import OuterStepKeywords
 from hf_meta_adapters.meta.result import NamedGradient
 
@@ -96,6 +96,7 @@ def fidelity(
     paper["meta_gradient"] = "exact"
     paper["lookahead"] = "per_language"
     paper["cpu_offload"] = False
+    paper["mixed_rows"] = 1.0
 
     if any(vectors.is_sharded(parameter) for parameter in shared.values()):
         paper["meta_gradient"] = "finite_difference"
@@ -109,9 +110,9 @@ def fidelity(
     return _cosine(estimate, truth)
 
 
-def _fixed(losses: MicroBatches, device: torch.device) -> list[Loss]:
+def _fixed(losses: MicroBatches, device: torch.device) -> Sequence[Loss]:
     """The micro-batches, each with the present random numbers in every evaluation."""
-    return [Replay(loss, device).fixed() for loss in listed(losses)]
+    return each(losses, lambda loss: Replay(loss, device).fixed())
 
 
 def _cosine(

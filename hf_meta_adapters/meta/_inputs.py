@@ -10,6 +10,7 @@ from torch import Tensor
 from hf_meta_adapters._typing import Language, MicroBatches, Parameters
 from hf_meta_adapters.errors import ConfigurationError, LanguageError
 from hf_meta_adapters.meta.options import MetaOptions, OuterStepSettings
+from hf_meta_adapters.meta.sampled_losses import SampledLosses
 from hf_meta_adapters.meta.step_weights import StepWeights
 from hf_meta_adapters.meta.surgery import Surgery
 from hf_meta_adapters.meta.vectors import is_sharded
@@ -54,6 +55,7 @@ def check_inputs(
         _check_languages("meta_losses", meta_losses, named, "`meta_languages`")
     _check_languages("language", language, [*train_losses, *meta_losses], "the losses")
     _check_counted(meta_losses, named)
+    check_samples(train_losses, options)
     if options.meta_languages == "others" and len(meta_losses) < 2:
         raise ConfigurationError(
             '`meta_languages="others"` needs at least two languages. Found'
@@ -133,6 +135,7 @@ def check_next_inputs(
     """
     _check_any(train_losses)
     _check_languages("language", language, train_losses, "`train_losses`")
+    check_samples(train_losses, options)
     check_trained(shared, language)
     _check_movable(shared, options)
     return every_parameter(shared, language)[0].device
@@ -288,4 +291,18 @@ def check_validation(weights: StepWeights | None, options: MetaOptions) -> None:
             raise ConfigurationError(
                 "Weights by alignment compare training gradients of θ with the validation gradient"
                 f" v. Found {found}. Leave one of the two out."
+            )
+
+
+def check_samples(losses: Mapping[Language, MicroBatches], options: MetaOptions) -> None:
+    """Check that there is a sample for `mixed_rows`, since losses are not told apart by rows."""
+    if options.mixed_rows == 1.0:
+        return
+
+    for key, own in losses.items():
+        if not isinstance(own, SampledLosses):
+            raise ConfigurationError(
+                f"`mixed_rows={options.mixed_rows}` takes the mixed product of a sample, and needs"
+                f" `SampledLosses` of each language. Found {type(own).__name__} for {key!r}. Use"
+                " `meta_step`, which divides batches, or leave `mixed_rows` out."
             )

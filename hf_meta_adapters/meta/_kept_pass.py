@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hf_meta_adapters.meta._replay import Replay
+from hf_meta_adapters._typing import Loss
 from hf_meta_adapters.meta.vectors import Vector
 
 
@@ -16,11 +16,14 @@ class KeptPass:
     """What the mixed product needs of the training pass of a language in the step before.
 
     Args:
-        losses: The micro-batches, each with the random numbers of its first evaluation.
-        gradient: ∇φ of the loss, of this process, if the product needs it.
+        losses: The micro-batches of the product, each with the random numbers of its first
+            evaluation.
+        gradient: ∇φ of their sum, of this process, if the product needs it.
         point: The values of φ.
+        scale: What a product of a sample is multiplied by.
     """
 
-    losses: Sequence[Replay]
+    losses: Sequence[Loss]
     gradient: Vector
     point: list[Tensor]
+    scale: float = 1.0

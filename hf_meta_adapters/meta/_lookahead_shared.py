@@ -74,4 +74,4 @@ def _train_pass(collected: Collected, problem: Problem, key: Language) -> TrainP
     collected.add_train(problem, key, train, gradient)
 
     # ∇θ is in the mean now: memory must not grow with the languages.
-    return train.without_gradients(keep_language=problem.product.needs_train_gradient)
+    return train.without_gradients(keep_product=problem.product.needs_train_gradient)

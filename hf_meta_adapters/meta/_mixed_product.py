@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from hf_meta_adapters.meta._anchor import Anchor
 from hf_meta_adapters.meta._train_pass import TrainPass
-from hf_meta_adapters.meta.vectors import Vector, absent
+from hf_meta_adapters.meta.vectors import Vector, absent, scaled
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,10 @@ class MixedRows:
 
     @classmethod
     def of(cls, rows: Vector, at: TrainPass) -> MixedRows:
-        """Split the rows of `at.parameters(...)`."""
+        """Split the rows of `at.parameters(...)`, and let those of a sample stand for all."""
+        if at.scale != 1.0:
+            rows = scaled(rows, at.scale)
+
         count = len(at.language)
         if len(rows) == count:
             return cls(rows, absent(at.shared))

@@ -63,8 +63,13 @@ class Problem:
 
     def train_pass(self, key: Language, *, keep_graph: bool = False) -> TrainPass:
         """The training pass of language `key` at the present θ."""
+        losses = self.train[key]
+        if self.options.mixed_rows == 1.0:
+            # Without the option, a sample is micro-batches like any others.
+            losses = list(losses)
+
         return train_pass(
-            self.train[key],
+            losses,
             self.shared,
             self.language[key],
             differentiate=self.differentiate,

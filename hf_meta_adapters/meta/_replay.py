@@ -7,13 +7,14 @@ difference would measure the masks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from hf_meta_adapters._typing import Language, Loss, MicroBatches
+from hf_meta_adapters.meta.sampled_losses import SampledLosses
 
 RandomState: TypeAlias = tuple[Tensor, Tensor | None]
 """The states of the CPU's generator and of the GPU's, if there is one."""
@@ -93,6 +94,14 @@ def without_loss(**roles: Mapping[Language, MicroBatches]) -> dict[str, tuple[La
     return lacking
 
 
-def replayed(losses: MicroBatches, device: torch.device) -> list[Replay]:
-    """One `Replay` for each micro-batch."""
-    return [Replay(loss, device) for loss in listed(losses)]
+def replayed(losses: MicroBatches, device: torch.device) -> Sequence[Loss]:
+    """One `Replay` for each micro-batch; a sample stays one."""
+    return each(losses, lambda loss: Replay(loss, device))
+
+
+def each(losses: MicroBatches, change: Callable[[Loss], Loss]) -> Sequence[Loss]:
+    """Change every micro-batch; a sample stays one."""
+    if isinstance(losses, SampledLosses):
+        sample = [change(loss) for loss in losses.sample]
+        return SampledLosses(sample, [change(loss) for loss in losses.rest], losses.scale)
+    return [change(loss) for loss in listed(losses)]

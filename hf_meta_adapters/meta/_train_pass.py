@@ -11,7 +11,8 @@ from torch import Tensor
 from hf_meta_adapters._typing import Loss
 from hf_meta_adapters.meta._differentiate import Differentiate
 from hf_meta_adapters.meta._second_order import check_graph, second_order
-from hf_meta_adapters.meta.vectors import Vector, absent, add_, detached
+from hf_meta_adapters.meta.sampled_losses import divided
+from hf_meta_adapters.meta.vectors import Vector, absent, add_, detached, mapped
 
 
 @dataclass(frozen=True)
@@ -19,14 +20,17 @@ class TrainPass:
     """The training loss of one language at the present θ, with its gradients.
 
     Args:
-        losses: The micro-batches; their sum is the loss.
+        losses: The micro-batches of which mixed products are taken: all, whose sum is the loss, or
+            a sample of them.
         shared: θ.
         language: φ of this language.
         differentiate: Evaluates and differentiates a loss.
         value: The loss, detached, 0-d.
         shared_gradient: ∇θ of the loss, detached.
         language_gradient: ∇φ of the loss, detached.
-        graph: ∇θ with its graph, if it was asked for.
+        product_gradient: ∇φ of the sum of `losses`, detached.
+        graph: ∇θ of that sum with its graph, if it was asked for.
+        scale: What the mixed products of the sample are multiplied by.
     """
 
     losses: Sequence[Loss]
@@ -36,7 +40,9 @@ class TrainPass:
     value: Tensor
     shared_gradient: Vector
     language_gradient: Vector
+    product_gradient: Vector
     graph: Vector | None = None
+    scale: float = 1.0
 
     def parameters(self, *, with_shared: bool) -> list[Tensor]:
         """φ, followed by θ on request."""
@@ -45,19 +51,27 @@ class TrainPass:
         return list(self.language)
 
     def gradient(self, *, with_shared: bool) -> Vector:
-        """The gradient of these parameters, in the same order."""
+        """The gradient of the sum of `losses` for these parameters, in the same order."""
         if with_shared:
-            return [*self.language_gradient, *self.shared_gradient]
-        return list(self.language_gradient)
+            # Only a product of all micro-batches has rows of θ.
+            return [*self.product_gradient, *self.shared_gradient]
+        return list(self.product_gradient)
 
-    def without_gradients(self, *, keep_language: bool) -> TrainPass:
-        """This pass without its ∇θ, and without its ∇φ unless that is kept, to free memory."""
-        language_gradient = absent(self.language)
-        if keep_language:
-            language_gradient = self.language_gradient
+    def without_gradients(self, *, keep_product: bool) -> TrainPass:
+        """This pass without what its products do not need, to free memory.
+
+        Args:
+            keep_product: Whether they need `product_gradient`.
+        """
+        product_gradient = absent(self.language)
+        if keep_product:
+            product_gradient = self.product_gradient
 
         return replace(
-            self, shared_gradient=absent(self.shared), language_gradient=language_gradient
+            self,
+            shared_gradient=absent(self.shared),
+            language_gradient=absent(self.language),
+            product_gradient=product_gradient,
         )
 
 
@@ -89,12 +103,12 @@ def train_pass(
     """Evaluate the training loss of one language and its gradient for θ and φ.
 
     Args:
-        losses: The micro-batches.
+        losses: The micro-batches; of `SampledLosses`, mixed products are taken of the sample.
         shared: θ.
         language: φ of this language.
         differentiate: Evaluates and differentiates a loss.
-        keep_graph: Keep the graph of ∇θ for a double backward. With several micro-batches no graph
-            is kept: the double backward then evaluates them one by one again.
+        keep_graph: Keep the graph of ∇θ for a double backward. If the products are of several
+            micro-batches no graph is kept: the double backward evaluates them one by one again.
 
     Returns:
         The pass.
@@ -102,9 +116,10 @@ def train_pass(
     parameters = [*shared, *language]
     graph: Vector | None = None
 
-    if keep_graph and len(losses) == 1:
+    parts = divided(losses)
+    if keep_graph and len(parts.sample) == 1:
         with second_order():
-            value = losses[0]()
+            value = parts.sample[0]()
             gradient = differentiate.gradient(value, parameters, create_graph=True)
             check_graph(gradient)
 
@@ -112,15 +127,25 @@ def train_pass(
         graph = gradient[: len(shared)]
         gradient = detached(gradient)
     else:
-        value, gradient = loss_and_gradient(losses, parameters, differentiate)
+        value, gradient = loss_and_gradient(parts.sample, parameters, differentiate)
+
+    product_gradient = gradient[len(shared) :]
+    if parts.rest:
+        # The sums below are in place.
+        product_gradient = mapped(product_gradient, Tensor.clone)
+        other_value, other = loss_and_gradient(parts.rest, parameters, differentiate)
+        value = value + other_value
+        add_(gradient, other)
 
     return TrainPass(
-        losses=losses,
+        losses=parts.sample,
         shared=shared,
         language=language,
         differentiate=differentiate,
         value=value,
         shared_gradient=gradient[: len(shared)],
         language_gradient=gradient[len(shared) :],
+        product_gradient=product_gradient,
         graph=graph,
+        scale=parts.scale,
     )

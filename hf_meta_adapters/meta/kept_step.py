@@ -14,6 +14,7 @@ from hf_meta_adapters._typing import Language, Loss
 from hf_meta_adapters.meta._kept_pass import KeptPass
 from hf_meta_adapters.meta._optimizer_derivative import optimizer_derivative
 from hf_meta_adapters.meta._replay import Replay
+from hf_meta_adapters.meta.sampled_losses import divided
 from hf_meta_adapters.meta.vectors import Vector, absent, local, mapped, norm, ratio, scaled
 
 __all__ = ["KeptStep"]
@@ -85,7 +86,8 @@ class KeptStep:
             common |= _named(f"{key}/point", one.point)
             own |= _named(f"{key}/gradient", one.gradient)
             for number, loss in enumerate(one.losses):
-                own |= _named(f"{key}/random/{number}", list(loss.state or ()))
+                if isinstance(loss, Replay):
+                    own |= _named(f"{key}/random/{number}", list(loss.state or ()))
 
         return own, common
 
@@ -96,7 +98,7 @@ class KeptStep:
         """The kept step whose `state` was saved after the optimizer had taken it.
 
         Args:
-            losses: The micro-batches of each pass.
+            losses: The micro-batches of each pass, with a sample where the step had one.
             state: The tensors by name, on the device of the model.
             share: 1/L.
 
@@ -114,12 +116,13 @@ class KeptStep:
             own = _listed(f"{key}/point", state)
             gradient = [state.get(f"{key}/gradient/{position}") for position in range(len(own))]
 
+            parts = divided(several)
             replays = []
-            for number, loss in enumerate(several):
+            for number, loss in enumerate(parts.sample):
                 cpu, *gpu = _listed(f"{key}/random/{number}", state)
                 random = (cpu.cpu(), next((entry.cpu() for entry in gpu), None))
                 replays.append(Replay(loss, device, random))
-            passes[key] = KeptPass(replays, gradient, own)
+            passes[key] = KeptPass(replays, gradient, own, parts.scale)
 
         kept = cls(passes, point, share)
         kept.derivative, kept.updates = derivative, 1

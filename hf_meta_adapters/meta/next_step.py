@@ -20,7 +20,7 @@ from hf_meta_adapters.meta._kept_pass import KeptPass
 from hf_meta_adapters.meta._optimizer_derivative import check_optimizer
 from hf_meta_adapters.meta._problem import Problem
 from hf_meta_adapters.meta._reduce import Reduce
-from hf_meta_adapters.meta._replay import Replay, replayed, with_loss, without_loss
+from hf_meta_adapters.meta._replay import replayed, with_loss, without_loss
 from hf_meta_adapters.meta._sgd import SGD
 from hf_meta_adapters.meta._shares import Shares
 from hf_meta_adapters.meta._train_pass import TrainPass
@@ -122,13 +122,12 @@ def next_step_gradient(
     check_optimizer(optimizer, theta)
 
     before = _taken(kept)
-    replays = {key: replayed(loss, device) for key, loss in train_losses.items()}
     with (
         differentiating(every_parameter(shared, language), loss_scale) as differentiate,
         anchored(theta) as anchor,
     ):
         problem = Problem(
-            train=replays,
+            train={key: replayed(loss, device) for key, loss in train_losses.items()},
             meta={},
             shared=theta,
             language={key: list(parameters.values()) for key, parameters in language.items()},
@@ -144,9 +143,7 @@ def next_step_gradient(
         )
 
         collected = Collected.empty(problem)
-        passes = {
-            key: _train_pass(collected, problem, key, replays[key]) for key in problem.trained
-        }
+        passes = {key: _train_pass(collected, problem, key) for key in problem.trained}
         _add_parts(collected, problem, before, anchor)
         now = KeptStep(passes, anchor.start, collected.share)
 
@@ -174,18 +171,16 @@ def _taken(kept: KeptStep | None) -> KeptStep | None:
     return kept
 
 
-def _train_pass(
-    collected: Collected, problem: Problem, key: Language, replays: Sequence[Replay]
-) -> KeptPass:
+def _train_pass(collected: Collected, problem: Problem, key: Language) -> KeptPass:
     """Add the training pass of a language, and return what its product needs in the next step."""
     train = problem.train_pass(key)
     (gradient,) = problem.reduce.summed((train.shared_gradient, problem.shared))
     collected.add_train(problem, key, train, gradient)
 
-    own = train.without_gradients(keep_language=problem.product.needs_train_gradient)
-    gradient = mapped(own.language_gradient, local)
+    own = train.without_gradients(keep_product=problem.product.needs_train_gradient)
+    gradient = mapped(own.product_gradient, local)
     point = [local(entry.detach()).clone() for entry in train.language]
-    return KeptPass(replays, gradient, point)
+    return KeptPass(own.losses, gradient, point, own.scale)
 
 
 def _add_parts(
@@ -227,7 +222,9 @@ def _indirect_part(
             differentiate=problem.differentiate,
             value=torch.zeros(()),
             shared_gradient=absent(problem.shared),
-            language_gradient=_sharded(kept.passes[key].gradient, phi),
+            language_gradient=absent(phi),
+            product_gradient=_sharded(kept.passes[key].gradient, phi),
+            scale=kept.passes[key].scale,
         )
         rows = problem.product(at, vector, anchor, with_shared=False)
 

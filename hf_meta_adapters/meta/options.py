@@ -60,6 +60,9 @@ class MetaOptions:
         shared_update: How θ is updated: by the `"mean"` of the training gradients, or by its
             projection (`"project"`), without the part that opposes v.
         shared_update_groups: Whether the whole `"model"` is projected at once, or each `"layer"`.
+        mixed_rows: The share of the training rows of which the mixed product is taken; the rest
+            counts for the training gradient alone. The product is then an estimate without bias,
+            for a price that falls with the share. It needs one virtual step.
         cpu_offload: Keep v and the copy of θ in CPU memory. This saves two tensors of the size of θ
             on the GPU and costs the time to bring them back parameter by parameter. It needs finite
             differences and one virtual step.
@@ -80,6 +83,7 @@ class MetaOptions:
     indirect_ratio_scope: Scope = "all"
     shared_update: SharedUpdate = "mean"
     shared_update_groups: Groups = "model"
+    mixed_rows: float = 1.0
     cpu_offload: bool = False
 
     def __post_init__(self) -> None:
@@ -108,6 +112,7 @@ class MetaOptions:
         self._check_ratio()
         self._check_next()
         self._check_projection()
+        self._check_mixed_rows()
 
     def product(self, precision: torch.dtype | None = None) -> MixedProduct:
         """The mixed product that the options name, for passes evaluated in `precision`."""
@@ -231,6 +236,33 @@ class MetaOptions:
                     f" validation gradient v. Found {found}. Leave one of the two out."
                 )
 
+    def _check_mixed_rows(self) -> None:
+        share = self.mixed_rows
+        if not isinstance(share, (int, float)) or not 0 < share <= 1:
+            raise ConfigurationError(
+                "`mixed_rows` must be a share of the training rows, over 0 and at most 1. Found"
+                f" {share!r}. Use 0.5 for half of them."
+            )
+        if share == 1:
+            return
+
+        for found, is_used in (
+            (
+                '`meta_gradient="first_order"`, which has no mixed product',
+                self.meta_gradient == "first_order",
+            ),
+            (
+                f"`inner_steps={self.inner_steps}`, whose products follow one another and would be"
+                " biased",
+                self.inner_steps > 1,
+            ),
+        ):
+            if is_used:
+                raise ConfigurationError(
+                    "`mixed_rows` under 1 takes the mixed product of a sample of the rows. Found"
+                    f" {found}. Leave `mixed_rows` out."
+                )
+
     def _check_offload(self) -> None:
         needed = ("finite_difference", 1)
 
@@ -269,6 +301,7 @@ class MetaOptionKeywords(TypedDict, total=False):
     indirect_ratio_scope: Scope | None
     shared_update: SharedUpdate | None
     shared_update_groups: Groups | None
+    mixed_rows: float | None
     cpu_offload: bool | None
 
 

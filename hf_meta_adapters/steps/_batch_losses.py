@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from hf_meta_adapters._typing import Batch, Language, Loss
+from hf_meta_adapters.meta.sampled_losses import SampledLosses
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
-from hf_meta_adapters.steps._label_counts import label_counts
+from hf_meta_adapters.steps._divided_batch import divided_batch
+from hf_meta_adapters.steps._label_counts import label_counts, summed_counts
 from hf_meta_adapters.steps.losses import Batches, micro_batches, model_loss
 from hf_meta_adapters.steps.step_context import StepContext
 
@@ -36,11 +38,82 @@ def batch_losses(
 
     losses: dict[Language, list[Loss]] = {key: [] for key in listed}
     for key in labels.languages:
-        for batch, count in zip(listed[key], labels.counts[key], strict=True):
-            # On several processes all take the same passes, even if some have nothing to add.
-            if count or context.all_reduce is not None:
-                share = count, labels.totals[key]
-                losses[key].append(_loss(model, key, batch, share, context))
+        losses[key] = _losses(
+            model, key, listed[key], labels.counts[key], labels.totals[key], context
+        )
+
+    return losses
+
+
+def _sampled_losses(
+    model: LanguageAdapterModel,
+    batches: Mapping[Language, Batches],
+    context: StepContext,
+    share: float,
+) -> dict[Language, Sequence[Loss]]:
+    """The same losses, with a sample of the rows of each language for its mixed products.
+
+    Args:
+        model: The model.
+        batches: One batch or several for each language.
+        context: How a batch is evaluated.
+        share: The share of the rows that the sample has.
+
+    Returns:
+        The losses: `SampledLosses`, or an empty list.
+    """
+    samples: dict[Language, list[Batch]] = {}
+    rests: dict[Language, list[Batch]] = {}
+    for key, language_batches in batches.items():
+        parts = [divided_batch(batch, share) for batch in micro_batches(language_batches)]
+        samples[key] = [sample for sample, _ in parts]
+        rests[key] = [rest for _, rest in parts if rest is not None]
+
+    both = {key: [*samples[key], *rests[key]] for key in samples}
+    labels = label_counts(model, both, context, exact=False)
+    counts = {key: labels.counts[key][: len(samples[key])] for key in samples}
+    sampled = summed_counts(model, counts, context)
+
+    losses: dict[Language, Sequence[Loss]] = {key: [] for key in samples}
+    for key in labels.languages:
+        total, own_counts = labels.totals[key], labels.counts[key][len(samples[key]) :]
+        sample = _losses(model, key, samples[key], counts[key], total, context)
+        rest = _losses(model, key, rests[key], own_counts, total, context)
+
+        # A sample without any label says nothing: all rows take its place.
+        losses[key] = SampledLosses([*sample, *rest], (), 1.0)
+        if sampled[key] > 0:
+            losses[key] = SampledLosses(sample, rest, total / sampled[key])
+
+    return losses
+
+
+def train_losses(
+    model: LanguageAdapterModel,
+    batches: Mapping[Language, Batches],
+    context: StepContext,
+    mixed_rows: float,
+) -> Mapping[Language, Sequence[Loss]]:
+    """The losses of training batches, with a sample where mixed products are taken of a share."""
+    if mixed_rows == 1:
+        return batch_losses(model, batches, context)
+    return _sampled_losses(model, batches, context, mixed_rows)
+
+
+def _losses(
+    model: LanguageAdapterModel,
+    key: Language,
+    batches: Sequence[Batch],
+    counts: Sequence[int],
+    total: int,
+    context: StepContext,
+) -> list[Loss]:
+    """The losses of micro-batches that have these numbers of all labels of a language."""
+    losses = []
+    for batch, count in zip(batches, counts, strict=True):
+        # On several processes all take the same passes, even if some have nothing to add.
+        if count or context.all_reduce is not None:
+            losses.append(_loss(model, key, batch, (count, total), context))
 
     return losses
 

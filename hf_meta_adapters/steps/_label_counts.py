@@ -67,7 +67,7 @@ def label_counts(
     for key, own in numbers.items():
         counts[key] = [number.others + number.first * first_counts for number in own]
 
-    return LabelCounts(counts, _totals(model, counts, context))
+    return LabelCounts(counts, summed_counts(model, counts, context))
 
 
 def _first_counts(
@@ -84,9 +84,19 @@ def _first_counts(
     return True
 
 
-def _totals(
+def summed_counts(
     model: LanguageAdapterModel, counts: Mapping[Language, Sequence[int]], context: StepContext
 ) -> dict[Language, int]:
+    """Sum counts over the micro-batches of all processes.
+
+    Args:
+        model: The model.
+        counts: The counts of each micro-batch of this process, by language.
+        context: How processes sum.
+
+    Returns:
+        The sums, by language.
+    """
     totals = [sum(own) for own in counts.values()]
 
     # one message for all languages

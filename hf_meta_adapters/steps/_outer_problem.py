@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from hf_meta_adapters.meta import SGD, Adam, InnerOptimizer
 from hf_meta_adapters.meta.step_weights import StepWeights
 from hf_meta_adapters.meta.surgery import Surgery
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
-from hf_meta_adapters.steps._batch_losses import batch_losses
+from hf_meta_adapters.steps._batch_losses import batch_losses, train_losses
 from hf_meta_adapters.steps.losses import Batches, micro_batches
 from hf_meta_adapters.steps.sharding import reshard
 from hf_meta_adapters.steps.step_context import StepContext
@@ -31,8 +31,8 @@ class OuterProblem:
         language: φ_l of each language, by name.
     """
 
-    train: dict[Language, list[Loss]]
-    meta: dict[Language, list[Loss]]
+    train: Mapping[Language, Sequence[Loss]]
+    meta: Mapping[Language, Sequence[Loss]]
     shared: Parameters
     language: dict[Language, Parameters]
 
@@ -42,6 +42,8 @@ def outer_problem(
     train_batches: Mapping[Language, Batches],
     meta_batches: Mapping[Language, Batches],
     context: StepContext,
+    *,
+    mixed_rows: float,
 ) -> OuterProblem:
     """The losses and parameters of an outer step, one language after the other.
 
@@ -50,6 +52,7 @@ def outer_problem(
         train_batches: The training batches of each language.
         meta_batches: The validation batches of each language.
         context: How a batch is evaluated.
+        mixed_rows: The share of the training rows of which mixed products are taken.
 
     Returns:
         The problem.
@@ -61,7 +64,7 @@ def outer_problem(
     check_batches(model, train_batches, meta_batches)
 
     return OuterProblem(
-        train=batch_losses(model, train_batches, context),
+        train=train_losses(model, train_batches, context, mixed_rows),
         meta=batch_losses(model, meta_batches, context),
         shared=model.shared_parameters(),
         language={key: model.language_parameters(key) for key in {**train_batches, **meta_batches}},

@@ -11,7 +11,7 @@ from torch import Tensor
 from hf_meta_adapters._typing import Batch, Language, Loss
 from hf_meta_adapters.meta.kept_step import KeptStep
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
-from hf_meta_adapters.steps._batch_losses import batch_losses
+from hf_meta_adapters.steps._batch_losses import train_losses
 from hf_meta_adapters.steps.language_groups import LanguageGroups
 from hf_meta_adapters.steps.step_context import StepContext
 
@@ -47,7 +47,11 @@ class KeptState:
         return cls(batches, own, common, kept.share)
 
     def restored(
-        self, model: LanguageAdapterModel, context: StepContext, languages_per_pass: int
+        self,
+        model: LanguageAdapterModel,
+        context: StepContext,
+        languages_per_pass: int,
+        mixed_rows: float = 1.0,
     ) -> KeptStep:
         """The kept step. All processes call it together.
 
@@ -55,6 +59,7 @@ class KeptState:
             model: The model, at the parameters that the step led to.
             context: How a batch is evaluated.
             languages_per_pass: As for `next_step`.
+            mixed_rows: As for `next_step`.
 
         Returns:
             The step.
@@ -66,7 +71,8 @@ class KeptState:
 
         state = {name: entry.to(device) for name, entry in {**self.own, **self.common}.items()}
         if languages_per_pass == 1:
-            return KeptStep.of_state(batch_losses(model, batches, context), state, self.share)
+            rebuilt = train_losses(model, batches, context, mixed_rows)
+            return KeptStep.of_state(rebuilt, state, self.share)
 
         groups = LanguageGroups(model, list(batches), languages_per_pass, context)
         losses: dict[str, list[Loss]] = {}

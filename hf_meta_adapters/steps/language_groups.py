@@ -46,6 +46,12 @@ def check_groups(options: MetaOptions) -> None:
     Raises:
         ConfigurationError: If each language needs its own passes.
     """
+    if options.mixed_rows < 1:
+        raise ConfigurationError(
+            "`languages_per_pass` over 1 takes mixed products of whole batches. Found"
+            f" `mixed_rows={options.mixed_rows}`. Leave one of the two out."
+        )
+
     if options.lookahead == "per_language" or options.meta_languages != "all":
         raise ConfigurationError(
             "`languages_per_pass` over 1 needs one look-ahead and one validation loss for all"

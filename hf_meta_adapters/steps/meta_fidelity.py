@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hf_meta_adapters._typing import AllReduce, Autocast, Language
 from hf_meta_adapters.meta import InnerOptimizer, fidelity
-from hf_meta_adapters.meta.options import OuterStepKeywords
+from hf_meta_adapters.meta.options import OuterStepKeywords, outer_step_settings
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps._outer_problem import choose_inner_optimizer, outer_problem
 from hf_meta_adapters.steps.losses import Batches, LossFunction
@@ -75,7 +75,8 @@ def meta_fidelity(
         True
     """
     context = StepContext(loss_function, autocast, all_reduce, loss_scale)
-    problem = outer_problem(model, train_batches, meta_batches, context)
+    mixed_rows = outer_step_settings(**options).options.mixed_rows
+    problem = outer_problem(model, train_batches, meta_batches, context, mixed_rows=mixed_rows)
     rule = choose_inner_optimizer(inner_optimizer, optimizer, model)
 
     return fidelity(

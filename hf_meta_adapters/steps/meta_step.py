@@ -138,7 +138,9 @@ def meta_step(
             for_languages=for_languages,
         )
 
-    problem = outer_problem(model, train_batches, meta_batches, context)
+    problem = outer_problem(
+        model, train_batches, meta_batches, context, mixed_rows=settings.options.mixed_rows
+    )
 
     return meta_gradient(
         problem.train,

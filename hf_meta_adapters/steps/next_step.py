@@ -15,7 +15,7 @@ from hf_meta_adapters.meta.kept_step import KeptStep
 from hf_meta_adapters.meta.next_step import next_step_gradient
 from hf_meta_adapters.meta.options import MetaOptionKeywords, meta_options
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
-from hf_meta_adapters.steps._batch_losses import batch_losses
+from hf_meta_adapters.steps._batch_losses import train_losses
 from hf_meta_adapters.steps._outer_problem import check_batches
 from hf_meta_adapters.steps._same_step import check_same_step
 from hf_meta_adapters.steps.language_groups import LanguageGroups
@@ -105,6 +105,7 @@ def next_step(
     }
     check_same_step(model, all_reduce, given)
     options["lookahead"] = "next"
+    chosen = meta_options(**options)
     context = StepContext(loss_function, autocast, all_reduce, loss_scale)
     languages = list(train_batches)
 
@@ -117,14 +118,14 @@ def next_step(
         groups = LanguageGroups(model, list(train_batches), languages_per_pass, context)
         return groups.next_step_gradient(
             train_batches,
-            meta_options(**options),
+            chosen,
             {key: model.language_parameters(key) for key in languages},
             optimizer=optimizer,
             kept=kept,
         )
 
     return next_step_gradient(
-        batch_losses(model, train_batches, context),
+        train_losses(model, train_batches, context, chosen.mixed_rows),
         model.shared_parameters(),
         {key: model.language_parameters(key) for key in languages},
         optimizer=optimizer,

@@ -104,4 +104,9 @@ class NextStep:
 
         # Here, and not when it is read: the losses are evaluated as this step's are.
         context = StepContext(**evaluation)
-        return saved.restored(step.model, context, self._args.languages_per_pass)
+        return saved.restored(
+            step.model,
+            context,
+            self._args.languages_per_pass,
+            self._args.meta_options().mixed_rows,
+        )

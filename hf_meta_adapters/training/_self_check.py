@@ -111,6 +111,9 @@ class SelfCheck:
             # All of these count, whichever languages are trained on.
             meta = {key: _truncated(several[0]) for key, several in batches["meta"].items()}
 
+        # Of all rows: a sample has no bias, and its noise on these few rows would say little.
+        options = replace(self.options, mixed_rows=1.0)
+
         devices = []
         if model.device.type == "cuda":
             devices.append(model.device)
@@ -118,7 +121,7 @@ class SelfCheck:
         try:
             # A run that is checked draws the same random numbers as one that is not.
             with torch.random.fork_rng(devices):
-                cosine = meta_fidelity(model, train, meta, **arguments, **asdict(self.options))
+                cosine = meta_fidelity(model, train, meta, **arguments, **asdict(options))
             return float(cosine)
         except (ConfigurationError, RuntimeError, NotImplementedError) as error:
             # An error of one process alone would leave the others waiting for it. What is raised

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hf_meta_adapters._typing import Batch, Language
 from hf_meta_adapters.errors import ConfigurationError, DataError, check_language
+from hf_meta_adapters.steps.batch_rows import take_rows
 
 
 def split_batches(
@@ -48,7 +49,7 @@ def split_batches(
             rows.setdefault(language_name(value, languages), []).append(row)
 
         for language, chosen in rows.items():
-            part = {name: _take(entry, chosen, len(values)) for name, entry in batch.items()}
+            part = {name: take_rows(entry, chosen, len(values)) for name, entry in batch.items()}
             by_language.setdefault(language, []).append(part)
 
     return by_language
@@ -98,15 +99,3 @@ def _language_entry(batch: object, column: str) -> str | Sequence[str | int]:
         " entry with `language_column`, or pass the batches of each language:"
         ' `batches={"en": [...], "sw": [...]}`.'
     )
-
-
-def _take(entry: object, rows: Sequence[int], size: int) -> object:
-    """Some rows of an entry of a batch; an entry that has no rows stays whole."""
-    if isinstance(entry, Tensor):
-        if entry.dim() and len(entry) == size:
-            return entry[list(rows)]
-        return entry
-
-    if isinstance(entry, list | tuple) and len(entry) == size:
-        return [entry[row] for row in rows]
-    return entry

@@ -130,6 +130,8 @@ class MetaAdapterTrainingArguments(TrainingArguments):
             `"layer"` by itself.
         surgery_gradients: Where weights come from: `"keep"`, `"sketch"`, `"lagged"`, or `"auto"`
             (see `Surgery`).
+        mixed_rows: The share of the training rows of which the second-order part is taken: 0.5
+            takes half of them, without bias, and makes the outer step cheaper.
         cpu_offload: Keep the copy of θ and the validation gradient in the memory of the CPU between
             uses; needs `"finite_difference"`.
         inner_optimizer: The virtual step: `"sgd"` (the paper's), or `"adam"`, the step that the
@@ -219,6 +221,7 @@ class MetaAdapterTrainingArguments(TrainingArguments):
     shared_update: str | None = option(None, 'How θ is updated: "mean", "project", "pcgrad", …')
     shared_update_groups: str | None = option(None, 'What is changed: "model" or "layer".')
     surgery_gradients: str = option("auto", '"keep", "sketch", "lagged" or "auto".')
+    mixed_rows: float | None = option(None, "Share of the rows in the second-order part.")
     cpu_offload: bool | None = option(None, "Keep what the outer step stores on the CPU.")
     inner_optimizer: str = option(
         _DEFAULTS["inner_optimizer"], 'The virtual step: "sgd" or "adam".'

@@ -28,6 +28,7 @@ METHOD = {
     "shared_update": "mean",
     "shared_update_groups": "model",
     "surgery_gradients": "auto",
+    "mixed_rows": 1.0,
     "cpu_offload": False,
     "inner_optimizer": "sgd",
     "inner_learning_rate": 0.01,

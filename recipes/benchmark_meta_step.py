@@ -30,6 +30,7 @@ from tqdm import tqdm
 import hf_meta_adapters as hma
 from hf_meta_adapters.results.files import write_text
 from hf_meta_adapters.study.memory import peak_in_own_process, peak_memory
+from hf_meta_adapters.study.next_steps import NextSteps
 from hf_meta_adapters.study.unrolled import unrolled_step
 
 RATE = 0.01  # β, of the virtual step
@@ -104,8 +105,6 @@ class Steps:
         self.trainer = transformers.Trainer(self.model, training)
         self.trainer.current_gradient_accumulation_steps = count
 
-        self.optimizers, self.kept = {}, {}
-
         self.train = {key: self.batch(args) for key in languages}
         self.meta = {key: self.batch(args) for key in languages}
 
@@ -130,22 +129,6 @@ class Steps:
         head = self.head if setting.sparse else None
         hma.meta_step(self.model, self.train, meta, loss_function=head, **options)
 
-    def next_step(self, rows: float) -> None:
-        if rows not in self.optimizers:
-            # So small a rate that all steps are taken at one place.
-            self.optimizers[rows] = torch.optim.AdamW(self.model.parameters(), lr=1e-8)
-        optimizer = self.optimizers[rows]
-
-        options = {"finite_difference_scheme": "one_sided", "mixed_rows": rows}
-        given = {"optimizer": optimizer, "kept": self.kept.get(rows)}
-        found = hma.next_step(self.model, self.train, loss_function=self.head, **given, **options)
-
-        for name, parameter in self.model.shared_parameters().items():
-            parameter.grad = found.shared[name]
-        optimizer.step()  # its time counts: the derivative of the step is computed in it
-        optimizer.zero_grad()
-        self.kept[rows] = found.kept
-
     def meta_step_every_4(self) -> None:
         self.meta_step(SETTINGS["fast"])
         for _ in range(3):
@@ -155,16 +138,15 @@ class Steps:
         steps = {JOINT: self.trainer_step, "joint": self.joint_step}
         steps["joint, one pass"] = lambda: self.joint_step(99)
         if len(self.train) < 9:  # the graphs need 20 GB at 14 languages
-            steps[UNROLLED] = lambda: unrolled_step(
-                self.model, self.train, self.meta, inner_learning_rate=RATE
-            )
+            given = self.model, self.train, self.meta
+            steps[UNROLLED] = lambda: unrolled_step(*given, inner_learning_rate=RATE)
 
         for name, setting in SETTINGS.items():
             # A default, because a closure would see the setting of the last round.
             steps[name] = lambda setting=setting: self.meta_step(setting)
         steps[EVERY_4] = self.meta_step_every_4
-        steps["next"] = lambda: self.next_step(1.0)
-        steps["next, half the rows"] = lambda: self.next_step(0.5)
+        for name, share in {"next": 1.0, "next, half the rows": 0.5}.items():
+            steps[name] = NextSteps(self.model, self.train, self.head, share)
 
         return {n: step for n, step in steps.items() if n == JOINT or re.search(pattern, n)}
 

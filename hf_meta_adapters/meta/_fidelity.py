@@ -14,7 +14,7 @@ from hf_meta_adapters.meta._gradient import meta_gradient
 from hf_meta_adapters.meta._inner_optimizer import InnerOptimizer
 from hf_meta_adapters.meta._inputs import every_parameter
 from hf_meta_adapters.meta._replay import Replay, each
-from hf_meta_adapters.meta.options import OuterStepKeywords
+from hf_meta_adapters.meta.outer_step_settings import OuterStepKeywords
 from hf_meta_adapters.meta.result import NamedGradient
 
 if TYPE_CHECKING:

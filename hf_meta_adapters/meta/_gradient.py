@@ -36,7 +36,7 @@ from hf_meta_adapters.meta._reduce import Reduce
 from hf_meta_adapters.meta._replay import replayed, with_loss, without_loss
 from hf_meta_adapters.meta._sgd import SGD
 from hf_meta_adapters.meta._validation_weights import validation_weights
-from hf_meta_adapters.meta.options import OuterStepKeywords, outer_step_settings
+from hf_meta_adapters.meta.outer_step_settings import OuterStepKeywords, outer_step_settings
 from hf_meta_adapters.meta.result import MetaGradients
 from hf_meta_adapters.meta.step_weights import shares_of
 

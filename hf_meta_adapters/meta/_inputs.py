@@ -9,7 +9,8 @@ from torch import Tensor
 
 from hf_meta_adapters._typing import Language, MicroBatches, Parameters
 from hf_meta_adapters.errors import ConfigurationError, LanguageError
-from hf_meta_adapters.meta.options import MetaOptions, OuterStepSettings
+from hf_meta_adapters.meta.options import MetaOptions
+from hf_meta_adapters.meta.outer_step_settings import OuterStepSettings
 from hf_meta_adapters.meta.sampled_losses import SampledLosses
 from hf_meta_adapters.meta.step_weights import StepWeights
 from hf_meta_adapters.meta.surgery import Surgery

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from hf_meta_adapters._typing import AllReduce, Language, Loss, MicroBatches, Parameters
+from hf_meta_adapters.meta._combination import Combination
 from hf_meta_adapters.meta._combining import combining
 from hf_meta_adapters.meta._differentiating import differentiating
 from hf_meta_adapters.meta._inputs import check_one_weighing, check_trained, every_parameter
@@ -79,12 +80,7 @@ def joint_gradient(
     gradients: dict[Language, Vector] = {}
     losses: dict[Language, Tensor] = {}
 
-    micro_batches: dict[Language, Sequence[Loss]] = {}
-    for key in trained:
-        micro_batches[key] = listed(train_losses[key])
-        if combination is not None and combination.passes_twice:
-            micro_batches[key] = replayed(train_losses[key], theta[0].device)
-
+    micro_batches = {key: _micro_batches(train_losses[key], combination, theta) for key in trained}
     with differentiating(every_parameter(shared, language), loss_scale) as differentiate:
         for key in trained:
             losses[key], gradient = loss_and_gradient(
@@ -129,3 +125,12 @@ def joint_gradient(
         weights=weights,
         alignment=shares.alignment(products, shared_gradient),
     )
+
+
+def _micro_batches(
+    losses: MicroBatches, combination: Combination | None, theta: Sequence[Tensor]
+) -> Sequence[Loss]:
+    """The micro-batches of a language; their random numbers are replayed if they pass twice."""
+    if combination is not None and combination.passes_twice:
+        return replayed(losses, theta[0].device)
+    return listed(losses)

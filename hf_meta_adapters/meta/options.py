@@ -17,8 +17,6 @@ from hf_meta_adapters.meta._indirect_size import IndirectSize, Scope
 from hf_meta_adapters.meta._meta_languages import MetaLanguages, named_weights
 from hf_meta_adapters.meta._mixed_product import MixedProduct
 from hf_meta_adapters.meta._projection import Groups
-from hf_meta_adapters.meta.step_weights import StepWeights
-from hf_meta_adapters.meta.surgery import Surgery
 from hf_meta_adapters.meta.weightings import METHODS
 
 if TYPE_CHECKING:
@@ -305,35 +303,6 @@ class MetaOptionKeywords(TypedDict, total=False):
     cpu_offload: bool | None
 
 
-class OuterStepKeywords(MetaOptionKeywords, total=False):
-    """The keyword arguments that say which gradients an outer step takes, and how."""
-
-    preset: str | None
-    seed: int
-    train_gradients: bool
-    surgery: Surgery | None
-    step_weights: StepWeights | None
-
-
-@dataclass(frozen=True)
-class OuterStepSettings:
-    """Which gradients an outer step takes, and how: `OuterStepKeywords`, checked and completed.
-
-    Args:
-        options: How the meta-gradient is taken.
-        seed: The seed of the draw of languages.
-        train_gradients: Whether the training gradients of φ are returned too.
-        surgery: What weighs the training gradients of θ; `None` for the mean.
-        step_weights: The weights of the languages in the gradient of θ; `None` for the mean.
-    """
-
-    options: MetaOptions
-    seed: int
-    train_gradients: bool
-    surgery: Surgery | None = None
-    step_weights: StepWeights | None = None
-
-
 PRESETS: dict[str, dict[str, str]] = {
     "paper": {"meta_gradient": "exact", "lookahead": "per_language", "meta_languages": "all"},
     "fast": {
@@ -376,34 +345,6 @@ def meta_options(preset: str | None = None, **keywords: Unpack[MetaOptionKeyword
             chosen[name] = value
 
     return MetaOptions(**chosen)
-
-
-def outer_step_settings(
-    preset: str | None = None,
-    seed: int = 0,
-    train_gradients: bool = True,
-    surgery: Surgery | None = None,
-    step_weights: StepWeights | None = None,
-    **keywords: Unpack[MetaOptionKeywords],
-) -> OuterStepSettings:
-    """Check the keyword arguments of an outer step, and fill in their defaults.
-
-    Args:
-        preset: As for `meta_options`.
-        seed: The seed of the draw of languages.
-        train_gradients: Whether the training gradients of φ are returned too.
-        surgery: What weighs the training gradients of θ; `None` for the mean.
-        step_weights: The weights of the languages in the gradient of θ; `None` for the mean.
-        **keywords: As for `meta_options`.
-
-    Returns:
-        The settings.
-
-    Raises:
-        ConfigurationError: As by `meta_options`.
-    """
-    options = meta_options(preset, **keywords)
-    return OuterStepSettings(options, seed, train_gradients, surgery, step_weights)
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

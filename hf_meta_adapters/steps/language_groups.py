@@ -21,7 +21,7 @@ from hf_meta_adapters.meta import (
 )
 from hf_meta_adapters.meta.kept_step import KeptStep
 from hf_meta_adapters.meta.next_step import next_step_gradient
-from hf_meta_adapters.meta.options import OuterStepSettings
+from hf_meta_adapters.meta.outer_step_settings import OuterStepSettings
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps._group_losses import GroupLoss, GroupLosses, lacking, reduced_losses
 from hf_meta_adapters.steps._grouping import (

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hf_meta_adapters._typing import AllReduce, Autocast, Language
 from hf_meta_adapters.meta import InnerOptimizer, fidelity
-from hf_meta_adapters.meta.options import OuterStepKeywords, outer_step_settings
+from hf_meta_adapters.meta.outer_step_settings import OuterStepKeywords, outer_step_settings
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps._outer_problem import choose_inner_optimizer, outer_problem
 from hf_meta_adapters.steps.losses import Batches, LossFunction

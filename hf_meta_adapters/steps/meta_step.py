@@ -12,7 +12,7 @@ from torch import Tensor
 from hf_meta_adapters._typing import AllReduce, Autocast, Language
 from hf_meta_adapters.errors import ConfigurationError, check_known_language, check_languages
 from hf_meta_adapters.meta import InnerOptimizer, MetaGradients, MetaOptions, meta_gradient
-from hf_meta_adapters.meta.options import OuterStepKeywords, outer_step_settings
+from hf_meta_adapters.meta.outer_step_settings import OuterStepKeywords, outer_step_settings
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps._outer_problem import (
     check_batches,

@@ -32,11 +32,12 @@ def test_the_benchmark_of_the_meta_step_measures_every_step(tmp_path, monkeypatc
         "1",
     ]
     command = [str(ROOT / "recipes" / "benchmark_meta_step.py"), "--output", str(output), *sizes]
-    monkeypatch.setattr(sys, "argv", [*command, "--settings", "^fast$"])
+    monkeypatch.setattr(sys, "argv", [*command, "--settings", "^(fast|next.*)$"])
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     benchmark_meta_step.main()
     rows = json.loads(output.read_text())["rows"]
-    assert [row["setting"] for row in rows] == ["joint, transformers.Trainer", "fast"]
+    measured = ["joint, transformers.Trainer", "fast", "next", "next, half the rows"]
+    assert [row["setting"] for row in rows] == measured
     assert rows[0]["ratio"] == 1
     assert all(row["seconds"] > 0 and row["peak_mb"] > 0 for row in rows)
     assert capsys.readouterr().out.count("| 2 | ") == len(rows)

@@ -50,6 +50,11 @@ def in_half_precision() -> None:
         check_precision(model, MetaAdapterTrainingArguments(folder, report_to="none"))
 
 
+def surgery_with(**given: Any) -> None:
+    with TemporaryDirectory() as folder:
+        MetaAdapterTrainingArguments(folder, report_to="none", shared_update="pcgrad", **given)
+
+
 @dataclass(frozen=True)
 class Unsupported:
     """One row: what is asked for, why it is refused, a call that asks for it, and its error."""
@@ -286,6 +291,18 @@ UNSUPPORTED = (
         "a finite difference, the default estimator, over shared weights in bfloat16 or float16",
         "θ + εv is rounded to θ; load the model in float32, or make θ a LoRA",
         in_half_precision,
+        ConfigurationError,
+    ),
+    Unsupported(
+        'gradient surgery (`shared_update="pcgrad"`, …) with `lookahead="next"`',
+        "the next step differentiates the mean of the gradients that surgery weighs",
+        lambda: surgery_with(lookahead="next"),
+        ConfigurationError,
+    ),
+    Unsupported(
+        "gradient surgery with `languages_per_pass` over 1",
+        "the languages of a pass have one gradient",
+        lambda: surgery_with(languages_per_pass=2),
         ConfigurationError,
     ),
 )

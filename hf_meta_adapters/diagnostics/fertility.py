@@ -100,7 +100,7 @@ class FertilityReport:
             if found:
                 sentences.append(
                     f"{row.language}: {'; '.join(found)}. Add pieces of this language to the"
-                    " vocabulary, or use a model whose tokenizer knows it."
+                    " vocabulary (`extend_vocabulary`), or use a model whose tokenizer knows it."
                 )
         return tuple(sentences)
 

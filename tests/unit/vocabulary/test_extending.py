@@ -1,6 +1,9 @@
 """Rows of embeddings for new pieces, in models of every family."""
 
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -204,6 +207,37 @@ def test_focus_needs_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hf_meta_adapters.vocabulary._focus.find_spec", lambda name: None)
     with pytest.raises(ConfigurationError, match="pip install deepfocus"):
         extend_vocabulary(tiny("llama").make(), letters(VOCABULARY), TEXTS, 2, init="focus")
+
+
+def test_focus_decides_rows_of_the_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in: the library trains fastText, which takes a while, and may be absent."""
+    asked: dict[str, Any] = {}
+
+    def focus(**given: Any) -> torch.Tensor:
+        asked.update(given, lines=Path(given["target_training_data_path"]).read_text().split("\n"))
+        extended = len(given["target_tokenizer"])
+        asked["sizes"] = (len(given["source_tokenizer"]), extended)
+        return torch.arange(extended * 16.0).reshape(extended, 16)
+
+    library = SimpleNamespace(FOCUS=focus, __spec__=ModuleSpec("deepfocus", None))
+    monkeypatch.setitem(sys.modules, "deepfocus", library)
+    model, tokenizer = tied(tiny("llama"), False), letters(VOCABULARY)
+    before = model.get_input_embeddings().weight.detach().clone()
+    means = extend_vocabulary(tied(tiny("llama"), False), letters(VOCABULARY), TEXTS, 2)
+    assert means.pieces == ("ar", "ari")
+
+    extend_vocabulary(model, tokenizer, TEXTS, 2, init="focus")
+
+    assert asked["lines"] == TEXTS
+    assert torch.equal(asked["source_embeddings"], before)
+    assert asked["sizes"] == (VOCABULARY, VOCABULARY + 2)
+    rows = model.get_input_embeddings().weight
+    assert torch.equal(rows[:VOCABULARY], before)
+    expected = torch.arange(VOCABULARY * 16.0, (VOCABULARY + 2) * 16.0)
+    assert torch.equal(rows[VOCABULARY:], expected.reshape(2, 16))
+    head = model.get_output_embeddings().weight
+    a, r = VOCABULARY - 26, VOCABULARY - 26 + 17
+    torch.testing.assert_close(head[VOCABULARY], (head[a] + head[r]) / 2)
 
 
 def test_the_result_is_a_table_and_json() -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from tempfile import TemporaryDirectory
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import transformers
 from datasets import Dataset
-from transformers.trainer_callback import PrinterCallback
+from torch import nn
 
 from hf_meta_adapters._typing import Keywords, Language
 from hf_meta_adapters.backends.bottleneck import BottleneckConfig
@@ -20,8 +20,9 @@ from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.modeling.factory import get_language_model
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.pretraining import new_model
+from hf_meta_adapters.study._masked_training import MakeArguments, MaskedTraining
+from hf_meta_adapters.study._second_half import merged_experts, with_planned_copies
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
-from hf_meta_adapters.training.trainer import MetaAdapterTrainer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainerCallback
@@ -48,6 +49,10 @@ class Method:
         training: Arguments of `MetaAdapterTrainingArguments`.
         share_adapter: Whether all languages have one adapter.
         steps: Optimizer steps as a multiple of those of the other methods.
+        second_half: What comes after a first half of joint training: `"linear"` or `"ties"`,
+            experts of single languages, merged by that method; `"plan"`, copies of the modules
+            `own` in the layers that the capacity plan of the joint model names; "" for nothing of
+            the sort.
         like: The method whose tuned settings it takes, if it was not tuned itself.
         cost: CPU time relative to `joint`, of a model of 64 units; only the estimate of the time
             left uses it.
@@ -57,6 +62,7 @@ class Method:
     training: Keywords = field(default_factory=lambda: {"adapter_update": "train"})
     share_adapter: bool = False
     steps: float = 1.0
+    second_half: str = ""
     like: str = ""
     cost: float = 1.0
 
@@ -78,6 +84,12 @@ class Method:
         return ModuleCopyConfig(self.own)
 
 
+_REPTILE = {
+    "adapter_update": "train",
+    "languages_per_step": 1,
+    "reptile_steps": 20,
+    "reptile_rate": 0.5,
+}
 _DIRECT = {"meta_gradient": "first_order", "lookahead": "shared"}
 
 METHODS: dict[str, Method] = {
@@ -89,14 +101,20 @@ METHODS: dict[str, Method] = {
     "attention": Method("attention", cost=1.1),
     "adapters": Method("bottleneck", cost=1.6),
     "adapters_longer": Method("bottleneck", steps=2.5, like="adapters", cost=4.0),
+    "sequential_reptile": Method(training=_REPTILE, like="joint"),
+    "merged_linear": Method(second_half="linear", like="joint"),
+    "merged_ties": Method(second_half="ties", like="joint"),
+    "planned_copies": Method("feed_forward", second_half="plan", like="joint", cost=1.1),
     "meta_direct": Method("bottleneck", _DIRECT, like="meta_fast", cost=3.8),
     "meta_fast": Method("bottleneck", {"preset": "fast"}, cost=4.2),
     "meta_paper": Method("bottleneck", {"preset": "paper"}, cost=12.0),
 }
 """The arms of the comparison.
 
-`adapters_longer` has about the compute of `meta_fast`. `meta_direct` has only the direct part of
-the meta-gradient, which the whole must beat.
+`adapters_longer` has about the compute of `meta_fast`. `sequential_reptile` takes as many more
+steps as it has fewer languages in each. In `merged_…` and `planned_copies`, the first half of the
+steps is joint training. `meta_direct` has only the direct part of the meta-gradient, which the
+whole must beat.
 """
 
 
@@ -189,41 +207,89 @@ def pretrain(
     if method not in METHODS:
         raise ConfigurationError(f"`method` must be one of {list(METHODS)}. Found {method!r}.")
 
+    chosen = METHODS[method]
+    steps, training = _with_one_language_a_step(chosen, steps, training, len(texts))
+
     # The seed comes before the weights, so that every method starts from the same ones.
     transformers.set_seed(seed)
     base = new_model(transformers.AutoModelForMaskedLM, model_type, sizes, tokenizer)
+    masked = MaskedTraining(
+        {
+            language: Dataset.from_dict(dict(tokenizer(list(lines), truncation=True)))
+            for language, lines in texts.items()
+        },
+        transformers.DataCollatorForLanguageModeling(tokenizer, mlm_probability=mlm_probability),
+        callbacks,
+    )
+    if chosen.second_half:
+        return _in_halves(chosen, base, masked, steps, seed, training)
+
     model = get_language_model(
         base,
-        METHODS[method].adapter_config(bottleneck_size),
+        chosen.adapter_config(bottleneck_size),
         list(texts),
-        share_adapter=METHODS[method].share_adapter,
+        share_adapter=chosen.share_adapter,
     )
-
-    with TemporaryDirectory() as folder:
-        args = _training_arguments(METHODS[method], steps, seed, training, folder)
-        trainer = MetaAdapterTrainer(
-            model,
-            args,
-            train_dataset={
-                language: Dataset.from_dict(dict(tokenizer(list(lines), truncation=True)))
-                for language, lines in texts.items()
-            },
-            data_collator=transformers.DataCollatorForLanguageModeling(
-                tokenizer, mlm_probability=mlm_probability
-            ),
-            callbacks=[*callbacks],
-        )
-        # With `disable_tqdm`, transformers prints every log instead.
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
+    trainer = masked.run(model, _arguments(chosen, steps, seed, training))
 
     sizes_of_text = {language: len(rows) for language, rows in trainer.train_dataset.items()}
-    examples = examples_seen(sizes_of_text, args.max_steps, args)
+    examples = examples_seen(sizes_of_text, trainer.args.max_steps, trainer.args)
     meta_examples = {}
     if trainer.meta_dataset is not None:
-        meta_examples = _meta_examples(examples, args)
+        meta_examples = _meta_examples(examples, trainer.args)
 
     return Pretrained(model.eval(), examples, meta_examples, _meter(trainer.state.log_history))
+
+
+def _in_halves(
+    method: Method,
+    base: nn.Module,
+    masked: MaskedTraining,
+    steps: int,
+    seed: int,
+    training: Mapping[str, Any],
+) -> Pretrained:
+    """Train jointly for half of the steps, and then as `Method.second_half` says.
+
+    Each run has a schedule of its own. All rows that are seen are those of `steps` joint steps.
+    """
+    joint = get_language_model(base, None, list(masked.rows))
+    trainer = masked.run(joint, _arguments(method, steps // 2, seed, training))
+
+    sizes = {language: len(rows) for language, rows in masked.rows.items()}
+    rows = trainer.args.per_device_train_batch_size
+    half, whole = (
+        examples_seen(sizes, count, trainer.args) for count in (trainer.args.max_steps, steps)
+    )
+
+    if method.second_half == "plan":
+        model = with_planned_copies(joint, masked, method.own or "", rows)
+        masked.run(model.train(), _arguments(method, steps - steps // 2, seed, training))
+        return Pretrained(model.eval(), whole, {}, {})
+
+    left = {language: max((whole[language] - half[language]) // rows, 1) for language in half}
+    alone = {**training, "languages_per_step": None}
+    model = merged_experts(
+        joint,
+        masked,
+        left,
+        lambda count: _arguments(method, count, seed, alone),
+        method.second_half,
+    )
+    seen = {language: half[language] + left[language] * rows for language in half}
+    return Pretrained(model.eval(), seen, {}, {})
+
+
+def _with_one_language_a_step(
+    method: Method, steps: int, training: dict[str, object], languages: int
+) -> tuple[int, dict[str, object]]:
+    """The steps and arguments of a method that wants steps in one language, for as many rows."""
+    if "reptile_steps" not in method.training:
+        return steps, training
+
+    given = training.get("languages_per_step")
+    per_step = given if isinstance(given, int) else languages
+    return steps * per_step, {**training, "languages_per_step": 1}
 
 
 def examples_seen(
@@ -253,6 +319,10 @@ def examples_seen(
 
     epochs, steps_into_epoch = divmod(steps, len(sampler))
     return sampler.examples_seen(epochs, steps_into_epoch)["train"]
+
+
+def _arguments(method: Method, steps: int, seed: int, training: Mapping[str, Any]) -> MakeArguments:
+    return partial(_training_arguments, method, steps, seed, training)
 
 
 def _training_arguments(

@@ -136,8 +136,15 @@ def _export(args: argparse.Namespace) -> None:
 
     folder, options = Path(args.folder), {"languages": args.languages, "revision": args.revision}
     if args.server == "vllm":
-        print(export_for_vllm(args.model, folder, **options).command())
+        written = export_for_vllm(args.model, folder, fallback=args.fallback, **options)
+        print(written.command())
         return
+
+    if args.fallback is not None:
+        raise ConfigurationError(
+            "`--fallback` names an adapter in the map of `--for vllm`. Found it with `--for"
+            f" {args.server}`. Leave it out."
+        )
 
     for language, place in export_merged(args.model, folder, **options).items():
         print(f"{language}: {place}")
@@ -200,6 +207,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--languages", nargs="+", metavar="LANGUAGE", help="default: all")
     export.add_argument("--revision", help="a branch, a tag or a commit of the repository")
+    export.add_argument(
+        "--fallback",
+        metavar="LANGUAGE",
+        help="vllm: whose adapter serves text in other languages, for the map",
+    )
     return parser
 
 

@@ -12,11 +12,12 @@ from typing import Any
 from transformers import AutoTokenizer
 from transformers.utils import cached_file
 
-from hf_meta_adapters.errors import ConfigurationError
+from hf_meta_adapters.data.detection import Detector, LanguageDetection
+from hf_meta_adapters.errors import ConfigurationError, check_known_language
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.results.files import write_text
 
-__all__ = ["VllmExport", "export_for_vllm", "export_merged"]
+__all__ = ["VllmExport", "adapters_of_texts", "export_for_vllm", "export_merged"]
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes for `--max-lora-rank`."""
@@ -58,6 +59,7 @@ def export_for_vllm(
     *,
     languages: Sequence[str] | None = None,
     revision: str | None = None,
+    fallback: str | None = None,
 ) -> VllmExport:
     """Write θ and φ of each language as one LoRA, and a map from languages to adapters.
 
@@ -66,17 +68,22 @@ def export_for_vllm(
         folder: Where to write `<language>/` and `languages.json`.
         languages: The languages; default all of the family.
         revision: A branch, a tag or a commit of the repository.
+        fallback: The language whose adapter serves text in other languages, for the map;
+            `adapters_of_texts` reads it. Default none.
 
     Returns:
         What was written.
 
     Raises:
+        LanguageError: If the fallback is no language of the family.
         ConfigurationError: If the adapters are not LoRA, a folder is not empty, or the rank is
             above what vLLM serves.
         HubError: If the family cannot be loaded.
     """
     model = LanguageAdapterModel.from_pretrained(source, languages=languages, revision=revision)
     adapters = {language: folder / language for language in model.languages}
+    if fallback is not None:
+        check_known_language(fallback, model.languages)
 
     base, rank = source, 0
     for language, path in adapters.items():
@@ -92,9 +99,35 @@ def export_for_vllm(
         )
 
     places = {language: path.name for language, path in adapters.items()}
-    text = json.dumps({"base_model": base, "adapters": places}, indent=2)
+    content: dict[str, object] = {"base_model": base, "adapters": places}
+    if fallback is not None:
+        content["fallback"] = fallback
+    text = json.dumps(content, indent=2)
     write_text(folder / MAP, f"{text}\n")
     return VllmExport(base, adapters, rank)
+
+
+def adapters_of_texts(
+    file: Path, texts: Sequence[str], detector: Detector | None = None
+) -> list[str]:
+    """Return the adapter that serves each text, by the language that is detected in it.
+
+    Args:
+        file: `languages.json` of an export.
+        texts: The texts of requests.
+        detector: As for `LanguageDetection`.
+
+    Returns:
+        The name of an adapter for each text: the `model` of a request.
+
+    Raises:
+        LanguageError: If a text is in no language of the family and the map has no fallback.
+    """
+    content = json.loads(file.read_text(encoding="utf-8"))
+    detection = LanguageDetection(detector, content.get("fallback"))
+    return [
+        content["adapters"][key] for key in detection.languages_of(texts, [*content["adapters"]])
+    ]
 
 
 def export_merged(

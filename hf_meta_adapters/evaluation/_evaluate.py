@@ -10,6 +10,7 @@ from torch import nn
 
 from hf_meta_adapters._typing import Language, Rows
 from hf_meta_adapters.anatomy.passes import language_router
+from hf_meta_adapters.data.detection import LanguageDetection
 from hf_meta_adapters.errors import (
     ConfigurationError,
     DataError,
@@ -17,6 +18,7 @@ from hf_meta_adapters.errors import (
     check_languages,
 )
 from hf_meta_adapters.evaluation._constant_prediction import warn_if_constant
+from hf_meta_adapters.evaluation._detected_rows import detection_of, run_detected
 from hf_meta_adapters.evaluation._forward import config_value, run_model
 from hf_meta_adapters.evaluation._language_scores import LanguageScores
 from hf_meta_adapters.evaluation.task import Task, TaskScore, get_task
@@ -34,7 +36,7 @@ def evaluate_languages(
     *,
     source_language: Language | None = None,
     processing_class: PreTrainedTokenizerBase | None = None,
-    adapters: Mapping[Language, Language] | None = None,
+    adapters: Mapping[Language, Language] | LanguageDetection | str | None = None,
     batch_size: int = 32,
     max_length: int | None = None,
     device: torch.device | str | None = None,
@@ -57,7 +59,9 @@ def evaluate_languages(
         source_language: The language whose labels the head was trained on, if it was only one.
         processing_class: The tokenizer; by default the one that was saved with the model.
         adapters: Language → language, to run a language with the adapter of another one: for a
-            language without an adapter, or to see what the right adapter is worth.
+            language without an adapter, or to see what the right adapter is worth. `"auto"` or a
+            `LanguageDetection` runs each row with the adapter of the language that is detected in
+            its text; `details["detected"]` of the scores counts them.
         batch_size: Rows per pass.
         max_length: Tokens in a row; by default what the tokenizer allows, at most 512.
         device: Where to move the model first; by default it stays where it is.
@@ -90,7 +94,8 @@ def evaluate_languages(
 
     # What can be checked is checked before the first pass, since all passes may take hours.
     languages = _check_data(datasets)
-    routes = _routes(model, languages, adapters or {}, source_language)
+    detection = detection_of(adapters, model)
+    routes = _routes(model, languages, adapters, source_language)
     _check_head(model, task)
 
     tokenizer = processing_class
@@ -100,19 +105,19 @@ def evaluate_languages(
         model.to(device)
 
     scores: dict[Language, TaskScore] = {}
+    detected: dict[Language, dict[Language, int]] = {}
+    options: Any = {"batch_size": batch_size, "progress": progress}
     for language in languages:
         data = datasets[language]
         features = task.features(data, tokenizer, language=language, max_length=max_length)
 
         # Logits of a whole test set would not fit in memory: `decode` keeps little of each batch.
-        decoded = run_model(
-            model,
-            features,
-            task.decode,
-            language=routes[language],
-            batch_size=batch_size,
-            progress=progress,
-        )
+        if detection is None:
+            decoded = run_model(model, features, task.decode, language=routes[language], **options)
+        else:
+            decoded, detected[language] = run_detected(
+                model, features, task.decode, detection, tokenizer, **options
+            )
 
         predictions = task.predictions(data, features, decoded)
         scores[language] = task.score(data, predictions, language=language)
@@ -126,6 +131,7 @@ def evaluate_languages(
         examples={language: len(datasets[language]) for language in languages},
         source_language=source_language,
         adapters={language: adapter for language, adapter in routes.items() if adapter != language},
+        details={"detected": detected} if detected else {},
         per_example={language: score.per_example for language, score in scores.items()},
     )
 
@@ -159,17 +165,26 @@ def _check_data(datasets: Mapping[Language, Rows]) -> tuple[Language, ...]:
 def _routes(
     model: nn.Module,
     languages: tuple[Language, ...],
-    adapters: Mapping[Language, Language],
+    adapters: Mapping[Language, Language] | LanguageDetection | str | None,
     source_language: Language | None,
 ) -> dict[Language, Language]:
-    """Return the language that the model runs in for each language of the data."""
+    """Return the language that the model runs in for each language of the data.
+
+    Where languages are detected, each stands for itself, and the model need not have it.
+    """
+    if adapters is not None and not isinstance(adapters, Mapping):
+        if source_language is not None:
+            check_known_language(source_language, _known(model))
+        return {language: language for language in languages}
+
+    adapters = adapters or {}
     # The keys of `adapters` are languages of the data, its values languages of the model.
     for language in adapters:
         check_known_language(language, languages, what="`datasets`, which `adapters` refers to")
     routes = {language: adapters.get(language, language) for language in languages}
 
     if language_router(model) is not None:
-        known: Any = getattr(model, "languages", None)
+        known = _known(model)
         for language in routes.values():
             check_known_language(language, known)
 
@@ -182,6 +197,12 @@ def _routes(
         )
 
     return routes
+
+
+def _known(model: Any) -> tuple[Language, ...]:
+    """The languages of a model that has some."""
+    known: tuple[Language, ...] = model.languages
+    return known
 
 
 def _check_head(model: nn.Module, task: Task) -> None:

@@ -24,6 +24,7 @@ from hf_meta_adapters.hub.steady import reads_one_save
 from hf_meta_adapters.hub.tokenizer import Tokenizer
 from hf_meta_adapters.modeling._base_language import with_base_language
 from hf_meta_adapters.modeling._checkpointing import enable_checkpointing
+from hf_meta_adapters.modeling._detected import with_detection
 from hf_meta_adapters.modeling._exporting import export
 from hf_meta_adapters.modeling._initialisation import check_mixture, check_new_language, mix_
 from hf_meta_adapters.modeling._inner_model import inner_attribute
@@ -182,9 +183,11 @@ class LanguageAdapterModel(nn.Module):
             language: As for `forward`. With a list, the rows of each language are generated
                 together, and shorter texts are filled up with the padding token. Where the base
                 model has languages of its own (Whisper), the key is also the one that it begins the
-                text with.
+                text with. `"auto"` detects the language of each row.
             **inputs: As for the base model's `generate`. There, `base_language` is a language of
-                the base in place of the key, or `None` for the default of the base.
+                the base in place of the key, or `None` for the default of the base. With `"auto"`,
+                `texts` has the text of each row, and `detection` is a `LanguageDetection` of
+                `hf_meta_adapters.data.detection`, which may have a detector of your own.
 
         Returns:
             What the base model's `generate` returns.
@@ -195,6 +198,7 @@ class LanguageAdapterModel(nn.Module):
             ConfigurationError: If rows are not as many as the keys, or more than texts is asked
                 for.
         """
+        language, inputs = with_detection(language, self.languages, inputs)
         if isinstance(language, (list, tuple)):
             return generate_rows(self._router, self.model, language, args, inputs)
 

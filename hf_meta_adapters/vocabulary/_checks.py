@@ -98,9 +98,9 @@ def checked_base(model: object) -> transformers.PreTrainedModel:
         if model.shared_part is not None:
             raise ConfigurationError(
                 "New rows of a θ that is an adapter must be part of it from the start. Found a"
-                " model whose θ is one. Extend the base before: `added ="
-                " extend_vocabulary(base, ...)`, then `get_language_model(base, ...,"
-                " shared=LoraConfig(..., trainable_token_indices=added.token_indices))`."
+                " model whose θ is one. Call `added = extend_vocabulary(base, ...)` before, and"
+                " then `get_language_model(base, ..., shared=LoraConfig(...,"
+                " trainable_token_indices=added.token_indices))`."
             )
 
     if not isinstance(base, transformers.PreTrainedModel):

@@ -23,6 +23,7 @@ ROOMS = {
     "training": "the Trainer: arguments, outer step, checkpoints, publishing",
     "steps": "batches in, gradients out",
     "evaluation": "tasks, and scores language by language",
+    "vocabulary": "pieces of a new language for tokenizer and model",
     "modeling": "LanguageAdapterModel: θ, the φ of each language, and which is active",
     "backends": "how φ enters a model",
     "hub": "files, manifest, model card, the Hub",

@@ -145,7 +145,7 @@ def _check_tokens(chosen: object, model: nn.Module) -> None:
             "encoder and decoder read embeddings of their own, beside those in which PEFT trains"
             " rows"
         )
-        instead = 'Let θ be parameters of the base: `shared="all"`, or a regular expression.'
+        instead = 'Use parameters of the base as θ: `shared="all"`, or a regular expression.'
         raise _refusal("trainable tokens", (why, instead))
 
     names = tuple(chosen) if isinstance(chosen, dict) else ()

@@ -15,8 +15,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from hf_meta_adapters import LanguageAdapterModel, get_language_model
 from hf_meta_adapters.cli.command import main
-from hf_meta_adapters.cli.exporting import RANKS, VllmExport, export_for_vllm, export_merged
-from hf_meta_adapters.errors import ConfigurationError
+from hf_meta_adapters.cli.exporting import (
+    RANKS,
+    VllmExport,
+    adapters_of_texts,
+    export_for_vllm,
+    export_merged,
+)
+from hf_meta_adapters.errors import ConfigurationError, LanguageError
 from tests.adapted import stirred
 from tests.tiny import tiny
 
@@ -112,6 +118,33 @@ def test_the_command_prints_what_starts_the_server(tmp_path, capsys):
     words[2] = str(tmp_path / "plain")
     assert main([*words, "--for", "merged"]) == 0
     assert capsys.readouterr().out.strip().endswith(f"en: {tmp_path / 'plain' / 'en'}")
+
+
+def by_script(texts):
+    return ["zh" if text > "一" else {"Hello": "en"}.get(text, "und") for text in texts]
+
+
+def test_the_map_routes_requests(tmp_path, capsys):
+    saved(tmp_path / "family", theta_rank=3)
+    words = ["export", str(tmp_path / "family"), str(tmp_path / "served"), "--for", "vllm"]
+    assert main([*words, "--fallback", "fr"]) == 2
+    assert "must be one of this model" in capsys.readouterr().err
+
+    assert main([*words, "--fallback", "en"]) == 0
+    file = tmp_path / "served" / "languages.json"
+    assert json.loads(file.read_text())["fallback"] == "en"
+    found = adapters_of_texts(file, ["你好", "Hello", "Ciao"], by_script)
+    assert found == ["zh-Hant", "en", "en"]
+
+    content = json.loads(file.read_text())
+    del content["fallback"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(LanguageError, match="Found row 1"):
+        adapters_of_texts(file, ["Hello", "Ciao"], by_script)
+
+    words[2:] = [str(tmp_path / "plain"), "--for", "merged", "--fallback", "en"]
+    assert main(words) == 2
+    assert "Leave it out" in capsys.readouterr().err
 
 
 def test_merged_models_are_plain_checkpoints(tmp_path):

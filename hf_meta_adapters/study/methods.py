@@ -90,6 +90,18 @@ _REPTILE = {
     "reptile_steps": 20,
     "reptile_rate": 0.5,
 }
+
+
+def _joint(**training: object) -> Method:
+    """Joint training without parameters of a language, changed in one thing."""
+    return Method(training={"adapter_update": "train", **training}, like="joint", cost=1.2)
+
+
+def _fast(**training: object) -> Method:
+    """The fast preset, changed in one thing."""
+    return Method("bottleneck", {"preset": "fast", **training}, like="meta_fast", cost=4.2)
+
+
 _DIRECT = {"meta_gradient": "first_order", "lookahead": "shared"}
 
 METHODS: dict[str, Method] = {
@@ -101,20 +113,34 @@ METHODS: dict[str, Method] = {
     "attention": Method("attention", cost=1.1),
     "adapters": Method("bottleneck", cost=1.6),
     "adapters_longer": Method("bottleneck", steps=2.5, like="adapters", cost=4.0),
+    # gradient surgery
+    "pcgrad": _joint(shared_update="pcgrad"),
+    "gradvac": _joint(shared_update="gradvac"),
+    "upgrad": _joint(shared_update="upgrad"),
+    "cagrad": _joint(shared_update="cagrad"),
+    "aligned_mtl": _joint(shared_update="aligned_mtl"),
+    "nash_mtl": _joint(shared_update="nash_mtl"),
+    # sampling, and weights of languages
+    "unimax": _joint(sampling="unimax", sampling_max_epochs=4.0),
+    "cooldown": _joint(sampling="cooldown"),
+    "famo": _joint(language_weights="famo"),
     "sequential_reptile": Method(training=_REPTILE, like="joint"),
     "merged_linear": Method(second_half="linear", like="joint"),
     "merged_ties": Method(second_half="ties", like="joint"),
     "planned_copies": Method("feed_forward", second_half="plan", like="joint", cost=1.1),
     "meta_direct": Method("bottleneck", _DIRECT, like="meta_fast", cost=3.8),
+    "meta_projected": _fast(shared_update="project"),
+    "meta_alignment": _fast(language_weights="alignment"),
     "meta_fast": Method("bottleneck", {"preset": "fast"}, cost=4.2),
     "meta_paper": Method("bottleneck", {"preset": "paper"}, cost=12.0),
 }
 """The arms of the comparison.
 
-`adapters_longer` has about the compute of `meta_fast`. `sequential_reptile` takes as many more
-steps as it has fewer languages in each. In `merged_…` and `planned_copies`, the first half of the
-steps is joint training. `meta_direct` has only the direct part of the meta-gradient, which the
-whole must beat.
+`adapters_longer` has about the compute of `meta_fast`. Gradient surgery, ways to sample and weights
+of languages are joint training, or `meta_fast`, with the one thing changed that they are named for.
+`sequential_reptile` takes as many more steps as it has fewer languages in each. In `merged_…` and
+`planned_copies`, the first half of the steps is joint training. `meta_direct` has only the direct
+part of the meta-gradient, which the whole must beat.
 """
 
 
@@ -338,6 +364,8 @@ def _training_arguments(
         **method.training,
         **training,
     }
+    if options.get("sampling") == "unimax":
+        del options["sampling_alpha"]  # it samples languages equally
     return MetaAdapterTrainingArguments(
         output_dir=folder,
         max_steps=total,

@@ -65,7 +65,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     done = study("--output_dir", folder, "--results", folder / "results.json")
     assert done.returncode == 0, done.stderr
-    assert "40/40 cells" in done.stderr  # progress
+    assert "62/62 cells" in done.stderr  # progress
     return folder
 
 
@@ -75,7 +75,7 @@ def test_the_smallest_study_has_every_cell_and_a_report(tiny):
         path.stem: json.loads(path.read_text(encoding="utf-8"))
         for path in (tiny / "cells").iterdir()
     }
-    assert len(cells) == 40
+    assert len(cells) == 62
     for cell in cells.values():
         assert {"settings", "result", "seconds", "cpu_seconds", "machine"} == set(cell)
         assert {"scores", "bytes", "examples", "versions", "meter"} <= set(cell["result"])
@@ -93,7 +93,7 @@ def test_the_smallest_study_has_every_cell_and_a_report(tiny):
     assert not any("UNFINISHED" in finding for finding in report["findings"])
     written = json.loads((tiny / "results.json").read_text(encoding="utf-8"))
     assert written["cells"] == {name: cells[name] for name in written["cells"]}
-    assert len(written["cells"]) == 40
+    assert len(written["cells"]) == 62
     assert str(ROOT.parent) not in json.dumps(written["cells"])
 
 
@@ -162,7 +162,7 @@ def test_what_was_tuned_is_what_the_study_uses(tmp_path):
     assert {cell["training"]["sampling_alpha"] for cell in cells.values()} == {alpha}
 
 
-@pytest.mark.parametrize("name", ["tiny", "small", "gpu"])
+@pytest.mark.parametrize("name", ["tiny", "small", "treatments", "gpu"])
 def test_a_configuration_is_complete_and_fair(name):
     path = CONFIGS / f"study_{name}.yaml"
     text = path.read_text(encoding="utf-8")

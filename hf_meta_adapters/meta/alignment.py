@@ -31,14 +31,15 @@ class Alignment(LanguageWeights):
         w_l = 0.9 · softmax(ξ)_l + 0.1 / L,
 
     γ = 0.001, for the languages of the step, among which the w_k of the sum are shared out. ξ
-    begins at 0, and the weights are used from the next step on.
+    begins at 0, and the weights are used from the next step on. v, which has the size of θ, is kept
+    between steps.
 
-    It differs from DoGE in these points. The weights multiply losses in the same run; DoGE learns
-    them in a run of a small model, and samples by their mean in another one. a_l is divided by the
-    norms, so that η means the same whatever the size of the gradients and the learning rate; DoGE's
-    is the learning rate / μ. v is that of the step before, at the θ' where the meta-gradient is
-    taken. γ pulls ξ back to equal weights, and no language has less than a tenth of an equal
-    weight; DoGE has a like floor in its code.
+    It differs from DoGE, which updates log w_l by ⟨g_l, v⟩ times the learning rate over μ, in these
+    points. The weights multiply losses in the same run; DoGE learns them in a run of a small model,
+    and samples by their mean in another one. a_l is divided by the norms, so that η means the same
+    whatever the size of the gradients and the learning rate. v is that of an earlier step, at the
+    θ' where the meta-gradient is taken. γ pulls ξ back to equal weights, and no language has less
+    than a tenth of an equal weight; DoGE does neither.
 
     Args:
         languages: The languages of the model.

@@ -121,11 +121,12 @@ def test_no_row_is_read_more_often_than_unimax_allows(seed: int, shared: bool, p
     ]
     read: Counter[tuple[str, int]] = Counter()
     taken: Counter[str] = Counter()
-    for step in range(steps):
-        keys = []
+    together = []
+    for epoch in range(-(-steps // 5)):
         for sampler in samplers:
-            sampler.set_epoch(step // 5)
-            keys += next(itertools.islice(sampler, step % 5, None))
+            sampler.set_epoch(epoch)
+        together += [list(itertools.chain(*keys)) for keys in zip(*samplers, strict=True)]
+    for keys in together[:steps]:
         read.update((name, row) for (_, name), found in rows(keys).items() for row, _ in found)
         names = [key.language for key in keys]
         taken.update(set(names))

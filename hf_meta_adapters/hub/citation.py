@@ -61,6 +61,7 @@ class _Backend(Protocol):
 class _LanguageModel(Protocol):
     backend: _Backend
     shared_part: object
+    merged_from: Mapping[str, object]
 
 
 @runtime_checkable
@@ -72,6 +73,7 @@ class _MetaGradientSettings(Protocol):
 class _TrainingSettings(Protocol):
     adapter_update: str
     languages_per_step: int | None
+    reptile_steps: int | None
 
 
 def citation(*used: object) -> str:
@@ -137,6 +139,9 @@ def _keys_of_model(model: _LanguageModel) -> Iterator[str]:
     if isinstance(model.shared_part, _Theta):
         yield from _keys(model.shared_part.model)
 
+    if model.merged_from.get("method") == "ties":
+        yield "yadav-etal-2023-ties"
+
 
 def _keys_of_peft(config: _PeftConfig) -> Iterator[str]:
     # A member of PEFT's enumeration equals its name as a string.
@@ -148,6 +153,8 @@ def _keys_of_settings(settings: _MetaGradientSettings) -> Iterator[str]:
     if isinstance(settings, _TrainingSettings):
         if settings.languages_per_step is not None:
             yield "conneau-lample-2019-cross"
+        if settings.reptile_steps is not None:
+            yield "lee-etal-2022-sequential"
 
         # Joint training of adapters takes no meta-gradient, whatever the estimator is set to.
         if settings.adapter_update == "train":

@@ -7,7 +7,7 @@ and NER within each language and zero-shot from the pivot.
 
 Needs:    DATA/text/<language>/{train,valid,test}.txt(.gz), or the same without text/, and for the
           tasks DATA/{pos,ner}/<language>/{train,test}.jsonl(.gz).
-Takes:    about an hour and a half with the configuration below and two processes; half a minute
+Takes:    about an hour and a half with the configuration below and two processes; a minute
           with study_tiny.yaml. Every cell (method, languages, seed) is a file in OUTPUT_DIR/cells:
           a run that was killed continues where it was.
 Writes:   report.html, .md, .json and pictures to --output_dir; --results FILE for one JSON file.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hf_meta_adapters.hub._card_files import CardFiles
 from hf_meta_adapters.hub._card_task import is_in_transformers, pipeline_tag, reads_text
 from hf_meta_adapters.hub._language_names import language_name
+from hf_meta_adapters.hub._measurements import number
 from hf_meta_adapters.hub.base_model import is_repo_id
 from hf_meta_adapters.hub.manifest import SHARED_ADAPTER, Family
 from hf_meta_adapters.hub.record import MERGED
@@ -56,16 +57,26 @@ def _origin(family: Family) -> Iterator[str]:
     if not isinstance(merged, Mapping) or not isinstance(merged.get("families"), list):
         return
 
-    experts = []
-    for expert in merged["families"]:
-        languages = ", ".join(map(cell, expert["languages"]))
-        name = f"`{cell(expert['name'])}`" if expert["name"] else "a model in memory"
-        experts.append(f"{name} ({languages}; weight {expert['weight']:.4g})")
-
+    # a manifest may come from anywhere, and hold anything
+    known = [expert for expert in merged["families"] if isinstance(expert, Mapping)]
     method = f"`{cell(merged.get('method'))}`"
-    if merged.get("density") is not None:
-        method += f", density {merged['density']:.4g}"
-    yield f"Merged by `merge_families` ({method}) from: {'; '.join(experts)}."
+    density = number(merged.get("density"))
+    if density is not None:
+        method += f", density {density:.4g}"
+    yield f"Merged by `merge_families` ({method}) from: {'; '.join(map(_expert, known))}."
+
+
+def _expert(expert: Mapping[str, object]) -> str:
+    name, languages = expert.get("name"), expert.get("languages")
+    label = f"`{cell(name)}`" if name else "a model in memory"
+
+    notes = []
+    if isinstance(languages, list):
+        notes.append(", ".join(map(cell, languages)))
+    weight = number(expert.get("weight"))
+    if weight is not None:
+        notes.append(f"weight {weight:.4g}")
+    return f"{label} ({'; '.join(notes)})"
 
 
 def base_repository(family: Family) -> str | None:

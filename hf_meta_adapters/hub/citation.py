@@ -67,6 +67,7 @@ class _Backend(Protocol):
 class _LanguageModel(Protocol):
     backend: _Backend
     shared_part: object
+    merged_from: Mapping[str, object]
 
 
 @runtime_checkable
@@ -80,6 +81,7 @@ class _TrainingSettings(Protocol):
     languages_per_step: int | None
     sampling: str
     language_weights: str
+    reptile_steps: int | None
 
 
 def citation(*used: object) -> str:
@@ -145,6 +147,9 @@ def _keys_of_model(model: _LanguageModel) -> Iterator[str]:
     if isinstance(model.shared_part, _Theta):
         yield from _keys(model.shared_part.model)
 
+    if model.merged_from.get("method") == "ties":
+        yield "yadav-etal-2023-ties"
+
 
 def _keys_of_peft(config: _PeftConfig) -> Iterator[str]:
     # A member of PEFT's enumeration equals its name as a string.
@@ -158,6 +163,8 @@ def _keys_of_settings(settings: _MetaGradientSettings) -> Iterator[str]:
             yield _SAMPLING[settings.sampling]
         if settings.language_weights in _WEIGHTS:
             yield _WEIGHTS[settings.language_weights]
+        if settings.reptile_steps is not None:
+            yield "lee-etal-2022-sequential"
 
         # Joint training of adapters takes no meta-gradient, whatever the estimator is set to.
         if settings.adapter_update == "train":

@@ -144,6 +144,17 @@ def test_the_arguments_of_a_run(tmp_path: Path) -> None:
     assert keys(aligned) == [PAPER, PACKAGE, "fan-etal-2024-doge"]
 
 
+def test_loops_and_merging(tmp_path: Path) -> None:
+    loops = arguments(tmp_path, reptile_steps=4, languages_per_step=1, adapter_update="train")
+    assert keys(loops)[2:] == ["conneau-lample-2019-cross", "lee-etal-2022-sequential"]
+
+    model = adapted("bert", "lora")
+    model.merged_from = {"method": "ties"}
+    assert keys(model)[2:] == [LORA, "yadav-etal-2023-ties"]
+    model.merged_from = {"method": "linear"}
+    assert keys(model)[2:] == [LORA]
+
+
 def test_a_theta_that_is_an_adapter_is_cited_as_well() -> None:
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     base = BertModel(BertConfig(**sizes, intermediate_size=16, vocab_size=9))

@@ -30,11 +30,12 @@ FEW_LABEL_ARMS: dict[str, Options] = {
     "projected": {"protocol": "projected-few-shot", "training": {"preset": "fast", **_HELD}},
     "exact": _meta(meta_gradient="exact", lookahead="shared", **_HELD),
     "fast": _meta(preset="fast", **_HELD),
-    "next": _meta(lookahead="next", **_HELD),
+    "next": _meta(lookahead="next", finite_difference_scheme="one_sided", **_HELD),
 }
 """Arm → what differs from the settings of all arms.
 
-In `projected`, `exact`, `fast` and `next`, the indirect part is as long as the direct part.
+In `projected`, `exact`, `fast` and `next`, the indirect part is as long as the direct part. All of
+them but `exact` take one-sided finite differences, which cost one pass.
 """
 
 _DEFAULTS: Options = {
@@ -91,7 +92,7 @@ def few_label_options(arm: str, common: Mapping[str, Any], tuned: Mapping[str, A
 
 def _without_indirect(options: Mapping[str, Any]) -> Options:
     training = {**options["training"], "meta_gradient": "first_order"}
-    # A ratio would have nothing to hold, and the look-ahead of `fast` is that of its preset.
+    # A ratio would have nothing to hold, and is refused.
     del training["indirect_ratio"]
     return {**options, "training": training}
 

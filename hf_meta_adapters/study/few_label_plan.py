@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from hf_meta_adapters._typing import Language
+from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.study.few_label_arms import WITHOUT_LABELS, few_label_options
 from hf_meta_adapters.study.few_label_cell import FewLabelCell
 from hf_meta_adapters.study.grid import ComputedCell
@@ -212,7 +213,16 @@ def few_label_plan(
 
     Returns:
         Name → settings; a cell of several blocks has the place of the first.
+
+    Raises:
+        ConfigurationError: If no task has trials, or there is no such arm.
     """
+    if not chosen:
+        raise ConfigurationError(
+            "Options and arms must be chosen on selection data first. Found no task in"
+            " `trial_block`. Name for example `tasks: [pos]` there."
+        )
+
     cells: Cells = {}
     for block in args.plan.values():
         for task, shots, arm, seed in _places(block):

@@ -4,8 +4,7 @@ selection data, and judges by the criterion that its configuration fixes.
 
 import json
 import math
-import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,20 +33,13 @@ CONFIGS = ROOT / "recipes" / "configs"
 OTHER = "pos-4-joint-0"
 
 
-def run(data: Path, *arguments: object) -> str:
-    """Run the recipe as a user does, in the project's folder; return what it printed."""
+def run(data: Path, *arguments: object) -> None:
+    """Run the recipe as a user does."""
     config = ["--config", CONFIGS / "few_label_tiny.yaml", "--data", data]
-    command = [sys.executable, "recipes/few_label_study.py", *config, *arguments]
-    done = subprocess.run(
-        list(map(str, command)),
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    path = ROOT / "recipes" / "few_label_study.py"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(one) for one in (path, *config, *arguments)])
+        runpy.run_path(str(path), run_name="__main__")
 
 
 @pytest.fixture(scope="module")
@@ -58,17 +50,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tiny(folder: Path, shared_data: Path) -> dict[str, Any]:
     """The results file of `few_label_tiny.yaml`."""
-    printed = run(shared_data, "--output_dir", folder, "--results", folder / "results.json")
-    assert printed.endswith((folder / "report.md").read_text(encoding="utf-8"))
+    run(shared_data, "--output_dir", folder, "--results", folder / "results.json")
     return json.loads((folder / "results.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.slow
-def test_the_smallest_study_has_every_cell_and_a_verdict(tiny: dict[str, Any]) -> None:
+def test_the_smallest_study_has_every_cell_and_a_verdict(
+    tiny: dict[str, Any], folder: Path
+) -> None:
     trials = [name for name in tiny["cells"] if name.startswith("trial")]
     assert list(tiny["cells"])[: len(trials)] == trials  # choices come first, and say so
     assert "before any test cell" in tiny["chosen_before_test"]
     assert tiny["missing"] == 0
+    assert "Criterion: " in (folder / "report.md").read_text(encoding="utf-8")
     for name, cell in tiny["cells"].items():
         assert (cell["settings"].get("split") == "dev") == (name in trials)
         assert all(map(math.isfinite, cell["result"]["scores"].values()))
@@ -98,8 +92,9 @@ def test_it_goes_on_from_a_results_file_and_a_report_computes_nothing(
     (tmp_path / "encoder").symlink_to(folder / "encoder")
     files = ["--output_dir", tmp_path, "--results", tmp_path / "results.json"]
     files += ["--continue_from", tmp_path / "begun.json"]
-    printed = run(shared_data, *files, "--report", "true")
-    assert "1 cells are not done yet." in printed
+    run(shared_data, *files, "--report", "true")
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "1 cells are not done yet." in report
     again = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert again["cells"] == begun["cells"]
 
@@ -113,7 +108,7 @@ def arguments(name: str) -> FewLabelArguments:
     return parse_arguments(FewLabelArguments, ["--config", str(CONFIGS / f"few_label_{name}.yaml")])
 
 
-@pytest.mark.parametrize("name", ["tiny", "small"])
+@pytest.mark.parametrize("name", ["tiny", "small", "gpu"])
 def test_a_configuration_is_complete(name: str) -> None:
     args = arguments(name)
     compared = {*args.criterion["treatments"], *args.criterion["rivals"]}
@@ -283,6 +278,8 @@ def test_choices_are_made_on_the_targets_of_the_trials() -> None:
     ]
     assert (plan["nli-3-fast-0"]["steps"], plan["pos-3-fast-0"]["steps"]) == (7, args.steps)
     assert plan["nli-3-fast-0"]["languages"] == ["en", "sw"]
+    with pytest.raises(ConfigurationError, match="Found no task in `trial_block`"):
+        few_label_plan(args, {}, {}, digests)
 
 
 def test_means_are_those_of_the_targets_and_differences_of_common_seeds() -> None:

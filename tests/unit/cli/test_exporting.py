@@ -127,7 +127,7 @@ def by_script(texts):
 def test_the_map_routes_requests(tmp_path, capsys):
     saved(tmp_path / "family", theta_rank=3)
     words = ["export", str(tmp_path / "family"), str(tmp_path / "served"), "--for", "vllm"]
-    assert main([*words, "--fallback", "fr"]) == 2
+    assert main([*words, "--fallback", "fr"]) == 1
     assert "must be one of this model" in capsys.readouterr().err
 
     assert main([*words, "--fallback", "en"]) == 0

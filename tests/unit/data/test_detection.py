@@ -62,7 +62,9 @@ def test_without_the_library_the_error_says_how_to_install_it(monkeypatch):
 
 
 def test_the_ready_detector_knows_the_languages_of_the_verses():
-    pytest.importorskip("py3langid", reason="the extra `detect` is not installed")
+    pytest.importorskip(
+        "py3langid", reason="NOT CHECKED: py3langid is absent; the extra `detect` has it"
+    )
     from hf_meta_adapters.data import load_local_datasets
 
     _identifier.cache_clear()

@@ -138,7 +138,8 @@ def _parts(tag: str) -> list[str]:
 
 def _checked_texts(texts: object) -> list[str]:
     is_list = isinstance(texts, Sequence) and not isinstance(texts, str)
-    if not is_list or not all(isinstance(text, str) for text in texts):  # type: ignore[attr-defined]
+    listed = list(texts) if is_list else []  # type: ignore[call-overload]
+    if not is_list or not all(isinstance(text, str) for text in listed):
         raise ConfigurationError(
             "Languages are detected of a list of texts, one for each row. Found"
             f" {str(texts)[:_LONGEST]!r} of type `{type(texts).__name__}`. Pass"

@@ -67,7 +67,7 @@ class _Backend(Protocol):
 class _LanguageModel(Protocol):
     backend: _Backend
     shared_part: object
-    merged_from: Mapping[str, object]
+    merged_from: dict[str, object]
 
 
 @runtime_checkable

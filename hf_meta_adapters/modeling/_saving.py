@@ -92,7 +92,7 @@ class HasFamily(Protocol):
     shared: str
     share_adapter: bool
     shared_part: SharedPart | None
-    merged_from: Mapping[str, object]
+    merged_from: dict[str, object]
 
     @property
     def languages(self) -> tuple[Language, ...]:

@@ -114,8 +114,7 @@ class LanguageAdapterModel(nn.Module):
         self._ownership = theta.held.after(self)
 
         # what a saved family has, or had, and this model lacks
-        self._others = Others()
-        self.merged_from: Mapping[str, object] = {}
+        self._others, self.merged_from = Others(), dict[str, object]()
 
         # what `train_only` excluded; languages that are added later are trained
         self._frozen_languages: set[Language] = set()
@@ -536,9 +535,7 @@ class LanguageAdapterModel(nn.Module):
 
         model = build_saved(cls, saved)
         model._others, model.merged_from = saved.others, saved.merged_from
-        if saved.family.theta_is_adapter:
-            # transformers does not always record the commit that it loaded
-            model._reference = saved.reference(model._reference.rows)
+        model._reference = saved.reference(model._reference)
         load_adapters(saved, model.backend, model.shared_part)
 
         if model.shared_part is not None and shared == "none":

@@ -13,7 +13,7 @@ from hf_meta_adapters.backends import Backend
 from hf_meta_adapters.backends.abilities import SharedPart
 from hf_meta_adapters.backends.registry import backend_named
 from hf_meta_adapters.errors import ConfigurationError, HubError, check_languages
-from hf_meta_adapters.hub.base_model import BaseReference, Rows, body_name
+from hf_meta_adapters.hub.base_model import BaseReference, body_name
 from hf_meta_adapters.hub.checksums import check_adapter_files
 from hf_meta_adapters.hub.client import Access
 from hf_meta_adapters.hub.download import fetch_family
@@ -70,9 +70,17 @@ class SavedModel:
         """The languages that were saved and are not loaded."""
         return Others(frozenset(self.family.languages) - frozenset(self.languages))
 
-    def reference(self, rows: Rows) -> BaseReference:
-        """The name of the base, as the manifest has it."""
-        return BaseReference(self.family.base_model, self.family.base_revision, rows)
+    def reference(self, built: BaseReference) -> BaseReference:
+        """The name of the base: of one that is only named, what the manifest has.
+
+        Args:
+            built: What the base itself tells, once it is part of a model.
+        """
+        if not self.family.theta_is_adapter:
+            return built
+
+        # transformers does not always record the commit that it loaded
+        return BaseReference(self.family.base_model, self.family.base_revision, built.rows)
 
 
 def open_saved(repo_or_path: str | Path, choices: Choices, access: Access) -> SavedModel:

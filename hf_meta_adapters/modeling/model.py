@@ -534,9 +534,7 @@ class LanguageAdapterModel(nn.Module):
 
         model = build_saved(cls, saved)
         model._others = saved.others
-        if saved.family.theta_is_adapter:
-            # transformers does not always record the commit that it loaded
-            model._reference = saved.reference(model._reference.rows)
+        model._reference = saved.reference(model._reference)
         load_adapters(saved, model.backend, model.shared_part)
 
         if model.shared_part is not None and shared == "none":

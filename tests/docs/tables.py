@@ -124,39 +124,6 @@ def soak_settings() -> str:
     return markdown(["setting", "kills", "in a write", "parts compared", "bitwise equal"], rows)
 
 
-def surgery() -> str:
-    """Time of the ways to weights relative to a joint step, and peak memory above the start."""
-    rows = result("benchmark_surgery_cpu")["rows"]
-    columns = list(dict.fromkeys((row["theta"], row["languages"]) for row in rows))
-    cells = {
-        (row["step"], row["theta"], row["languages"]): (
-            f"{row['ratio']:.2f}",
-            f"{row['peak_mb']:.0f}",
-        )
-        for row in rows
-    }
-    header = ["step"]
-    for kind in ("time", "MB"):
-        header += [f"{kind}, {theta}, L = {count}" for theta, count in columns]
-
-    lines = []
-    for step in dict.fromkeys(row["step"] for row in rows):
-        found = [cells[(step, *column)] for column in columns]
-        lines.append([step, *(ratio for ratio, _ in found), *(peak for _, peak in found)])
-    return markdown(header, lines)
-
-
-def surgery_methods() -> str:
-    """Milliseconds that each method takes for its weights."""
-    times = result("benchmark_surgery_cpu")["milliseconds_of_weights"]
-    counts = list(next(iter(times.values())))
-    lines = [
-        [f"`{name}`", *(f"{of_count[count]:.1f}" for count in counts)]
-        for name, of_count in times.items()
-    ]
-    return markdown(["method", *(f"L = {count}" for count in counts)], lines)
-
-
 def shared_lora() -> str:
     """Peak memory of training over a frozen base, by setting, relative to ordinary LoRA."""
     rows = result("benchmark_shared_lora_cpu")["rows"]

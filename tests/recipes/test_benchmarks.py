@@ -10,7 +10,7 @@ import pytest
 import transformers
 
 from hf_meta_adapters import BottleneckConfig, get_language_model
-from recipes import benchmark_fidelity, benchmark_meta_step
+from recipes import benchmark_fidelity, benchmark_meta_step, benchmark_surgery
 from tests.docs.conftest import tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +41,26 @@ def test_the_benchmark_of_the_meta_step_measures_every_step(tmp_path, monkeypatc
     assert rows[0]["ratio"] == 1
     assert all(row["seconds"] > 0 and row["peak_mb"] > 0 for row in rows)
     assert capsys.readouterr().out.count("| 2 | ") == len(rows)
+
+
+def test_the_benchmark_of_surgery_measures_every_way(tmp_path, monkeypatch, capsys):
+    output = tmp_path / "result.json"
+    command = ["benchmark_surgery.py", "--output", str(output), "--languages", "2"]
+    command += ["--batch_size", "2", "--hidden_size", "32", "--vocabulary", "200", "--repeats", "1"]
+    monkeypatch.setattr(benchmark_surgery, "peak_memory", lambda step: step() and 7.0)
+    monkeypatch.setattr(sys, "argv", [*command, "--peak_of", "lagged", "--lora", "True"])
+    benchmark_surgery.main()
+    assert capsys.readouterr().out.strip() == "7.0"
+
+    monkeypatch.setattr(benchmark_surgery, "peak_in_own_process", lambda *given: 7.0)
+    monkeypatch.setattr(sys, "argv", command)
+    benchmark_surgery.main()
+    result = json.loads(output.read_text())
+    names = [(row["theta"], row["step"]) for row in result["rows"]]
+    assert names == [(t, w) for t in ("all weights", "LoRA") for w in benchmark_surgery.WAYS]
+    assert all(row["seconds"] > 0 and row["peak_mb"] == 7.0 for row in result["rows"])
+    assert capsys.readouterr().out.count("| 2 | ") == len(names)
+    assert set(result["milliseconds_of_weights"]) == set(benchmark_surgery.METHODS)
 
 
 def test_every_setting_has_its_share_of_meta_rows():

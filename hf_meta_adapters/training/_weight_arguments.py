@@ -44,6 +44,11 @@ def check_weight_arguments(arguments: Mapping[str, object]) -> None:
             "differentiates the mean of them in the next step",
             takes_meta and arguments["lookahead"] == "next",
         ),
+        (
+            "languages_per_step=1",
+            "leaves no other language to weigh against",
+            arguments["languages_per_step"] == 1,
+        ),
         (f"languages_per_pass={passes}", "takes one gradient for several languages", passes != 1),
         (
             f'shared_update="{update}"',

@@ -116,6 +116,7 @@ def test_nothing_is_learned_from_a_step_that_is_skipped(tmp_path, method):
         ({"language_weights_rate": 0.1}, 'Found 0.1 with `language_weights="uniform"`'),
         ({**FAMO, "language_weights_rate": -1}, "`language_weights_rate` must be a number"),
         ({**FAMO, "lookahead": "next"}, 'Found `lookahead="next"`, which differentiates'),
+        ({**FAMO, "languages_per_step": 1}, "Found `languages_per_step=1`, which leaves no"),
         ({**FAMO, "languages_per_pass": 2}, "Found `languages_per_pass=2`, which takes one"),
         ({**ALIGNMENT, "adapter_update": "train"}, "Found `adapter_update='train'`, which"),
         ({**ALIGNMENT, "meta_gradient": "first_order"}, "Found `meta_gradient='first_order'`"),

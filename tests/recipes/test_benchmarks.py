@@ -43,6 +43,7 @@ def test_the_benchmark_of_the_meta_step_measures_every_step(tmp_path, monkeypatc
     assert capsys.readouterr().out.count("| 2 | ") == len(rows)
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_surgery_measures_every_way(tmp_path, monkeypatch, capsys):
     output = tmp_path / "result.json"
     command = ["benchmark_surgery.py", "--output", str(output), "--languages", "2"]

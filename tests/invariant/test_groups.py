@@ -80,7 +80,9 @@ def compare(found: Any, expected: Any, tolerance: float) -> None:
 
 
 def _compare(found: Any, expected: Any, tolerance: float, name: str) -> None:
-    if isinstance(expected, dict):
+    if expected is None:
+        assert found is None, name
+    elif isinstance(expected, dict):
         assert found.keys() == expected.keys(), name
         for key in expected:
             _compare(found[key], expected[key], tolerance, f"{name}.{key}")

@@ -9,13 +9,8 @@ import pytest
 
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.meta import MetaOptions, meta_gradient, meta_options
-from hf_meta_adapters.meta.options import (
-    OPTION_NAMES,
-    PRESETS,
-    MetaOptionKeywords,
-    OuterStepKeywords,
-    outer_step_settings,
-)
+from hf_meta_adapters.meta.options import OPTION_NAMES, PRESETS, MetaOptionKeywords
+from hf_meta_adapters.meta.outer_step_settings import OuterStepKeywords, outer_step_settings
 
 
 def test_the_keywords_are_the_options_and_may_be_left_out():

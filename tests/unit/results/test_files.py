@@ -63,6 +63,8 @@ GUARDED = {
     # into a scratch folder
     "modeling/_merged_folder.py",
     "modeling/merge_families.py",
+    "study/_second_half.py",
+    "vocabulary/_focus.py",
     "cli/exporting.py",  # into folders that are new or empty
     # files of a model, after `check_no_links` and `cut_hard_links`
     "backends/adapters/_files.py",
@@ -77,6 +79,7 @@ GUARDED = {
     "training/_checkpoint_seal.py",
     "training/_kept_step_file.py",
     "training/_language_weighting.py",
+    "training/_reptile.py",
     "training/_saving_trainer.py",
     "training/_surgery_state.py",
 }

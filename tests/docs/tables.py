@@ -101,6 +101,28 @@ def cost_of_words() -> str:
     return cost("benchmark_vocabulary_cpu")
 
 
+def surgery() -> str:
+    """Time of the ways to weights relative to a joint step, and peak memory above the start."""
+    rows = result("benchmark_surgery_cpu")["rows"]
+    columns = list(dict.fromkeys((row["theta"], row["languages"]) for row in rows))
+    cells = {
+        (row["step"], row["theta"], row["languages"]): (
+            f"{row['ratio']:.2f}",
+            f"{row['peak_mb']:.0f}",
+        )
+        for row in rows
+    }
+    header = ["step"]
+    for kind in ("time", "MB"):
+        header += [f"{kind}, {theta}, L = {count}" for theta, count in columns]
+
+    lines = []
+    for step in dict.fromkeys(row["step"] for row in rows):
+        found = [cells[(step, *column)] for column in columns]
+        lines.append([step, *(ratio for ratio, _ in found), *(peak for _, peak in found)])
+    return markdown(header, lines)
+
+
 def soak() -> str:
     """Kills of the soak, and the parts of the two runs that were compared at the end."""
     soaked = result("soak_cpu")
@@ -366,6 +388,7 @@ TABLES: dict[str, Callable[[], str]] = {
         cost_of_small_adapters,
         cost_of_words,
         shared_lora,
+        surgery,
         radius,
         *DIAGNOSTICS,
         *STUDY,

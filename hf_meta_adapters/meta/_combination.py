@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from torch import Tensor
@@ -18,8 +19,9 @@ Again: TypeAlias = Callable[[Language], Vector]
 """Takes the gradient of a language for θ a second time, of this process."""
 
 
-class Combination(ABC):
-    """Σ_l w_l g_l of one step.
+@dataclass(frozen=True)
+class SurgeryStep:
+    """What a step gives to whatever puts its update of θ together.
 
     Args:
         surgery: What the weights are computed by.
@@ -30,24 +32,30 @@ class Combination(ABC):
             every process, and not those of its own rows.
     """
 
+    surgery: Surgery
+    shared: Parameters
+    languages: Sequence[Language]
+    reduce: Reduce
+    summed: bool
+
+
+class Combination(ABC):
+    """Σ_l w_l g_l of one step.
+
+    Args:
+        step: The step.
+    """
+
     passes_twice = False
     """Whether `result` takes the gradients a second time."""
 
-    def __init__(
-        self,
-        surgery: Surgery,
-        shared: Parameters,
-        languages: Sequence[Language],
-        reduce: Reduce,
-        *,
-        summed: bool,
-    ) -> None:
-        self.surgery = surgery
-        self.parameters = list(shared.values())
-        self.languages = list(languages)
-        self.groups = grouped(list(shared), surgery.groups)
-        self.reduce = reduce
-        self.summed = summed
+    def __init__(self, step: SurgeryStep) -> None:
+        self.surgery = step.surgery
+        self.parameters = list(step.shared.values())
+        self.languages = list(step.languages)
+        self.groups = grouped(list(step.shared), step.surgery.groups)
+        self.reduce = step.reduce
+        self.summed = step.summed
 
     @abstractmethod
     def add(self, key: Language, gradient: Vector) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from hf_meta_adapters._typing import Language, Parameters
 from hf_meta_adapters.errors import ConfigurationError
-from hf_meta_adapters.meta._combination import Combination
+from hf_meta_adapters.meta._combination import Combination, SurgeryStep
 from hf_meta_adapters.meta._kept_gradients import KeptGradients
 from hf_meta_adapters.meta._lagged_gradients import LaggedGradients
 from hf_meta_adapters.meta._reduce import Reduce
@@ -37,7 +37,7 @@ def combining(
         languages: The languages that have a training loss.
         reduce: Sums over processes.
         of: The number of languages in the step, with those that have none.
-        summed: As for `Combination`.
+        summed: As for `SurgeryStep`.
 
     Returns:
         The combination.
@@ -59,4 +59,4 @@ def combining(
 
     # By all languages, so that a batch without labels does not change the way.
     way = surgery.way(of * sum(parameter.numel() for parameter in shared.values()))
-    return _WAYS[way](surgery, shared, languages, reduce, summed=summed)
+    return _WAYS[way](SurgeryStep(surgery, shared, languages, reduce, summed))

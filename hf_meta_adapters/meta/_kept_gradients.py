@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from hf_meta_adapters._typing import Language, Parameters
-from hf_meta_adapters.meta._combination import Again, Combination
-from hf_meta_adapters.meta._reduce import Reduce
-from hf_meta_adapters.meta.surgery import Surgery
+from hf_meta_adapters._typing import Language
+from hf_meta_adapters.meta._combination import Again, Combination, SurgeryStep
 from hf_meta_adapters.meta.vectors import Vector, is_sharded, local
 from hf_meta_adapters.products.gram import gram
 
@@ -19,23 +15,11 @@ class KeptGradients(Combination):
     """One pass, exact inner products, and L times the memory of θ.
 
     Args:
-        surgery: As for `Combination`.
-        shared: As there.
-        languages: As there.
-        reduce: As there.
-        summed: As there.
+        step: The step.
     """
 
-    def __init__(
-        self,
-        surgery: Surgery,
-        shared: Parameters,
-        languages: Sequence[Language],
-        reduce: Reduce,
-        *,
-        summed: bool,
-    ) -> None:
-        super().__init__(surgery, shared, languages, reduce, summed=summed)
+    def __init__(self, step: SurgeryStep) -> None:
+        super().__init__(step)
         self._kept: list[Vector] = []
 
     def add(self, key: Language, gradient: Vector) -> None:

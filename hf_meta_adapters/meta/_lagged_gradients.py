@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
-from hf_meta_adapters._typing import Language, Parameters
-from hf_meta_adapters.meta._combination import Again, Combination
-from hf_meta_adapters.meta._reduce import Reduce
+from hf_meta_adapters._typing import Language
+from hf_meta_adapters.meta._combination import Again, Combination, SurgeryStep
 from hf_meta_adapters.meta._sketches import Sketches
-from hf_meta_adapters.meta.surgery import Surgery
 from hf_meta_adapters.meta.vectors import Vector
 
 
@@ -18,30 +14,18 @@ class LaggedGradients(Combination):
     """One pass, with weights from the running mean of the inner products of earlier steps.
 
     Args:
-        surgery: As for `Combination`.
-        shared: As there.
-        languages: As there.
-        reduce: As there.
-        summed: As there.
+        step: The step.
     """
 
-    def __init__(
-        self,
-        surgery: Surgery,
-        shared: Parameters,
-        languages: Sequence[Language],
-        reduce: Reduce,
-        *,
-        summed: bool,
-    ) -> None:
-        super().__init__(surgery, shared, languages, reduce, summed=summed)
+    def __init__(self, step: SurgeryStep) -> None:
+        super().__init__(step)
         self._sketches: Sketches | None = None
-        if surgery.measures(self.languages, len(self.groups)):
-            seed = surgery.draw()
-            self._sketches = Sketches(self.parameters, self.groups, seed=seed, summed=summed)
+        if self.surgery.measures(self.languages, len(self.groups)):
+            seed = self.surgery.draw()
+            self._sketches = Sketches(self.parameters, self.groups, seed=seed, summed=self.summed)
 
-        expected = surgery.expected(self.languages, len(self.groups))
-        self._weights = self.agreed(surgery.weights(self.languages, expected))
+        expected = self.surgery.expected(self.languages, len(self.groups))
+        self._weights = self.agreed(self.surgery.weights(self.languages, expected))
         self._total = self.absent()
 
     def add(self, key: Language, gradient: Vector) -> None:

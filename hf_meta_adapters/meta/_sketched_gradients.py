@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
-from hf_meta_adapters._typing import Language, Parameters
-from hf_meta_adapters.meta._combination import Again, Combination
-from hf_meta_adapters.meta._reduce import Reduce
+from hf_meta_adapters._typing import Language
+from hf_meta_adapters.meta._combination import Again, Combination, SurgeryStep
 from hf_meta_adapters.meta._sketches import Sketches
-from hf_meta_adapters.meta.surgery import Surgery
 from hf_meta_adapters.meta.vectors import Vector
 
 
@@ -18,26 +14,15 @@ class SketchedGradients(Combination):
     """The weights of this very step, at the price of a second pass; memory as for the mean.
 
     Args:
-        surgery: As for `Combination`.
-        shared: As there.
-        languages: As there.
-        reduce: As there.
-        summed: As there.
+        step: The step.
     """
 
     passes_twice = True
 
-    def __init__(
-        self,
-        surgery: Surgery,
-        shared: Parameters,
-        languages: Sequence[Language],
-        reduce: Reduce,
-        *,
-        summed: bool,
-    ) -> None:
-        super().__init__(surgery, shared, languages, reduce, summed=summed)
-        self._sketches = Sketches(self.parameters, self.groups, seed=surgery.draw(), summed=summed)
+    def __init__(self, step: SurgeryStep) -> None:
+        super().__init__(step)
+        seed = self.surgery.draw()
+        self._sketches = Sketches(self.parameters, self.groups, seed=seed, summed=self.summed)
 
     def add(self, key: Language, gradient: Vector) -> None:
         """Project the gradient."""

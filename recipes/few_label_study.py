@@ -30,7 +30,7 @@ from hf_meta_adapters.cli.written_command import written_command
 from hf_meta_adapters.data import load_local_datasets
 from hf_meta_adapters.pretraining import new_model, train_tokenizer
 from hf_meta_adapters.results.files import write_text
-from hf_meta_adapters.study.cells_file import take_over_cells, write_cells
+from hf_meta_adapters.study.cells_file import write_cells
 from hf_meta_adapters.study.few_label_cell import compute_few_label_cell
 from hf_meta_adapters.study.few_label_plan import (
     FewLabelArguments,
@@ -41,7 +41,7 @@ from hf_meta_adapters.study.few_label_plan import (
     selection_plan,
 )
 from hf_meta_adapters.study.few_label_report import few_label_report, few_labels_markdown
-from hf_meta_adapters.study.grid import read_grid, run_grid
+from hf_meta_adapters.study.resumable_study import done_cells, study_record
 
 RANDOM_SEED, POSITIONS = 0, 64
 """Seed and length of the encoder that the smallest study makes."""
@@ -73,22 +73,6 @@ def encoder_of(args: FewLabelArguments) -> str:
     return str(folder)
 
 
-def done_cells(args: FewLabelArguments, cells: dict, model: str) -> dict:
-    """The cells that are done: of this folder, of `continue_from`, and of this run."""
-    folder = Path(args.output_dir) / "cells"
-    if args.continue_from:
-        stale, taken = take_over_cells(args.continue_from, cells, folder)
-        print(f"{len(taken)} cells come from {args.continue_from}.", flush=True)
-        if stale:
-            print(f"{len(stale)} cells there have other settings and do not count: {stale[0]}, …")
-
-    if args.report:
-        return read_grid(cells, folder)
-
-    compute = partial(compute_few_label_cell, model=model, data=args.data)
-    return run_grid(compute, cells, folder, processes=args.processes, progress=True)
-
-
 def main() -> None:
     args = parse_arguments(FewLabelArguments, description=__doc__)
     model = encoder_of(args)
@@ -97,16 +81,18 @@ def main() -> None:
         for task, about in args.tasks.items()
     }
 
+    compute = partial(compute_few_label_cell, model=model, data=args.data)
+
     # Choices first, on selection data: which cells see test data depends on them.
     trials = selection_plan(args, digests)
-    done = done_cells(args, trials, model)
+    done = done_cells(args, trials, compute)
     missing = len(trials) - len(done)
     tuning, chosen, studied = {}, {}, {}
     if not missing:
         tuned, tuning = best_of_trials(args, done)
         chosen = chosen_arms(args, tuning)
         cells = few_label_plan(args, tuned, chosen, digests)
-        studied = done_cells(args, cells, model)
+        studied = done_cells(args, cells, compute)
         missing = len(cells) - len(studied)
 
     report = few_label_report(args, chosen, list(studied.values()), missing=missing)
@@ -118,12 +104,8 @@ def main() -> None:
     if args.results and done:
         record = {
             "command": written_command(),
-            "versions": done[next(iter(done))]["result"]["versions"],
-            "hardware": sorted({cell["machine"] for cell in done.values()}),
-            "seeds": sorted({cell["settings"]["seed"] for cell in studied.values()}),
+            **study_record(done, studied),
             "estimated_hours": args.estimated_hours,
-            "core_hours": round(sum(cell["cpu_seconds"] for cell in done.values()) / 3600, 2),
-            "hours": round(sum(cell["seconds"] for cell in done.values()) / 3600, 2),
             "chosen_before_test": "every trial, on selection data alone, before any test cell",
             "tuning": tuning,
             "chosen": chosen,

@@ -28,8 +28,7 @@ from hf_meta_adapters.cli.written_command import written_command
 from hf_meta_adapters.pretraining import train_tokenizer
 from hf_meta_adapters.results.files import write_text
 from hf_meta_adapters.study.cell import read_texts
-from hf_meta_adapters.study.cells_file import take_over_cells, write_cells
-from hf_meta_adapters.study.grid import read_grid, run_grid
+from hf_meta_adapters.study.cells_file import write_cells
 from hf_meta_adapters.study.little_text_cell import compute_little_text_cell
 from hf_meta_adapters.study.little_text_plan import (
     LittleTextArguments,
@@ -40,6 +39,7 @@ from hf_meta_adapters.study.little_text_plan import (
     trial_plan,
 )
 from hf_meta_adapters.study.little_text_report import little_text_report, markdown_report
+from hf_meta_adapters.study.resumable_study import done_cells, study_record
 
 
 def tokenizer_of(name: str, args: LittleTextArguments) -> Path:
@@ -64,22 +64,6 @@ def tokenizer_of(name: str, args: LittleTextArguments) -> Path:
     return folder
 
 
-def done_cells(args: LittleTextArguments, cells: dict, tokenizers: dict) -> dict:
-    """The cells that are done: of this folder, of `continue_from`, and of this run."""
-    folder = Path(args.output_dir) / "cells"
-    if args.continue_from:
-        stale, taken = take_over_cells(args.continue_from, cells, folder)
-        print(f"{len(taken)} cells come from {args.continue_from}.", flush=True)
-        if stale:
-            print(f"{len(stale)} cells there have other settings and do not count: {stale[0]}, …")
-
-    if args.report:
-        return read_grid(cells, folder)
-
-    compute = partial(compute_little_text_cell, tokenizers=tokenizers)
-    return run_grid(compute, cells, folder, processes=args.processes, progress=True)
-
-
 def main() -> None:
     args = parse_arguments(LittleTextArguments, description=__doc__)
     tokenizers = {name: tokenizer_of(name, args) for name in args.scenarios}
@@ -88,15 +72,17 @@ def main() -> None:
         for name, scenario in args.scenarios.items()
     }
 
+    compute = partial(compute_little_text_cell, tokenizers=tokenizers)
+
     # The strength of each regularizer first: every cell of the plan may depend on it.
     trials = trial_plan(args, digests)
-    done = done_cells(args, trials, tokenizers)
+    done = done_cells(args, trials, compute)
     missing = len(trials) - len(done)
     tuned, tuning, studied = {}, {}, {}
     if not missing:
         tuned, tuning = best_trials(args, done)
         cells = study_plan(args, tuned, digests)
-        studied = done_cells(args, cells, tokenizers)
+        studied = done_cells(args, cells, compute)
         missing = len(cells) - len(studied)
 
     report = little_text_report(args, list(studied.values()), missing=missing)
@@ -108,12 +94,8 @@ def main() -> None:
     if args.results and done:
         record = {
             "command": written_command(),
-            "versions": done[next(iter(done))]["result"]["versions"],
-            "hardware": sorted({cell["machine"] for cell in done.values()}),
-            "seeds": sorted({cell["settings"]["seed"] for cell in studied.values()}),
+            **study_record(done, studied),
             "estimated_hours": args.estimated_hours,
-            "core_hours": round(sum(cell["cpu_seconds"] for cell in done.values()) / 3600, 2),
-            "hours": round(sum(cell["seconds"] for cell in done.values()) / 3600, 2),
             "tuned": tuned,
             "tuning": tuning,
             **report,

@@ -14,6 +14,7 @@ from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.study.few_label_arms import WITHOUT_LABELS, few_label_options
 from hf_meta_adapters.study.few_label_cell import FewLabelCell
 from hf_meta_adapters.study.grid import ComputedCell
+from hf_meta_adapters.study.resumable_study import ResumableStudyArguments
 
 __all__ = [
     "FewLabelArguments",
@@ -42,29 +43,14 @@ Tuned: TypeAlias = dict[str, dict[str, dict[str, Any]]]
 
 
 @dataclass
-class FewLabelArguments:
+class FewLabelArguments(ResumableStudyArguments):
     """What is compared, on how many labels.
 
     `parse_arguments` reads them from a YAML file and the command line.
     """
 
-    # Files.
     output_dir: str = field(
         default="outputs/few_label", metadata={"help": "Folder for cells and report."}
-    )
-    results: str = field(
-        default="", metadata={"help": "File for the report and all cells, as JSON; default: none."}
-    )
-    continue_from: str = field(
-        default="", metadata={"help": "File of `results` whose cells need no computing."}
-    )
-
-    # What this run computes.
-    report: bool = field(
-        default=False, metadata={"help": "Only write the report, of the cells that are done."}
-    )
-    processes: int = field(
-        default=1, metadata={"help": "How many cells are computed at the same time."}
     )
 
     # What is compared.

@@ -15,6 +15,7 @@ from hf_meta_adapters.study.cell import read_texts
 from hf_meta_adapters.study.grid import ComputedCell
 from hf_meta_adapters.study.little_text_arms import arm_options
 from hf_meta_adapters.study.little_text_cell import LittleTextCell
+from hf_meta_adapters.study.resumable_study import ResumableStudyArguments
 
 __all__ = ["LittleTextArguments", "best_trials", "study_plan", "text_digest", "trial_plan"]
 
@@ -50,29 +51,14 @@ class Block(TypedDict):
 
 
 @dataclass
-class LittleTextArguments:
+class LittleTextArguments(ResumableStudyArguments):
     """What is compared, on how much text.
 
     `parse_arguments` reads them from a YAML file and the command line.
     """
 
-    # Files.
     output_dir: str = field(
         default="outputs/little_text", metadata={"help": "Folder for cells and report."}
-    )
-    results: str = field(
-        default="", metadata={"help": "File for the report and all cells, as JSON; default: none."}
-    )
-    continue_from: str = field(
-        default="", metadata={"help": "File of `results` whose cells need no computing."}
-    )
-
-    # What this run computes.
-    report: bool = field(
-        default=False, metadata={"help": "Only write the report, of the cells that are done."}
-    )
-    processes: int = field(
-        default=1, metadata={"help": "How many cells are computed at the same time."}
     )
 
     # What is compared.

@@ -80,7 +80,7 @@ def optimizer_derivative(
     for position, (slope, entry) in enumerate(zip(slopes, gradients, strict=True)):
         if slope is not None and entry is not None:
             rate = groups[id(parameters[position])]["lr"]
-            derivative[position] = torch.where(entry == 0, torch.zeros_like(entry), slope * rate)
+            derivative[position] = slope.mul_(rate).masked_fill_(entry == 0, 0.0)
 
     return derivative
 

@@ -143,18 +143,21 @@ class Adam(InnerOptimizer):
 
         b1, b2 = state.betas
         t = state.steps + 1
+        m_hat = torch.lerp(state.first_moment, g, 1 - b1).mul_(1 / (1 - b1**t))
 
-        m_hat = (b1 * state.first_moment + (1 - b1) * g) / (1 - b1**t)
-        root = ((b2 * state.second_moment + (1 - b2) * g * g) / (1 - b2**t)).sqrt()
+        # In place wherever it can be: θ is long, and every new tensor is a pass over memory.
+        root = (b2 * state.second_moment).addcmul_(g, g, value=1 - b2)
+        root = root.mul_(1 / (1 - b2**t)).sqrt_()
         denominator = root + state.epsilon
+        step = m_hat.div_(denominator)
 
-        through_m = (1 - b1) / ((1 - b1**t) * denominator)
-        through_v = m_hat * (1 - b2) * g / ((1 - b2**t) * root * denominator * denominator)
+        # (1 − β₁) / (1 − β₁ᵗ) − Δ (1 − β₂) g / ((1 − β₂ᵗ) √v̂), all of it over √v̂ + ε
+        slope = (step * g).div_(root).mul_(-(1 - b2) / (1 - b2**t))
+        slope = slope.add_((1 - b1) / (1 - b1**t)).div_(denominator)
 
         # An entry that never had a gradient stays where it is. The formula has 0/0 there, and its
         # limit (1 − β₁)/ε is a slope that no later step has.
-        slope = torch.where(root == 0, torch.zeros_like(g), through_m - through_v)
-        return m_hat / denominator, slope
+        return step, slope.masked_fill_(root == 0, 0.0)
 
 
 def _steps(count: Tensor, parameter: Tensor) -> Tensor:

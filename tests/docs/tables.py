@@ -123,6 +123,17 @@ def surgery() -> str:
     return markdown(header, lines)
 
 
+def gramian_noise() -> str:
+    """Median errors of the weights of gradient surgery, by what they are computed from."""
+    rows = result("gramian_noise")["rows"]
+    sources = list(rows[0]["median"])
+    lines = [
+        [f"`{row['method']}`", *(f"{row['median'][source]:.2f}" for source in sources)]
+        for row in rows
+    ]
+    return markdown(["method", *sources], lines)
+
+
 def soak() -> str:
     """Kills of the soak, and the parts of the two runs that were compared at the end."""
     soaked = result("soak_cpu")
@@ -389,6 +400,7 @@ TABLES: dict[str, Callable[[], str]] = {
         cost_of_words,
         shared_lora,
         surgery,
+        gramian_noise,
         radius,
         *DIAGNOSTICS,
         *STUDY,

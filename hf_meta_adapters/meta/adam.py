@@ -157,8 +157,12 @@ class Adam(InnerOptimizer):
         return m_hat / denominator, slope
 
 
-def _steps(count: Tensor, parameter: Tensor) -> Tensor:
-    """t, where the parameter is; PyTorch keeps it on the CPU unless the optimizer is fused."""
+def _steps(count: Tensor, parameter: Tensor) -> Tensor | int:
+    """t; PyTorch keeps it on the CPU unless the optimizer is fused."""
+    if count.device.type == "cpu":
+        # read at once, while the host would wait for each copy to a device
+        return int(count)
+
     if parameter.device.type == "mps":
         return count.to(parameter.device)
 

@@ -34,7 +34,7 @@ from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.study.device_report import describe_device
 from hf_meta_adapters.study.timed_stages import StageResult, TimedStages
 
-MARK = "mark.gpu"  # of test modules
+MARKS = ("mark.gpu", "ON_DEVICES")  # of test modules
 STAGES = ("tests", "benchmark", "compiled", "studies")
 REPORT_SECONDS = 40  # of each study, to write what it has
 LEAST_SECONDS = 30  # a study with less does not begin: it would only start
@@ -54,7 +54,7 @@ class Arguments:
     )
     tests: str = field(default="", metadata={"help": "Folder of the tests; default: the clone's."})
     test_minutes: float = field(default=2, metadata={"help": "At most, for the tests."})
-    test_workers: int = field(default=4, metadata={"help": "Processes of the tests."})
+    test_workers: int = field(default=8, metadata={"help": "Processes of the tests."})
     benchmark_seconds: float = field(default=75, metadata={"help": "--seconds of the benchmark."})
     shapes: list[str] = field(
         default_factory=lambda: ["encoder", "decoder"], metadata={"help": "Of the benchmark."}
@@ -89,7 +89,12 @@ def fixed_stages(args: Arguments) -> dict[str, tuple[list[str], float]]:
     output = Path(args.output_dir)
     stages = {}
     if "tests" in args.stages and tests.is_dir():
-        marked = [path for path in sorted(tests.rglob("test_*.py")) if MARK in path.read_text()]
+        marked = []
+        for path in sorted(tests.rglob("test_*.py")):
+            text = path.read_text(encoding="utf-8")
+            if any(mark in text for mark in MARKS):
+                marked.append(path)
+
         # Libraries of other versions have warnings of their own.
         words = ["-v", "--tb", "short", "--durations", "15", "-W", "default", "--timeout", "90"]
         words += ["-m", "gpu", "--continue-on-collection-errors", "-p", "no:cacheprovider"]

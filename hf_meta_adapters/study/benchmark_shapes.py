@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import torch
 import transformers
-from peft import LoraConfig
 from torch import Tensor
 
 from hf_meta_adapters._typing import Batch, Language
 from hf_meta_adapters.backends.bottleneck import BottleneckConfig
+from hf_meta_adapters.backends.peft.lora import lora_config
 from hf_meta_adapters.modeling.factory import get_language_model
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 
@@ -62,8 +62,8 @@ class BenchmarkShape:
         with torch.device(device):
             if self.frozen:
                 base = self._decoder(torch.bfloat16 if device == "cuda" else torch.float32)
-                config, shared = self._lora(), self._lora()
-                model = get_language_model(base, config, languages, shared=shared)
+                config, theta = lora_config(self.rank), lora_config(self.rank)
+                model = get_language_model(base, config, languages, shared=theta)
             else:
                 given = {"max_position_embeddings": self.length + 2, **self.sizes}
                 base = transformers.XLMRobertaForMaskedLM(transformers.XLMRobertaConfig(**given))
@@ -97,9 +97,6 @@ class BenchmarkShape:
             return transformers.LlamaForCausalLM(transformers.LlamaConfig(**self.sizes))
         finally:
             torch.set_default_dtype(before)
-
-    def _lora(self) -> LoraConfig:
-        return LoraConfig(r=self.rank, target_modules="all-linear")
 
 
 def flops_of_training(

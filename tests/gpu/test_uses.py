@@ -96,8 +96,10 @@ def test_other_tasks_are_scored_as_on_the_cpu(device: str, task: Any, head: str,
         base.config.id2label, base.config.label2id = NLI().id2label, NLI().label2id
     model = stirred(get_language_model(base, BottleneckConfig(bottleneck_size=3), LANGUAGES)).eval()
 
+    tokenizer = word_tokenizer()
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]  # as XLM-R has it
     data = dict.fromkeys(LANGUAGES, [row] * 3)
-    given = {"processing_class": word_tokenizer(), "max_length": 24}
+    given = {"processing_class": tokenizer, "max_length": 24}
     pair = [evaluate_languages(model.to(one), task, data, **given) for one in ("cpu", device)]
     for key, value in pair[0].values().items():
         assert pair[1].values()[key] == pytest.approx(value, rel=1e-4)

@@ -43,6 +43,7 @@ FLOPS = (
     "6·N·T of one training pass (4·N·T where the base is frozen): T tokens, N weights of the base"
     " that multiply activations; those of the head count at labeled positions only"
 )
+WARM_UP = 2  # languages that take about as long as the start of a cell
 MEMORY = "above the start of the step, by PyTorch's allocator"
 
 
@@ -84,10 +85,13 @@ def rounds(
                 if repeat == 0 and name.startswith("next"):
                     step()  # of which nothing is kept yet
                 seconds, peak = clock.measure(step)
+            except torch.cuda.OutOfMemoryError:
+                row["error"] = "out of memory"
             except Exception as error:  # one step that fails must not end the others
                 row["error"] = f"{type(error).__name__}: {error}"[:400]
-                if isinstance(error, torch.OutOfMemoryError):
-                    row["error"] = "out of memory"
+
+            if row["error"]:
+                # Now that no traceback holds its tensors.
                 gc.collect()
                 torch.cuda.empty_cache()
                 continue
@@ -163,7 +167,7 @@ def main() -> None:
     print("| model | languages | step | s | / Trainer | tokens/s | of peak | MB |")
     print("|---|---:|---|---:|---:|---:|---:|---:|")
     cells = [(count, SHAPES[name]) for count in sorted(args.languages) for name in args.shapes]
-    total, left = args.seconds, sum(count for count, _ in cells)
+    total, left = args.seconds, sum(WARM_UP + count for count, _ in cells)
     models: dict[str, LanguageAdapterModel] = {}
     for count, shape in cells:
         keys = [f"x-l{number}" for number in range(count)]
@@ -177,8 +181,8 @@ def main() -> None:
 
         # What is left, in proportion: the time of a step grows with its languages.
         now = time.perf_counter()
-        end = now + (began + total - now) * count / left
-        left -= count
+        end = now + (began + total - now) * (WARM_UP + count) / left
+        left -= WARM_UP + count
         for row in cell(args, shape, model, count, end, peak):
             result["rows"].append(row)
             said = [row.get(name) for name in ("seconds", "ratio", "tokens_per_second")]

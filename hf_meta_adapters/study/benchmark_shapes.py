@@ -59,16 +59,15 @@ class BenchmarkShape:
             The model, in training mode.
         """
         transformers.set_seed(0)
+        # The base alone: adapters are put where the base is.
         with torch.device(device):
-            if self.frozen:
-                base = self._decoder(torch.bfloat16 if device == "cuda" else torch.float32)
-                config, theta = lora_config(self.rank), lora_config(self.rank)
-                model = get_language_model(base, config, languages, shared=theta)
-            else:
-                given = {"max_position_embeddings": self.length + 2, **self.sizes}
-                base = transformers.XLMRobertaForMaskedLM(transformers.XLMRobertaConfig(**given))
-                model = get_language_model(base, BottleneckConfig(), languages)
+            base = self._base(torch.bfloat16 if device == "cuda" else torch.float32)
 
+        if not self.frozen:
+            model = get_language_model(base, BottleneckConfig(), languages)
+        else:
+            config, theta = lora_config(self.rank), lora_config(self.rank)
+            model = get_language_model(base, config, languages, shared=theta)
         return model.to(device).train()
 
     def batch(self, device: str, rows: int | None = None) -> Batch:
@@ -90,7 +89,12 @@ class BenchmarkShape:
 
         return {"input_ids": words, "labels": labels}
 
-    def _decoder(self, dtype: torch.dtype) -> transformers.PreTrainedModel:
+    def _base(self, dtype: torch.dtype) -> transformers.PreTrainedModel:
+        """The model without languages; weights that are trained are in float32."""
+        if not self.frozen:
+            given = {"max_position_embeddings": self.length + 2, **self.sizes}
+            return transformers.XLMRobertaForMaskedLM(transformers.XLMRobertaConfig(**given))
+
         before = torch.get_default_dtype()
         torch.set_default_dtype(dtype)
         try:

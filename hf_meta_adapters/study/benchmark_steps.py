@@ -13,6 +13,7 @@ import torch
 import transformers
 
 from hf_meta_adapters._typing import Batch, Language
+from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps.joint_step import joint_step
 from hf_meta_adapters.steps.losses import LossFunction
@@ -34,6 +35,7 @@ COMPILED = "joint, one pass, compiled"
 
 _RATE = 0.01  # β, of the virtual step
 _MOST_OF_PAPER = 3  # languages: its passes grow with their square
+_MOST_GRAPHS = 64  # of a layer
 _TOGETHER = 99  # languages in a pass, at most
 
 
@@ -157,4 +159,11 @@ class BenchmarkSteps:
             if is_layer and layer._compiled_call_impl is None:
                 layer.compile()
 
-        self._joint_step(_TOGETHER)
+        # Beyond torch's limit, further layers would run without compilation, and nobody would know.
+        with torch._dynamo.config.patch(recompile_limit=_MOST_GRAPHS):
+            self._joint_step(_TOGETHER)
+        if not torch._dynamo.utils.counters["stats"]["unique_graphs"]:
+            raise ConfigurationError(
+                "A compiled step must have compiled layers. Found that torch has compiled none."
+                " Its log (`TORCH_LOGS=graph_breaks`) tells why."
+            )

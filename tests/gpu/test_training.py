@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from hf_meta_adapters import LanguageAdapterModel
 from tests.adapted import lora
 from tests.devices import ON_DEVICES, repeatable
 from tests.invariant.test_resume import assert_same_run
-from tests.processes import together
+from tests.processes import LIMIT, environment, free_port
 from tests.tiny import tiny
 from tests.training import make_model, make_trainer, masking, moved, snapshot, texts
 
@@ -166,10 +168,8 @@ def test_what_is_saved_is_loaded(tmp_path, device):
     assert {p.device.type for p in model.language_parameters("sw").values()} == {device}
 
 
-def one_process(rank: int, folder: str) -> None:
+def one_process(folder: str) -> None:
     """Training by one process of a launch."""
-    del os.environ["ACCELERATE_USE_CPU"]
-    torch.set_num_threads(1)
     given = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
     for number, way in enumerate(("fast", "next, one pass")):
         more = {**given_for("cuda", way), **given}
@@ -177,10 +177,20 @@ def one_process(rank: int, folder: str) -> None:
         trainer.train()
         assert_finite(trainer)
         assert "nccl" in torch.distributed.get_backend()
+    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.gpu
 @pytest.mark.distributed
 @pytest.mark.xdist_group("distributed")
 def test_a_launch_of_one_process(tmp_path: Path) -> None:
-    together(tmp_path, one_process, str(tmp_path), ranks=1)
+    """Not forked: a process that has seen a GPU cannot be."""
+    code = f"from tests.gpu.test_training import one_process; one_process({str(tmp_path)!r})"
+    variables = {**environment(0, 1, free_port()), **os.environ}
+    del variables["ACCELERATE_USE_CPU"]
+    command = [sys.executable, "-c", code]
+    root = Path(__file__).resolve().parents[2]
+    run = subprocess.run(
+        command, cwd=root, env=variables, capture_output=True, text=True, timeout=LIMIT, check=False
+    )
+    assert run.returncode == 0, run.stderr[-3000:]

@@ -165,7 +165,7 @@ def test_a_step_that_fails_does_not_end_the_others(monkeypatch):
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     steps = {
         benchmark_steps.TRAINER: lambda: None,
-        "large": Failing(torch.OutOfMemoryError("CUDA out of memory")),
+        "large": Failing(torch.cuda.OutOfMemoryError("CUDA out of memory")),
         "bad": Failing(ValueError("of a kernel")),
     }
     found = benchmark_gpu.rounds(steps, model, StepClock("cpu", LONG), repeats=2)

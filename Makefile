@@ -5,6 +5,8 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 WORKERS ?= 2
 PYTEST_ARGS ?=
+MINUTES ?= 9
+GPU_ARGS ?=
 
 VENV := .venv
 ADAPTERS_VENV := .venv-adapters
@@ -23,14 +25,17 @@ PYTEST := -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help quickstart install test test-adapters test-lowest test-newest test-newest-adapters lock lint types layers unit docs \
-	build clean
+.PHONY: help quickstart gpu install test test-adapters test-lowest test-newest test-newest-adapters lock lint types layers unit \
+	docs build clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 quickstart: $(VENV)/.has-recipes ## Train on the bundled verses; write a report and pictures to outputs/quickstart
 	$(BIN)/python recipes/quickstart.py
+
+gpu: $(VENV)/.has-dev ## Check and measure on a GPU, within MINUTES; GPU_ARGS='--dry_run true' prints the plan
+	$(BIN)/python recipes/gpu.py --minutes $(MINUTES) $(GPU_ARGS)
 
 install: $(VENV)/.has-dev ## Make .venv with everything that development needs
 

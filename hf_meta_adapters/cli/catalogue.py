@@ -22,7 +22,7 @@ __all__ = [
     "find_recipe",
 ]
 
-MEASUREMENTS = re.compile(r"benchmark_|soak|conflict_on_|interference_factors")
+MEASUREMENTS = re.compile(r"benchmark_|gpu$|soak|conflict_on_|interference_factors")
 """How recipes begin that measure this package, rather than use it."""
 
 

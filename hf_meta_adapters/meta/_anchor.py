@@ -39,11 +39,16 @@ class Anchor:
         # Autocast caches weights by their version, which writing through `.data` does not change.
         torch.clear_autocast_cache()
 
+        sizes: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         for live, base, entry in zip(self._live, self._base, direction, strict=True):
             if entry is not None:
+                kind = live.dtype, live.device
+                if kind not in sizes:
+                    sizes[kind] = _scalar(step, live)
+
                 # one pass over memory, and no copy of the direction
-                size = torch.as_tensor(step, dtype=live.dtype, device=live.device)
-                torch.addcmul(base.to(live.device), local(entry).to(live.device), size, out=live)
+                there = local(entry).to(live.device)
+                torch.addcmul(base.to(live.device), there, sizes[kind], out=live)
             elif was_away:
                 # absent from this direction, but an earlier one may have moved it
                 live.copy_(base)
@@ -77,6 +82,15 @@ class Anchor:
         if self._cpu_offload:
             return entry.to("cpu", copy=True)
         return entry.clone()
+
+
+def _scalar(number: Tensor | float, like: Tensor) -> Tensor:
+    """A number as a 0-d tensor of the same type, where the other tensor is."""
+    if isinstance(number, Tensor):
+        return number.to(like.device, like.dtype)
+
+    # filled there: the host would wait until it is copied to a device
+    return torch.full((), number, dtype=like.dtype, device=like.device)
 
 
 @contextmanager

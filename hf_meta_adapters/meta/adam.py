@@ -160,8 +160,12 @@ class Adam(InnerOptimizer):
         return step, slope.masked_fill_(root == 0, 0.0)
 
 
-def _steps(count: Tensor, parameter: Tensor) -> Tensor:
-    """t, where the parameter is; PyTorch keeps it on the CPU unless the optimizer is fused."""
+def _steps(count: Tensor, parameter: Tensor) -> Tensor | int:
+    """t; PyTorch keeps it on the CPU unless the optimizer is fused."""
+    if count.device.type == "cpu":
+        # read at once, while the host would wait for each copy to a device
+        return int(count)
+
     if parameter.device.type == "mps":
         return count.to(parameter.device)
 

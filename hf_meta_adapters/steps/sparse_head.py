@@ -12,7 +12,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from hf_meta_adapters._typing import Batch, Language
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
-from hf_meta_adapters.steps._first_batch import random_state_kept, tolerance, with_labels
+from hf_meta_adapters.steps._first_batch import COARSE, random_state_kept, tolerance, with_labels
 from hf_meta_adapters.steps._labeled_rows import LabeledRows, labeled_rows, picking
 from hf_meta_adapters.steps.label_shift import first_label_counts
 from hf_meta_adapters.steps.losses import LossFunction, whole_loss
@@ -156,7 +156,10 @@ class SparseHead:
             except (ValueError, RuntimeError, IndexError, TypeError, ConfigurationError) as error:
                 return f"`{type(error).__name__}: {error}`"
 
+        # Under autocast the losses are in float32, the logits in half precision.
         bound = tolerance(dense.dtype)
+        if torch.is_autocast_enabled(dense.device.type):
+            bound = COARSE
         if torch.allclose(dense, sparse, rtol=bound, atol=bound, equal_nan=True):
             return None
 

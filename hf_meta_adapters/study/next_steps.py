@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 import torch
 
-from hf_meta_adapters._typing import Batch, Language
+from hf_meta_adapters._typing import Autocast, Batch, Language
 from hf_meta_adapters.meta.kept_step import KeptStep
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps.losses import LossFunction
@@ -26,6 +27,8 @@ class NextSteps:
         batches: Language → batch, the same in every step.
         loss_function: Evaluates the loss.
         mixed_rows: The share of the rows of which the mixed product is taken.
+        autocast: As for `next_step`.
+        languages_per_pass: As for `next_step`.
     """
 
     def __init__(
@@ -34,11 +37,16 @@ class NextSteps:
         batches: Mapping[Language, Batch],
         loss_function: LossFunction,
         mixed_rows: float,
+        *,
+        autocast: Autocast = nullcontext,
+        languages_per_pass: int = 1,
     ) -> None:
         self._model = model
         self._batches = batches
         self._loss_function = loss_function
         self._mixed_rows = mixed_rows
+        self._autocast = autocast
+        self._languages_per_pass = languages_per_pass
 
         self._optimizer = torch.optim.AdamW(model.shared_parameters().values(), lr=1e-8)
         self._kept: KeptStep | None = None
@@ -51,6 +59,8 @@ class NextSteps:
             optimizer=self._optimizer,
             kept=self._kept,
             loss_function=self._loss_function,
+            autocast=self._autocast,
+            languages_per_pass=self._languages_per_pass,
             finite_difference_scheme="one_sided",
             mixed_rows=self._mixed_rows,
         )

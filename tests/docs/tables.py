@@ -21,6 +21,10 @@ def result(name: str) -> dict:
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def has_result(name: str) -> bool:
+    return (RESULTS / f"{name}.json").is_file()
+
+
 def markdown(header: list[str], rows: list[list[str]]) -> str:
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -123,6 +127,7 @@ def surgery() -> str:
     return markdown(header, lines)
 
 
+<<<<<<< HEAD
 def gramian_noise() -> str:
     """Median errors of the weights of gradient surgery, by what they are computed from."""
     rows = result("gramian_noise")["rows"]
@@ -132,6 +137,50 @@ def gramian_noise() -> str:
         for row in rows
     ]
     return markdown(["method", *sources], lines)
+=======
+GPU_SHAPES = {
+    "gpu_encoder": "XLM-R-base, bottleneck adapters",
+    "gpu_decoder": "Llama of 1 billion, frozen, LoRA",
+}
+"""Table → the model of the benchmark on a GPU."""
+
+
+def of_gpu(shape: str) -> str:
+    """Time relative to a step of transformers.Trainer, tokens, share of the card's peak, memory."""
+    if not has_result("benchmark_gpu"):
+        return "It has not been run yet."
+
+    lines = []
+    for row in result("benchmark_gpu")["rows"]:
+        if row["shape"] != shape:
+            continue
+        if row["error"]:
+            lines.append([row["setting"], str(row["languages"]), row["error"], *["–"] * 4])
+            continue
+        known = {name: row.get(name) for name in ("ratio", "share_of_peak", "peak_mb")}
+        share, peak = known["share_of_peak"], known["peak_mb"]
+        cells = [
+            f"{1000 * row['seconds']:.0f}",
+            "–" if known["ratio"] is None else f"{known['ratio']:.2f}",
+            f"{row['tokens_per_second']:,.0f}",
+            "–" if share is None else f"{100 * share:.0f} %",
+            "–" if peak is None else f"{peak / 1000:.1f}",
+        ]
+        lines.append([row["setting"], str(row["languages"]), *cells])
+
+    header = ["step", "L", "ms", "time", "tokens/s", "of peak", "GB"]
+    return markdown(header, lines)
+
+
+def gpu_encoder() -> str:
+    """The benchmark on a GPU, of an encoder that is trained as a whole."""
+    return of_gpu(GPU_SHAPES["gpu_encoder"])
+
+
+def gpu_decoder() -> str:
+    """The same of a decoder with a frozen base."""
+    return of_gpu(GPU_SHAPES["gpu_decoder"])
+>>>>>>> w-gpu
 
 
 def soak() -> str:
@@ -400,7 +449,12 @@ TABLES: dict[str, Callable[[], str]] = {
         cost_of_words,
         shared_lora,
         surgery,
+<<<<<<< HEAD
         gramian_noise,
+=======
+        gpu_encoder,
+        gpu_decoder,
+>>>>>>> w-gpu
         radius,
         *DIAGNOSTICS,
         *STUDY,

@@ -60,6 +60,7 @@ GUARDED = {
     "results/plots.py",
     "diagnostics/_mask_file.py",
     "study/memory.py",  # a switch of the kernel
+    "study/timed_stages.py",  # adds to a log that has been made anew
     # into a scratch folder
     "modeling/_merged_folder.py",
     "modeling/merge_families.py",

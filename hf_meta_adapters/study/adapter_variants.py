@@ -39,8 +39,9 @@ def score_variants(
     if model.share_adapter or model.backend.name == "none":
         return {}
 
-    # A fresh adapter is on the CPU, wherever the others are.
+    # On the CPU, where fresh adapters are made.
     languages, device = model.languages, device_of(model)
+    model.cpu()
     model.add_language("no-phi")
     model.add_language("mean-phi", copy_from=dict.fromkeys(languages, 1 / len(languages)))
     model.to(device).eval()

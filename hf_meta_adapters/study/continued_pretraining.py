@@ -17,8 +17,9 @@ from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.modeling.factory import get_language_model
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.study._masked_training import MaskedTraining
-from hf_meta_adapters.study.methods import Method, method_arguments, training_meter
+from hf_meta_adapters.study.methods import Method, method_arguments
 from hf_meta_adapters.study.parallel_rows import ParallelRows
+from hf_meta_adapters.study.training_meter import training_meter
 from hf_meta_adapters.study.translation_ranking import TranslationCollator, TranslationRanker
 
 if TYPE_CHECKING:

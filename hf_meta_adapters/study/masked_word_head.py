@@ -79,7 +79,7 @@ def train_head(
     texts: Mapping[Language, Sequence[str]],
     training: HeadTraining,
 ) -> HeadRecord:
-    """Minimize the masked-word loss by the head alone; the body and all embeddings stay as they are.
+    """Minimize the masked-word loss by the head alone; body and embeddings stay as they are.
 
     The states of the body at masked places are computed once. The output bias starts from the
     logarithms of the frequencies of single words, so that the head has only context to learn.

@@ -22,6 +22,7 @@ from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.pretraining import new_model
 from hf_meta_adapters.study._masked_training import MakeArguments, MaskedTraining
 from hf_meta_adapters.study._second_half import merged_experts, with_planned_copies
+from hf_meta_adapters.study.training_meter import training_meter
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 
 if TYPE_CHECKING:
@@ -35,17 +36,7 @@ __all__ = [
     "method_arguments",
     "pretrain",
     "small_sizes",
-    "training_meter",
 ]
-
-METER = (
-    "meta_direct_norm",
-    "meta_indirect_norm",
-    "meta_indirect_ratio",
-    "meta_cosine",
-    "meta_fidelity",
-)
-"""The logged values of the meta-gradient that are kept."""
 
 
 @dataclass(frozen=True)
@@ -273,7 +264,9 @@ def pretrain(
     if trainer.meta_dataset is not None:
         meta_examples = _meta_examples(examples, trainer.args)
 
-    return Pretrained(model.eval(), examples, meta_examples, training_meter(trainer.state.log_history))
+    return Pretrained(
+        model.eval(), examples, meta_examples, training_meter(trainer.state.log_history)
+    )
 
 
 def _in_halves(
@@ -405,22 +398,3 @@ def _meta_examples(
     meta_batch_size = args.meta_batch_size or batch_size
 
     return {key: count * meta_batch_size // batch_size for key, count in examples.items()}
-
-
-def training_meter(logs: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
-    """Return the values of the meta-gradient's meter over training.
-
-    Args:
-        logs: What the Trainer logged.
-
-    Returns:
-        Name → values; none for a method without a meta-gradient.
-    """
-    meter: dict[str, list[float]] = {}
-    for name in METER:
-        # Methods without a meta-gradient log none of these.
-        values = [log[name] for log in logs if name in log]
-        if values:
-            meter[name] = values
-
-    return meter

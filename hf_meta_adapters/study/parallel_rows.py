@@ -8,7 +8,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -27,7 +27,7 @@ __all__ = ["ParallelRows", "embed_texts", "parallel_texts"]
 _ROWS = 64
 """Rows of a pass."""
 
-Pairs = dict[Language, list[tuple[str, str]]]
+Pairs: TypeAlias = dict[Language, list[tuple[str, str]]]
 """Language → texts, each with its translation."""
 
 
@@ -83,8 +83,7 @@ def _lines(data: Path, language: Language) -> dict[str, str]:
         )
 
     with gzip.open(path, "rt", encoding="utf-8") as file:
-        pairs = [line.rstrip("\n").split("\t", 1) for line in file]
-    return {key: text for key, text in pairs}
+        return dict(line.rstrip("\n").split("\t", 1) for line in file)
 
 
 @torch.no_grad()

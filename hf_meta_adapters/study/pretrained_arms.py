@@ -25,6 +25,8 @@ _LEFT_OUT = ("mono", "sequential_reptile", "merged_linear", "merged_ties", "plan
 PRETRAINED_ARMS: dict[str, Method] = {
     AS_IT_IS: Method(steps=0.0),
     **{name: method for name, method in METHODS.items() if name not in _LEFT_OUT},
+    # Its one adapter belongs to θ.
+    "shared_adapter": replace(METHODS["shared_adapter"], like="joint"),
     # A look-ahead for each language needs passes for each language.
     "meta_paper": replace(
         METHODS["meta_paper"], training={"preset": "paper", "languages_per_pass": 1}
@@ -69,9 +71,7 @@ def pretrained_options(arm: str, common: Mapping[str, Any], tuned: Mapping[str, 
         (0.001, 4.0)
     """
     if arm not in PRETRAINED_ARMS:
-        raise ConfigurationError(
-            f"An arm must be one of {list(PRETRAINED_ARMS)}. Found {arm!r}."
-        )
+        raise ConfigurationError(f"An arm must be one of {list(PRETRAINED_ARMS)}. Found {arm!r}.")
 
     method = PRETRAINED_ARMS[arm]
     options = merged_options(merged_options(_DEFAULTS, common), tuned.get(method.like, {}))

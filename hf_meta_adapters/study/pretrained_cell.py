@@ -8,7 +8,7 @@ import random
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
@@ -31,6 +31,7 @@ from hf_meta_adapters.finetuning import FinetuningSettings
 from hf_meta_adapters.finetuning.protocols import within_language, zero_shot
 from hf_meta_adapters.finetuning.scores import library_versions
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
+from hf_meta_adapters.results.files import write_text
 from hf_meta_adapters.study.adapter_variants import TARGET, score_variants
 from hf_meta_adapters.study.cell import read_texts
 from hf_meta_adapters.study.continued_pretraining import (
@@ -173,7 +174,7 @@ def _pretrain(cell: PretrainedCell, data: Path, folder: Path, place: Path) -> No
     if settings.objective == "translations":
         texts = ParallelRows.load(folder / PARALLEL)
     else:
-        texts = read_texts(data, "train", cell["languages"])
+        texts = _texts(data, tuple(cell["languages"]))
 
     options = cell["options"]
     rate = options["learning_rate"]
@@ -193,7 +194,7 @@ def _pretrain(cell: PretrainedCell, data: Path, folder: Path, place: Path) -> No
 
     with whole_folder(place) as new:
         model.save_pretrained(new)
-        (new / "training.json").write_text(json.dumps(record), encoding="utf-8")
+        write_text(new / "training.json", json.dumps(record))
 
 
 def _task_scores(
@@ -262,11 +263,9 @@ def _model(
     return model
 
 
-def _drawn(
-    cell: PretrainedCell, name: str, data: Path, language: Language, seed: int
-) -> Dataset:
+def _drawn(cell: PretrainedCell, name: str, data: Path, language: Language, seed: int) -> Dataset:
     """As many labelled examples of a language as the seed draws."""
-    rows = load_local_datasets(data / name, "train", languages=[language])[language]
+    rows = _labelled(data / name, "train", language)
     numbers = list(range(len(rows)))
     random.Random(f"{seed}-{language}").shuffle(numbers)
     return rows.select(numbers[: cell["tasks"][name]["rows"]])
@@ -280,8 +279,19 @@ def _scored(cell: PretrainedCell, name: str, data: Path) -> Labelled:
         if (data / name / language).is_dir()
     ]
     count = cell["tasks"][name]["scored_rows"]
-    datasets = load_local_datasets(data / name, cell["split"], languages=languages)
+    datasets = {key: _labelled(data / name, cell["split"], key) for key in languages}
     return {language: rows.select(_spread(len(rows), count)) for language, rows in datasets.items()}
+
+
+# A process computes many cells from the same files.
+@lru_cache(maxsize=2)
+def _texts(data: Path, languages: tuple[Language, ...]) -> dict[Language, list[str]]:
+    return read_texts(data, "train", languages)
+
+
+@lru_cache(maxsize=64)
+def _labelled(folder: Path, split: str, language: Language) -> Dataset:
+    return load_local_datasets(folder, split, languages=[language])[language]
 
 
 def _spread(size: int, count: int) -> Sequence[int]:

@@ -128,8 +128,7 @@ def _difference(
     languages: Sequence[Language],
 ) -> PairedDifference:
     scores = {
-        arm: {key: [several[arm][seed][key] for seed in seeds] for key in languages}
-        for arm in pair
+        arm: {key: [several[arm][seed][key] for seed in seeds] for key in languages} for arm in pair
     }
     return compare_methods(scores, treatments=[pair[0]]).differences[0]
 

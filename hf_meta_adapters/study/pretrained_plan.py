@@ -45,12 +45,6 @@ Tuned: TypeAlias = dict[str, dict[str, Any]]
 """Arm → options."""
 
 
-def _option(default: Any, explanation: str) -> Any:
-    if isinstance(default, (dict, list)):
-        return field(default_factory=lambda: type(default)(default), metadata={"help": explanation})
-    return field(default=default, metadata={"help": explanation})
-
-
 @dataclass
 class PretrainedArguments(ResumableStudyArguments):
     """What is compared, and on what text and labels.
@@ -58,45 +52,77 @@ class PretrainedArguments(ResumableStudyArguments):
     `parse_arguments` reads them from a YAML file and the command line.
     """
 
-    output_dir: str = _option("outputs/pretrained", "Folder for cells, models and report.")
+    output_dir: str = field(
+        default="outputs/pretrained", metadata={"help": "Folder for cells, models and report."}
+    )
 
     # What is compared.
-    plan: dict[str, Any] = _option(
-        {}, "Name → tasks, arms, seeds, and perhaps protocol, finetunings, targets (YAML only)."
+    plan: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "Name → tasks, arms, seeds and what else differs (YAML only)."},
     )
-    trials: dict[str, Any] = _option({}, "Arm → list of options (YAML only).")
-    trial_block: dict[str, Any] = _option(
-        {}, "Task, targets, seeds, steps and scored_rows of trials (YAML only)."
+    trials: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "Arm → list of options (YAML only)."}
     )
-    criterion: dict[str, Any] = _option({}, "See `judge_pretrained` (YAML only).")
-    estimated_hours: dict[str, float] = _option(
-        {}, "Block → what it was expected to take, in hours of one process (YAML only)."
+    trial_block: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "Task, targets, seeds, steps and scored_rows of trials (YAML only)."},
+    )
+    criterion: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "See `judge_pretrained` (YAML only)."}
+    )
+    estimated_hours: dict[str, float] = field(
+        default_factory=dict,
+        metadata={"help": "Block → what it was expected to take, in process hours (YAML only)."},
     )
 
     # The data.
-    data: str = _option("", "Folder with text/, parallel/ and <task>/, each with <language>/.")
-    source: str = _option("en", "The language of the labels.")
-    targets: list[str] = _option([], "The languages of zero-shot transfer (YAML only).")
-    low_resource: list[str] = _option([], "Targets that are reported on their own (YAML only).")
+    data: str = field(
+        default="",
+        metadata={"help": "Folder with text/, parallel/ and <task>/, each with <language>/."},
+    )
+    source: str = field(default="en", metadata={"help": "The language of the labels."})
+    targets: list[str] = field(
+        default_factory=list, metadata={"help": "The languages of zero-shot transfer (YAML only)."}
+    )
+    low_resource: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Targets that are reported on their own (YAML only)."},
+    )
 
     # The encoder, and its training on text.
-    model: str = _option("", "Folder or name of the encoder.")
-    sizes: dict[str, Any] = _option(
-        {}, "In place of `model`: sizes of one with random weights (YAML only)."
+    model: str = field(default="", metadata={"help": "Folder or name of the encoder."})
+    sizes: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "In place of `model`: sizes of one with random weights (YAML only)."},
     )
-    head: dict[str, Any] = _option(
-        {}, "Training of the head for masked words, and `lines` of each language (YAML only)."
+    head: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "See `HeadTraining`, and `lines` of each language (YAML only)."},
     )
-    pretraining: dict[str, Any] = _option({}, "See `ContinuedPretraining` (YAML only).")
-    common: dict[str, Any] = _option({}, "Options of all arms (YAML only).")
+    pretraining: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "See `ContinuedPretraining` (YAML only)."}
+    )
+    common: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "Options of all arms (YAML only)."}
+    )
 
     # Fine-tuning.
-    tasks: dict[str, Any] = _option({}, "Task → what differs from `labelled` (YAML only).")
-    labelled: dict[str, Any] = _option(
-        {}, "rows, steps, batch_size, learning_rate, max_length, scored_rows (YAML only)."
+    tasks: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "Task → what differs from `labelled` (YAML only)."}
     )
-    finetuning: dict[str, Any] = _option({}, "Further arguments of fine-tuning (YAML only).")
-    finetunings: int = _option(1, "Seeds of fine-tuning for each seed of pretraining.")
+    labelled: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={
+            "help": "rows, steps, batch_size, learning_rate, max_length, scored_rows (YAML only)."
+        },
+    )
+    finetuning: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "Further arguments of fine-tuning (YAML only)."}
+    )
+    finetunings: int = field(
+        default=1, metadata={"help": "Seeds of fine-tuning for each seed of pretraining."}
+    )
 
 
 def pretrained_trials(args: PretrainedArguments, digest: str) -> Cells:

@@ -102,8 +102,10 @@ def pretrained_markdown(report: Mapping[str, Any]) -> str:
 def _zero_shot(
     args: PretrainedArguments, cells: Sequence[ComputedCell], task: str, arm: str
 ) -> dict[str, Any]:
-    """`seeds`; means of `source`, `targets` and `low_resource`; `languages`; `variants` of φ in the
-    mean over targets; `majority` and in how many targets the arm is above it.
+    """The means of an arm over seeds.
+
+    `seeds`; `source`, `targets` and `low_resource`; `languages`; `variants` of φ in the mean over
+    targets; `majority`, and in how many targets the arm is above it.
     """
     by_seed = seed_scores(cells, task, arm)
     if not by_seed:

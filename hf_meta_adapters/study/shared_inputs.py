@@ -13,6 +13,7 @@ import transformers
 
 from hf_meta_adapters.data import load_local_datasets
 from hf_meta_adapters.pretraining import new_model, train_tokenizer
+from hf_meta_adapters.results.files import write_text
 from hf_meta_adapters.study.cell import read_texts
 from hf_meta_adapters.study.masked_word_head import HeadTraining, train_head
 from hf_meta_adapters.study.parallel_rows import ParallelRows, embed_texts, parallel_texts
@@ -88,7 +89,7 @@ def shared_inputs(args: PretrainedArguments, encoder: str) -> Mapping[str, float
         with whole_folder(place / START) as new:
             tokenizer.save_pretrained(new)
             model.save_pretrained(new)
-            (new / "head.json").write_text(json.dumps(record), encoding="utf-8")
+            write_text(new / "head.json", json.dumps(record))
 
     if settings["objective"] == "translations" and not (place / PARALLEL).is_dir():
         pairs = parallel_texts(args.data, languages, args.source, _PAIRS)

@@ -55,6 +55,9 @@ class TranslationRanker(PreTrainedModel):
 
     main_input_name = "input_ids"
 
+    # It has no attention of its own; whatever that of the body is.
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
+
     def __init__(
         self, body: PreTrainedModel, name: str, *, temperature: float, candidates: int
     ) -> None:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-import transformers
 from datasets import Dataset
 from transformers.trainer_callback import PrinterCallback
 
 from hf_meta_adapters._typing import IGNORED_LABEL, Batch, Language
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
+from hf_meta_adapters.training.default_collator import Collator
 from hf_meta_adapters.training.trainer import MetaAdapterTrainer
 
 if TYPE_CHECKING:
@@ -29,12 +29,12 @@ class MaskedTraining:
 
     Args:
         rows: Language → tokenized lines.
-        collator: Masks tokens.
+        collator: Makes batches: masks tokens, say.
         callbacks: Callbacks of the Trainer.
     """
 
     rows: dict[Language, Dataset]
-    collator: transformers.DataCollatorForLanguageModeling
+    collator: Collator
     callbacks: Sequence[TrainerCallback]
 
     def run(self, model: LanguageAdapterModel, arguments: MakeArguments) -> MetaAdapterTrainer:

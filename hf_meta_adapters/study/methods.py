@@ -22,21 +22,21 @@ from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.pretraining import new_model
 from hf_meta_adapters.study._masked_training import MakeArguments, MaskedTraining
 from hf_meta_adapters.study._second_half import merged_experts, with_planned_copies
+from hf_meta_adapters.study.training_meter import training_meter
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainerCallback
 
-__all__ = ["METHODS", "Method", "Pretrained", "examples_seen", "pretrain", "small_sizes"]
-
-METER = (
-    "meta_direct_norm",
-    "meta_indirect_norm",
-    "meta_indirect_ratio",
-    "meta_cosine",
-    "meta_fidelity",
-)
-"""The logged values of the meta-gradient that are kept."""
+__all__ = [
+    "METHODS",
+    "Method",
+    "Pretrained",
+    "examples_seen",
+    "method_arguments",
+    "pretrain",
+    "small_sizes",
+]
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,7 @@ def pretrain(
         list(texts),
         share_adapter=chosen.share_adapter,
     )
-    trainer = masked.run(model, _arguments(chosen, steps, seed, training))
+    trainer = masked.run(model, method_arguments(chosen, steps, seed, training))
 
     sizes_of_text = {language: len(rows) for language, rows in trainer.train_dataset.items()}
     examples = examples_seen(sizes_of_text, trainer.args.max_steps, trainer.args)
@@ -264,7 +264,9 @@ def pretrain(
     if trainer.meta_dataset is not None:
         meta_examples = _meta_examples(examples, trainer.args)
 
-    return Pretrained(model.eval(), examples, meta_examples, _meter(trainer.state.log_history))
+    return Pretrained(
+        model.eval(), examples, meta_examples, training_meter(trainer.state.log_history)
+    )
 
 
 def _in_halves(
@@ -280,7 +282,7 @@ def _in_halves(
     Each run has a schedule of its own. All rows that are seen are those of `steps` joint steps.
     """
     joint = get_language_model(base, None, list(masked.rows))
-    trainer = masked.run(joint, _arguments(method, steps // 2, seed, training))
+    trainer = masked.run(joint, method_arguments(method, steps // 2, seed, training))
 
     sizes = {language: len(rows) for language, rows in masked.rows.items()}
     rows = trainer.args.per_device_train_batch_size
@@ -290,7 +292,7 @@ def _in_halves(
 
     if method.second_half == "plan":
         model = with_planned_copies(joint, masked, method.own or "", rows)
-        masked.run(model.train(), _arguments(method, steps - steps // 2, seed, training))
+        masked.run(model.train(), method_arguments(method, steps - steps // 2, seed, training))
         return Pretrained(model.eval(), whole, {}, {})
 
     left = {language: max((whole[language] - half[language]) // rows, 1) for language in half}
@@ -299,7 +301,7 @@ def _in_halves(
         joint,
         masked,
         left,
-        lambda count: _arguments(method, count, seed, alone),
+        lambda count: method_arguments(method, count, seed, alone),
         method.second_half,
     )
     seen = {language: half[language] + left[language] * rows for language in half}
@@ -347,7 +349,17 @@ def examples_seen(
     return sampler.examples_seen(epochs, steps_into_epoch)["train"]
 
 
-def _arguments(method: Method, steps: int, seed: int, training: Mapping[str, Any]) -> MakeArguments:
+def method_arguments(
+    method: Method, steps: int, seed: int, training: Mapping[str, Any]
+) -> MakeArguments:
+    """Return what makes the arguments of a run from its folder.
+
+    Args:
+        method: The method.
+        steps: Optimizer steps, before they are multiplied by `Method.steps`.
+        seed: The seed.
+        training: Arguments of `MetaAdapterTrainingArguments`, over those of the method.
+    """
     return partial(_training_arguments, method, steps, seed, training)
 
 
@@ -386,14 +398,3 @@ def _meta_examples(
     meta_batch_size = args.meta_batch_size or batch_size
 
     return {key: count * meta_batch_size // batch_size for key, count in examples.items()}
-
-
-def _meter(logs: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
-    meter: dict[str, list[float]] = {}
-    for name in METER:
-        # Methods without a meta-gradient log none of these.
-        values = [log[name] for log in logs if name in log]
-        if values:
-            meter[name] = values
-
-    return meter

@@ -76,6 +76,10 @@ GUARDED = {
     "hub/tokenizer.py",
     "finetuning/_experiment.py",
     "study/cell.py",
+    # into new folders, which are then moved to their places
+    "study/parallel_rows.py",
+    "study/pretrained_cell.py",
+    "study/shared_inputs.py",
     # into the folder of an unfinished checkpoint
     "training/_checkpoint_seal.py",
     "training/_kept_step_file.py",

@@ -127,7 +127,6 @@ def surgery() -> str:
     return markdown(header, lines)
 
 
-<<<<<<< HEAD
 def gramian_noise() -> str:
     """Median errors of the weights of gradient surgery, by what they are computed from."""
     rows = result("gramian_noise")["rows"]
@@ -137,7 +136,8 @@ def gramian_noise() -> str:
         for row in rows
     ]
     return markdown(["method", *sources], lines)
-=======
+
+
 GPU_SHAPES = {
     "gpu_encoder": "XLM-R-base, bottleneck adapters",
     "gpu_decoder": "Llama of 1 billion, frozen, LoRA",
@@ -180,7 +180,6 @@ def gpu_encoder() -> str:
 def gpu_decoder() -> str:
     """The same of a decoder with a frozen base."""
     return of_gpu(GPU_SHAPES["gpu_decoder"])
->>>>>>> w-gpu
 
 
 def soak() -> str:
@@ -449,12 +448,9 @@ TABLES: dict[str, Callable[[], str]] = {
         cost_of_words,
         shared_lora,
         surgery,
-<<<<<<< HEAD
         gramian_noise,
-=======
         gpu_encoder,
         gpu_decoder,
->>>>>>> w-gpu
         radius,
         *DIAGNOSTICS,
         *STUDY,

@@ -116,8 +116,9 @@ class QuestionAnswering(Task):
 
     def decode(self, rows: Sequence[Feature], output: object) -> list[list[Span]]:
         """Return the best spans of each window: score, first and last character."""
-        starts = text_logits(output, "start_logits", 2, rows).float()
-        ends = text_logits(output, "end_logits", 2, rows).float()
+        # On the CPU, since each row is ranked by itself, in many small steps.
+        starts = text_logits(output, "start_logits", 2, rows).float().cpu()
+        ends = text_logits(output, "end_logits", 2, rows).float().cpu()
 
         decoded = []
         for row, start, end in zip(rows, starts, ends, strict=True):

@@ -170,9 +170,9 @@ def score_rows(rows: Sequence[Feature], output: object) -> list[RowScore]:
 
 def _targets(rows: Sequence[Feature], logits: Tensor) -> Tensor:
     """Return the targets of the rows, padded to the shape (B, T) of the logits."""
-    targets = torch.full(logits.shape[:2], IGNORED_LABEL, device=logits.device)
-
+    targets = torch.full(logits.shape[:2], IGNORED_LABEL, device="cpu")
     for index, row in enumerate(rows):
-        targets[index, : len(row["targets"])] = torch.tensor(row["targets"], device=logits.device)
+        targets[index, : len(row["targets"])] = torch.tensor(row["targets"])
 
-    return targets
+    # all rows in one transfer
+    return targets.to(logits.device)

@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict, cast
 
+import torch
 from tqdm.auto import tqdm
 
 from hf_meta_adapters.errors import ConfigurationError, DataError
@@ -217,14 +218,21 @@ def _compute_and_write(compute: Compute, name: str, settings: dict[str, Any], fo
         "result": result,
         "seconds": round(time.perf_counter() - began, 2),
         "cpu_seconds": round(time.process_time() - cpu_began, 2),
-        "machine": (
-            f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-        ),
+        "machine": _machine(),
     }
 
     # As a whole: a kill leaves a file of another name, which nobody reads, and two runs may
     # compute the same cell.
     write_text(folder / f"{name}.json", json.dumps(content, indent=1, ensure_ascii=False))
+
+
+def _machine() -> str:
+    """What this process has computed on."""
+    parts = [platform.machine(), f"{os.cpu_count()} cores"]
+    if torch.cuda.is_initialized():
+        parts.append(torch.cuda.get_device_name())
+
+    return ", ".join([*parts, f"Python {platform.python_version()}"])
 
 
 def _end_with_parent() -> None:

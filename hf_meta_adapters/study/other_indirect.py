@@ -44,13 +44,15 @@ def random_direction(indirect: dict[str, Tensor], seed: int) -> dict[str, Tensor
     Returns:
         The same names and shapes, with the same norm over all of them.
     """
+    # Drawn on the CPU, so that a seed gives the same direction on every device.
     generator = torch.Generator().manual_seed(seed)
-    drawn = {name: torch.randn(part.shape, generator=generator) for name, part in indirect.items()}
-
-    length, drawn_length = _norm(indirect), _norm(drawn)
-    return {
-        name: (part * (length / drawn_length)).to(indirect[name]) for name, part in drawn.items()
+    drawn = {
+        name: torch.randn(part.shape, generator=generator).to(part)
+        for name, part in indirect.items()
     }
+
+    scale = _norm(indirect) / _norm(drawn)
+    return {name: part * scale for name, part in drawn.items()}
 
 
 class FlippedIndirectTrainer(MetaAdapterTrainer):

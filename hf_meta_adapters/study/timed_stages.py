@@ -170,11 +170,15 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait(_GRACE)
 
     # Workers may outlive the process that started them.
-    _signal(process, signal.SIGKILL)
+    _signal(process, signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
     process.wait()
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    if os.name == "nt":  # which has no groups of processes
+        process.terminate()
+        return
+
     with suppress(ProcessLookupError, PermissionError):  # they have ended
         os.killpg(process.pid, number)
 

@@ -125,8 +125,9 @@ def test_other_models_train(tmp_path, device, name, options):
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(
     tmp_path, monkeypatch, device, way, precision
 ):
-    if precision == "fp32" and way not in ("fast", "next"):
-        pytest.skip("in the other precision")
+    few = ("fast", "next")
+    if way not in few and (precision == "fp32" or device == "cpu"):
+        pytest.skip("in bf16, on a GPU")
 
     given = {**given_for(device, way), "max_steps": 4, "bf16": precision == "bf16"}
     saves = {"save_strategy": "steps", "save_steps": 2, "data_collator": masking()}

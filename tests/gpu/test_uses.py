@@ -28,6 +28,7 @@ from hf_meta_adapters.finetuning import (
     projected_few_shot,
     zero_shot,
 )
+from hf_meta_adapters.study.other_indirect import random_direction
 from tests.adapted import adapted, lora, stirred
 from tests.devices import ON_DEVICES, on
 from tests.tiny import tiny
@@ -198,6 +199,16 @@ def test_masks_are_learned(device: str, granularity: str) -> None:
     )
     assert masks.sparsity("sw", 0) == pytest.approx(0.5, abs=0.1)
     assert masks.mask("sw", 0)[next(iter(masks.mask("sw", 0)))].device.type == "cpu"
+
+
+@ON_DEVICES
+def test_a_random_direction_is_that_of_the_cpu(device: str) -> None:
+    indirect = {"a": torch.ones(3, 2), "b": torch.full((4,), 2.0)}
+    expected = random_direction(indirect, 5)
+    found = random_direction(on(device, indirect), 5)
+    for name, part in found.items():
+        assert part.device.type == device
+        torch.testing.assert_close(part.cpu(), expected[name])
 
 
 @ON_DEVICES

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import (
     LoraConfig,
     PeftModel,
@@ -167,8 +166,8 @@ def _fit(layer: LoraLayer, rank: int, scale: float) -> None:
     down, up = _factors(layer)  # A: (r, inputs), B: (outputs, r); the largest components first
     kept = min(rank, down.shape[0])
 
-    new_down = torch.zeros(rank, *down.shape[1:], dtype=down.dtype)
-    new_up = torch.zeros(up.shape[0], rank, *up.shape[2:], dtype=up.dtype)
+    new_down = down.new_zeros(rank, *down.shape[1:])
+    new_up = up.new_zeros(up.shape[0], rank, *up.shape[2:])
     new_down[:kept] = down.detach()[:kept]
     new_up[:, :kept] = up.detach()[:, :kept] / scale
     down.data, up.data = new_down, new_up

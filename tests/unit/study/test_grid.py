@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from hf_meta_adapters.errors import ConfigurationError, DataError
 from hf_meta_adapters.study.grid import read_grid, run_grid
@@ -38,6 +39,17 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     assert all(cell["seconds"] >= 0 and cell["cpu_seconds"] >= 0 for cell in everything.values())
     assert read_grid(CELLS, tmp_path) == everything
     assert {path.name for path in tmp_path.iterdir()} == {f"{name}.json" for name in CELLS}
+
+
+def test_a_cell_names_the_gpu_that_was_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without = run_grid(square, {"a": CELLS["a"]}, tmp_path / "without")["a"]["machine"]
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+    found = run_grid(square, {"a": CELLS["a"]}, tmp_path / "with")["a"]["machine"]
+    assert ", a card, Python" in found
+    assert found.replace(", a card", "") == without
 
 
 def test_what_was_done_before_a_failure_is_kept(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.docs.pages import ROOT, pages
+from tests.docs.pretrained_tables import PRETRAINED_TABLES
 
 RESULTS = ROOT / "recipes" / "results"
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n)(?:(?!<!-- ).)*(<!-- end of table -->)", re.DOTALL)
@@ -455,7 +456,7 @@ TABLES: dict[str, Callable[[], str]] = {
         *DIAGNOSTICS,
         *STUDY,
     )
-}
+} | PRETRAINED_TABLES
 
 
 def filled(text: str) -> str:

@@ -29,12 +29,13 @@ from hf_meta_adapters.study.pretrained_plan import (
     pretrained_plan,
     pretrained_trials,
 )
+from tests.docs.pretrained_tables import compared, details, verdict
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "recipes" / "configs"
 RECIPE = ROOT / "recipes" / "pretrained_study.py"
 ANEW = "pos-zero-shot-meta_next-1"
-KEPT = "pos-zero-shot-adapters-0"
+KEPT = "pos-zero-shot-joint-0"
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def test_the_smallest_study_has_every_cell_and_a_verdict(
 
     comparisons = tiny["criterion"]["comparisons"]
     assert [(one["treatment"], one["baseline"]) for one in comparisons] == [
-        *(("joint", "none"), ("adapters", "joint"), ("meta_next", "adapters"))
+        *(("joint", "none"), ("meta_next", "joint"))
     ]
     assert tiny["head"]["after"] < tiny["head"]["before"]
     pos = tiny["zero_shot"]["pos"]
@@ -115,6 +116,39 @@ def test_the_smallest_study_has_every_cell_and_a_verdict(
     assert tiny["pretraining"]["meta_next"]["meta_indirect_ratio"] == pytest.approx(0.5)
     assert "loss" not in tiny["pretraining"]["none"]
     assert str(ROOT.parent) not in json.dumps(tiny["cells"])
+
+
+@pytest.mark.slow
+def test_text_and_tables_of_the_page_are_made_from_a_results_file(tiny: dict[str, Any]) -> None:
+    tables = [part for part in details(tiny).split("\n\n") if part.startswith("| ")]
+    assert len(tables) == 7
+    for table in tables:
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+
+    text = " ".join(verdict(tiny).split())
+    one = tiny["criterion"]["comparisons"][0]
+    assert f"{100 * one['mean']:+.1f} points" in text
+    assert f"the encoder as it is {100 * tiny['zero_shot']['pos']['none']['targets']:.1f}" in text
+    unfinished = {**tiny["criterion"], "verdict": "UNFINISHED: 1 of 2 seeds", "comparisons": []}
+    text = verdict({**tiny, "criterion": unfinished})
+    assert text == "The study is not complete yet: UNFINISHED: 1 of 2 seeds."
+
+
+def test_a_sentence_says_what_a_comparison_found() -> None:
+    one = {"treatment": "joint", "baseline": "none", "mean": -0.021, "low": -0.03, "high": -0.012}
+    one |= {"p_value": 0.0123, "detectable": 0.0149}
+    sentences = [
+        " ".join(compared({**one, "found": found}, 0.005).split())
+        for found in ("ahead", "behind", "within 0.005", "open")
+    ]
+    assert [sentence.split(":")[0] for sentence in sentences] == [
+        "- **joint training is better than the encoder as it is**",
+        "- **joint training is worse than the encoder as it is**",
+        "- Joint training and the encoder as it is are within ±0.5 points of each other",
+        "- Joint training cannot be told from the encoder as it is",
+    ]
+    assert "-2.1 points (95 % interval -3.0 to -1.2, p = 0.012)" in sentences[1]
+    assert "of 1.5 would" in sentences[3]
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 from hf_meta_adapters._typing import Language, Parameters
@@ -205,7 +206,11 @@ def language_gradients(
 
 def _without_factor(gradients: _Gradients, divisor: float) -> dict[Language, NamedGradient]:
     """The gradients by language without a common factor: the indirect parts without G/L."""
-    return {
-        key: {path: entry / divisor for path, entry in gradient.items()}
-        for key, gradient in gradients.items()
-    }
+    divided_by: dict[Language, NamedGradient] = {}
+    for key, gradient in gradients.items():
+        entries = list(gradient.values())
+        if entries:
+            # one fused kernel instead of one for each parameter
+            entries = list(torch._foreach_div(entries, divisor))
+        divided_by[key] = dict(zip(gradient, entries, strict=True))
+    return divided_by

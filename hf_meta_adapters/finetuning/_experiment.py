@@ -31,6 +31,9 @@ __all__ = ["Datasets", "Drawn", "Experiment", "MakeModel", "joined", "target_lan
 CHECKED_EXAMPLES = 64
 """How many training examples a model must have learned: enough to tell, and quick."""
 
+SCORED_ROWS = 32
+"""Test rows in a pass, where `per_device_eval_batch_size` is not given."""
+
 MakeModel: TypeAlias = Callable[[], LanguageAdapterModel]
 Datasets: TypeAlias = Mapping[Language, Rows]
 Drawn: TypeAlias = Mapping[Language, Sequence[int]]
@@ -150,6 +153,7 @@ class Experiment:
             {key: self.test[key] for key in keys},
             source_language=source_language,
             processing_class=self.tokenizer,
+            batch_size=self.settings.given().get("per_device_eval_batch_size", SCORED_ROWS),
             max_length=self.settings.max_length,
             progress=self.settings.progress,
         )

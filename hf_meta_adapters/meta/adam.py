@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.meta._inner_optimizer import InnerOptimizer
-from hf_meta_adapters.meta.vectors import Vector
+from hf_meta_adapters.meta.vectors import Vector, absent, local, present, sharded_as
 
 _STATE = {"exp_avg", "exp_avg_sq", "step"}
 """The names under which PyTorch's optimizers of the Adam family keep m, v and t."""
+
+_ENTRIES = 1 << 22
+"""How many entries of parameters are computed with at once, unless one parameter has more."""
 
 
 def is_adam(optimizer: torch.optim.Optimizer) -> bool:
@@ -38,7 +42,7 @@ class AdamState:
 
     first_moment: Tensor
     second_moment: Tensor
-    steps: Tensor | int
+    steps: float
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
 
@@ -87,8 +91,9 @@ class Adam(InnerOptimizer):
             for parameter in group["params"]
         }
 
+        counts = _counts([optimizer.state.get(parameter, {}) for parameter in parameters])
         states: list[AdamState | None] = []
-        for parameter in parameters:
+        for parameter, count in zip(parameters, counts, strict=True):
             group = group_of.get(id(parameter))
             state = optimizer.state.get(parameter, {})
 
@@ -109,7 +114,7 @@ class Adam(InnerOptimizer):
                 AdamState(
                     first_moment=state["exp_avg"],
                     second_moment=state["exp_avg_sq"],
-                    steps=_steps(state["step"], parameter),
+                    steps=count,
                     betas=tuple(group["betas"]),
                     epsilon=group["eps"],
                 )
@@ -120,54 +125,107 @@ class Adam(InnerOptimizer):
 
     def displacement(self, gradient: Vector) -> tuple[Vector, Vector | None]:
         """Return Δ(g) and the diagonal of its Jacobian."""
-        steps: Vector = []
-        diagonal: Vector = []
+        steps, diagonal = absent(self.states), absent(self.states)
+        alike: dict[tuple[object, ...], list[int]] = {}
+        for position, (entry, state) in enumerate(zip(gradient, self.states, strict=True)):
+            if entry is not None:
+                alike.setdefault(self._constants(entry, state), []).append(position)
 
-        for entry, state in zip(gradient, self.states, strict=True):
-            if entry is None:
-                steps.append(None)
-                diagonal.append(None)
-                continue
-
-            step, slope = self._step_and_slope(entry, state)
-            steps.append(step)
-            diagonal.append(slope)
+        for positions in alike.values():
+            for some in _parts(positions, gradient):
+                entries = present(gradient, some)
+                states = [
+                    self._state(entry, self.states[position])
+                    for entry, position in zip(entries, some, strict=True)
+                ]
+                found = _step_and_slope([local(entry) for entry in entries], states)
+                for position, like, step, slope in zip(some, entries, *found, strict=True):
+                    steps[position] = sharded_as(step, like)
+                    diagonal[position] = sharded_as(slope, like)
 
         return steps, diagonal
 
-    def _step_and_slope(self, g: Tensor, state: AdamState | None) -> tuple[Tensor, Tensor]:
-        """Δ(g) and ∂Δ/∂g of one parameter, by the equations above."""
-        if state is None:
-            zeros = torch.zeros_like(g)
-            state = AdamState(zeros, zeros, 0, self.betas, self.epsilon)
+    def _constants(self, entry: Tensor, state: AdamState | None) -> tuple[object, ...]:
+        """What parameters must have in common to share a kernel."""
+        numbers: tuple[object, ...] = (self.betas, self.epsilon, 0.0)
+        if state is not None:
+            numbers = (state.betas, state.epsilon, float(state.steps))
+        return entry.device, entry.dtype, *numbers
 
-        b1, b2 = state.betas
-        t = state.steps + 1
-        m_hat = torch.lerp(state.first_moment, g, 1 - b1).mul_(1 / (1 - b1**t))
-
-        # In place wherever it can be: θ is long, and every new tensor is a pass over memory.
-        root = (b2 * state.second_moment).addcmul_(g, g, value=1 - b2)
-        root = root.mul_(1 / (1 - b2**t)).sqrt_()
-        denominator = root + state.epsilon
-        step = m_hat.div_(denominator)
-
-        # (1 − β₁) / (1 − β₁ᵗ) − Δ (1 − β₂) g / ((1 − β₂ᵗ) √v̂), all of it over √v̂ + ε
-        slope = (step * g).div_(root).mul_(-(1 - b2) / (1 - b2**t))
-        slope = slope.add_((1 - b1) / (1 - b1**t)).div_(denominator)
-
-        # An entry that never had a gradient stays where it is. The formula has 0/0 there, and its
-        # limit (1 − β₁)/ε is a slope that no later step has.
-        return step, slope.masked_fill_(root == 0, 0.0)
+    def _state(self, entry: Tensor, state: AdamState | None) -> AdamState:
+        """The state of a parameter, which is zero before the optimizer has one."""
+        if state is not None:
+            return state
+        zeros = torch.zeros_like(entry)
+        return AdamState(zeros, zeros, 0, self.betas, self.epsilon)
 
 
-def _steps(count: Tensor, parameter: Tensor) -> Tensor | int:
-    """t; PyTorch keeps it on the CPU unless the optimizer is fused."""
-    if count.device.type == "cpu":
-        # read at once, while the host would wait for each copy to a device
-        return int(count)
+def _step_and_slope(
+    g: list[Tensor], states: Sequence[AdamState]
+) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """Δ(g) and ∂Δ/∂g of parameters with the same constants, by the equations above.
 
-    if parameter.device.type == "mps":
-        return count.to(parameter.device)
+    A fused kernel for all of them stands where each would take a kernel of its own.
+    """
+    first = states[0]
+    b1, b2 = first.betas
+    t = first.steps + 1
+    correction1, correction2 = 1 - b1**t, 1 - b2**t
 
-    # βᵗ in float32, as the count is, would be wrong in the eighth digit.
-    return count.to(parameter.device, torch.float64)
+    m_hat = torch._foreach_mul([local(state.first_moment) for state in states], b1 / correction1)
+    torch._foreach_add_(m_hat, g, alpha=(1 - b1) / correction1)
+    root = torch._foreach_mul([local(state.second_moment) for state in states], b2 / correction2)
+    torch._foreach_addcmul_(root, g, g, (1 - b2) / correction2)
+    torch._foreach_sqrt_(root)
+    denominator = torch._foreach_add(root, first.epsilon)
+
+    # An entry that never had a gradient stays where it is. The formula has 0/0 there, and its limit
+    # (1 − β₁)/ε is a slope that no later step has: the slope is zero, as its sign √v̂ says.
+    moved = torch._foreach_sign(root)
+    torch._foreach_clamp_min_(root, torch.finfo(root[0].dtype).tiny)
+
+    through_v = torch._foreach_mul(m_hat, g)
+    torch._foreach_mul_(through_v, (1 - b2) / correction2)
+    for factor in (root, denominator, denominator):
+        torch._foreach_div_(through_v, factor)
+
+    slope = torch._foreach_reciprocal(denominator)
+    torch._foreach_mul_(slope, (1 - b1) / correction1)
+    torch._foreach_sub_(slope, through_v)
+    torch._foreach_mul_(slope, moved)
+    torch._foreach_div_(m_hat, denominator)
+    return m_hat, slope
+
+
+def _parts(positions: Sequence[int], gradient: Vector) -> Iterator[list[int]]:
+    """Positions in parts, so that what a part needs for a moment is small beside θ."""
+    part: list[int] = []
+    size = 0
+    for position in positions:
+        entries = present(gradient, [position])[0].numel()
+        if part and size + entries > _ENTRIES:
+            yield part
+            part, size = [], 0
+        part.append(position)
+        size += entries
+
+    if part:
+        yield part
+
+
+def _counts(states: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The number t of each parameter; fused optimizers keep it on the device."""
+    positions = [position for position, state in enumerate(states) if "step" in state]
+    counts = [0.0] * len(states)
+    tensors = [local(states[position]["step"]) for position in positions]
+
+    # All at once: the host waits for the device each time.
+    values: list[float] = []
+    if len({tensor.device for tensor in tensors}) == 1:
+        values = torch.stack(tensors).tolist()
+    else:
+        values = [float(tensor) for tensor in tensors]
+
+    for position, value in zip(positions, values, strict=True):
+        counts[position] = value
+    return counts

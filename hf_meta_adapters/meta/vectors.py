@@ -58,7 +58,7 @@ def sharded_as(part: Tensor, like: Tensor) -> Tensor:
     )
 
 
-def absent(parameters: Sequence[Tensor]) -> Vector:
+def absent(parameters: Sequence[object]) -> Vector:
     """A vector without any entry, to which gradients of the parameters can be added."""
     return [None for _ in parameters]
 
@@ -113,9 +113,15 @@ def add_(total: Vector, term: Vector, scale: float = 1.0) -> None:
     if common:
         torch._foreach_add_(present(total, common), present(term, common), alpha=scale)
 
-    for position, entry in enumerate(term):
-        if entry is not None and total[position] is None:
-            total[position] = entry.detach() * scale
+    new = [
+        position
+        for position, entry in enumerate(term)
+        if entry is not None and total[position] is None
+    ]
+    if new:
+        copies = torch._foreach_mul([entry.detach() for entry in present(term, new)], scale)
+        for position, copy in zip(new, copies, strict=True):
+            total[position] = copy
 
 
 def gradient(loss: Tensor, parameters: Sequence[Tensor], *, create_graph: bool = False) -> Vector:

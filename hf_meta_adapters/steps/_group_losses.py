@@ -12,14 +12,14 @@ from hf_meta_adapters._typing import AllReduce, Language
 
 
 class GroupLoss:
-    """T_g = G/L Σ_{i∈g} L_i of one micro-batch, a loss for `hf_meta_adapters.meta`.
+    """T_g = G Σ_{i∈g} w_i L_i of one micro-batch, a loss for `hf_meta_adapters.meta`.
 
     Args:
         languages: The languages of the micro-batch.
         sums: Evaluates Σ −log p(label) of each language, of shape (languages).
         labels: How many labels each language has in all micro-batches of all processes, of shape
             (languages).
-        weight: G/L.
+        weights: G w_i of each language, of shape (languages).
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class GroupLoss:
         languages: Sequence[Language],
         sums: Callable[[], Tensor],
         labels: Tensor,
-        weight: float,
+        weights: Tensor,
     ) -> None:
         self.languages = tuple(languages)
         self.language_losses: Tensor | None = None
@@ -35,7 +35,7 @@ class GroupLoss:
 
         self._sums = sums
         self._labels = labels
-        self._weight = weight
+        self._weights = weights
 
     def __call__(self) -> Tensor:
         """Evaluate the loss, 0-d."""
@@ -46,7 +46,7 @@ class GroupLoss:
         if self.language_losses is None:
             self.language_losses = shares.detach()
 
-        return shares.sum() * self._weight
+        return (shares * self._weights).sum()
 
 
 @dataclass(frozen=True)

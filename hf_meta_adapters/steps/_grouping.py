@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 from hf_meta_adapters._typing import Language, Parameters
@@ -20,9 +21,9 @@ _Gradients: TypeAlias = Mapping[str, Mapping[str, Tensor]]
 class Grouping:
     """Which languages form a group, and how the gradients of groups divide among languages.
 
-    With G groups of L languages and T_g = G/L Σ_{i∈g} L_i, the mean of the T_g is that of the L_i,
-    and so is every gradient of it. Only the indirect part, ∇φ_i ⟨∇θ T_g, v⟩, has a factor G/L that
-    the indirect part of a language has not.
+    With G groups and T_g = G Σ_{i∈g} w_i L_i, where the w_i sum to 1, the mean of the T_g is
+    Σ_i w_i L_i, and so is every gradient of it. Only the indirect part of a training group, whose
+    w_i are 1/L, is ∇φ_i ⟨∇θ T_g, v⟩ and has a factor G/L that that of a language has not.
 
     Args:
         phi: φ of each language, by name.
@@ -67,6 +68,20 @@ class Grouping:
         sizes = [len(group) for group in members.values() if group]
         return len(sizes) / max(sum(sizes), 1)
 
+    def weights_of(
+        self, languages: Collection[Language], named: Mapping[Language, float] | None = None
+    ) -> dict[Language, float]:
+        """G w_i of languages that have a loss.
+
+        Args:
+            languages: The languages.
+            named: What each counts, in proportion; by default all count alike.
+        """
+        groups = len(self.names_of(languages))
+        counts = {key: 1.0 if named is None else named[key] for key in languages}
+        total = sum(counts.values())
+        return {key: groups * count / total for key, count in counts.items()}
+
     def parameters(self, languages: Collection[Language]) -> dict[str, Parameters]:
         """φ of the languages asked for, by group."""
         wanted: dict[str, list[Language]] = {}
@@ -84,15 +99,17 @@ class Grouping:
     def meta_gradients(
         self,
         gradients: MetaGradients,
+        meta: Grouping,
         languages: Collection[Language],
         joint: JointGradients,
         meta_loss: dict[Language, Tensor],
         options: MetaOptions,
     ) -> MetaGradients:
-        """The meta-gradients of groups, divided among their languages.
+        """The meta-gradients of training groups, divided among their languages.
 
         Args:
             gradients: The result of an outer step on the groups, without a bound.
+            meta: The groups of the validation losses.
             languages: The languages whose meta-gradients are wanted.
             joint: Its gradients of joint training, by language already.
             meta_loss: L_l^val, 0-d.
@@ -101,13 +118,14 @@ class Grouping:
         Returns:
             The result by language.
         """
-        direct = self.by_language(gradients.direct, languages)
+        direct = meta.by_language(gradients.direct, languages)
         trained = self.members_among(joint.train_loss)
         weight = self.weight_of(trained)
         indirect = _without_factor(self.by_language(gradients.indirect, languages), weight)
 
+        phi = {**self._phi, **meta._phi}
         return language_gradients(
-            joint, self._phi, direct, indirect, meta_loss=meta_loss, options=options
+            joint, phi, direct, indirect, meta_loss=meta_loss, options=options
         )
 
 
@@ -188,7 +206,11 @@ def language_gradients(
 
 def _without_factor(gradients: _Gradients, divisor: float) -> dict[Language, NamedGradient]:
     """The gradients by language without a common factor: the indirect parts without G/L."""
-    return {
-        key: {path: entry / divisor for path, entry in gradient.items()}
-        for key, gradient in gradients.items()
-    }
+    divided_by: dict[Language, NamedGradient] = {}
+    for key, gradient in gradients.items():
+        entries = list(gradient.values())
+        if entries:
+            # one fused kernel instead of one for each parameter
+            entries = list(torch._foreach_div(entries, divisor))
+        divided_by[key] = dict(zip(gradient, entries, strict=True))
+    return divided_by

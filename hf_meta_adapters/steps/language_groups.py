@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -52,24 +53,25 @@ def check_groups(options: MetaOptions) -> None:
             f" `mixed_rows={options.mixed_rows}`. Leave one of the two out."
         )
 
-    if options.lookahead == "per_language" or options.meta_languages != "all":
+    if options.lookahead == "per_language" or options.meta_languages == "others":
         raise ConfigurationError(
             "`languages_per_pass` over 1 needs one look-ahead and one validation loss for all"
             f' languages. Found `lookahead="{options.lookahead}"` and'
             f" `meta_languages={options.meta_languages!r}`."
-            ' Use `lookahead="shared"` and `meta_languages="all"`, or `languages_per_pass=1`.'
+            ' Use `lookahead="shared"`, and `meta_languages="all"` or named languages; or'
+            " `languages_per_pass=1`."
         )
 
 
 class LanguageGroups:
     """Groups of languages that share a forward pass; to the mathematics each group is one language.
 
-    The loss of a group g is T_g = G/L Σ_{i∈g} L_i, with G groups of L languages; `Grouping` has the
-    arithmetic.
+    The loss of a group g is T_g = G Σ_{i∈g} w_i L_i, with G groups and weights that sum to 1;
+    `Grouping` has the arithmetic.
 
     Args:
         model: The model.
-        languages: The languages.
+        languages: The languages with training batches.
         size: How many languages share a pass, at most.
         context: How a batch is evaluated.
 
@@ -89,6 +91,7 @@ class LanguageGroups:
         self._grouping = Grouping(phi, size)
         self.members = self._grouping.members
         """The name of a group → its languages."""
+        self._size = size
         self._model = model
         self._context = context
         self._loss = _routed_loss(model, context)
@@ -102,7 +105,7 @@ class LanguageGroups:
         Returns:
             The gradients and losses.
         """
-        train = self._losses(train_batches)
+        train = self._losses(train_batches, self._grouping)
         gradients = joint_gradient(
             train.losses,
             self._model.shared_parameters(),
@@ -143,25 +146,37 @@ class LanguageGroups:
 
         Raises:
             ConfigurationError: If each language needs its own passes.
-            LanguageError: If the languages of the two roles differ.
+            LanguageError: If the languages of the meta batches are not those that count.
         """
         check_groups(settings.options)
-        _check_same_languages(train_batches, meta_batches)
-        languages = list(train_batches if for_languages is None else for_languages)
+        named = settings.options.named_meta_languages()
+        _check_meta_languages(train_batches, meta_batches, named)
+        every = list(dict.fromkeys([*train_batches, *meta_batches]))
+        languages = every if for_languages is None else list(for_languages)
 
-        train, meta = self._losses(train_batches), self._losses(meta_batches)
+        # Where languages are named, those of the two roles differ, and so do their groups.
+        phi = {key: self._model.language_parameters(key) for key in every if key in meta_batches}
+        held_out = Grouping(phi, self._size)
+        train = self._losses(train_batches, self._grouping)
+        meta = self._losses(meta_batches, held_out, named)
+        groups = {**self._grouping.members, **held_out.members}
 
-        # The sizes of the indirect parts are those of languages, not of groups.
-        options = replace(settings.options, max_indirect_ratio=None, indirect_ratio=None)
+        # Weights are in the losses of the groups, and the sizes of indirect parts are those of
+        # languages.
+        options = replace(
+            settings.options, meta_languages="all", max_indirect_ratio=None, indirect_ratio=None
+        )
 
+        # A group of one role alone has no loss in the other.
+        nothing: dict[str, list[GroupLoss]] = {name: [] for name in groups}
         gradients = meta_gradient(
-            train.losses,
-            meta.losses,
+            {**nothing, **train.losses},
+            {**nothing, **meta.losses},
             self._model.shared_parameters(),
-            self._grouping.parameters(languages),
+            {**self._grouping.parameters(languages), **held_out.parameters(languages)},
             inner_learning_rate=inner_learning_rate,
             inner_optimizer=inner_optimizer,
-            for_languages=self._grouping.names_of(languages),
+            for_languages=[name for name in groups if not set(groups[name]).isdisjoint(languages)],
             all_reduce=self._context.all_reduce,
             loss_scale=self._context.loss_scale,
             precision=self._context.precision(self._model.device),
@@ -177,6 +192,7 @@ class LanguageGroups:
 
         result = self._grouping.meta_gradients(
             gradients,
+            held_out,
             [key for key in languages if key in train.labeled or key in meta.labeled],
             JointGradients(
                 gradients.shared,
@@ -191,7 +207,7 @@ class LanguageGroups:
 
     def losses(self, train_batches: Mapping[Language, Batches]) -> dict[str, list[GroupLoss]]:
         """The losses of the groups, by their names."""
-        return dict(self._losses(train_batches).losses)
+        return dict(self._losses(train_batches, self._grouping).losses)
 
     def next_step_gradient(
         self,
@@ -219,7 +235,7 @@ class LanguageGroups:
         if kept is not None:
             before = dict(kept.groups)
 
-        train = self._losses(train_batches)
+        train = self._losses(train_batches, self._grouping)
         gradients = next_step_gradient(
             train.losses,
             self._model.shared_parameters(),
@@ -250,12 +266,17 @@ class LanguageGroups:
         )
         return replace(result, kept=gradients.kept)
 
-    def _losses(self, batches: Mapping[Language, Batches]) -> GroupLosses:
+    def _losses(
+        self,
+        batches: Mapping[Language, Batches],
+        grouping: Grouping,
+        named: Mapping[Language, float] | None = None,
+    ) -> GroupLosses:
         """The losses T_g of the groups, as `batch_losses` gives those of languages."""
         listed = {key: micro_batches(language_batches) for key, language_batches in batches.items()}
         labels = label_counts(self._model, listed, self._context)
-        members_of = self._grouping.members_among(labels.languages)
-        weight = self._grouping.weight_of(members_of)
+        members_of = grouping.members_among(labels.languages)
+        weights = grouping.weights_of(labels.languages, named)
 
         losses: dict[str, list[GroupLoss]] = {}
         for name, members in members_of.items():
@@ -266,22 +287,27 @@ class LanguageGroups:
                 batch_of = {
                     key: listed[key][number] for key in members if number < len(listed[key])
                 }
-                losses[name].append(self._group_loss(batch_of, labels.totals, weight))
+                losses[name].append(self._group_loss(batch_of, labels.totals, weights))
 
         return GroupLosses(list(listed), labels.languages, losses)
 
     def _group_loss(
-        self, batches: Mapping[Language, Batch], labels: Mapping[Language, int], weight: float
+        self,
+        batches: Mapping[Language, Batch],
+        labels: Mapping[Language, int],
+        weights: Mapping[Language, float],
     ) -> GroupLoss:
         # within the context, since the first batch is evaluated here to check the loss
         with self._context.autocast():
             together = self._loss.together(self._model, batches)
 
+        numbers = together.number_of_row
+        dtype = torch.promote_types(next(self._model.parameters()).dtype, torch.float32)
         return GroupLoss(
             languages=list(batches),
             sums=partial(self._sums, together),
-            labels=together.number_of_row.new_tensor([labels[key] for key in batches]),
-            weight=weight,
+            labels=numbers.new_tensor([labels[key] for key in batches]),
+            weights=numbers.new_tensor([weights[key] for key in batches], dtype=dtype),
         )
 
     def _sums(self, together: RoutedBatch) -> Tensor:
@@ -296,12 +322,20 @@ def _routed_loss(model: LanguageAdapterModel, context: StepContext) -> RoutedLos
     return RoutedLoss(model, context.loss_function)
 
 
-def _check_same_languages(
-    train: Mapping[Language, Batches], meta: Mapping[Language, Batches]
+def _check_meta_languages(
+    train: Mapping[Language, Batches],
+    meta: Mapping[Language, Batches],
+    named: Mapping[Language, float] | None,
 ) -> None:
-    if set(train) != set(meta):
+    if named is None and set(train) != set(meta):
         raise LanguageError(
-            "With `languages_per_pass` over 1 the languages with meta batches must be those with"
+            'With `meta_languages="all"`, the languages with meta batches must be those with'
             f" training batches. Found {sorted(meta)} and {sorted(train)}. Give both roles the same"
-            " languages, or use `languages_per_pass=1`."
+            " languages, or name those of the meta batches in `meta_languages`."
+        )
+    if named is not None and set(named) != set(meta):
+        raise LanguageError(
+            "The languages with meta batches must be those that `meta_languages` names, with a"
+            f" weight over 0. Found {sorted(meta)} and {sorted(named)}. Leave batches out, or name"
+            " their languages."
         )

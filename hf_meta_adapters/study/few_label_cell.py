@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
+from typing import Any, TypeAlias, TypedDict
 
 import torch
 import transformers
-from datasets import Dataset
 
-from hf_meta_adapters._typing import AutoClass, Language
+from hf_meta_adapters._typing import AutoClass, Language, Rows
 from hf_meta_adapters.backends.bottleneck import BottleneckConfig
-from hf_meta_adapters.data import load_local_datasets
-from hf_meta_adapters.evaluation import ConstantPredictionWarning, MiswiringWarning, Task, get_task
+from hf_meta_adapters.evaluation import ConstantPredictionWarning, MiswiringWarning, Task
 from hf_meta_adapters.finetuning import FinetuningSettings
 from hf_meta_adapters.finetuning.protocols import PROTOCOLS
 from hf_meta_adapters.finetuning.scores import library_versions
 from hf_meta_adapters.modeling.factory import get_language_model
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from hf_meta_adapters.study.kept_inputs import (
+    kept_examples,
+    kept_task,
+    kept_tokenizer,
+    new_head,
+)
 
 __all__ = ["FewLabelCell", "compute_few_label_cell"]
 
-Labelled: TypeAlias = Mapping[Language, Dataset]
+Labelled: TypeAlias = Mapping[Language, Rows]
 
 _CLASSES: dict[str, AutoClass] = {
     "pos": transformers.AutoModelForTokenClassification,
@@ -93,6 +95,10 @@ def compute_few_label_cell(
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
 
+    # Every stage looks for garbage. What the cells of a process share is none, and is large.
+    gc.collect()
+    gc.freeze()
+
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         scores = _scores(cell, str(model), Path(data) / cell["task"])
@@ -102,9 +108,9 @@ def compute_few_label_cell(
 
 
 def _scores(cell: FewLabelCell, model: str, folder: Path) -> dict[Language, float]:
-    task, options = get_task(cell["task"]), cell["options"]
-    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
-    make_model = partial(_model, cell, model, task, tokenizer)
+    task, options = kept_task(cell["task"]), cell["options"]
+    tokenizer = kept_tokenizer(model)
+    make_model = partial(_model, cell, model, task)
 
     protocol = options["protocol"]
     keywords: dict[str, Any] = {}
@@ -128,19 +134,21 @@ def _scores(cell: FewLabelCell, model: str, folder: Path) -> dict[Language, floa
 
 def _train(cell: FewLabelCell, folder: Path) -> Labelled:
     """All labelled examples of the targets, and as many of the source as the seed draws."""
-    train = load_local_datasets(folder, "train", languages=cell["languages"])
+    train = {key: kept_examples(str(folder), "train", key) for key in cell["languages"]}
     source, count = cell["source"], cell["source_rows"]
 
     numbers = list(range(len(train[source])))
     random.Random(f"{cell['seed']}-{source}").shuffle(numbers)
-    return {**train, source: train[source].select(numbers[:count])}
+    return {**train, source: [train[source][number] for number in numbers[:count]]}
 
 
 def _scored(cell: FewLabelCell, folder: Path) -> Labelled:
     """Examples from all over a split, the same for every seed."""
-    count = cell["scored_rows"]
-    datasets = load_local_datasets(folder, cell["split"], languages=cell["languages"])
-    return {language: rows.select(_spread(len(rows), count)) for language, rows in datasets.items()}
+    scored = {}
+    for language in cell["languages"]:
+        rows = kept_examples(str(folder), cell["split"], language)
+        scored[language] = [rows[number] for number in _spread(len(rows), cell["scored_rows"])]
+    return scored
 
 
 def _spread(size: int, count: int) -> Sequence[int]:
@@ -160,15 +168,10 @@ def _settings(cell: FewLabelCell) -> FinetuningSettings:
     )
 
 
-def _model(
-    cell: FewLabelCell, path: str, task: Task, tokenizer: PreTrainedTokenizerBase
-) -> LanguageAdapterModel:
+def _model(cell: FewLabelCell, path: str, task: Task) -> LanguageAdapterModel:
     # The seed comes before the head, so that every arm starts from the same one.
     transformers.set_seed(cell["seed"])
-    classes: dict[str, Any] = {}
-    if task.labels:
-        classes = {"id2label": task.id2label, "label2id": task.label2id}
-    base = _CLASSES[cell["task"]].from_pretrained(path, **classes)
+    base = new_head(_CLASSES[cell["task"]], path, task)
 
     adapter = None
     if cell["options"]["own"]:

@@ -295,7 +295,7 @@ def _cell(
         "split": "test",
         "scored_rows": given["test_rows"],
         "arm": arm,
-        "options": few_label_options(arm, args.common, tuned),
+        "options": few_label_options(arm, given["common"], tuned),
         "trained": args.trained,
         "seed": seed,
         "steps": given["steps"],

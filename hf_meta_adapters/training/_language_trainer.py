@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import torch
 from datasets import Dataset, IterableDataset
 from torch import Tensor
 from torch.utils.data import DataLoader, SequentialSampler
@@ -349,8 +350,11 @@ class LanguageTrainer(Trainer):
 
     def floating_point_ops(self, inputs: StepBatch) -> float:
         """Operations of the training pass over all languages of a step, without meta text."""
-        count = super().floating_point_ops
-        return sum(count(batch) for batch in inputs["train"].values())
+        name = getattr(self.model, "main_input_name", "input_ids")
+        places = sum(batch[name].numel() for batch in inputs["train"].values() if name in batch)
+
+        # Once for all languages: each time, it counts the parameters of the model.
+        return super().floating_point_ops({name: torch.empty(places, device="meta")})
 
     def _get_eval_sampler(self, eval_dataset: Any) -> SequentialSampler | None:
         # In the order of the rows, also where those of training are grouped by length: predictions

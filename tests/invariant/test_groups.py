@@ -90,6 +90,8 @@ def _compare(found: Any, expected: Any, tolerance: float, name: str) -> None:
         assert found.shape == expected.shape, name
         error = float((found - expected).norm() / expected.norm().clamp_min(1e-6))
         assert error < tolerance, (name, error)
+    elif isinstance(expected, tuple):
+        assert found == expected, name
     else:
         for part in vars(expected):
             _compare(getattr(found, part), getattr(expected, part), tolerance, f"{name}.{part}")

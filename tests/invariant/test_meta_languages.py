@@ -13,6 +13,7 @@ from tests.training import make_model
 
 from .reference import LANGUAGES, flat, replaced, seeded_loss
 from .test_fidelity import METHODS, RATE, setting
+from .test_groups import compare, text
 
 CASES = {
     "one for another": (["te"], {"da": 1.0}),
@@ -175,5 +176,71 @@ def test_batches_that_do_not_fit() -> None:
         step(model, train, meta, ["da"])
     with pytest.raises(LanguageError, match=r"every language of `train_losses`.*\['te'\]"):
         step(model, train, meta, "all")
-    with pytest.raises(ConfigurationError, match=r"`languages_per_pass` over 1 needs"):
-        step(model, train, meta, ["da", "zh-Hant"], languages_per_pass=2, lookahead="shared")
+
+
+GROUPED = {
+    "one for another": (["te"], {"da": 1.0}),
+    "overlapping": (["te", "da"], {"da": 1.0, "zh-Hant": 1.0}),
+    "weights of others": (["te"], {"da": 3.0, "zh-Hant": 1.0}),
+    "of all, in another order": (list(LANGUAGES), {"zh-Hant": 2.0, "te": 0.5, "da": 1.0}),
+}
+
+
+@pytest.mark.parametrize("size", [2, 99])
+@pytest.mark.parametrize("which", GROUPED)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"meta_gradient": "exact"},
+        {"preset": "fast", "indirect_ratio": 1.0, "shared_update": "project"},
+        {"meta_gradient": "first_order"},
+        {"lookahead": "none", "max_indirect_ratio": 1e-3, "indirect_ratio_scope": "language"},
+        {"meta_gradient": "exact", "for_languages": ["da"]},
+        {"meta_gradient": "exact", "train_gradients": False},
+    ],
+    ids=str,
+)
+def test_languages_in_one_pass_give_what_one_pass_a_language_gives(which, size, options) -> None:
+    languages, weights = GROUPED[which]
+    model = make_model(LANGUAGES, dtype=torch.float64).train()
+    given = {"meta_languages": weights, "lookahead": "shared", **options}
+    if "preset" in given:
+        del given["lookahead"]
+    with in_double():
+        train = {key: text(number) for number, key in enumerate(languages)}
+        meta = {key: text(50 + number) for number, key in enumerate(weights)}
+        found, expected = (
+            meta_step(model, train, meta, inner_learning_rate=0.05, languages_per_pass=n, **given)
+            for n in (size, 1)
+        )
+    compare(found, expected, 1e-6)
+    if expected.removed is None:
+        assert found.removed is None
+    else:
+        torch.testing.assert_close(found.removed, expected.removed)
+    assert any(expected.direct.values())
+
+
+def test_languages_in_one_pass_without_a_label_do_not_count() -> None:
+    languages, weights = GROUPED["of all, in another order"]
+    model = make_model(LANGUAGES, dtype=torch.float64).train()
+    with in_double():
+        train = {key: text(number) for number, key in enumerate(languages)}
+        meta = {key: text(50 + number) for number, key in enumerate(weights)}
+        train["da"]["labels"].fill_(-100)
+        meta["te"]["labels"].fill_(-100)
+        options = {"meta_languages": weights, "meta_gradient": "exact", "lookahead": "shared"}
+        found, expected = (
+            meta_step(model, train, meta, inner_learning_rate=0.05, languages_per_pass=n, **options)
+            for n in (99, 1)
+        )
+    compare(found, expected, 1e-6)
+    assert found.without_loss == {"train": ("da",), "meta": ("te",)}
+
+
+def test_batches_in_one_pass_must_be_those_that_count() -> None:
+    model = make_model(LANGUAGES)
+    train, meta = {"te": text(1)}, {"da": text(2), "zh-Hant": text(3)}
+    given = {"inner_learning_rate": 0.1, "languages_per_pass": 2, "lookahead": "shared"}
+    with pytest.raises(LanguageError, match=r"names, with a weight over 0. Found \['da', 'zh"):
+        meta_step(model, train, meta, meta_languages=["da"], **given)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import groupby
 from typing import Any, NoReturn
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from hf_meta_adapters.anatomy.linear_layers import features_of
+from hf_meta_adapters.backends.bottleneck._together import alike, changes
 from hf_meta_adapters.errors import ConfigurationError, UnsupportedModelError
 
 BASE = "__base__"
@@ -142,6 +143,10 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         runs = [(name, beams * len(list(rows))) for name, rows in groupby(adapter_names)]
         names = {name for name, _ in runs}
         if len(names) == len(runs):
+            sizes = {size for _, size in runs}
+            if len(runs) > 1 and len(sizes) == 1 and self._are_alike(names):
+                return hidden + self._changes([name for name, _ in runs], hidden)
+
             # Slices are views with sizes that the host knows, so no indices go to the device.
             slices = hidden.split([size for _, size in runs])
             adapted = [
@@ -150,6 +155,25 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
             return torch.cat(adapted)
 
         return self._routed_by_index(hidden, [name for name in adapter_names for _ in range(beams)])
+
+    def _are_alike(self, names: Collection[str]) -> bool:
+        """Whether this layer has all of these adapters, and they differ in their weights alone."""
+        if not all(name in self.bk_down for name in names):
+            return False
+
+        parts = (self.bk_down, self.bk_up, self.bk_activation, self.bk_dropout)
+        return alike(*([part[name] for name in names] for part in parts))
+
+    def _changes(self, names: Sequence[str], hidden: Tensor) -> Tensor:
+        """Compute up(act(down(h))) with an adapter for each part of the rows, of equal sizes.
+
+        One product of matrices for all adapters keeps an accelerator busier than one for each.
+        """
+        down: Any = [self.bk_down[name] for name in names]
+        up: Any = [self.bk_up[name] for name in names]
+
+        inputs = self.bk_dropout[names[0]](self._cast_input_dtype(hidden, down[0].weight.dtype))
+        return changes(inputs, down, up, self.bk_activation[names[0]]).to(hidden.dtype)
 
     def _routed_by_index(self, hidden: Tensor, names: Sequence[str]) -> Tensor:
         """The output where the rows of some adapter are not next to each other."""

@@ -301,7 +301,9 @@ def check_samples(losses: Mapping[Language, MicroBatches], options: MetaOptions)
         return
 
     for key, own in losses.items():
-        if not isinstance(own, SampledLosses):
+        # a language without a label has no loss, and so no product
+        has_loss = callable(own) or len(own) > 0
+        if has_loss and not isinstance(own, SampledLosses):
             raise ConfigurationError(
                 f"`mixed_rows={options.mixed_rows}` takes the mixed product of a sample, and needs"
                 f" `SampledLosses` of each language. Found {type(own).__name__} for {key!r}. Use"

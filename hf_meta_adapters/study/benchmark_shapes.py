@@ -86,6 +86,7 @@ class BenchmarkShape:
         labels = words.clone()
         if not self.frozen:
             labels[torch.rand(shape, device=device) > _LABELED] = -100
+            labels[:, 0] = words[:, 0]  # so that no batch is without a label
 
         return {"input_ids": words, "labels": labels}
 

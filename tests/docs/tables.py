@@ -146,13 +146,13 @@ GPU_SHAPES = {
 """Table → the model of the benchmark on a GPU."""
 
 
-def of_gpu(shape: str) -> str:
+def of_gpu(shape: str, name: str = "benchmark_gpu") -> str:
     """Time relative to a step of transformers.Trainer, tokens, share of the card's peak, memory."""
-    if not has_result("benchmark_gpu"):
+    if not has_result(name):
         return "It has not been run yet."
 
     lines = []
-    for row in result("benchmark_gpu")["rows"]:
+    for row in result(name)["rows"]:
         if row["shape"] != shape:
             continue
         if row["error"]:
@@ -181,6 +181,11 @@ def gpu_encoder() -> str:
 def gpu_decoder() -> str:
     """The same of a decoder with a frozen base."""
     return of_gpu(GPU_SHAPES["gpu_decoder"])
+
+
+def gpu_compiled() -> str:
+    """A step whose layers are compiled, beside the same without compilation."""
+    return of_gpu(GPU_SHAPES["gpu_encoder"], "benchmark_gpu_compiled")
 
 
 def soak() -> str:
@@ -452,6 +457,7 @@ TABLES: dict[str, Callable[[], str]] = {
         gramian_noise,
         gpu_encoder,
         gpu_decoder,
+        gpu_compiled,
         radius,
         *DIAGNOSTICS,
         *STUDY,

@@ -205,6 +205,28 @@ def test_what_cannot_be_sampled_is_refused(options, said):
         step(make_model(), **options)
 
 
+@pytest.mark.parametrize("take", ["meta", "next"])
+def test_a_language_without_a_label_is_as_one_that_is_not_there(take):
+    model = make_model(dtype=torch.float64)
+    train, meta = batches(1, count=4), batches(2, count=4)
+    absent = LANGUAGES[1]
+    without = {key: one for key, one in train.items() if key != absent}
+    labels = torch.full_like(train[absent]["labels"], -100)
+    train[absent] = {**train[absent], "labels": labels}
+    meta.pop(absent)
+
+    def found(given):
+        if take == "meta":
+            options = {"meta_languages": list(meta), "mixed_rows": 0.5, "seed": 0}
+            return step(model, given, meta, **options)
+        return run(copy.deepcopy(model), first=given, then=without, mixed_rows=0.5)
+
+    one, other = found(train), found(without)
+    for key in without:
+        for part in ("direct", "indirect"):
+            torch.testing.assert_close(getattr(one, part)[key], getattr(other, part)[key])
+
+
 def test_losses_without_rows_need_a_sample():
     theta, phi = (torch.ones(2, requires_grad=True) for _ in range(2))
 

@@ -19,16 +19,11 @@ Override: the command line wins: --processes 2 --output_dir FOLDER; --report tru
 from __future__ import annotations
 
 from functools import partial
-from itertools import chain
 from pathlib import Path
-
-import transformers
 
 from hf_meta_adapters.cli import parse_arguments
 from hf_meta_adapters.cli.process_group import closing_process_group
 from hf_meta_adapters.cli.written_command import written_command
-from hf_meta_adapters.data import load_local_datasets
-from hf_meta_adapters.pretraining import new_model, train_tokenizer
 from hf_meta_adapters.results.files import write_text
 from hf_meta_adapters.study.cells_file import write_cells
 from hf_meta_adapters.study.few_label_cell import compute_few_label_cell
@@ -41,10 +36,8 @@ from hf_meta_adapters.study.few_label_plan import (
     selection_plan,
 )
 from hf_meta_adapters.study.few_label_report import few_label_report, few_labels_markdown
+from hf_meta_adapters.study.random_encoder import random_encoder
 from hf_meta_adapters.study.resumable_study import done_cells, study_record
-
-RANDOM_SEED, POSITIONS = 0, 64
-"""Seed and length of the encoder that the smallest study makes."""
 
 
 def encoder_of(args: FewLabelArguments) -> str:
@@ -52,25 +45,9 @@ def encoder_of(args: FewLabelArguments) -> str:
     if not args.sizes:
         return args.model
 
-    folder = Path(args.output_dir) / "encoder"
-    if folder.is_dir():
-        return str(folder)
-
     task, about = next(iter(args.tasks.items()))
-    languages = [args.source, *about["targets"]]
-    rows = load_local_datasets(Path(args.data) / task, "train", languages=languages, limit=50)
-    texts = [" ".join(row["tokens"]) for row in chain(*rows.values())]
-    tokenizer = train_tokenizer(texts, vocabulary=500, max_length=POSITIONS)
-
-    transformers.set_seed(RANDOM_SEED)
-    model = new_model(transformers.AutoModelForMaskedLM, "xlm-roberta", args.sizes, tokenizer)
-
-    # Renamed when it is whole, so that a run that was killed does not leave half an encoder.
-    unfinished = folder.with_name("encoder.partial")
-    tokenizer.save_pretrained(unfinished)
-    model.save_pretrained(unfinished)
-    unfinished.rename(folder)
-    return str(folder)
+    folder, labelled = Path(args.output_dir) / "encoder", Path(args.data) / task
+    return random_encoder(folder, labelled, [args.source, *about["targets"]], args.sizes)
 
 
 def main() -> None:

@@ -32,18 +32,29 @@ from hf_meta_adapters.study.pretrained_cell import compute_pretrained_cell
 from hf_meta_adapters.study.pretrained_plan import (
     PretrainedArguments,
     best_options,
+    hours_by_block,
     inputs_digest,
     pretrained_plan,
     pretrained_trials,
 )
 from hf_meta_adapters.study.pretrained_report import pretrained_markdown, pretrained_report
+from hf_meta_adapters.study.random_encoder import random_encoder
 from hf_meta_adapters.study.resumable_study import done_cells, study_record
-from hf_meta_adapters.study.shared_inputs import random_encoder, shared_inputs
+from hf_meta_adapters.study.shared_inputs import shared_inputs
+
+
+def encoder_of(args: PretrainedArguments) -> str:
+    """The encoder: that of `model`, or a tiny one with random weights, made here."""
+    if not args.sizes:
+        return args.model
+
+    folder, labelled = Path(args.output_dir) / "encoder", Path(args.data) / next(iter(args.tasks))
+    return random_encoder(folder, labelled, [args.source, *args.targets], args.sizes)
 
 
 def main() -> None:
     args = parse_arguments(PretrainedArguments, description=__doc__)
-    encoder = str(random_encoder(args)) if args.sizes else args.model
+    encoder = encoder_of(args)
     head = shared_inputs(args, encoder)
     digest = inputs_digest(args, encoder)
 
@@ -71,6 +82,7 @@ def main() -> None:
             "command": written_command(),
             **study_record(done, studied),
             "estimated_hours": args.estimated_hours,
+            "hours_by_block": hours_by_block(args, done),
             "chosen_before_test": "every trial, on selection data alone, before any test cell",
             "objective": args.pretraining["objective"],
             "tuned": tuned,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from hf_meta_adapters.errors import ConfigurationError
+from hf_meta_adapters.study.merged_options import merged_options
 
 __all__ = ["FEW_LABEL_ARMS", "WITHOUT_LABELS", "few_label_options"]
 
@@ -72,8 +73,8 @@ def few_label_options(arm: str, common: Mapping[str, Any], tuned: Mapping[str, A
         ('meta-few-shot', 0.001, 0.1)
     """
     name, _, change = arm.partition("+")
-    options = _merged(_merged(_DEFAULTS, common), FEW_LABEL_ARMS.get(name, {}))
-    options = _merged(options, tuned.get(name, {}))
+    options = merged_options(merged_options(_DEFAULTS, common), FEW_LABEL_ARMS.get(name, {}))
+    options = merged_options(options, tuned.get(name, {}))
 
     number = change.removeprefix(_RATE)
     if change != number and number.replace(".", "", 1).isdecimal():
@@ -95,13 +96,3 @@ def _without_indirect(options: Mapping[str, Any]) -> Options:
     # A ratio would have nothing to hold, and is refused.
     del training["indirect_ratio"]
     return {**options, "training": training}
-
-
-def _merged(options: Mapping[str, Any], over: Mapping[str, Any]) -> Options:
-    """Return options with others over them, those of each group one by one."""
-    merged = dict(options)
-    for name, value in over.items():
-        if isinstance(value, Mapping):
-            value = {**merged.get(name, {}), **value}
-        merged[name] = value
-    return merged

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from hf_meta_adapters.errors import ConfigurationError
+from hf_meta_adapters.study.merged_options import merged_options
 
 __all__ = ["ARMS", "REGULARIZERS", "arm_options"]
 
@@ -83,17 +84,7 @@ def arm_options(arm: str, common: Mapping[str, Any], tuned: Mapping[str, Any]) -
             f" {list(REGULARIZERS)}. Found {arm!r}."
         )
 
-    options = _merged(_merged(_DEFAULTS, common), ARMS[name])
+    options = merged_options(merged_options(_DEFAULTS, common), ARMS[name])
     for part in (name, regularizer):
-        options = _merged(options, tuned.get(part, {}))
+        options = merged_options(options, tuned.get(part, {}))
     return options
-
-
-def _merged(options: Mapping[str, Any], over: Mapping[str, Any]) -> Options:
-    """Return options with others over them, those of each group one by one."""
-    merged = dict(options)
-    for name, value in over.items():
-        if isinstance(value, Mapping):
-            value = {**merged.get(name, {}), **value}
-        merged[name] = value
-    return merged

@@ -20,6 +20,7 @@ from hf_meta_adapters.study.resumable_study import ResumableStudyArguments
 __all__ = [
     "PretrainedArguments",
     "best_options",
+    "hours_by_block",
     "inputs_digest",
     "pretrained_plan",
     "pretrained_trials",
@@ -189,9 +190,29 @@ def pretrained_plan(args: PretrainedArguments, tuned: Tuned, digest: str) -> Cel
         for seed in block["seeds"]:
             for arm in block["arms"]:
                 cell = _cell(args, {"split": "test", **block}, arm, seed, tuned, digest)
-                name = f"{'+'.join(block['tasks'])}-{cell['protocol']}-{arm}-{seed}"
-                cells.setdefault(name, cell)
+                cells.setdefault(_name(block, arm, seed), cell)
     return cells
+
+
+def hours_by_block(
+    args: PretrainedArguments, computed: Mapping[str, ComputedCell]
+) -> dict[str, float]:
+    """Return how long the trials and the cells of each block took, in hours of a process.
+
+    Args:
+        args: The settings of the study.
+        computed: The cells that are done.
+
+    Returns:
+        Block → hours, to be compared with `estimated_hours`.
+    """
+    names = {"trials": [name for name in computed if name.startswith("trial-")]}
+    for key, block in args.plan.items():
+        names[key] = [_name(block, arm, seed) for seed in block["seeds"] for arm in block["arms"]]
+    return {
+        key: round(sum(computed[name]["seconds"] for name in own if name in computed) / 3600, 4)
+        for key, own in names.items()
+    }
 
 
 def inputs_digest(args: PretrainedArguments, model: str) -> str:
@@ -218,6 +239,10 @@ def inputs_digest(args: PretrainedArguments, model: str) -> str:
         if (folder / name).is_file():
             digest.update((folder / name).read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _name(block: Mapping[str, Any], arm: str, seed: int) -> str:
+    return f"{'+'.join(block['tasks'])}-{block.get('protocol', PROTOCOLS[0])}-{arm}-{seed}"
 
 
 def _mean_over_targets(args: PretrainedArguments, cell: ComputedCell) -> float:

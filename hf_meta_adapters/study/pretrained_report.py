@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from hf_meta_adapters.results.tables import format_interval, format_number, markdown_table
 from hf_meta_adapters.study.adapter_variants import TARGET, VARIANTS
 from hf_meta_adapters.study.grid import ComputedCell
-from hf_meta_adapters.study.pretrained_criterion import judge_pretrained, seed_scores
+from hf_meta_adapters.study.pretrained_criterion import (
+    PretrainedCriterion,
+    judge_pretrained,
+    seed_scores,
+)
 from hf_meta_adapters.study.pretrained_plan import PretrainedArguments
 
 __all__ = ["pretrained_markdown", "pretrained_report"]
@@ -39,7 +43,8 @@ def pretrained_report(
     """
     criterion: dict[str, Any] = {}
     if args.criterion:
-        judged = judge_pretrained(args.criterion, cells, args.low_resource)  # type: ignore[arg-type]
+        given = cast(PretrainedCriterion, args.criterion)
+        judged = judge_pretrained(given, cells, args.low_resource)
         criterion = {**args.criterion, **judged}
 
     arms = list(dict.fromkeys(cell["settings"]["arm"] for cell in cells))

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping
-from itertools import chain
 from pathlib import Path
 
 import torch
 import transformers
 
-from hf_meta_adapters.data import load_local_datasets
-from hf_meta_adapters.pretraining import new_model, train_tokenizer
 from hf_meta_adapters.results.files import write_text
 from hf_meta_adapters.study.cell import read_texts
 from hf_meta_adapters.study.masked_word_head import HeadTraining, train_head
@@ -21,40 +18,10 @@ from hf_meta_adapters.study.pretrained_cell import PARALLEL, START
 from hf_meta_adapters.study.pretrained_plan import PretrainedArguments
 from hf_meta_adapters.study.whole_folder import whole_folder
 
-__all__ = ["random_encoder", "shared_inputs"]
-
-_SEED, _POSITIONS = 0, 64
-"""Seed and length of the encoder that the smallest study makes."""
+__all__ = ["shared_inputs"]
 
 _PAIRS = 4096
 """Pairs of a language, at most."""
-
-
-def random_encoder(args: PretrainedArguments) -> Path:
-    """Make a small encoder with random weights, and its tokenizer, unless they are there.
-
-    Args:
-        args: The settings of the study.
-
-    Returns:
-        Its folder.
-    """
-    folder = Path(args.output_dir) / "encoder"
-    if folder.is_dir():
-        return folder
-
-    languages = [args.source, *args.targets]
-    task = next(iter(args.tasks))
-    rows = load_local_datasets(Path(args.data) / task, "train", languages=languages, limit=50)
-    texts = [" ".join(row["tokens"]) for row in chain(*rows.values())]
-    tokenizer = train_tokenizer(texts, vocabulary=500, max_length=_POSITIONS)
-
-    transformers.set_seed(_SEED)
-    model = new_model(transformers.AutoModelForMaskedLM, "xlm-roberta", args.sizes, tokenizer)
-    with whole_folder(folder) as new:
-        tokenizer.save_pretrained(new)
-        model.save_pretrained(new)
-    return folder
 
 
 def shared_inputs(args: PretrainedArguments, encoder: str) -> Mapping[str, float]:

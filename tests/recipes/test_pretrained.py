@@ -106,6 +106,9 @@ def test_the_smallest_study_has_every_cell_and_a_verdict(
     assert [(one["treatment"], one["baseline"]) for one in comparisons] == [
         *(("joint", "none"), ("meta_next", "joint"))
     ]
+    assert list(tiny["hours_by_block"]) == ["trials", *arguments("tiny").plan]
+    assert sum(tiny["hours_by_block"].values()) == pytest.approx(tiny["hours"], abs=0.02)
+    assert min(tiny["hours_by_block"].values()) > 0
     assert tiny["head"]["after"] < tiny["head"]["before"]
     pos = tiny["zero_shot"]["pos"]
     assert set(pos["joint"]["variants"]) == {"target"}  # there is no φ to put in its place

@@ -1,7 +1,8 @@
 """The tables of the documentation that are made from results.
 
 `python -m tests.docs.tables` writes them into the pages. A page has `<!-- table: NAME -->` before
-the table and `<!-- end of table -->` after it; NAME is a function in this module.
+the table and `<!-- end of table -->` after it; NAME is a function in this module, or in
+`little_data`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.docs import little_data
 from tests.docs.pages import ROOT, pages
 from tests.docs.pretrained_tables import PRETRAINED_TABLES
 
@@ -461,6 +463,7 @@ TABLES: dict[str, Callable[[], str]] = {
         radius,
         *DIAGNOSTICS,
         *STUDY,
+        *little_data.TABLES,
     )
 } | PRETRAINED_TABLES
 

@@ -27,6 +27,7 @@ from hf_meta_adapters.study.few_label_plan import (
     selection_plan,
 )
 from hf_meta_adapters.study.few_label_report import few_label_means
+from tests.docs import little_data
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "recipes" / "configs"
@@ -78,6 +79,11 @@ def test_the_smallest_study_has_every_cell_and_a_verdict(
         "best_rival": compared["baseline"],
     }
     assert str(ROOT.parent) not in json.dumps(tiny["cells"])
+
+    # The page about little data reads such a file.
+    assert little_data.answer(tiny)[1] == f"{len(tiny['cells'])} of {len(tiny['cells'])}"
+    assert f"| pos | 4 | `{compared['treatment']}` |" in little_data.comparisons(tiny)
+    assert "| pos | `source_only` | 4 |" in little_data.curves(tiny)
 
 
 @pytest.mark.slow

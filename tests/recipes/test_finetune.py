@@ -243,14 +243,18 @@ def test_languages_without_data_are_left_out_by_name(family, data, tmp_path, cap
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize(
+    ("page", "number"), [*(("few_labels", number) for number in range(4)), ("little_data", 1)]
+)
 @pytest.mark.filterwarnings("ignore::hf_meta_adapters.evaluation.ConstantPredictionWarning")
 @pytest.mark.filterwarnings("ignore::hf_meta_adapters.evaluation.MiswiringWarning")
-def test_the_commands_of_the_page_about_few_labels_run(number, family, data, tmp_path, monkeypatch):
-    page = (ROOT / "docs" / "how-to" / "few_labels.md").read_text(encoding="utf-8")
-    block = re.search(r"```bash\n(.*?)```", page, re.DOTALL)[1]
+def test_the_commands_of_the_pages_about_few_labels_run(
+    page, number, family, data, tmp_path, monkeypatch
+):
+    text = (ROOT / "docs" / "how-to" / f"{page}.md").read_text(encoding="utf-8")
+    block = re.search(r"```bash\n(.*?)```", text, re.DOTALL)[1]
     commands = block.strip().split("\n\n")
-    assert len(commands) == 4
+    assert len(commands) == {"few_labels": 4, "little_data": 2}[page]
     command, verb, recipe, *given = shlex.split(commands[number].replace("\\\n", " "))
     assert (command, verb) == ("hf-meta-adapters", "run")
 

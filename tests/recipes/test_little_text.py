@@ -26,6 +26,7 @@ from hf_meta_adapters.study.little_text_plan import (
     study_plan,
     trial_plan,
 )
+from tests.docs import little_data
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "recipes" / "configs"
@@ -86,6 +87,10 @@ def test_the_smallest_study_has_every_cell_and_a_verdict(tiny: dict[str, Any]) -
             >= {name: value for name, value in best["options"].items() if name == "radius"}.items()
         )
     assert str(ROOT.parent) not in json.dumps(tiny["cells"])
+
+    # The page about little data reads such a file.
+    assert little_data.answer(tiny)[1] == f"{len(tiny['cells'])} of {len(tiny['cells'])}"
+    assert "| `next_1` | " in little_data.text_arms(tiny)
 
 
 @pytest.mark.slow

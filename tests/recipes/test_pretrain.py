@@ -3,7 +3,9 @@ work.
 """
 
 import json
+import re
 import runpy
+import shlex
 import shutil
 import sys
 from itertools import chain
@@ -59,6 +61,21 @@ def run(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
 
 def config(name: str) -> str:
     return str(ROOT / "recipes" / "configs" / f"pretrain_{name}.yaml")
+
+
+@pytest.mark.slow
+def test_the_command_of_the_page_about_little_data_runs(tmp_path, monkeypatch):
+    page = (ROOT / "docs" / "how-to" / "little_data.md").read_text(encoding="utf-8")
+    block = re.search(r"```bash\n(.*?)```", page, re.DOTALL)[1]
+    command, verb, recipe, *given = shlex.split(block.split("\n\n")[0].replace("\\\n", " "))
+    assert (command, verb, recipe) == ("hf-meta-adapters", "run", "pretrain_mlm")
+
+    # In miniature: as the page has it, with the words in capitals filled in.
+    given = ["verses" if one == "TEXTS" else one for one in given]
+    named = given.index("--config") + 1
+    given[named] = config("mlm")
+    run("mlm", monkeypatch, *given, *SMALL, "--output_dir", tmp_path)
+    assert "lookahead" in (tmp_path / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

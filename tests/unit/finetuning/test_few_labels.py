@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from hf_meta_adapters.errors import ConfigurationError, DataError, LanguageError
-from hf_meta_adapters.evaluation import POS, LanguageScores
+from hf_meta_adapters.evaluation import POS, LanguageScores, evaluate_languages
 from hf_meta_adapters.finetuning import (
     FinetuningSettings,
+    _experiment,
     few_shot,
     finetune,
     joint_few_shot,
@@ -119,6 +120,21 @@ def test_joint_is_the_training_of_all_that_were_drawn(family: Path) -> None:
     assert {key: len(set(numbers)) for key, numbers in drawn.items()} == {"sw": 3, "hi": 3}
     for name, value in by_hand.named_parameters():
         assert torch.equal(value, dict(made[0].named_parameters())[name])
+
+
+def test_scores_take_the_batches_that_are_given(
+    family: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def watch(model: Any, task: Any, data: Any, *, batch_size: int = 0, **other: Any) -> Any:
+        sizes.append(batch_size)
+        return evaluate_languages(model, task, data, batch_size=batch_size or 32, **other)
+
+    monkeypatch.setattr(_experiment, "evaluate_languages", watch)
+    for given in ({}, {"per_device_eval_batch_size": 256}):
+        run(joint_few_shot, maker(family), shots=2, max_steps=1, **given)
+    assert sizes == [0, 32, 0, 256]  # after the check of a few training rows
 
 
 def losses(model: Any, language: str, rows: Any) -> Tensor:

@@ -53,6 +53,84 @@ def test_derivatives_of_a_routed_batch_are_right() -> None:
     assert torch.autograd.gradgradcheck(lambda x: layer(x, adapter_names=routed), x)
 
 
+EQUAL = ["da", "da", "te", "te", "sw", "sw"]
+"""As many rows of each language, one language after the other: one product serves them all."""
+
+
+def one_by_one(layer: BottleneckLayer, x: Tensor, names: list[str]) -> Tensor:
+    return torch.cat(
+        [layer(row.unsqueeze(0), adapter_names=[name]) for row, name in zip(x, names, strict=True)]
+    )
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (6, 2, 3), (6, 2, 4, 3)])
+def test_equally_many_rows_of_each_language_give_what_each_row_gives(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = make(nn.Linear(3, 4).double(), "te", "da", "sw")
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    inputs = [x, *layer.parameters()]
+    expected = one_by_one(layer, x, EQUAL)
+    slopes = torch.autograd.grad(expected.square().sum(), inputs)
+
+    monkeypatch.setattr(layer, "_adapted", None)  # of a single language
+    found = layer(x, adapter_names=EQUAL)
+    torch.testing.assert_close(found, expected)
+    assert found.is_contiguous()
+    for one, slope in zip(torch.autograd.grad(found.square().sum(), inputs), slopes, strict=True):
+        torch.testing.assert_close(one, slope)
+        assert one.is_contiguous()  # as the kernels of fused optimizers expect
+
+
+def test_derivatives_of_all_languages_at_once_are_right() -> None:
+    layer = make(nn.Linear(3, 4).double(), "te", "da")
+    names = [name for name, _ in layer.named_parameters() if "bk_" in name]
+
+    def call(x: Tensor, *values: Tensor) -> Tensor:
+        given = dict(zip(names, values, strict=True))
+        return functional_call(layer, given, (x,), {"adapter_names": ["da", "te"]})
+
+    x = torch.randn(2, 2, 3, dtype=torch.float64)
+    values = [layer.get_parameter(name).detach() for name in names]
+    inputs = [value.clone().requires_grad_() for value in (x, *values)]
+    assert torch.autograd.gradcheck(call, inputs, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(call, inputs)
+
+
+def _of_another_size(layer: BottleneckLayer) -> None:
+    layer.add_adapter("da", size=3, activation="gelu", dropout=0.0, identity=False)
+
+
+def _of_another_activation(layer: BottleneckLayer) -> None:
+    layer.add_adapter("da", size=2, activation="relu", dropout=0.0, identity=False)
+
+
+def _absent(layer: BottleneckLayer) -> None:
+    for part in (layer.bk_down, layer.bk_up, layer.bk_activation, layer.bk_dropout):
+        del part["da"]
+
+
+def _watched(layer: BottleneckLayer) -> None:
+    layer.bk_down["da"].register_forward_hook(lambda module, inputs, output: output + 1)
+
+
+def _replaced(layer: BottleneckLayer) -> None:
+    layer.bk_up["da"] = nn.Sequential(layer.bk_up["da"], nn.Tanh())
+
+
+@pytest.mark.parametrize(
+    "change", [_of_another_size, _of_another_activation, _absent, _watched, _replaced]
+)
+def test_adapters_that_differ_in_more_than_weights_run_one_by_one(change) -> None:
+    layer = make(nn.Linear(3, 4).double(), "te", "da", "sw")
+    x = torch.randn(6, 3, dtype=torch.float64)
+    before = layer(x, adapter_names=EQUAL)
+    change(layer)
+    found = layer(x, adapter_names=EQUAL)
+    torch.testing.assert_close(found, one_by_one(layer, x, EQUAL))
+    assert not torch.allclose(found[:2], before[:2])
+
+
 def test_gradients_per_row_by_vmap_are_those_of_single_rows() -> None:
     layer = make(nn.Linear(3, 4).double(), "sw")
     parameters = {name: value.detach() for name, value in layer.named_parameters()}

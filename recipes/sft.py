@@ -54,11 +54,11 @@ def main() -> None:
     transformers.set_seed(training.seed)
     tokenizer = AutoTokenizer.from_pretrained(args.model, revision=args.model_revision)
     tokenizer.chat_template = args.template() or tokenizer.chat_template
-    quantized = {}
-    if args.load_in_4bit:
-        quantized["quantization_config"] = args.quantization()
     base = AutoModelForCausalLM.from_pretrained(
-        args.model, revision=args.model_revision, dtype=args.dtype, **quantized
+        args.model,
+        revision=args.model_revision,
+        dtype=args.dtype,
+        quantization_config=args.quantization(),
     )
 
     # Adapters: any configuration that `get_language_model` takes, such as a `peft.LoraConfig`.
@@ -71,11 +71,8 @@ def main() -> None:
     )
 
     # Rows of tokens. Answers are labels; several conversations share a row, unless --pack false.
-    options = {
-        "max_length": args.max_length,
-        "pack": args.pack,
-        "completion_only_loss": args.completion_only_loss,
-    }
+    options = {"max_length": args.max_length, "pack": args.pack}
+    options["completion_only_loss"] = args.completion_only_loss
     rows = chat_rows(conversations, tokenizer, **options)
     held_out_rows = chat_rows(held_out, tokenizer, **options)
 

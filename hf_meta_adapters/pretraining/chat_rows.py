@@ -186,7 +186,31 @@ def _conversation(
     labels = [
         token if answer else IGNORED_LABEL for token, answer in zip(tokens, answers, strict=True)
     ]
+    _check_turns(example["messages"], labels, where)
     return {"input_ids": tokens, "labels": labels}
+
+
+def _check_turns(messages: Sequence[Any], labels: Sequence[int], where: str) -> None:
+    """Refuse labels that run from one turn of the assistant into the next.
+
+    transformers 4 marks everything up to the end of the text where the last character of a turn is
+    in no token.
+    """
+    is_answer = [message["role"] == "assistant" for message in messages]
+    expected = sum(_starts(is_answer))
+    found = sum(_starts([label != IGNORED_LABEL for label in labels]))
+    if found < expected:
+        raise DataError(
+            "Each turn of the assistant must have labels of its own. Found"
+            f" {found} in place of {expected} in {where}. Let the marked part of the chat template"
+            " end with a token, not with a space, and contain all turns."
+        )
+
+
+def _starts(marks: Sequence[bool]) -> list[bool]:
+    """Where a run of marks begins."""
+    before = [False, *marks]
+    return [mark and not last for last, mark in zip(before, marks, strict=False)]
 
 
 def _check_template(tokenizer: Any) -> None:

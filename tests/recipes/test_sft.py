@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ABSENT = "NOT CHECKED: TRL is absent; the extra `sft` brings it"
 MARKED = (
     "{% for m in messages %}{% if m['role'] == 'assistant' %}{% generation %}"
-    "{{ m['content'] + ' w60 ' }}{% endgeneration %}"
+    "{{ m['content'] + ' w60' }}{% endgeneration %}{{ ' ' }}"
     "{% else %}{{ 'w61 ' + m['content'] + ' w62 ' }}{% endif %}{% endfor %}"
 )
 PLAIN = MARKED.replace("{% generation %}", "").replace("{% endgeneration %}", "")
@@ -109,6 +109,17 @@ def test_rows_that_cannot_be_learned_from(example, template, error, found):
         one_row(example, template)
 
 
+def test_labels_that_run_into_the_next_turn_are_refused():
+    """As transformers 4 makes them of a marked part that ends with a space."""
+    pytest.importorskip("trl", reason=ABSENT)
+    merged = MARKED.replace("{% endgeneration %}", "").replace(
+        "endfor %}", "endfor %}{% endgeneration %}"
+    )
+    merged = merged.replace("{% generation %}", "").replace("{% for", "{% generation %}{% for", 1)
+    with pytest.raises(DataError, match="in place of 2 in row 0 of 'sw'"):
+        one_row({"messages": turns("w3", "w4", "w5", "w6")}, merged)
+
+
 def conversations(seed, count=9):
     draw = torch.Generator().manual_seed(seed)
 
@@ -176,6 +187,8 @@ class Forgetful(torch.nn.Module):
         return self.model(**inputs)
 
 
+# of transformers 4, which ignores them
+@pytest.mark.filterwarnings("ignore:`position_ids` have no functionality:FutureWarning")
 def test_a_model_that_attends_across_texts_is_refused():
     llama = tiny("llama").make()
     check_packing(llama, "en", [5, 6])

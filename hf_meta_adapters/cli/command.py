@@ -159,6 +159,15 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
+    if args.server == "gguf":
+        raise ConfigurationError(
+            "GGUF files are made by scripts of a checkout of llama.cpp, which no package of that"
+            f" project has. Found `--for gguf`. Run `{NAME} export {args.model} {args.folder} --for"
+            f" merged`, then `python convert_hf_to_gguf.py {args.folder}/LANGUAGE` for each"
+            " language; or `--for vllm`, then `python convert_lora_to_gguf.py"
+            f" {args.folder}/LANGUAGE` for a LoRA of each over one base."
+        )
+
     # Imports torch and transformers.
     from hf_meta_adapters.cli.exporting import export_for_vllm, export_merged
 
@@ -239,10 +248,10 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     export.add_argument(
         "--for",
         dest="server",
-        choices=("vllm", "merged"),
+        choices=("vllm", "merged", "gguf"),
         required=True,
         help="vllm: one LoRA per language, and the command that serves them; merged: one plain"
-        " model per language",
+        " model per language; gguf: says which scripts of llama.cpp make such files of the two",
     )
     export.add_argument("--languages", nargs="+", metavar="LANGUAGE", help="default: all")
     export.add_argument("--revision", help="a branch, a tag or a commit of the repository")

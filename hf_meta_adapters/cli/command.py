@@ -157,6 +157,9 @@ def _evaluate(args: argparse.Namespace) -> None:
     for scores in evaluate_family(evaluation):
         print(f"{scores.to_markdown()}\n")
 
+    if not evaluation.is_recorded:
+        print("These scores are not recorded in the family.")
+
 
 def _export(args: argparse.Namespace) -> None:
     if args.server == "gguf":

@@ -62,6 +62,12 @@ class Evaluation:
                 " Leave out one of them."
             )
 
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the scores go into the family: those of whole tasks into a folder, or by push."""
+        is_whole = all(task.limit is None for task in self.tasks)
+        return is_whole and (self.push or local_folder(self.source) is not None)
+
 
 def evaluate_family(evaluation: Evaluation) -> list[LanguageScores]:
     """Score a family on each task, and record the scores in its manifest and on its card.
@@ -108,10 +114,9 @@ def evaluate_family(evaluation: Evaluation) -> list[LanguageScores]:
         write_text(place / "scores.json", json.dumps(tables, indent=2, ensure_ascii=False))
         write_text(place / "scores.md", "\n\n".join(one.to_markdown() for one in scores))
 
-    whole = all(task.limit is None for task in evaluation.tasks)
-    if folder is not None and whole:
+    if evaluation.is_recorded and folder is not None:
         record_scores(folder, tables, measured)
-    if evaluation.push:
+    elif evaluation.is_recorded:
         publish_scores(source, tables, measured, access)
     return scores
 

@@ -15,6 +15,7 @@ from hf_meta_adapters.errors import ConfigurationError, check_known_language, ch
 from hf_meta_adapters.evaluation._evaluate import saved_tokenizer
 from hf_meta_adapters.evaluation._harness_library import find_tasks, harness_library, run_task
 from hf_meta_adapters.evaluation._harness_results import (
+    HarnessResult,
     chosen_metric,
     common_metrics,
     read_results,
@@ -84,11 +85,13 @@ def evaluate_harness(
     if device is not None:
         model.to(device)
 
-    found = {}
+    found: dict[Language, HarnessResult] = {}
     for language, name in names.items():
         with evaluation_mode(model), routed_to(model, language):
             results = run_task(model, tokenizer, manager, name, task, batch_size)
         found[language] = read_results(name, results)
+        # a metric that does not exist is found here, not after the last language
+        chosen_metric(task.metric, list(found[language].metrics), {language: found[language]})
 
     metrics = common_metrics(found)
     metric, higher_is_better = chosen_metric(task.metric, metrics, found)

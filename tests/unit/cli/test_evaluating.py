@@ -7,9 +7,21 @@ import json
 import pytest
 
 from hf_meta_adapters.cli.command import main
-from hf_meta_adapters.hub.manifest import read_manifest
+from hf_meta_adapters.hub.manifest import MANIFEST, read_manifest
 from tests.adapted import adapted, stirred
+from tests.hub_client import connect, disconnect
+from tests.hub_server import HubServer
 from tests.unit.evaluation.harness_cases import REASON, ROWS, tokenizer, write_tasks
+
+
+@pytest.fixture
+def hub(tmp_path_factory, monkeypatch):
+    """A running Hub that the client of this process speaks to."""
+    with HubServer() as server:
+        connect(server, tmp_path_factory.mktemp("client"), monkeypatch)
+        yield server
+    monkeypatch.undo()
+    disconnect()
 
 
 @pytest.fixture
@@ -45,7 +57,9 @@ def test_a_trial_is_not_recorded(words, tmp_path, capsys):
     pytest.importorskip("lm_eval", reason=REASON)
     before = read_manifest(tmp_path / "family")
     assert main([*words, "--limit", "3", "--languages", "sw", "--metric", "acc_norm"]) == 0
-    assert "toy, first 3 examples; acc_norm" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "toy, first 3 examples; acc_norm" in printed
+    assert "not recorded" in printed
     assert read_manifest(tmp_path / "family") == before
 
 
@@ -60,6 +74,22 @@ def test_a_trial_is_not_recorded(words, tmp_path, capsys):
 def test_a_wrong_command_line_is_refused_before_anything_is_loaded(words, more, message, capsys):
     assert main([*words, *more]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_repository_gets_its_scores_by_push_alone(hub, words, capsys):
+    pytest.importorskip("lm_eval", reason=REASON)
+    model = stirred(adapted("llama"), 1.0)
+    model.push_to_hub("anna/family", processing_class=tokenizer())
+    words[1] = "anna/family"
+
+    assert main([*words, "--languages", "en", "sw"]) == 0
+    assert "not recorded" in capsys.readouterr().out
+    assert len(hub.repositories["anna/family"].commits) == 2
+
+    assert main([*words, "--push"]) == 0
+    assert "not recorded" not in capsys.readouterr().out
+    details = json.loads(hub.repositories["anna/family"].files()[MANIFEST])["details"]
+    assert [table["task"] for table in details["scores"]] == ["toy"]
 
 
 def test_a_repository_gets_no_scores_of_a_part(capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import numpy as np
@@ -17,6 +18,25 @@ from tests.adapted import adapted, stirred
 from tests.tiny import tiny
 from tests.unit.evaluation.harness_cases import REASON, ROWS, tokenizer, write_tasks
 
+WRITTEN = """\
+task: written
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {file}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{{{question}}}}"
+doc_to_target: answer
+generation_kwargs:
+  until: ["</s>"]
+  max_gen_toks: 3
+  do_sample: false
+metric_list:
+  - metric: exact_match
+    aggregation: mean
+    higher_is_better: true
+"""
 TASK = HarnessTask("toy_{language}", codes={"sw": "swh"})
 
 
@@ -117,6 +137,29 @@ def test_options_reach_the_harness_and_leave_nothing_behind(tmp_path):
     assert (scores.task, scores.metric) == ("toy, first 5 examples", "acc_norm")
     assert (scores.languages, scores.examples) == (("sw",), {"sw": 5})
     assert scores.per_example["sw"]["acc"].tolist() == expected(model, rows[:5], "sw")
+
+
+def test_text_is_generated_in_the_language(tmp_path):
+    """The right answers are what the model writes in Swahili."""
+    pytest.importorskip("lm_eval", reason=REASON)
+    model, words = family("llama", "two LoRAs"), tokenizer()
+    rows = write_tasks(tmp_path / "tasks", [])[:4]
+    for row in rows:
+        question = words(row["question"], return_tensors="pt")
+        answer = model.generate(
+            **question, language="sw", max_new_tokens=3, do_sample=False, pad_token_id=0
+        )
+        written = answer[0, question.input_ids.shape[1] :]
+        row["answer"] = words.decode(written, skip_special_tokens=True)
+    file = tmp_path / "tasks" / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "tasks" / "written.yaml").write_text(WRITTEN.format(file=file))
+
+    scores = evaluate_harness(
+        model, "written", processing_class=words, task_folder=tmp_path / "tasks"
+    )
+    assert scores["sw"]["exact_match"] == 1
+    assert scores["en"]["exact_match"] < 1
 
 
 def test_a_model_without_languages_is_scored_as_it_is(tmp_path):

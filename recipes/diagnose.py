@@ -14,7 +14,8 @@ Writes:   report.html, .md, .json and pictures to --output_dir; the verdict to t
 Command:  hf-meta-adapters diagnose MODEL TEXTS
 Override: --batches, --batch_size and --max_length for more or less text, see --help. --monolingual
           FOLDER, with a model of each language alone (FOLDER/sw), measures what joint training
-          costs: without it, the verdict does not know who loses.
+          costs: without it, the verdict does not know who loses. --reference goldfish compares a
+          causal model with published models of its languages.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ from hf_meta_adapters.diagnostics.fertility import tokenizer_fertility
 from hf_meta_adapters.diagnostics.verdict import Verdict
 from hf_meta_adapters.errors import MetaAdapterError
 from hf_meta_adapters.study.diagnosed_model import DiagnosedModel
-from hf_meta_adapters.study.diagnosis import bits_of_texts, make_batches, read_text_files
+from hf_meta_adapters.study.diagnosis import make_batches, read_text_files
+from hf_meta_adapters.study.monolingual import check_monolingual, interference_of_texts
+from hf_meta_adapters.study.references import compare_references, reference_models
 from hf_meta_adapters.study.section_texts import SECTION_TEXTS
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -53,6 +56,13 @@ def arguments() -> argparse.Namespace:
     add("texts", metavar="TEXTS", type=Path)
     add("--split", help="read TEXTS/<language>/<split>.txt(.gz) in place of TEXTS/<language>.txt")
     add("--monolingual", type=Path, help="folder with a model of each language alone")
+    add(
+        "--reference",
+        nargs="+",
+        metavar="MODELS",
+        help="causal models of single languages to compare with: goldfish (from the Hub), a folder"
+        " with one of each language, or language=MODEL",
+    )
     add("--output_dir", type=Path, default=Path("outputs/diagnose"), help="folder for the report")
     add("--batches", type=int, default=16, help="batches of each language (16)")
     add("--batch_size", type=int, default=8, help="texts in a batch (8)")
@@ -67,34 +77,16 @@ def arguments() -> argparse.Namespace:
     return args
 
 
-def check_monolingual(texts: dict, args: argparse.Namespace) -> None:
-    """Refuse a folder that lacks the model of a language, before anything is computed."""
-    missing = [key for key in texts if not (args.monolingual / key / "config.json").is_file()]
-    if missing:
-        sys.exit(
-            "--monolingual must be a folder with a model of each language, such as"
-            f" {args.monolingual / missing[0]}. Found none of {', '.join(missing)}."
-        )
+def compare(diagnosed: DiagnosedModel, texts: dict, args: argparse.Namespace):
+    """This model beside reference models of its languages; `None` if none are named."""
+    if not args.reference:
+        return None
 
-
-def interference(joint, texts: dict, args: argparse.Namespace):
-    """What joint training costs each language: scores of texts, against those of models alone."""
-    bits: dict[str, dict] = {"alone": {}, "joint": {}}
-    for key, lines in texts.items():
-        model = DiagnosedModel.load(args.monolingual / key, DEVICE)
-        if model.task != joint.task:
-            sys.exit(
-                f"All models must be of one kind. Found {joint.task}, and {model.task} of {key}."
-            )
-
-        alone = model.score({key: lines}, args.max_length)
-        for side, scores in (("alone", alone), ("joint", joint)):
-            counts = scores.per_example[key]
-            bits[side][key] = bits_of_texts(counts["bits"], counts["characters"])
-
-    return hma.interference_report(
-        *bits.values(), higher_is_better=False, metric="bits per character"
-    )
+    named = reference_models(args.reference, list(texts))
+    left_out = ", ".join(key for key in texts if key not in named)
+    if left_out:
+        print(f"Not compared, without a reference model: {left_out}.")
+    return compare_references(diagnosed, texts, named, DEVICE)
 
 
 def learn_masks(model: torch.nn.Module, batches: dict, seconds: float, args: argparse.Namespace):
@@ -120,6 +112,7 @@ def diagnose(diagnosed: DiagnosedModel, texts: dict, args: argparse.Namespace):
     def add(name: str, title: str, result, **pictures) -> None:
         sections[name] = ReportSection(title, SECTION_TEXTS[name], result, pictures)
 
+    references = compare(diagnosed, texts, args)  # what cannot be loaded is refused at once
     batches = make_batches(
         texts,
         tokenizer,
@@ -139,8 +132,11 @@ def diagnose(diagnosed: DiagnosedModel, texts: dict, args: argparse.Namespace):
 
     costs = None
     if args.monolingual:
-        costs = interference(scores, texts, args)
+        costs = interference_of_texts(scores, texts, args.monolingual, args.max_length, DEVICE)
         add("interference", "Interference", costs, interference=costs.plot)
+
+    if references is not None:
+        add("references", "Reference models", references, references=references.plot)
 
     # The gradients of a large model do not fit into memory side by side: a random projection to
     # 4,096 numbers nearly keeps their cosines.
@@ -164,7 +160,8 @@ def diagnose(diagnosed: DiagnosedModel, texts: dict, args: argparse.Namespace):
     add("plan", "Where to put capacity", plan, need_of_layers=plan.plot)
 
     found = {"interference": costs, "conflict": conflict, "overlap": overlap, "plan": plan}
-    return sections, Verdict.of(**found, cautions=diagnosed.cautions(scores))
+    findings = () if references is None else (references.finding,)
+    return sections, findings, Verdict.of(**found, cautions=diagnosed.cautions(scores))
 
 
 def main() -> None:
@@ -181,8 +178,8 @@ def main() -> None:
         print(f"Left out, since the model has no such language: {left_out}.")
 
     if args.monolingual:
-        check_monolingual(texts, args)
-    sections, verdict = diagnose(diagnosed, texts, args)
+        check_monolingual(args.monolingual, list(texts))
+    sections, findings, verdict = diagnose(diagnosed, texts, args)
 
     hardware = torch.cuda.get_device_name() if DEVICE == "cuda" else f"{platform.machine()}, CPU"
     versions = [f"{lib.__name__} {lib.__version__}" for lib in (hma, torch, transformers)]
@@ -195,8 +192,8 @@ def main() -> None:
     }
 
     title = f"Interference in {args.model}"
-    DiagnosticReport(title, (), sections, about, verdict).save(args.output_dir)
-    print("", verdict.to_markdown().replace("**", ""), sep="\n")
+    DiagnosticReport(title, findings, sections, about, verdict).save(args.output_dir)
+    print("", verdict.to_markdown().replace("**", ""), *findings, sep="\n")
     print(f"\nSee {args.output_dir / 'report.html'}.")
 
 

@@ -27,6 +27,7 @@ Meta-learned language adapters, from the command line.
   cp NAME [DEST]               copy a recipe or a configuration, to change it
   diagnose MODEL TEXTS         report which languages of a model interfere
   languages MODEL              list the languages of a saved or published family
+  eval MODEL                   score a family on tasks of lm-evaluation-harness
   export MODEL FOLDER          write a family as files that a server loads
 """
 
@@ -124,13 +125,52 @@ def _other(words: Sequence[str]) -> int:
 
         for language in list_languages(args.model, revision=args.revision):
             print(language)
+    elif args.command == "eval":
+        _evaluate(args)
     else:
         _export(args)
 
     return 0
 
 
+def _evaluate(args: argparse.Namespace) -> None:
+    # Imports torch and transformers.
+    from hf_meta_adapters.cli.evaluating import Evaluation, evaluate_family, language_codes
+    from hf_meta_adapters.evaluation.harness_task import HarnessTask
+
+    codes = language_codes(args.codes)
+    tasks = [
+        HarnessTask(name, codes, args.metric, args.num_fewshot, args.limit, args.chat_template)
+        for name in args.tasks
+    ]
+    evaluation = Evaluation(
+        args.model,
+        tasks,
+        args.languages,
+        args.task_folder,
+        args.batch_size,
+        args.device,
+        args.revision,
+        args.output,
+        args.push,
+    )
+    for scores in evaluate_family(evaluation):
+        print(f"{scores.to_markdown()}\n")
+
+    if not evaluation.is_recorded:
+        print("These scores are not recorded in the family.")
+
+
 def _export(args: argparse.Namespace) -> None:
+    if args.server == "gguf":
+        raise ConfigurationError(
+            "GGUF files are made by scripts of a checkout of llama.cpp, which no package of that"
+            f" project has. Found `--for gguf`. Run `{NAME} export {args.model} {args.folder} --for"
+            f" merged`, then `python convert_hf_to_gguf.py {args.folder}/LANGUAGE` for each"
+            " language; or `--for vllm`, then `python convert_lora_to_gguf.py"
+            f" {args.folder}/LANGUAGE` for a LoRA of each over one base."
+        )
+
     # Imports torch and transformers.
     from hf_meta_adapters.cli.exporting import export_for_vllm, export_merged
 
@@ -150,7 +190,7 @@ def _export(args: argparse.Namespace) -> None:
         print(f"{language}: {place}")
 
 
-COMMANDS = ("ls", "run", "cp", "diagnose", "languages", "export")
+COMMANDS = ("ls", "run", "cp", "diagnose", "languages", "eval", "export")
 
 
 def _checked(words: Sequence[str]) -> Sequence[str]:
@@ -165,6 +205,64 @@ def _checked(words: Sequence[str]) -> Sequence[str]:
         f"`{NAME} --help` says what each does.",
     ]
     raise ConfigurationError(" ".join(filter(None, parts)))
+
+
+def _add_eval(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    scored = commands.add_parser(
+        "eval",
+        description="Score a family on tasks of lm-evaluation-harness, each language by its own"
+        " adapter. The scores go into a folder at once, into a repository with --push.",
+    )
+    scored.add_argument("model", metavar="MODEL", help="a folder, or a repository of the Hub")
+    scored.add_argument(
+        "--tasks",
+        nargs="+",
+        required=True,
+        metavar="TASK",
+        help="as `lm-eval ls tasks` lists them, with {language} where the language stands:"
+        " xcopa_{language}",
+    )
+    scored.add_argument("--languages", nargs="+", metavar="LANGUAGE", help="default: all")
+    scored.add_argument(
+        "--codes",
+        nargs="+",
+        default=[],
+        metavar="LANGUAGE=CODE",
+        help="what a task calls a language, where that is not its key: sw=swh_Latn",
+    )
+    scored.add_argument("--metric", help="the one on the card; default: the first of the task")
+    scored.add_argument("--num_fewshot", type=int, help="default: what the task says")
+    scored.add_argument("--chat_template", action="store_true", help="apply that of the tokenizer")
+    scored.add_argument("--task_folder", metavar="FOLDER", help="tasks of your own, in YAML")
+    scored.add_argument("--limit", type=int, help="only so many examples; nothing is recorded")
+    scored.add_argument("--batch_size", type=int, default=8, help="default: 8")
+    scored.add_argument("--device", help="default: a GPU if there is one")
+    scored.add_argument("--revision", help="a branch, a tag or a commit of the repository")
+    scored.add_argument("--output", metavar="FOLDER", help="write scores.json and scores.md there")
+    scored.add_argument("--push", action="store_true", help="record the scores in the repository")
+
+
+def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    export = commands.add_parser(
+        "export", description="Write a family as files that a server loads."
+    )
+    export.add_argument("model", metavar="MODEL", help="a folder, or a repository of the Hub")
+    export.add_argument("folder", metavar="FOLDER", help="where to write a folder per language")
+    export.add_argument(
+        "--for",
+        dest="server",
+        choices=("vllm", "merged", "gguf"),
+        required=True,
+        help="vllm: one LoRA per language, and the command that serves them; merged: one plain"
+        " model per language; gguf: says which scripts of llama.cpp make such files of the two",
+    )
+    export.add_argument("--languages", nargs="+", metavar="LANGUAGE", help="default: all")
+    export.add_argument("--revision", help="a branch, a tag or a commit of the repository")
+    export.add_argument(
+        "--fallback",
+        metavar="LANGUAGE",
+        help="vllm: whose adapter serves text in other languages, for the map",
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -192,26 +290,8 @@ def _parser() -> argparse.ArgumentParser:
     languages.add_argument("model", metavar="MODEL", help="a folder, or a repository of the Hub")
     languages.add_argument("--revision", help="a branch, a tag or a commit of the repository")
 
-    export = commands.add_parser(
-        "export", description="Write a family as files that a server loads."
-    )
-    export.add_argument("model", metavar="MODEL", help="a folder, or a repository of the Hub")
-    export.add_argument("folder", metavar="FOLDER", help="where to write a folder per language")
-    export.add_argument(
-        "--for",
-        dest="server",
-        choices=("vllm", "merged"),
-        required=True,
-        help="vllm: one LoRA per language, and the command that serves them; merged: one plain"
-        " model per language",
-    )
-    export.add_argument("--languages", nargs="+", metavar="LANGUAGE", help="default: all")
-    export.add_argument("--revision", help="a branch, a tag or a commit of the repository")
-    export.add_argument(
-        "--fallback",
-        metavar="LANGUAGE",
-        help="vllm: whose adapter serves text in other languages, for the map",
-    )
+    _add_eval(commands)
+    _add_export(commands)
     return parser
 
 

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-from transformers.utils import cached_file
-
+from hf_meta_adapters.cli.family_tokenizer import saved_tokenizer
 from hf_meta_adapters.data.detection import Detector, LanguageDetection
 from hf_meta_adapters.errors import ConfigurationError, check_known_language
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
@@ -161,19 +159,10 @@ def export_merged(
             " Remove them, or name another folder."
         )
 
-    tokenizer = _tokenizer(source, revision)
+    tokenizer = saved_tokenizer(source, revision)
     for language, path in places.items():
         plain: Any = model.merge_language(language)
         plain.save_pretrained(str(path))
         if tokenizer is not None:
             tokenizer.save_pretrained(str(path))
     return places
-
-
-def _tokenizer(source: str, revision: str | None) -> Any:
-    """The tokenizer of a family; `None` where it was saved without one."""
-    try:
-        cached_file(source, "tokenizer_config.json", revision=revision)
-    except OSError:
-        return None
-    return AutoTokenizer.from_pretrained(source, revision=revision)

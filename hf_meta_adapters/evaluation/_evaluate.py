@@ -26,7 +26,7 @@ from hf_meta_adapters.evaluation.task import Task, TaskScore, get_task
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["evaluate_languages"]
+__all__ = ["evaluate_languages", "saved_tokenizer"]
 
 
 def evaluate_languages(
@@ -100,7 +100,7 @@ def evaluate_languages(
 
     tokenizer = processing_class
     if tokenizer is None:
-        tokenizer = _saved_tokenizer(model)
+        tokenizer = saved_tokenizer(model)
     if device is not None:
         model.to(device)
 
@@ -222,7 +222,7 @@ def _check_head(model: nn.Module, task: Task) -> None:
         )
 
 
-def _saved_tokenizer(model: nn.Module) -> PreTrainedTokenizerBase:
+def saved_tokenizer(model: nn.Module) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     # An empty path fails like an unknown one; `None` would be a `TypeError`.

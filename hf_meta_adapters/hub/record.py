@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from hf_meta_adapters._typing import Details, Language
+from hf_meta_adapters._typing import Details, JsonObject, Language
 from hf_meta_adapters.diagnostics import ConflictMatrix
 from hf_meta_adapters.errors import ConfigurationError
 
@@ -132,6 +132,38 @@ def details_of(details: Details, languages: Collection[Language]) -> dict[str, o
     if isinstance(data, Mapping):
         kept["data"] = {key: rows for key, rows in data.items() if key in languages}
     return kept
+
+
+def with_scores(details: Details, added: Sequence[JsonObject]) -> dict[str, object]:
+    """The details of a family with further scores.
+
+    Args:
+        details: What was recorded.
+        added: Tables of scores. They replace those of the same task and metric, as far as they are
+            of the same languages.
+    """
+    tables = as_list(details.get("scores"))
+    for new in added:
+        tables = [_left_of(table, new) for table in tables]
+
+    kept = [table for table in tables if not isinstance(table, Mapping) or table.get("scores")]
+    return {**details, "scores": [*kept, *added]}
+
+
+def _left_of(table: object, new: JsonObject) -> object:
+    """What stays of a table of scores when some of its languages are scored again."""
+    scored = new["scores"]
+    if not isinstance(table, Mapping) or not isinstance(table.get("scores"), Mapping):
+        return table
+    if any(table.get(name) != new[name] for name in ("task", "metric")):
+        return table
+
+    others = [
+        key for key in table["scores"] if not isinstance(scored, Mapping) or key not in scored
+    ]
+    if len(others) == len(table["scores"]):
+        return table
+    return _rows_of(table, others)
 
 
 def _rows_of(table: object, languages: Collection[Language]) -> dict[str, object]:

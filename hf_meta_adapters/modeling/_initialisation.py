@@ -18,6 +18,7 @@ from hf_meta_adapters.errors import (
 )
 
 _TOLERANCE = 1e-6
+_MEAN = "mean"
 
 
 def check_new_language(language: Language, known: Sequence[Language]) -> None:
@@ -45,7 +46,7 @@ def check_mixture(
     """The weight of every language that a new one starts from; none for a fresh start.
 
     Args:
-        copy_from: A language, or the weights of several.
+        copy_from: A language, "mean" for all languages alike, or the weights of several.
         known: The languages of the model.
         backend: Its backend, which may refuse means of several languages.
 
@@ -59,9 +60,14 @@ def check_mixture(
     Example:
         >>> check_mixture({"sw": 0.6, "en": 0.4}, ["en", "sw"])
         {'sw': 0.6, 'en': 0.4}
+        >>> check_mixture("mean", ["en", "sw"])
+        {'en': 0.5, 'sw': 0.5}
     """
     if copy_from is None:
         return {}
+
+    if copy_from == _MEAN and _MEAN not in known and known:
+        copy_from = dict.fromkeys(known, 1 / len(known))
 
     if not isinstance(copy_from, Mapping):
         return {check_known_language(copy_from, known): 1.0}

@@ -249,7 +249,9 @@ class LanguageAdapterModel(nn.Module):
             language: Its key.
             copy_from: A language whose parameters the new one starts from; or weights of several
                 that sum to 1 within 1e-6, such as `{"sw": 0.6, "en": 0.4}`, for a start from their
-                mean, φ_new = Σ_l w_l φ_l, parameter by parameter. Default a fresh adapter.
+                mean, φ_new = Σ_l w_l φ_l, parameter by parameter; or `"mean"`, for that of all
+                languages alike. `nearest_languages` tells which suit a text. Default a fresh
+                adapter.
 
         Raises:
             LanguageError: If the key is malformed or taken, or a language to copy from is unknown.

@@ -9,7 +9,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.errors import ConfigurationError
-from hf_meta_adapters.pretraining._pretraining_arguments import PretrainingArguments
+from hf_meta_adapters.pretraining._text_arguments import TextArguments
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 
 __all__ = ["evaluation_callbacks"]
@@ -21,7 +21,7 @@ _EXAMPLE = (
 
 
 def evaluation_callbacks(
-    args: PretrainingArguments,
+    args: TextArguments,
     training: MetaAdapterTrainingArguments,
     languages: Sequence[Language],
 ) -> list[TrainerCallback]:
@@ -42,7 +42,7 @@ def evaluation_callbacks(
             chooses the best model does not exist.
 
     Example:
-        >>> args = PretrainingArguments(model="name", eval_split="valid", early_stopping_patience=3)
+        >>> args = TextArguments(model="name", eval_split="valid", early_stopping_patience=3)
         >>> training = MetaAdapterTrainingArguments(
         ...     eval_strategy="steps", metric_for_best_model="loss", report_to="none"
         ... )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hf_meta_adapters.errors import ConfigurationError
-from hf_meta_adapters.pretraining._pretraining_arguments import PretrainingArguments
+from hf_meta_adapters.pretraining._text_arguments import TextArguments
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 
 __all__ = ["checkpoint_to_resume"]
@@ -13,7 +13,7 @@ _NONE = ("", "none", "false", "no", "0")
 
 
 def checkpoint_to_resume(
-    args: PretrainingArguments, training: MetaAdapterTrainingArguments
+    args: TextArguments, training: MetaAdapterTrainingArguments
 ) -> str | bool | None:
     """Return what `MetaAdapterTrainer.train` takes for `resume_from_checkpoint`.
 
@@ -29,7 +29,7 @@ def checkpoint_to_resume(
         ConfigurationError: If both name a checkpoint.
 
     Example:
-        >>> args = PretrainingArguments(model="name")
+        >>> args = TextArguments(model="name")
         >>> training = MetaAdapterTrainingArguments(resume_from_checkpoint="last", report_to="none")
         >>> checkpoint_to_resume(args, training)
         True

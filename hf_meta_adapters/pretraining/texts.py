@@ -9,13 +9,13 @@ from datasets import Dataset
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.bundled.folders import texts_folder
 from hf_meta_adapters.data import load_language_datasets, load_local_datasets
-from hf_meta_adapters.pretraining._pretraining_arguments import PretrainingArguments
+from hf_meta_adapters.pretraining._text_arguments import TextArguments
 
 __all__ = ["balanced_texts", "load_texts"]
 
 
 def load_texts(
-    args: PretrainingArguments, split: str, *, languages: Sequence[Language] | None = None
+    args: TextArguments, split: str, *, languages: Sequence[Language] | None = None
 ) -> dict[Language, Dataset]:
     """Load one split of the texts that the settings name, from a folder or from the Hub.
 

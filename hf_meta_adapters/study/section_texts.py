@@ -24,6 +24,12 @@ SECTION_TEXTS: Final[Mapping[str, str]] = {
         " choice of texts; another training run may differ by more. Whether both models saw as"
         " much text is not known here."
     ),
+    "references": (
+        "How well this model predicts each language beside a model of that language alone, on the"
+        " same texts, in bits per character. The reference was trained on other text, has another"
+        " tokenizer and another size: a difference tells how well a language is served, and not"
+        " what joint training costs it. Above 0, the reference predicts the text better."
+    ),
     "conflict": (
         "The gradient of a language is the direction in which training on it would move the shared"
         " weights. Cosine 1: two languages pull the same way. 0: they do not affect each other."

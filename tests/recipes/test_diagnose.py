@@ -255,6 +255,41 @@ def test_other_models(kind, texts, tmp_path, diagnose_here, monkeypatch, capsys)
     )  # those of the model that have text
 
 
+def test_reference_models_of_single_languages(texts, tmp_path, diagnose_here, capsys):
+    config = GPT2Config(
+        vocab_size=320, n_positions=64, n_embd=16, n_layer=2, n_head=2, bos_token_id=0
+    )
+    model = save(GPT2LMHeadModel(config), tmp_path / "model")
+    for language in ("en", "sw"):
+        save(GPT2LMHeadModel(config), tmp_path / "alone" / language)
+    another = save(GPT2LMHeadModel(config), tmp_path / "another")
+    words = ("--reference", tmp_path / "alone", f"fr={another}")
+
+    diagnose_here(model, texts, *QUICK, "--mask_steps", "0", *words, "--output_dir", "report")
+    printed = capsys.readouterr().out
+    assert "Not compared, without a reference model: ru." in printed
+    report = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
+    rows = report["references"]["rows"]
+    assert [(row["language"], Path(row["reference"]).name) for row in rows] == [
+        ("en", "en"),
+        ("fr", "another"),
+        ("sw", "sw"),
+    ]
+    assert report["findings"][-1] in printed
+    assert {path.name for path in (tmp_path / "report").iterdir()} == FILES | {"references.png"}
+
+    masked = save(XLMRobertaForMaskedLM(CONFIG), tmp_path / "masked")
+    for other, arguments, message in (
+        (masked, words, r"The model is a masked one.*--monolingual"),
+        (model, ("--reference", f"en={masked}"), r"masked is a masked one"),
+        (model, ("--reference", tmp_path / "nowhere"), r"no en/config\.json"),
+        (model, ("--reference", f"xx={another}"), r"of a language that has texts.*'xx="),
+        (model, ("--reference", "goldfish:3mb"), r"'3mb'"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            diagnose_here(other, texts, *arguments)
+
+
 def test_what_cannot_work_is_refused(texts, tmp_path, diagnose_here):
     headless = save(XLMRobertaModel(CONFIG), tmp_path / "headless")
     model = save(XLMRobertaForMaskedLM(CONFIG), tmp_path / "model")

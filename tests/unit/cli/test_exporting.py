@@ -164,6 +164,16 @@ def test_merged_models_are_plain_checkpoints(tmp_path):
         export_merged(str(tmp_path / "family"), tmp_path / "plain")
 
 
+def test_gguf_files_are_made_elsewhere(tmp_path, capsys):
+    words = ["export", "me/family", str(tmp_path / "out"), "--for", "gguf"]
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert f"hf-meta-adapters export me/family {tmp_path / 'out'} --for merged" in told
+    assert f"python convert_hf_to_gguf.py {tmp_path / 'out'}/LANGUAGE" in told
+    assert f"python convert_lora_to_gguf.py {tmp_path / 'out'}/LANGUAGE" in told
+    assert not (tmp_path / "out").exists()
+
+
 def test_other_methods_are_refused_by_name(tmp_path):
     from tests.training import make_model
 

@@ -24,6 +24,19 @@ def test_a_new_language_is_the_weighted_mean_parameter_by_parameter(method: str)
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
 
 
+def test_the_mean_is_of_all_languages_alike() -> None:
+    model = stirred(adapted("bert", "lora", ["en", "sw", "te"]))
+    model.add_language("yo", copy_from="mean")
+    named = [list(model.language_parameters(key).values()) for key in ("yo", "en", "sw", "te")]
+    for new, *olds in zip(*named, strict=True):
+        torch.testing.assert_close(new, sum(olds) / 3)
+
+    model = adapted("bert", "lora", ["en", "mean"])  # a key of the model is that language
+    model.add_language("yo", copy_from="mean")
+    pairs = zip(*(model.language_parameters(key).values() for key in ("yo", "mean")), strict=True)
+    assert all(torch.equal(new, old) for new, old in pairs)
+
+
 def test_one_language_alone_is_copied_bitwise() -> None:
     model = stirred(adapted("bert", "lora"))
     model.add_language("yo", copy_from={"sw": 1.0})

@@ -350,6 +350,30 @@ def study_differences() -> str:
     return differences({name: measure[:-2] for name, measure in MEASURES.items()})
 
 
+def treatments() -> str:
+    """Bits per character of each treatment, its gain over joint training, and its time."""
+    report = result("study_treatments")["report"]
+    scores, compute = report["mlm_all"], report["compute"]
+    gains = {}
+    for one in scores["differences"]:
+        # The criterion compares joint training with each of the others.
+        ends = sorted([-one["low"], -one["high"]])
+        gains[one["baseline"]] = [
+            interval(-one["mean"], *ends, sign=True),
+            f"{one['p_value']:.3g}",
+        ]
+
+    rows = []
+    for name, mean in sorted(scores["means"].items(), key=lambda item: item[1][0]):
+        seconds = compute.get(name, {}).get("cpu_seconds")
+        time = "–"
+        if seconds is not None:
+            time = f"{seconds / compute['joint']['cpu_seconds']:.1f}"
+        rows.append([f"`{name}`", f"{mean[0]:.3f}", *gains.get(name, ["–", "–"]), time])
+
+    return markdown(["method", "bits per character", "better than joint by", "p", "time"], rows)
+
+
 def study_pairs() -> str:
     """Bits per character of the other language of bilingual models with English, by method."""
     pairs = study()["mlm_pairs"]

@@ -36,7 +36,8 @@ def trl_library() -> ModuleType:
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             "Conversations become rows by the functions of TRL. Found"
-            f' `{error.name}` not installed. Run `pip install "hf-meta-adapters[sft]"`.'
+            f' `{error.name}` not installed. Run `pip install "hf-meta-adapters[sft]"`,'
+            " with Python 3.11 or newer."
         ) from error
 
 

@@ -91,7 +91,8 @@ def test_a_stage_that_fails_is_reported_and_the_others_go_on(tmp_path, monkeypat
     monkeypatch.setattr(gpu, "REPORT_SECONDS", 30)
     monkeypatch.setattr(gpu, "LEAST_SECONDS", 1)
     words = ["--device", "cpu", "--stages", "benchmark", "studies", "--output_dir", tmp_path]
-    words += ["--studies", "some_study:long", "some_study:quick", "--minutes", "1.1"]
+    words += ["--studies", "some_study:long", "some_study:quick", "--minutes", "0.6"]
+    words += ["--processes", "6", "--shares", "2", "1"]
     assert called(gpu, monkeypatch, *words, "--data", "DATA", "--model", "MODEL") == 1
 
     content = json.loads((tmp_path / "gpu.json").read_text())
@@ -99,14 +100,16 @@ def test_a_stage_that_fails_is_reported_and_the_others_go_on(tmp_path, monkeypat
     assert [*stages] == [
         "benchmark",
         "some_study:long",
-        "some_study:long, report",
         "some_study:quick",
+        "some_study:long, report",
         "some_study:quick, report",
     ]
     assert stages["benchmark"]["returncode"] == 1
     assert stages["some_study:long"]["stopped"]
     assert "--data DATA --model MODEL" in stages["some_study:quick"]["command"]
     assert not stages["some_study:quick"]["stopped"]
+    for name, processes in (("long", 4), ("quick", 2)):
+        assert f"--processes {processes} " in stages[f"some_study:{name}"]["command"]
     assert (tmp_path / "long.json").exists()
     assert {"command", "hardware", "versions"} <= set(content)
     assert "failed: ['benchmark']" in capsys.readouterr().out

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from hf_meta_adapters.cli.catalogue import find_config, find_recipe
+from hf_meta_adapters.cli.declared_options import declared_options
 from hf_meta_adapters.cli.recipe_arguments import parse_arguments
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.study import benchmark_steps
@@ -65,6 +67,17 @@ def test_the_tests_are_those_that_are_marked():
     assert {"test_steps.py", "test_training.py", "test_uses.py", "test_gradient.py"} <= named
     assert "test_house_rules.py" not in named
     assert limit == 120
+
+
+def test_the_studies_are_there_and_take_what_they_are_given():
+    args = parse_arguments(gpu.Arguments, ["--data", "DATA", "--model", "MODEL"])
+    for study in args.studies:
+        recipe, _, config = study.partition(":")
+        given = gpu.study_command(args, study)
+        assert Path(given[1]) == find_recipe(recipe)
+        assert find_config(config).is_file()
+        options = declared_options(find_recipe(recipe))
+        assert {word.removeprefix("--") for word in given if word.startswith("--")} <= set(options)
 
 
 STUB = """

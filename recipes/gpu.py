@@ -36,7 +36,7 @@ from hf_meta_adapters.study.timed_stages import StageResult, TimedStages
 
 MARKS = ("mark.gpu", "ON_DEVICES")  # of test modules
 STAGES = ("tests", "benchmark", "compiled", "studies")
-REPORT_SECONDS = 40  # of each study, to write what it has
+REPORT_SECONDS = 40  # for the studies to write what they have
 LEAST_SECONDS = 30  # a study with less does not begin: it would only start
 START_SECONDS = 45  # of a benchmark: imports, models, and the step at which it stops
 
@@ -68,12 +68,12 @@ class Arguments:
             "few_label_study:few_label_gpu",
             "pretrained_study:pretrained_gpu",
         ],
-        metadata={"help": "RECIPE:CONFIG, one after the other."},
+        metadata={"help": "RECIPE:CONFIG, at the same time."},
     )
     shares: list[float] = field(
-        default_factory=list, metadata={"help": "Of the time, for each study; default: equal."}
+        default_factory=list, metadata={"help": "Of the processes, for each study; default: equal."}
     )
-    processes: int = field(default=12, metadata={"help": "Cells of a study at the same time."})
+    processes: int = field(default=12, metadata={"help": "Cells at the same time, of all studies."})
     data: str = field(default="", metadata={"help": "Folder of labelled data, for the studies."})
     model: str = field(default="", metadata={"help": "Folder of the encoder, for the studies."})
 
@@ -119,16 +119,18 @@ def fixed_stages(args: Arguments) -> dict[str, tuple[list[str], float]]:
     return stages
 
 
-def study_command(args: Arguments, study: str, *words: str) -> list[str]:
-    """The command of a study: `RECIPE:CONFIG`."""
+def study_command(args: Arguments, study: str) -> list[str]:
+    """The command of a study, `RECIPE:CONFIG`, with its share of the processes."""
     recipe, _, config = study.partition(":")
-    given = ["--config", config, "--processes", args.processes]
+    shares = dict(zip(args.studies, args.shares or [1.0] * len(args.studies), strict=True))
+    processes = max(1, round(args.processes * shares[study] / sum(shares.values())))
+    given = ["--config", config, "--processes", processes]
     given += ["--results", Path(args.output_dir) / f"{config}.json"]
     for name in ("data", "model"):
         if getattr(args, name):
             given += [f"--{name}", getattr(args, name)]
 
-    return python(recipe, *given, *words)
+    return python(recipe, *given)
 
 
 def check(args: Arguments) -> None:
@@ -144,18 +146,20 @@ def check(args: Arguments) -> None:
 
 
 def run_studies(args: Arguments, stages: TimedStages) -> None:
-    """Cells of each study until its share of the time is over, and a report of them."""
-    shares = args.shares or [1.0] * len(args.studies)
-    for number, study in enumerate(args.studies):
-        reports = REPORT_SECONDS * (len(args.studies) - number)
-        limit = (stages.left() - reports) * shares[number] / sum(shares[number:])
-        if limit < LEAST_SECONDS:
+    """Cells of all studies at the same time, until the time is over; then a report of each."""
+    limit = stages.left() - REPORT_SECONDS
+    if limit < LEAST_SECONDS:
+        for study in args.studies:
             stages.record(StageResult(study, "", limit, 0.0, 0, True, ["no time was left"]))
-            continue
+        return
 
-        stages.run(study, study_command(args, study), limit)
-        report = study_command(args, study, "--report", "true")
-        stages.run(f"{study}, report", report, REPORT_SECONDS)
+    # At the same time: a study needs half a minute to start, in which it computes nothing.
+    commands = {study: study_command(args, study) for study in args.studies}
+    stages.run_together(commands, limit)
+    reports = {
+        f"{study}, report": [*command, "--report", "true"] for study, command in commands.items()
+    }
+    stages.run_together(reports, REPORT_SECONDS)
 
 
 def main() -> int:

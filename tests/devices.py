@@ -66,5 +66,5 @@ def waits(device: str, work: Callable[[], object]) -> list[str]:
             work()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    found = [one for one in caught if "synchronizing" in str(one.message)]
+    found = [one for one in caught if "called a synchronizing" in str(one.message)]
     return [f"{one.filename}:{one.lineno}" for one in found]

@@ -1,4 +1,4 @@
-"""Commands one after the other, each in processes of its own and with a time limit."""
+"""Commands in processes of their own, with time limits."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from pathlib import Path
 
 from hf_meta_adapters.results.files import write_text
 
-__all__ = ["StageResult", "TimedStages", "run_stage"]
+__all__ = ["StageResult", "TimedStages", "run_stages"]
 
 _GRACE = 5.0  # seconds between the request to end and the end
 _LAST_LINES = 12
+_NOT_STARTED = 127
 _WIDEST = 300  # characters of a line that are kept
 
 
@@ -79,10 +80,23 @@ class TimedStages:
             command: Its command.
             limit: The seconds that it may take.
         """
-        print(f"{name}: at most {limit:.0f} s", flush=True)
+        self.run_together({name: command}, limit)
+
+    def run_together(self, commands: Mapping[str, Sequence[str]], limit: float) -> None:
+        """Run several stages at the same time.
+
+        Args:
+            commands: Name → command.
+            limit: The seconds that they may take.
+        """
+        for name in commands:
+            print(f"{name}: at most {limit:.0f} s", flush=True)
+
         # Processes share the cores, and one thread of each launches the kernels.
         environment = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        self.record(run_stage(name, command, limit, self._folder / "gpu.log", environment))
+        log = self._folder / "gpu.log"
+        for found in run_stages(commands, limit, log, environment):
+            self.record(found)
 
     def record(self, found: StageResult) -> None:
         """Write what became of a stage, so that it outlives the run.
@@ -103,75 +117,131 @@ class TimedStages:
             print(f"    {line[:160]}", flush=True)
 
 
-def run_stage(
-    name: str,
-    command: Sequence[str],
+def run_stages(
+    commands: Mapping[str, Sequence[str]],
     limit: float,
     log: Path,
     environment: Mapping[str, str] | None = None,
-) -> StageResult:
-    """Run a command until it ends or its time is over; then end it with all of its processes.
+) -> list[StageResult]:
+    """Run commands at the same time, until they end or their time is over.
+
+    What is over is ended with all processes that it has started.
 
     Args:
-        name: What the stage is called.
-        command: The command.
-        limit: Its seconds.
-        log: A file to whose end everything it prints is written.
+        commands: Name → command.
+        limit: The seconds of all of them.
+        log: A file to whose end everything they print is written, one after the other.
         environment: Variables beside those of this process.
 
     Returns:
-        What became of it. A command that cannot be started has the exit code 127.
+        What became of each. A command that cannot be started has the exit code 127.
 
     Example:
         >>> import sys, tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     command = [sys.executable, "-c", "print('done')"]
-        ...     stage = run_stage("one", command, 60, Path(folder) / "log.txt")
+        ...     (stage,) = run_stages({"one": command}, 60, Path(folder) / "log.txt")
         >>> stage.returncode, stage.stopped, stage.last_lines
         (0, False, ['done'])
     """
     given = {**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})}
-    began, stopped = time.perf_counter(), False
+    began = time.perf_counter()
+    started: list[_Started] = []
+    try:
+        for number, (name, command) in enumerate(commands.items()):
+            # Beside the log, so that it is not lost if this process is killed.
+            output = log.with_name(f"{log.name}.{number}")
+            started.append(_Started(name, command, limit, output, given))
+
+        for one in started:
+            one.wait(max(began + limit - time.perf_counter(), 0.1))
+    finally:
+        for one in started:
+            one.end()
+
+    results = [one.result() for one in started]
     with log.open("ab") as file:
-        file.write(f"\n===== {name}: {shlex.join(command)}\n".encode())
-        file.flush()
-        start = file.tell()
+        for one in started:
+            file.write(f"\n===== {one.name}: {shlex.join(one.command)}\n".encode())
+            file.write(one.output.read_bytes())
+            one.output.unlink()
+    return results
+
+
+class _Started:
+    """A command that is running, or could not be started."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        limit: float,
+        output: Path,
+        environment: Mapping[str, str],
+    ) -> None:
+        self.name, self.command, self.output = name, command, output
+        self._limit, self._stopped = limit, False
+        self._began = time.perf_counter()
+        self._seconds = 0.0
+        self._process: subprocess.Popen[bytes] | None = None
+
+        with output.open("wb") as file:
+            try:
+                self._process = subprocess.Popen(  # noqa: S603 (written by the caller)
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                file.write(str(error).encode())
+
+    def wait(self, seconds: float) -> None:
+        """Wait for its end, for some seconds at most."""
+        if self._process is None:
+            return
 
         try:
-            process = subprocess.Popen(  # noqa: S603 (written by the caller)
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=given,
-                start_new_session=True,
-            )
-        except OSError as error:
-            return StageResult(name, shlex.join(command), limit, 0.0, 127, False, [str(error)])
-
-        try:
-            process.wait(max(limit, 0.1))
+            self._process.wait(seconds)
         except subprocess.TimeoutExpired:
-            stopped = True
-        finally:
-            _end(process)
+            self._stopped = True
 
-    seconds = round(time.perf_counter() - began, 1)
-    lines = _last_lines(log, start)
-    code = process.returncode
-    return StageResult(name, shlex.join(command), limit, seconds, code, stopped, lines)
+    def end(self) -> None:
+        """End it, and the processes that it has started, which share its group."""
+        process = self._process
+        if process is None:
+            return
 
+        if process.poll() is None:
+            _signal(process, signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE)
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a command and the processes that it has started, which share its group."""
-    if process.poll() is None:
-        _signal(process, signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_GRACE)
+        # Workers may outlive the process that started them.
+        _signal(process, signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
+        process.wait()
+        self._seconds = round(time.perf_counter() - self._began, 1)
 
-    # Workers may outlive the process that started them.
-    _signal(process, signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
-    process.wait()
+    def result(self) -> StageResult:
+        """What became of it, after its end."""
+        code = _NOT_STARTED
+        if self._process is not None:
+            code = self._process.returncode
+
+        text = self.output.read_bytes().decode(errors="replace")
+        # A progress bar writes over its line.
+        lines = [line.rpartition("\r")[2].rstrip() for line in text.split("\n")]
+        return StageResult(
+            name=self.name,
+            command=shlex.join(self.command),
+            limit=round(self._limit, 1),
+            seconds=self._seconds,
+            returncode=code,
+            stopped=self._stopped,
+            last_lines=[line[:_WIDEST] for line in lines if line][-_LAST_LINES:],
+        )
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:
@@ -181,13 +251,3 @@ def _signal(process: subprocess.Popen[bytes], number: int) -> None:
 
     with suppress(ProcessLookupError, PermissionError):  # they have ended
         os.killpg(process.pid, number)
-
-
-def _last_lines(log: Path, start: int) -> list[str]:
-    with log.open("rb") as file:
-        file.seek(start)
-        text = file.read().decode(errors="replace")
-
-    # A progress bar writes over its line.
-    lines = [line.rpartition("\r")[2].rstrip() for line in text.split("\n")]
-    return [line[:_WIDEST] for line in lines if line][-_LAST_LINES:]

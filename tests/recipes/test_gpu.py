@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from hf_meta_adapters.cli.catalogue import find_config, find_recipe
+from hf_meta_adapters.cli.declared_options import declared_options
 from hf_meta_adapters.cli.recipe_arguments import parse_arguments
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.study import benchmark_steps
@@ -67,6 +69,17 @@ def test_the_tests_are_those_that_are_marked():
     assert limit == 120
 
 
+def test_the_studies_are_there_and_take_what_they_are_given():
+    args = parse_arguments(gpu.Arguments, ["--data", "DATA", "--model", "MODEL"])
+    for study in args.studies:
+        recipe, _, config = study.partition(":")
+        given = gpu.study_command(args, study)
+        assert Path(given[1]) == find_recipe(recipe)
+        assert find_config(config).is_file()
+        options = declared_options(find_recipe(recipe))
+        assert {word.removeprefix("--") for word in given if word.startswith("--")} <= set(options)
+
+
 STUB = """
 import json, pathlib, sys, time
 given = sys.argv[1:]
@@ -91,7 +104,8 @@ def test_a_stage_that_fails_is_reported_and_the_others_go_on(tmp_path, monkeypat
     monkeypatch.setattr(gpu, "REPORT_SECONDS", 30)
     monkeypatch.setattr(gpu, "LEAST_SECONDS", 1)
     words = ["--device", "cpu", "--stages", "benchmark", "studies", "--output_dir", tmp_path]
-    words += ["--studies", "some_study:long", "some_study:quick", "--minutes", "1.1"]
+    words += ["--studies", "some_study:long", "some_study:quick", "--minutes", "0.6"]
+    words += ["--processes", "6", "--shares", "2", "1"]
     assert called(gpu, monkeypatch, *words, "--data", "DATA", "--model", "MODEL") == 1
 
     content = json.loads((tmp_path / "gpu.json").read_text())
@@ -99,14 +113,16 @@ def test_a_stage_that_fails_is_reported_and_the_others_go_on(tmp_path, monkeypat
     assert [*stages] == [
         "benchmark",
         "some_study:long",
-        "some_study:long, report",
         "some_study:quick",
+        "some_study:long, report",
         "some_study:quick, report",
     ]
     assert stages["benchmark"]["returncode"] == 1
     assert stages["some_study:long"]["stopped"]
     assert "--data DATA --model MODEL" in stages["some_study:quick"]["command"]
     assert not stages["some_study:quick"]["stopped"]
+    for name, processes in (("long", 4), ("quick", 2)):
+        assert f"--processes {processes} " in stages[f"some_study:{name}"]["command"]
     assert (tmp_path / "long.json").exists()
     assert {"command", "hardware", "versions"} <= set(content)
     assert "failed: ['benchmark']" in capsys.readouterr().out

@@ -11,9 +11,14 @@ from pathlib import Path
 import pytest
 
 from hf_meta_adapters.study import timed_stages
-from hf_meta_adapters.study.timed_stages import StageResult, TimedStages, run_stage
+from hf_meta_adapters.study.timed_stages import StageResult, TimedStages, run_stages
 
 LONG = 60.0
+
+
+def run_stage(name: str, command: list[str], *given: object) -> StageResult:
+    (found,) = run_stages({name: command}, *given)  # type: ignore[arg-type]
+    return found
 
 
 def python(code: str) -> list[str]:
@@ -63,6 +68,24 @@ def _runs(number: int) -> bool:
     # one that has ended, and that nobody has waited for
     status = Path(f"/proc/{number}/stat")
     return not status.exists() or status.read_text().split(")")[-1].split()[0] != "Z"
+
+
+def test_stages_run_at_the_same_time(tmp_path: Path) -> None:
+    """Each waits for a file that the other writes."""
+    wait = (
+        "import pathlib, time\npathlib.Path({!r}).touch()\nwhile not pathlib.Path({!r}).exists():"
+    )
+    names = [str(tmp_path / name) for name in "ab"]
+    commands = {
+        name: python(wait.format(*pair) + " time.sleep(0.01)\nprint('met')")
+        for name, pair in zip("ab", (names, names[::-1]), strict=True)
+    }
+    found = run_stages(commands, LONG, tmp_path / "log")
+    assert [(one.name, one.returncode, one.last_lines) for one in found] == [
+        ("a", 0, ["met"]),
+        ("b", 0, ["met"]),
+    ]
+    assert (tmp_path / "log").read_text().count("met\n") == 2
 
 
 def test_a_command_that_is_not_there(tmp_path: Path) -> None:

@@ -273,11 +273,10 @@ def _drawn(cell: PretrainedCell, name: str, data: Path, language: Language, seed
 
 def _scored(cell: PretrainedCell, name: str, data: Path) -> Labelled:
     """Examples from all over a split, the same for every seed, of the languages that have some."""
-    languages = [
-        language
-        for language in dict.fromkeys([cell["source"], *cell["targets"]])
-        if (data / name / language).is_dir()
-    ]
+    languages = list(cell["targets"])
+    if cell["protocol"] == "zero-shot":
+        languages = list(dict.fromkeys([cell["source"], *languages]))
+    languages = [language for language in languages if (data / name / language).is_dir()]
     count = cell["tasks"][name]["scored_rows"]
     datasets = {key: _labelled(data / name, cell["split"], key) for key in languages}
     return {language: rows.select(_spread(len(rows), count)) for language, rows in datasets.items()}

@@ -1,6 +1,6 @@
-"""The text and tables about the study of a pretrained model, from its results file.
+"""The text and tables about the study of a pretrained model, from its results files.
 
-Until that file is there, the page says that the study has not been run.
+Until such a file is there, the page says that the study has not been run.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from tests.docs.pages import ROOT
 
 RESULTS = ROOT / "recipes" / "results" / "pretrained_gpu.json"
+TRANSLATIONS = RESULTS.with_name("pretrained_translations.json")
 NOT_RUN = "This study has not been run yet."
 
 NAMES = {
@@ -270,6 +271,13 @@ def details(record: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def second_setting(record: dict[str, Any]) -> str:
+    """The verdict with the other objective, its comparisons and its scores."""
+    if not record["criterion"]["comparisons"]:
+        return verdict(record)
+    return "\n\n".join([verdict(record), comparisons(record), scores(record)])
+
+
 def of_results(
     make: Callable[[dict[str, Any]], str], otherwise: str, path: Path = RESULTS
 ) -> Callable[[], str]:
@@ -285,5 +293,6 @@ def of_results(
 
 PRETRAINED_TABLES = {
     "pretrained_verdict": of_results(verdict, NOT_RUN),
+    "pretrained_translations": of_results(second_setting, NOT_RUN, TRANSLATIONS),
     "pretrained_details": of_results(details, "Its tables will come from its results file."),
 }

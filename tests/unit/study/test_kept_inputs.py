@@ -73,6 +73,11 @@ def test_an_example_is_tokenized_once(encoder: str, monkeypatch: pytest.MonkeyPa
     assert task.features(given[::-1], words, language="en")[0]["input_ids"] == first[2]["input_ids"]
 
 
+def equal(left: torch.nn.Module, right: torch.nn.Module) -> bool:
+    pairs = zip(left.parameters(), right.parameters(), strict=False)  # a head has no pooler
+    return all(torch.equal(one, other) for one, other in pairs)
+
+
 def test_a_model_is_that_of_from_pretrained_with_the_same_random_state(encoder: str) -> None:
     task = kept_task("pos")
     found = []

@@ -67,7 +67,7 @@ def one_by_one(layer: BottleneckLayer, x: Tensor, names: list[str]) -> Tensor:
 def test_equally_many_rows_of_each_language_give_what_each_row_gives(
     shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layer = make(nn.Linear(3, 4).double(), "te", "da", "sw")
+    layer = make(nn.Linear(3, 4).double(), "te", "da", "sw").requires_grad_(True)
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     inputs = [x, *layer.parameters()]
     expected = one_by_one(layer, x, EQUAL)

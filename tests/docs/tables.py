@@ -462,6 +462,7 @@ STUDY = (
     study_differences,
     study_interference,
     study_pairs,
+    treatments,
     study_zero_shot,
     study_compute,
     study_tuning,

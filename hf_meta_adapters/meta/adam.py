@@ -184,16 +184,14 @@ def _step_and_slope(
     moved = torch._foreach_sign(root)
     torch._foreach_clamp_min_(root, torch.finfo(root[0].dtype).tiny)
 
-    through_v = torch._foreach_mul(m_hat, g)
-    torch._foreach_mul_(through_v, (1 - b2) / correction2)
-    for factor in (root, denominator, denominator):
-        torch._foreach_div_(through_v, factor)
-
-    slope = torch._foreach_reciprocal(denominator)
-    torch._foreach_mul_(slope, (1 - b1) / correction1)
-    torch._foreach_sub_(slope, through_v)
-    torch._foreach_mul_(slope, moved)
+    # (1 − β₁) / (1 − β₁ᵗ) − Δ (1 − β₂) g / ((1 − β₂ᵗ) √v̂), all of it over √v̂ + ε
     torch._foreach_div_(m_hat, denominator)
+    slope = torch._foreach_mul(m_hat, g)
+    torch._foreach_div_(slope, root)
+    torch._foreach_mul_(slope, -(1 - b2) / correction2)
+    torch._foreach_add_(slope, (1 - b1) / correction1)
+    torch._foreach_div_(slope, denominator)
+    torch._foreach_mul_(slope, moved)
     return m_hat, slope
 
 

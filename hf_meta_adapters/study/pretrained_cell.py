@@ -108,7 +108,7 @@ def compute_pretrained_cell(
     Returns:
         `scores` (task → variant of φ → language → a score for each seed of fine-tuning),
         `majority` (task → language → the score of the source's most frequent label), `pretraining`
-        (losses and meter), `seconds` (of `pretraining` and `finetuning`), `versions`, and
+        (losses and meter), `seconds` (of `pretraining` and `finetuning`), `device`, `versions`, and
         `warnings` of scores that should not be believed.
 
     Raises:
@@ -159,7 +159,19 @@ def _compute(cell: PretrainedCell, data: Path, folder: Path) -> dict[str, object
         "pretraining": round(pretrained - began, 1),
         "finetuning": round(time.perf_counter() - pretrained, 1),
     }
-    return {"scores": scores, "majority": majority, "pretraining": record, "seconds": took}
+    return {
+        "scores": scores,
+        "majority": majority,
+        "pretraining": record,
+        "seconds": took,
+        "device": _device(cell),
+    }
+
+
+def _device(cell: PretrainedCell) -> str:
+    if not torch.cuda.is_available() or cell["finetuning"].get("use_cpu"):
+        return "CPU"
+    return torch.cuda.get_device_name()
 
 
 def _name_of_model(cell: PretrainedCell) -> str:

@@ -36,10 +36,10 @@ def pretrained_report(
         missing: The names of the cells that are not done yet.
 
     Returns:
-        `missing`, `head`, `criterion` (the settings and what came of them), `zero_shot` (task → arm
-        → see `_zero_shot`), `within` (task → arm → `seeds` and `languages`), `pretraining` (arm →
-        losses, meter and seconds) and `is_a_test`: whether every arm is above the majority label in
-        all targets but one, on the criterion's task.
+        `missing`, `devices`, `head`, `criterion` (the settings and what came of them), `zero_shot`
+        (task → arm → see `_zero_shot`), `within` (task → arm → `seeds` and `languages`),
+        `pretraining` (arm → losses, meter and seconds) and `is_a_test`: whether every arm is above
+        the majority label in all targets but one, on the criterion's task.
     """
     criterion: dict[str, Any] = {}
     if args.criterion:
@@ -59,6 +59,7 @@ def pretrained_report(
     above = [one["above_majority"] for one in zero.get(criterion.get("task", ""), {}).values()]
     return {
         "missing": list(missing),
+        "devices": sorted({cell["result"]["device"] for cell in cells}),
         "head": dict(head),
         "criterion": criterion,
         "is_a_test": bool(above) and min(above) >= len(args.targets) - 1,

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.docs.pages import ROOT
 
-RESULTS = ROOT / "recipes" / "results" / "pretrained_gpu.json"
-TRANSLATIONS = RESULTS.with_name("pretrained_translations.json")
+FOLDER = ROOT / "recipes" / "results"
+RESULTS = (FOLDER / "pretrained_gpu.json", FOLDER / "pretrained_small.json")
+"""The page has the first of these that there is."""
+
+TRANSLATIONS = (FOLDER / "pretrained_translations.json",)
 NOT_RUN = "This study has not been run yet."
 
 NAMES = {
@@ -111,11 +114,13 @@ def verdict(record: dict[str, Any]) -> str:
         f"The head for masked words reached {head['after']:.2f} nats per word before anything else"
         f" was trained; the frequencies of single words have {head['single_words']:.2f}."
     )
-    missing = ""
+    made = (
+        f"Computed on {', '.join(record['devices'])}, in {record['hours']:.1f} hours of a process."
+    )
     if record["missing"]:
-        missing = f" {len(record['missing'])} cells of the plan have not been computed."
+        made += f" {len(record['missing'])} cells of the plan have not been computed."
     text = [paragraph(parts[0]), "\n".join(compared(one, margin) for one in comparisons)]
-    return "\n\n".join([*text, paragraph(f"{power} {is_test} {trained}{missing}")])
+    return "\n\n".join([*text, paragraph(f"{power} {is_test} {trained} {made}")])
 
 
 def comparisons(record: dict[str, Any]) -> str:
@@ -279,14 +284,15 @@ def second_setting(record: dict[str, Any]) -> str:
 
 
 def of_results(
-    make: Callable[[dict[str, Any]], str], otherwise: str, path: Path = RESULTS
+    make: Callable[[dict[str, Any]], str], otherwise: str, paths: Sequence[Path] = RESULTS
 ) -> Callable[[], str]:
-    """What is on the page: made from the results file, or that there is none."""
+    """What is on the page: made from the first of the files that there is."""
 
     def text() -> str:
-        if not path.is_file():
-            return otherwise
-        return make(json.loads(path.read_text(encoding="utf-8")))
+        for path in paths:
+            if path.is_file():
+                return make(json.loads(path.read_text(encoding="utf-8")))
+        return otherwise
 
     return text
 

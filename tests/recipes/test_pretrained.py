@@ -5,10 +5,8 @@ process or two, chooses on selection data, and its configurations are complete.
 import gzip
 import json
 import math
-import os
 import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -56,15 +54,14 @@ def data(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def arguments_of(data: Path, *others: object) -> list[str]:
-    config = ["--config", CONFIGS / "pretrained_tiny.yaml", "--data", data]
-    return [str(one) for one in (RECIPE, *config, *others)]
-
-
 def run(data: Path, *others: object) -> None:
     """Run the recipe as a user does."""
+    config = ["--config", CONFIGS / "pretrained_tiny.yaml", "--data", data]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", arguments_of(data, *others))
+        patch.setattr(sys, "argv", [str(one) for one in (RECIPE, *config, *others)])
+        # For the processes that it starts.
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("OMP_NUM_THREADS", "1")
         runpy.run_path(str(RECIPE), run_name="__main__")
 
 
@@ -173,15 +170,7 @@ def test_a_killed_study_goes_on_and_two_processes_compute_the_same(
     run(data, *files, "--report", "true")
     assert json.loads((tmp_path / "results.json").read_text())["missing"] == [KEPT, ANEW]
 
-    done = subprocess.run(
-        [sys.executable, *arguments_of(data, *files, "--processes", 2)],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr
+    run(data, *files, "--processes", 2)
     again = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert again["missing"] == []
     for name in (ANEW, KEPT):

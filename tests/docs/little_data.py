@@ -78,6 +78,28 @@ def little_text_arms() -> str:
     return text_arms(record_of(LITTLE_TEXT))
 
 
+def little_text_comparisons() -> str:
+    """The comparisons of the criterion of little text, and which hold."""
+    return text_comparisons(record_of(LITTLE_TEXT))
+
+
+def text_comparisons(record: Record | None) -> str:
+    if record is None:
+        return "The study has not been run yet."
+
+    criterion = record["criterion"]
+    if not criterion.get("comparisons"):
+        return f"Not to be told yet: {criterion['verdict'].removeprefix('UNFINISHED: ')}."
+
+    rows = []
+    for one in criterion["comparisons"]:
+        gain = f"{one['mean']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}]"
+        holds = "yes" if one["holds"] else "no"
+        arms = f"`{one['treatment']}` and `{one['baseline']}`"
+        rows.append([one["name"], str(one["rows"]), arms, gain, f"{one['p_value']:.2g}", holds])
+    return table(["comparison", "rows", "of", "by", "p (Holm)", "holds"], rows)
+
+
 def text_arms(record: Record | None) -> str:
     if record is None:
         return "The study has not been run yet."
@@ -205,6 +227,7 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 TABLES = (
     little_data_verdicts,
     little_text_arms,
+    little_text_comparisons,
     few_label_comparisons,
     few_label_curves,
     few_label_cost,

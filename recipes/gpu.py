@@ -98,6 +98,7 @@ def fixed_stages(args: Arguments) -> dict[str, tuple[list[str], float]]:
         # Libraries of other versions have warnings of their own.
         words = ["-v", "--tb", "short", "--durations", "15", "-W", "default", "--timeout", "90"]
         words += ["-m", "gpu", "--continue-on-collection-errors", "-p", "no:cacheprovider"]
+        words += ["-p", "no:benchmark"]  # where it is installed, it warns under xdist
         if args.test_workers > 1 and find_spec("xdist"):
             words += ["-n", str(args.test_workers), "--dist", "loadgroup"]
         command = [sys.executable, "-m", "pytest", *words, *map(str, marked)]

@@ -155,7 +155,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         args.push,
     )
     for scores in evaluate_family(evaluation):
-        print(f"{scores.to_markdown()}\n")
+        print(f"{scores.to_markdown()}\n", flush=True)
 
     if not evaluation.is_recorded:
         print("These scores are not recorded in the family.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,17 +69,19 @@ class Evaluation:
         return is_whole and (self.push or local_folder(self.source) is not None)
 
 
-def evaluate_family(evaluation: Evaluation) -> list[LanguageScores]:
+def evaluate_family(evaluation: Evaluation) -> Iterator[LanguageScores]:
     """Score a family on each task, and record the scores in its manifest and on its card.
 
-    A folder gets them at once, a repository by `push`. Scores of the first examples only (`limit`)
-    are not recorded.
+    A folder and `output` get the scores of each task when it is done, so that a later task that
+    fails takes none of them along; a repository gets all by one commit (`push`). Scores of the
+    first examples only (`limit`) are not recorded.
 
     Args:
         evaluation: What is scored, and where the scores go.
 
     Returns:
-        The scores of each task.
+        An iterator over the scores of the tasks, each as soon as it is scored. Nothing runs before
+        the first is asked for.
 
     Raises:
         ConfigurationError: If lm_eval is not installed, or a language has no such task.
@@ -96,8 +98,9 @@ def evaluate_family(evaluation: Evaluation) -> list[LanguageScores]:
     )
 
     device = evaluation.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    scores = [
-        evaluate_harness(
+    scores: list[LanguageScores] = []
+    for task in evaluation.tasks:
+        found = evaluate_harness(
             model,
             task,
             processing_class=saved_tokenizer(source, evaluation.revision),
@@ -105,20 +108,25 @@ def evaluate_family(evaluation: Evaluation) -> list[LanguageScores]:
             batch_size=evaluation.batch_size,
             device=device,
         )
-        for task in evaluation.tasks
-    ]
+        scores.append(found)
+        _write(scores, evaluation.output)
+        if evaluation.is_recorded and folder is not None:
+            record_scores(folder, [found.to_dict()], measured)
+        yield found
 
+    if evaluation.is_recorded and folder is None:
+        publish_scores(source, [one.to_dict() for one in scores], measured, access)
+
+
+def _write(scores: Sequence[LanguageScores], output: str | None) -> None:
+    """Write the scores so far to a folder, if one is given."""
+    if output is None:
+        return
+
+    place = Path(output)
     tables: list[JsonObject] = [one.to_dict() for one in scores]
-    if evaluation.output is not None:
-        place = Path(evaluation.output)
-        write_text(place / "scores.json", json.dumps(tables, indent=2, ensure_ascii=False))
-        write_text(place / "scores.md", "\n\n".join(one.to_markdown() for one in scores))
-
-    if evaluation.is_recorded and folder is not None:
-        record_scores(folder, tables, measured)
-    elif evaluation.is_recorded:
-        publish_scores(source, tables, measured, access)
-    return scores
+    write_text(place / "scores.json", json.dumps(tables, indent=2, ensure_ascii=False))
+    write_text(place / "scores.md", "\n\n".join(one.to_markdown() for one in scores))
 
 
 def language_codes(words: Sequence[str]) -> dict[Language, str]:

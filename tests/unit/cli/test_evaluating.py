@@ -6,7 +6,9 @@ import json
 
 import pytest
 
+from hf_meta_adapters.cli import evaluating
 from hf_meta_adapters.cli.command import main
+from hf_meta_adapters.evaluation.harness_task import HarnessTask
 from hf_meta_adapters.hub.manifest import MANIFEST, read_manifest
 from tests.adapted import adapted, stirred
 from tests.hub_client import connect, disconnect
@@ -51,6 +53,43 @@ def test_the_scores_are_printed_written_and_recorded(words, tmp_path, capsys):
     assert details["notes"] == {"kept": 1}
     value = f"{written['scores']['sw']['acc']:.4g}"
     assert f"| Swahili (sw) | {value} |" in (tmp_path / "family" / "README.md").read_text()
+
+
+def test_a_task_that_fails_takes_no_scores_of_others_along(words, tmp_path, monkeypatch):
+    pytest.importorskip("lm_eval", reason=REASON)
+    score = evaluating.evaluate_harness
+
+    def failing(model, task, **options):
+        if task.name == "other":
+            raise RuntimeError("out of memory")
+        return score(model, task, **options)
+
+    monkeypatch.setattr(evaluating, "evaluate_harness", failing)
+    found = evaluating.evaluate_family(
+        evaluating.Evaluation(
+            str(tmp_path / "family"),
+            [HarnessTask("toy_{language}", {"sw": "swh"}), HarnessTask("other")],
+            task_folder=str(tmp_path / "tasks"),
+            output=str(tmp_path / "out"),
+        )
+    )
+    first = next(found)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        next(found)
+
+    assert json.loads((tmp_path / "out" / "scores.json").read_text()) == [first.to_dict()]
+    assert read_manifest(tmp_path / "family").details["scores"] == [first.to_dict()]
+
+
+def test_both_tasks_are_recorded(words, tmp_path):
+    pytest.importorskip("lm_eval", reason=REASON)
+    tasks = [HarnessTask("toy_{language}", {"sw": "swh"}), HarnessTask("other")]
+    folder = str(tmp_path / "family")
+    evaluation = evaluating.Evaluation(folder, tasks, task_folder=str(tmp_path / "tasks"))
+
+    found = [one.to_dict() for one in evaluating.evaluate_family(evaluation)]
+    assert read_manifest(tmp_path / "family").details["scores"] == found
+    assert [one["task"] for one in found] == ["toy", "other"]
 
 
 def test_a_trial_is_not_recorded(words, tmp_path, capsys):

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from hf_meta_adapters._typing import Language
 
@@ -112,6 +112,29 @@ class RoutesRows(ABC):
 
         Args:
             languages: The language of each row.
+        """
+
+
+class DividesRows(ABC):
+    """A backend that runs the first rows of a batch through a twin of an adapter.
+
+    Implement it where rows can be routed. The gradient of those rows for φ_l is then the gradient
+    for the twin, from one pass over the whole batch.
+    """
+
+    @abstractmethod
+    def dividing(
+        self, language: Language, first: int, rows: int
+    ) -> AbstractContextManager[Mapping[int, Tensor]] | None:
+        """A context in which `module` does so; `None` if that is impossible.
+
+        Args:
+            language: The language, which is active.
+            first: How many rows the twin takes.
+            rows: How many rows the batch has.
+
+        Returns:
+            The `id` of each parameter of φ_l → the leaf in the same memory that the twin has.
         """
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
 import torch
+from torch import Tensor
 
 from hf_meta_adapters.meta._anchor import Anchor
 from hf_meta_adapters.meta._mixed_product import MixedProduct, MixedRows
@@ -45,12 +48,7 @@ class FiniteDifference(MixedProduct):
     ) -> MixedRows:
         """Take the difference."""
         parameters = at.parameters(with_shared=with_shared)
-
-        # w = 0 has the product 0. A length of 1 then keeps 0/0 away without making the host wait
-        # for the value.
-        length = norm(vector)
-        length = torch.where(length > 0, length, torch.ones_like(length))
-        epsilon = self._distance(at) / length
+        epsilon = self._distance(vector, anchor)
 
         try:
             anchor.move(vector, epsilon)
@@ -66,10 +64,37 @@ class FiniteDifference(MixedProduct):
         finally:
             anchor.restore()
 
-        add_(ahead, behind, -1.0)
-        return MixedRows.of(scaled(ahead, 1 / span), at)
+        return _quotient(ahead, behind, span, at)
 
-    def _distance(self, at: TrainPass) -> float:
+    @contextmanager
+    def along(self, vector: Vector, anchor: Anchor) -> Iterator[Callable[[TrainPass], MixedRows]]:
+        """One-sided, θ moves once for all languages."""
+        if self._scheme == "central":
+            with super().along(vector, anchor) as product:
+                yield product
+            return
+
+        epsilon = self._distance(vector, anchor)
+
+        def product_there(at: TrainPass) -> MixedRows:
+            _, ahead = loss_and_gradient(at.losses, at.language, at.differentiate)
+            return _quotient(ahead, at.product_gradient, epsilon, at)
+
+        try:
+            anchor.move(vector, epsilon)
+            yield product_there
+        finally:
+            anchor.restore()
+
+    def _distance(self, vector: Vector, anchor: Anchor) -> Tensor:
+        """ε = radius / ‖w‖, 0-d."""
+        # w = 0 has the product 0. A length of 1 then keeps 0/0 away without making the host wait
+        # for the value.
+        length = norm(vector)
+        length = torch.where(length > 0, length, torch.ones_like(length))
+        return self._radius_for(anchor.start[0].dtype) / length
+
+    def _radius_for(self, dtype: torch.dtype) -> float:
         """The radius that balances rounding against curvature: ½ u^(1/3), or one-sided u^(1/2).
 
         u is the unit of rounding. The radius is a distance in the space of θ and does not grow with
@@ -79,10 +104,16 @@ class FiniteDifference(MixedProduct):
         if self._radius is not None:
             return self._radius
 
-        unit = torch.finfo(at.shared[0].dtype).eps
+        unit = torch.finfo(dtype).eps
         if self._precision is not None:
             unit = max(unit, torch.finfo(self._precision).eps)
 
         if self._scheme == "central":
             return float(0.5 * unit ** (1 / 3))
         return float(unit**0.5)
+
+
+def _quotient(ahead: Vector, behind: Vector, span: Tensor, at: TrainPass) -> MixedRows:
+    """The difference of two gradients over the distance between them; `ahead` is overwritten."""
+    add_(ahead, behind, -1.0)
+    return MixedRows.of(scaled(ahead, 1 / span), at)

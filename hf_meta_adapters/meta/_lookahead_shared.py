@@ -9,9 +9,8 @@ from hf_meta_adapters.meta._anchor import Anchor
 from hf_meta_adapters.meta._collected import Collected
 from hf_meta_adapters.meta._problem import Problem
 from hf_meta_adapters.meta._train_pass import TrainPass
-from hf_meta_adapters.meta._trajectory import VirtualStep, indirect_part
 from hf_meta_adapters.meta._validation_pass import ValidationPass
-from hf_meta_adapters.meta.vectors import Vector, absent
+from hf_meta_adapters.meta.vectors import Vector, absent, present, scaled, times
 
 
 def shared_lookahead(problem: Problem, targets: Sequence[Language], anchor: Anchor) -> Collected:
@@ -33,17 +32,6 @@ def shared_lookahead(problem: Problem, targets: Sequence[Language], anchor: Anch
         move, diagonal = problem.inner.displacement(collected.shared)
         anchor.move(move, -problem.learning_rate)
 
-    # Every language shares the step, and so its diagonal: that of the mean gradient.
-    def add_target(key: Language, validation: ValidationPass) -> None:
-        collected.direct[key] = validation.direct[key]
-        collected.indirect[key] = absent(problem.language[key])
-
-        # Of a language without a training loss, nothing runs through the virtual step.
-        if key in train_passes:
-            step = VirtualStep(train_passes.pop(key), diagonal)
-            v = validation.shared_gradient
-            collected.indirect[key] = indirect_part(problem, [step], v, anchor)
-
     if not targets:
         return collected
 
@@ -51,8 +39,7 @@ def shared_lookahead(problem: Problem, targets: Sequence[Language], anchor: Anch
         # One v serves every language: the weights are the same for all.
         validation = problem.validation_pass(targets[0], targets)
         collected.add_validation(validation, 1.0)
-        for key in targets:
-            add_target(key, validation)
+        _add_targets(collected, problem, targets, train_passes, validation, diagonal, anchor)
     else:
         # Each language has its own v: one at a time, so that memory does not grow with the
         # languages.
@@ -61,10 +48,39 @@ def shared_lookahead(problem: Problem, targets: Sequence[Language], anchor: Anch
             anchor.rebase(point)
             validation = problem.validation_pass(key, [key])
             collected.add_validation(validation, 1 / len(targets))
-            anchor.rebase()
-            add_target(key, validation)
+            _add_targets(collected, problem, [key], train_passes, validation, diagonal, anchor)
 
     return collected
+
+
+def _add_targets(
+    collected: Collected,
+    problem: Problem,
+    targets: Sequence[Language],
+    train_passes: dict[Language, TrainPass],
+    validation: ValidationPass,
+    diagonal: Vector | None,
+    anchor: Anchor,
+) -> None:
+    """Add the parts of languages for which v is the same: −β ∇φ⟨g_i, D v⟩ is the indirect one."""
+    # Every language shares the step, and so its diagonal: that of the mean gradient.
+    vector = times(validation.shared_gradient, diagonal)
+    anchor.rebase()
+
+    for key in targets:
+        collected.direct[key] = validation.direct[key]
+        collected.indirect[key] = absent(problem.language[key])
+    if problem.options.meta_gradient == "first_order" or not present(vector):
+        return
+
+    with problem.product.along(vector, anchor) as product:
+        for key in targets:
+            # Of a language without a training loss, nothing runs through the virtual step.
+            if key in train_passes:
+                rows = product(train_passes.pop(key))
+                indirect = scaled(rows.language, -problem.learning_rate)
+                problem.reduce((indirect, problem.language[key]))
+                collected.indirect[key] = indirect
 
 
 def _train_pass(collected: Collected, problem: Problem, key: Language) -> TrainPass:

@@ -8,6 +8,8 @@ Hessian-vector product that carries v through several virtual steps. The estimat
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from hf_meta_adapters.meta._anchor import Anchor
@@ -66,3 +68,16 @@ class MixedProduct(ABC):
         Returns:
             The rows of φ, and those of θ if they were asked for.
         """
+
+    @contextmanager
+    def along(self, vector: Vector, anchor: Anchor) -> Iterator[Callable[[TrainPass], MixedRows]]:
+        """A context in which products of several languages with one vector are computed.
+
+        Args:
+            vector: w.
+            anchor: Moves θ, which is at its base; within the context it may stay away from there.
+
+        Yields:
+            Computes the product of a language, without the rows of θ.
+        """
+        yield lambda at: self(at, vector, anchor, with_shared=False)

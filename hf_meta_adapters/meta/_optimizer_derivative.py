@@ -39,7 +39,10 @@ def check_optimizer(optimizer: Optimizer, parameters: Sequence[Tensor]) -> None:
 
 
 def optimizer_derivative(
-    optimizer: Optimizer, parameters: Sequence[Tensor], gradients: Vector
+    optimizer: Optimizer,
+    parameters: Sequence[Tensor],
+    gradients: Vector,
+    factor: Tensor | float = 1.0,
 ) -> Vector:
     """The diagonal D = −∂θ_{t+1}/∂g_t of the step that the optimizer is about to take.
 
@@ -55,32 +58,29 @@ def optimizer_derivative(
         optimizer: An optimizer that `check_optimizer` accepts, before the step.
         parameters: θ.
         gradients: g_t, as the optimizer sees it.
+        factor: What D is multiplied by.
 
     Returns:
         D, absent where there is no gradient.
     """
     groups = _groups(optimizer)
-    decayed: Vector = []
-    for parameter, entry in zip(parameters, gradients, strict=True):
-        decay = _coupled_decay(optimizer, groups[id(parameter)])
-        if entry is not None and decay:
-            entry = entry + decay * parameter.detach()
-        decayed.append(entry)
+    factors = [groups[id(parameter)]["lr"] * factor for parameter in parameters]
 
-    slopes: Vector | None = None
     if is_adam(optimizer):
-        _, slopes = Adam.of(optimizer, parameters).displacement(decayed)
-    if slopes is None:
-        slopes = [
-            _sgd_slope(optimizer, parameter, entry, groups[id(parameter)])
-            for parameter, entry in zip(parameters, gradients, strict=True)
-        ]
+        decayed: Vector = []
+        for parameter, entry in zip(parameters, gradients, strict=True):
+            decay = _coupled_decay(optimizer, groups[id(parameter)])
+            if entry is not None and decay:
+                # no loss reached an entry of zero, whatever decays it
+                entry = torch.where(entry == 0, entry, entry + decay * parameter.detach())
+            decayed.append(entry)
+        return Adam.of(optimizer, parameters).slope(decayed, factors)
 
     derivative = absent(parameters)
-    for position, (slope, entry) in enumerate(zip(slopes, gradients, strict=True)):
+    for position, (parameter, entry) in enumerate(zip(parameters, gradients, strict=True)):
+        slope = _sgd_slope(optimizer, parameter, entry, groups[id(parameter)])
         if slope is not None and entry is not None:
-            rate = groups[id(parameters[position])]["lr"]
-            derivative[position] = slope.mul_(rate).masked_fill_(entry == 0, 0.0)
+            derivative[position] = (slope * factors[position]).masked_fill_(entry == 0, 0.0)
 
     return derivative
 

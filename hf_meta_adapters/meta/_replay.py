@@ -8,16 +8,17 @@ difference would measure the masks.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from hf_meta_adapters._typing import Language, Loss, MicroBatches
-from hf_meta_adapters.meta.sampled_losses import SampledLosses
-
-RandomState: TypeAlias = tuple[Tensor, Tensor | None]
-"""The states of the CPU's generator and of the GPU's, if there is one."""
+from hf_meta_adapters.meta.random_state import RandomState
+from hf_meta_adapters.meta.sampled_losses import (
+    CommonLoss,
+    IndivisiblePassError,
+    SampledLosses,
+)
 
 
 class Replay:
@@ -36,38 +37,58 @@ class Replay:
 
     def __init__(self, loss: Loss, device: torch.device, state: RandomState | None = None) -> None:
         self._loss = loss
-        self._gpu = device if device.type == "cuda" else None
+        self._device = device
         self.state = state
         """The state in which every evaluation starts, once it is known."""
 
     def __call__(self) -> Tensor:
         """Evaluate the loss, a 0-d tensor."""
         if self.state is None:
-            self.state = self._random_state()
+            self.fixed()
             return self._loss()
 
-        before = self._random_state()
-        self._set_random_state(self.state)
-        try:
+        with self.state.again():
             return self._loss()
-        finally:
-            self._set_random_state(before)
 
     def fixed(self) -> Replay:
         """This loss with the present random numbers in every evaluation, the first one included."""
-        self.state = self._random_state()
+        self.state = RandomState.now(self._device)
         return self
 
-    def _random_state(self) -> RandomState:
-        if self._gpu is None:
-            return torch.get_rng_state(), None
-        return torch.get_rng_state(), torch.cuda.get_rng_state(self._gpu)
+    def rest(self, loss: Loss) -> Loss:
+        """A loss of other rows, whose random numbers follow from the state of this one.
 
-    def _set_random_state(self, state: RandomState) -> None:
-        on_cpu, on_gpu = state
-        torch.set_rng_state(on_cpu)
-        if self._gpu is not None and on_gpu is not None:
-            torch.cuda.set_rng_state(on_gpu, self._gpu)
+        It is evaluated after this one, and leaves no trace in the global state: this loss and the
+        rest draw what they draw in one pass (`common`).
+        """
+
+        def evaluate() -> Tensor:
+            start = self.state or RandomState.now(self._device)
+            with start.apart().again():
+                return loss()
+
+        return evaluate
+
+    def common(self, loss: CommonLoss) -> CommonLoss:
+        """A loss of the rows of this one and of the rest, which draws the same random numbers."""
+
+        def evaluate(language: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
+            if self.state is not None:
+                with self.state.again():
+                    return loss(language)
+
+            start = RandomState.now(self._device)
+            try:
+                value = loss(language)
+            except IndivisiblePassError:
+                # as if it had not been tried
+                start.set()
+                raise
+
+            self.state = start
+            return value
+
+        return evaluate
 
 
 def listed(losses: MicroBatches) -> list[Loss]:
@@ -96,11 +117,22 @@ def without_loss(**roles: Mapping[Language, MicroBatches]) -> dict[str, tuple[La
 
 def replayed(losses: MicroBatches, device: torch.device) -> Sequence[Loss]:
     """One `Replay` for each micro-batch; a sample stays one."""
-    return each(losses, lambda loss: Replay(loss, device))
+    if not isinstance(losses, SampledLosses):
+        return each(losses, lambda loss: Replay(loss, device))
+
+    sample = [Replay(loss, device) for loss in losses.sample]
+    rest: list[Loss] = []
+    for number, loss in enumerate(losses.rest):
+        # one more than there are samples, if one has no label
+        paired = number < len(sample)
+        rest.append(sample[number].rest(loss) if paired else Replay(loss, device))
+
+    common = [own.common(loss) for own, loss in zip(sample, losses.common, strict=False)]
+    return SampledLosses(sample, rest, losses.scale, common)
 
 
 def each(losses: MicroBatches, change: Callable[[Loss], Loss]) -> Sequence[Loss]:
-    """Change every micro-batch; a sample stays one."""
+    """Change every micro-batch; a sample stays one, without passes in common with the rest."""
     if isinstance(losses, SampledLosses):
         sample = [change(loss) for loss in losses.sample]
         return SampledLosses(sample, [change(loss) for loss in losses.rest], losses.scale)

@@ -11,8 +11,8 @@ from torch import Tensor
 from hf_meta_adapters._typing import Loss
 from hf_meta_adapters.meta._differentiate import Differentiate
 from hf_meta_adapters.meta._second_order import check_graph, second_order
-from hf_meta_adapters.meta.sampled_losses import divided
-from hf_meta_adapters.meta.vectors import Vector, absent, add_, detached, mapped
+from hf_meta_adapters.meta.sampled_losses import IndivisiblePassError, SampledLosses, divided
+from hf_meta_adapters.meta.vectors import Vector, absent, add_, detached, mapped, owned
 
 
 @dataclass(frozen=True)
@@ -79,17 +79,25 @@ def loss_and_gradient(
     losses: Sequence[Loss], parameters: Sequence[Tensor], differentiate: Differentiate
 ) -> tuple[Tensor, Vector]:
     """The sum of the losses and its gradient, both detached; one graph is alive at a time."""
-    total = absent(parameters)
-    values = []
+    values, total = [], absent(parameters)
 
-    for loss in losses:
+    for number, loss in enumerate(losses):
         value, gradient = differentiate(loss, parameters)
-        add_(total, gradient)
         values.append(value)
+        total = _plus(total, gradient, number)
         # before the next pass needs the room
         del gradient
 
     return torch.stack(values).sum(), total
+
+
+def _plus(total: Vector, gradient: Vector, number: int) -> Vector:
+    """The sum of the gradients of micro-batches, in place; a copy of the first would cost time."""
+    if number == 0:
+        return owned(gradient)
+
+    add_(total, gradient)
+    return total
 
 
 def train_pass(
@@ -126,16 +134,10 @@ def train_pass(
         value = value.detach()
         graph = gradient[: len(shared)]
         gradient = detached(gradient)
+        product_gradient = _kept(gradient[len(shared) :], parts)
+        value, gradient = _with_rest(parts, value, gradient, parameters, differentiate)
     else:
-        value, gradient = loss_and_gradient(parts.sample, parameters, differentiate)
-
-    product_gradient = gradient[len(shared) :]
-    if parts.rest:
-        # The sums below are in place.
-        product_gradient = mapped(product_gradient, Tensor.clone)
-        other_value, other = loss_and_gradient(parts.rest, parameters, differentiate)
-        value = value + other_value
-        add_(gradient, other)
+        value, gradient, product_gradient = _gradients(parts, shared, language, differentiate)
 
     return TrainPass(
         losses=parts.sample,
@@ -149,3 +151,69 @@ def train_pass(
         graph=graph,
         scale=parts.scale,
     )
+
+
+def _gradients(
+    parts: SampledLosses,
+    shared: Sequence[Tensor],
+    language: Sequence[Tensor],
+    differentiate: Differentiate,
+) -> tuple[Tensor, Vector, Vector]:
+    """The loss, its gradient for θ and φ, and the gradient of the sample for φ, all detached."""
+    try:
+        if parts.common:
+            return _in_common(parts, shared, language, differentiate)
+    except IndivisiblePassError:
+        pass
+
+    parameters = [*shared, *language]
+    value, gradient = loss_and_gradient(parts.sample, parameters, differentiate)
+    product_gradient = _kept(gradient[len(shared) :], parts)
+    return *_with_rest(parts, value, gradient, parameters, differentiate), product_gradient
+
+
+def _in_common(
+    parts: SampledLosses,
+    shared: Sequence[Tensor],
+    language: Sequence[Tensor],
+    differentiate: Differentiate,
+) -> tuple[Tensor, Vector, Vector]:
+    """The same from one pass for each micro-batch, whose sample has a φ of its own."""
+    count = len(shared) + len(language)
+    values, total = [], absent([*shared, *language, *language])
+
+    for number, loss in enumerate(parts.common):
+        value, own = loss(language)
+        gradient = differentiate.gradient(value, [*shared, *language, *own])
+        values.append(value.detach())
+        total = _plus(total, gradient, number)
+        # before the next pass needs the room
+        del value, gradient
+
+    # φ itself has the gradient of the rest
+    product_gradient = total[count:]
+    add_(total, [*absent(shared), *product_gradient, *absent(language)])
+    return torch.stack(values).sum(), total[:count], product_gradient
+
+
+def _kept(gradient: Vector, parts: SampledLosses) -> Vector:
+    """The gradient of the sample, where the gradient of the rest is added in place."""
+    if not parts.rest:
+        return gradient
+    return mapped(gradient, Tensor.clone)
+
+
+def _with_rest(
+    parts: SampledLosses,
+    value: Tensor,
+    gradient: Vector,
+    parameters: Sequence[Tensor],
+    differentiate: Differentiate,
+) -> tuple[Tensor, Vector]:
+    """The loss and the gradient of the sample with those of the rest, in the same memory."""
+    if not parts.rest:
+        return value, gradient
+
+    other_value, other = loss_and_gradient(parts.rest, parameters, differentiate)
+    add_(gradient, other)
+    return value + other_value, gradient

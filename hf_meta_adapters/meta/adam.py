@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,13 +11,16 @@ from torch import Tensor
 
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.meta._inner_optimizer import InnerOptimizer
-from hf_meta_adapters.meta.vectors import Vector, absent, local, present, sharded_as
+from hf_meta_adapters.meta.vectors import Vector, absent, local, mapped, present
 
 _STATE = {"exp_avg", "exp_avg_sq", "step"}
 """The names under which PyTorch's optimizers of the Adam family keep m, v and t."""
 
 _ENTRIES = 1 << 22
-"""How many entries of parameters are computed with at once, unless one parameter has more."""
+"""How many entries of parameters are computed with at once."""
+
+_ENTRIES_ON_CPU = 1 << 16
+"""The same on a CPU: a dozen passes over them find them in the cache."""
 
 
 def is_adam(optimizer: torch.optim.Optimizer) -> bool:
@@ -125,25 +128,63 @@ class Adam(InnerOptimizer):
 
     def displacement(self, gradient: Vector) -> tuple[Vector, Vector | None]:
         """Return Δ(g) and the diagonal of its Jacobian."""
-        steps, diagonal = absent(self.states), absent(self.states)
+        steps, slopes = absent(self.states), absent(self.states)
+        for position, entry in enumerate(gradient):
+            if entry is not None:
+                steps[position] = _room(entry)
+                slopes[position] = _room(entry)
+
+        for piece in self._pieces(gradient, steps, slopes):
+            moved, slope = _step_and_slope(piece.gradients, piece.states)
+            torch._foreach_copy_(piece.outputs[0], moved)
+            torch._foreach_copy_(piece.outputs[1], slope)
+
+        return steps, slopes
+
+    def slope(self, gradient: Vector, factors: Sequence[Tensor | float]) -> Vector:
+        """Return the diagonal of the Jacobian, times a factor, and zero where g is exactly zero.
+
+        Args:
+            gradient: g.
+            factors: One for each parameter.
+        """
+        slopes = mapped(gradient, _room)
+        for piece in self._pieces(gradient, slopes):
+            _, slope = _step_and_slope(piece.gradients, piece.states)
+
+            # with the sign of |g|: 0 where g is, and else 1
+            sign = list(torch._foreach_abs(piece.gradients))
+            torch._foreach_sign_(sign)
+            torch._foreach_mul_(slope, sign)
+            for entry, position in zip(slope, piece.positions, strict=True):
+                entry.mul_(factors[position])
+            torch._foreach_copy_(piece.outputs[0], slope)
+
+        return slopes
+
+    def _pieces(self, gradient: Vector, *outputs: Vector) -> Iterator[_Piece]:
+        """Pieces of the parameters, so small that the passes over one find it in the cache."""
         alike: dict[tuple[object, ...], list[int]] = {}
         for position, (entry, state) in enumerate(zip(gradient, self.states, strict=True)):
             if entry is not None:
                 alike.setdefault(self._constants(entry, state), []).append(position)
 
         for positions in alike.values():
-            for some in _parts(positions, gradient):
-                entries = present(gradient, some)
-                states = [
-                    self._state(entry, self.states[position])
-                    for entry, position in zip(entries, some, strict=True)
-                ]
-                found = _step_and_slope([local(entry) for entry in entries], states)
-                for position, like, step, slope in zip(some, entries, *found, strict=True):
-                    steps[position] = sharded_as(step, like)
-                    diagonal[position] = sharded_as(slope, like)
+            piece = _Piece.empty(len(outputs))
+            for position in positions:
+                entry = present(gradient, [position])[0]
+                state = self._state(entry, self.states[position])
+                limit = _ENTRIES if entry.is_cuda else _ENTRIES_ON_CPU
 
-        return steps, diagonal
+                flat = [_flat(entry), _flat(state.first_moment), _flat(state.second_moment)]
+                flat += [_flat(present(output, [position])[0]) for output in outputs]
+                for parts in zip(*(one.split(limit) for one in flat), strict=True):
+                    if piece.size + parts[0].numel() > limit and piece.size:
+                        yield piece
+                        piece = _Piece.empty(len(outputs))
+                    piece.add(position, state, parts)
+
+            yield piece
 
     def _constants(self, entry: Tensor, state: AdamState | None) -> tuple[object, ...]:
         """What parameters must have in common to share a kernel."""
@@ -162,7 +203,7 @@ class Adam(InnerOptimizer):
 
 def _step_and_slope(
     g: list[Tensor], states: Sequence[AdamState]
-) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+) -> tuple[list[Tensor], list[Tensor]]:
     """Δ(g) and ∂Δ/∂g of parameters with the same constants, by the equations above.
 
     A fused kernel for all of them stands where each would take a kernel of its own.
@@ -192,23 +233,51 @@ def _step_and_slope(
     torch._foreach_add_(slope, (1 - b1) / correction1)
     torch._foreach_div_(slope, denominator)
     torch._foreach_mul_(slope, moved)
-    return m_hat, slope
+    return list(m_hat), list(slope)
 
 
-def _parts(positions: Sequence[int], gradient: Vector) -> Iterator[list[int]]:
-    """Positions in parts, so that what a part needs for a moment is small beside θ."""
-    part: list[int] = []
-    size = 0
-    for position in positions:
-        entries = present(gradient, [position])[0].numel()
-        if part and size + entries > _ENTRIES:
-            yield part
-            part, size = [], 0
-        part.append(position)
-        size += entries
+@dataclass
+class _Piece:
+    """Parts of parameters with the same constants, as flat views.
 
-    if part:
-        yield part
+    Args:
+        positions: The parameter of each part.
+        gradients: g.
+        states: The moments, as parts.
+        outputs: Where results are written to.
+        size: How many entries all parts have together.
+    """
+
+    positions: list[int]
+    gradients: list[Tensor]
+    states: list[AdamState]
+    outputs: list[list[Tensor]]
+    size: int = 0
+
+    @classmethod
+    def empty(cls, outputs: int) -> _Piece:
+        """No part yet."""
+        return cls([], [], [], [[] for _ in range(outputs)])
+
+    def add(self, position: int, state: AdamState, parts: Sequence[Tensor]) -> None:
+        """Add a part: of g, of both moments, and of the results."""
+        entry, first, second, *outputs = parts
+        self.positions.append(position)
+        self.gradients.append(entry)
+        self.states.append(replace(state, first_moment=first, second_moment=second))
+        for own, output in zip(self.outputs, outputs, strict=True):
+            own.append(output)
+        self.size += entry.numel()
+
+
+def _room(entry: Tensor) -> Tensor:
+    """Memory for a result, whose flat form is a view."""
+    return torch.empty_like(entry, memory_format=torch.contiguous_format)
+
+
+def _flat(entry: Tensor) -> Tensor:
+    """The part that this process holds as a vector, in the same memory if that is contiguous."""
+    return local(entry).reshape(-1)
 
 
 def _counts(states: Sequence[Mapping[str, Any]]) -> list[float]:

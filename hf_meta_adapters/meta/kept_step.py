@@ -14,8 +14,9 @@ from hf_meta_adapters._typing import Language, Loss
 from hf_meta_adapters.meta._kept_pass import KeptPass
 from hf_meta_adapters.meta._optimizer_derivative import optimizer_derivative
 from hf_meta_adapters.meta._replay import Replay
+from hf_meta_adapters.meta.random_state import RandomState
 from hf_meta_adapters.meta.sampled_losses import divided
-from hf_meta_adapters.meta.vectors import Vector, absent, local, mapped, norm, ratio, scaled
+from hf_meta_adapters.meta.vectors import Vector, absent, local, mapped, norm, ratio
 
 __all__ = ["KeptStep"]
 
@@ -86,8 +87,8 @@ class KeptStep:
             common |= _named(f"{key}/point", one.point)
             own |= _named(f"{key}/gradient", one.gradient)
             for number, loss in enumerate(one.losses):
-                if isinstance(loss, Replay):
-                    own |= _named(f"{key}/random/{number}", list(loss.state or ()))
+                if isinstance(loss, Replay) and loss.state is not None:
+                    own |= _named(f"{key}/random/{number}", loss.state.tensors())
 
         return own, common
 
@@ -119,8 +120,7 @@ class KeptStep:
             parts = divided(several)
             replays = []
             for number, loss in enumerate(parts.sample):
-                cpu, *gpu = _listed(f"{key}/random/{number}", state)
-                random = (cpu.cpu(), next((entry.cpu() for entry in gpu), None))
+                random = RandomState.of(_listed(f"{key}/random/{number}", state), device)
                 replays.append(Replay(loss, device, random))
             passes[key] = KeptPass(replays, gradient, own, parts.scale)
 
@@ -135,10 +135,10 @@ class KeptStep:
             return
 
         gradients: Vector = [parameter.grad for parameter in self._parameters]
-        derivative = optimizer_derivative(optimizer, self._parameters, gradients)
-
         # Clipping multiplies g_t by a number, which is held constant.
-        self.derivative = mapped(scaled(derivative, ratio(norm(gradients), self._length)), local)
+        factor = ratio(norm(gradients), self._length)
+        derivative = optimizer_derivative(optimizer, self._parameters, gradients, factor)
+        self.derivative = mapped(derivative, local)
 
 
 def _named(name: str, entries: Sequence[Tensor | None]) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from hf_meta_adapters.meta._collected import Collected
 from hf_meta_adapters.meta._differentiating import differentiating
 from hf_meta_adapters.meta._inputs import check_next_inputs, every_parameter
 from hf_meta_adapters.meta._kept_pass import KeptPass
+from hf_meta_adapters.meta._mixed_product import MixedRows
 from hf_meta_adapters.meta._optimizer_derivative import check_optimizer
 from hf_meta_adapters.meta._problem import Problem
 from hf_meta_adapters.meta._reduce import Reduce
@@ -199,20 +200,21 @@ def _add_parts(
     if not present(vector):
         return
 
-    for key in kept.passes:
-        collected.direct.setdefault(key, absent(problem.language[key]))
-        collected.indirect[key] = _indirect_part(problem, kept, key, vector, anchor)
+    anchor.rebase(kept.point)
+    with problem.product.along(vector, anchor) as product:
+        for key in kept.passes:
+            collected.direct.setdefault(key, absent(problem.language[key]))
+            collected.indirect[key] = _indirect_part(problem, kept, key, product)
 
 
 def _indirect_part(
-    problem: Problem, kept: KeptStep, key: Language, vector: Vector, anchor: Anchor
+    problem: Problem, kept: KeptStep, key: Language, product: Callable[[TrainPass], MixedRows]
 ) -> Vector:
     """−1/L ∇φ⟨∇θ L^t(θ_t, φ_t), D_t v⟩, summed over processes."""
     phi = problem.language[key]
 
     # φ goes back, too: with what it has learned since, it would be the product of another pass.
     with anchored(phi) as own:
-        anchor.rebase(kept.point)
         own.rebase(kept.passes[key].point)
 
         at = TrainPass(
@@ -226,7 +228,7 @@ def _indirect_part(
             product_gradient=_sharded(kept.passes[key].gradient, phi),
             scale=kept.passes[key].scale,
         )
-        rows = problem.product(at, vector, anchor, with_shared=False)
+        rows = product(at)
 
     total = scaled(rows.language, -kept.share)
     problem.reduce((total, phi))

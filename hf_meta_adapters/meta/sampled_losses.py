@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import TypeAlias, overload
+
+from torch import Tensor
 
 from hf_meta_adapters._typing import Loss
 
-__all__ = ["SampledLosses", "divided"]
+__all__ = ["CommonLoss", "IndivisiblePassError", "SampledLosses", "divided"]
+
+CommonLoss: TypeAlias = Callable[[Sequence[Tensor]], tuple[Tensor, Sequence[Tensor]]]
+"""Evaluates the sample and the rest of a micro-batch in one pass.
+
+It is given φ, and returns the loss, 0-d, and leaves with the values of φ on which the sample
+depends in the place of φ: the gradient for them is that of the sample alone.
+"""
+
+
+class IndivisiblePassError(Exception):
+    """A pass over all rows cannot tell the sample from the rest: they need passes of their own."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +40,14 @@ class SampledLosses(Sequence[Loss]):
         sample: The micro-batches of the sample.
         rest: The other micro-batches.
         scale: N / N_S, all labels by those of the sample, on all processes together.
+        common: For each micro-batch of the sample a loss of all its rows, in one pass. Empty where
+            there is none, or where it may draw other random numbers for the sample.
     """
 
     sample: Sequence[Loss]
     rest: Sequence[Loss]
     scale: float
+    common: Sequence[CommonLoss] = ()
 
     def __len__(self) -> int:
         return len(self.sample) + len(self.rest)

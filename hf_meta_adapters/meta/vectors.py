@@ -124,6 +124,28 @@ def add_(total: Vector, term: Vector, scale: float = 1.0) -> None:
             total[position] = copy
 
 
+def owned(vector: Vector) -> Vector:
+    """The same values in memory that no other tensor uses, so that they can change in place.
+
+    Autograd may return one tensor for several parameters, or a number that is expanded.
+    """
+    known: set[int] = set()
+
+    def own(entry: Tensor) -> Tensor:
+        if is_sharded(entry):
+            return entry.clone()
+
+        storage = entry.untyped_storage()
+        is_whole = storage.nbytes() == entry.nbytes and entry.is_contiguous()
+        if not is_whole or storage.data_ptr() in known:
+            return entry.clone(memory_format=torch.contiguous_format)
+
+        known.add(storage.data_ptr())
+        return entry
+
+    return mapped(detached(vector), own)
+
+
 def gradient(loss: Tensor, parameters: Sequence[Tensor], *, create_graph: bool = False) -> Vector:
     """∇ of a scalar for the parameters; `None` where it does not depend on a parameter."""
     if not parameters:

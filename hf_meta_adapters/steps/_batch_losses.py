@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from hf_meta_adapters._typing import Batch, Language, Loss
-from hf_meta_adapters.meta.sampled_losses import SampledLosses
+from hf_meta_adapters.meta.sampled_losses import CommonLoss, SampledLosses
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
+from hf_meta_adapters.steps._common_losses import common_losses
 from hf_meta_adapters.steps._divided_batch import divided_batch
 from hf_meta_adapters.steps._label_counts import label_counts, summed_counts
 from hf_meta_adapters.steps.losses import Batches, micro_batches, model_loss
@@ -63,13 +64,13 @@ def _sampled_losses(
         The losses: `SampledLosses`, or an empty list.
     """
     samples: dict[Language, list[Batch]] = {}
-    rests: dict[Language, list[Batch]] = {}
+    rests: dict[Language, list[Batch | None]] = {}
     for key, language_batches in batches.items():
         parts = [divided_batch(batch, share) for batch in micro_batches(language_batches)]
         samples[key] = [sample for sample, _ in parts]
-        rests[key] = [rest for _, rest in parts if rest is not None]
+        rests[key] = [rest for _, rest in parts]
 
-    both = {key: [*samples[key], *rests[key]] for key in samples}
+    both = {key: [*samples[key], *_present(rests[key])] for key in samples}
     labels = label_counts(model, both, context, exact=False)
     counts = {key: labels.counts[key][: len(samples[key])] for key in samples}
     sampled = summed_counts(model, counts, context)
@@ -78,12 +79,18 @@ def _sampled_losses(
     for key in labels.languages:
         total, own_counts = labels.totals[key], labels.counts[key][len(samples[key]) :]
         sample = _losses(model, key, samples[key], counts[key], total, context)
-        rest = _losses(model, key, rests[key], own_counts, total, context)
+        rest = _losses(model, key, _present(rests[key]), own_counts, total, context)
 
         # A sample without any label says nothing: all rows take its place.
         losses[key] = SampledLosses([*sample, *rest], (), 1.0)
         if sampled[key] > 0:
-            losses[key] = SampledLosses(sample, rest, total / sampled[key])
+            common: list[CommonLoss] = []
+            if None not in rests[key] and all(counts[key]) and all(own_counts):
+                whole = micro_batches(batches[key])
+                sums = [sum(pair) for pair in zip(counts[key], own_counts, strict=True)]
+                of_whole = _losses(model, key, whole, sums, total, context)
+                common = common_losses(model, key, whole, samples[key], of_whole)
+            losses[key] = SampledLosses(sample, rest, total / sampled[key], common)
 
     return losses
 
@@ -147,3 +154,7 @@ def _loss(
         return mean * weight.to(mean.dtype)
 
     return value
+
+
+def _present(batches: Sequence[Batch | None]) -> list[Batch]:
+    return [batch for batch in batches if batch is not None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import ClassVar
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.backends._adapter_names import AdapterNames
 from hf_meta_adapters.backends.abilities import (
+    DividesRows,
     ExportsLora,
     MakesSharedParts,
     MergesLanguages,
@@ -54,6 +55,7 @@ from hf_meta_adapters.backends.peft._shared_part import SWITCHED, PeftSharedPart
 from hf_meta_adapters.backends.peft._supported import check_bias, check_supported
 from hf_meta_adapters.backends.peft._switches import Switches, check_not_nested, originals
 from hf_meta_adapters.backends.peft._task import head_tensors, with_task, without_task
+from hf_meta_adapters.backends.peft._twin import divided_rows
 from hf_meta_adapters.backends.peft._weighted import MergesLora
 from hf_meta_adapters.backends.weights_file import read_weights
 from hf_meta_adapters.errors import ConfigurationError, UnsupportedModelError
@@ -68,6 +70,7 @@ class PeftBackend(
     TakesSharedPart,
     ReplacesModules,
     RoutesRows,
+    DividesRows,
     MergesLanguages,
     ExportsLora,
     RemovesLanguages,
@@ -249,6 +252,15 @@ class PeftBackend(
             return None
 
         return routing_in_order(self._switches.layers, [self.adapter(key) for key in languages])
+
+    def dividing(
+        self, language: Language, first: int, rows: int
+    ) -> AbstractContextManager[Mapping[int, Tensor]] | None:
+        """A second adapter in every layer for the first rows, where rows can be routed."""
+        if self.routing([language]) is None:
+            return None
+
+        return divided_rows(self._switches.layers, self.adapter(language), first, rows)
 
     def merged(self, language: Language) -> nn.Module:
         """Compute a copy of the model with θ and φ in its weights and no layer of PEFT in it."""

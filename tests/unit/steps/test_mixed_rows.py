@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from hf_meta_adapters import meta_fidelity, meta_step, next_step
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.meta import meta_gradient
+from hf_meta_adapters.steps import _common_losses
 from tests.training import LANGUAGES, make_model
 
 from .test_meta_step import CONFIGS, batches, everything, flat, relative, step
@@ -249,4 +250,8 @@ def test_entries_of_a_batch_are_divided_with_its_rows():
 
     step(model, train, train, loss_function=evaluate, mixed_rows=0.75)
     assert (["a", "b", "c"], 3) in seen
+
+    seen.clear()
+    _common_losses._REFUSED.add(model)
+    step(model, train, train, loss_function=evaluate, mixed_rows=0.75)
     assert (["d"], 1) in seen

@@ -102,6 +102,12 @@ def _fast(**training: object) -> Method:
     return Method("bottleneck", {"preset": "fast", **training}, like="meta_fast", cost=4.2)
 
 
+def _next(**training: object) -> Method:
+    """The optimizer's own step as look-ahead, its indirect part as long as the direct one."""
+    options = {"lookahead": "next", "adapter_update": "meta", "indirect_ratio": 1.0, **training}
+    return Method("bottleneck", options, like="meta_fast", cost=2.6)
+
+
 _DIRECT = {"meta_gradient": "first_order", "lookahead": "shared"}
 
 METHODS: dict[str, Method] = {
@@ -132,6 +138,9 @@ METHODS: dict[str, Method] = {
     "meta_projected": _fast(shared_update="project"),
     "meta_alignment": _fast(language_weights="alignment"),
     "meta_fast": Method("bottleneck", {"preset": "fast"}, cost=4.2),
+    "meta_fast_sampled": _fast(mixed_rows=0.5),
+    "meta_next": _next(),
+    "meta_next_sampled": _next(mixed_rows=0.5),
     "meta_paper": Method("bottleneck", {"preset": "paper"}, cost=12.0),
 }
 """The arms of the comparison.
@@ -140,7 +149,8 @@ METHODS: dict[str, Method] = {
 of languages are joint training, or `meta_fast`, with the one thing changed that they are named for.
 `sequential_reptile` takes as many more steps as it has fewer languages in each. In `merged_…` and
 `planned_copies`, the first half of the steps is joint training. `meta_direct` has only the direct
-part of the meta-gradient, which the whole must beat.
+part of the meta-gradient, which the whole must beat. The mixed products of `…_sampled` are those of
+half the rows.
 """
 
 

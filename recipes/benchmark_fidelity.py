@@ -2,8 +2,9 @@
 
 In a learned state, on real text: takes a saved family (of the recipe quickstart: run that first),
 draws batches of the bundled verses, and compares every setting, on the same batches and dropout
-masks, with `exact` and a look-ahead per language. The noise of the text, which is the cosine
-between exact gradients of two draws of batches, stands next to it.
+masks, with `exact` and a look-ahead per language. With the next step as look-ahead, the exact
+gradient is that through the step of AdamW, after steps on other batches. The noise of the text,
+which is the cosine between exact gradients of two draws of batches, stands next to it.
 
 Needs:    a saved family of a masked language model, with its tokenizer.
 Takes:    minutes on one core.
@@ -13,7 +14,6 @@ Command:  hf-meta-adapters run benchmark_fidelity
 Override: --model FOLDER --inner_learning_rates 0.01 0.1 --draws 3, see --help.
 """
 
-import gzip
 import json
 import platform
 import statistics
@@ -27,10 +27,9 @@ import transformers
 from tqdm import tqdm
 
 import hf_meta_adapters as hma
-from hf_meta_adapters.bundled.folders import verses_folder
 from hf_meta_adapters.results.files import write_text
-
-DATA = verses_folder()
+from hf_meta_adapters.study.cell import read_texts
+from hf_meta_adapters.study.next_fidelity import cosine, flat_gradients, next_fidelity
 
 EACH = {"lookahead": "per_language"}
 EXACT = {**EACH, "meta_gradient": "exact"}
@@ -38,6 +37,8 @@ DRAWN = {**EXACT, "meta_languages_per_step": 2}
 ONE_SIDED = {"finite_difference_scheme": "one_sided"}
 SETTINGS = {
     "fast": {"preset": "fast"},
+    "fast, half the rows": {"preset": "fast", "mixed_rows": 0.5},
+    "fast, a quarter of the rows": {"preset": "fast", "mixed_rows": 0.25},
     "default": {},
     "drawn, one-sided": {**EACH, **ONE_SIDED, "meta_languages_per_step": 2},
     "per language, one-sided": {**EACH, **ONE_SIDED},
@@ -46,6 +47,11 @@ SETTINGS = {
     "exact, no look-ahead": {"meta_gradient": "exact", "lookahead": "none"},
     "exact, per language, drawn": DRAWN,
     "first order": {**EACH, "meta_gradient": "first_order"},
+}
+NEXT = {
+    "next": ONE_SIDED,
+    "next, half the rows": {**ONE_SIDED, "mixed_rows": 0.5},
+    "next, a quarter of the rows": {**ONE_SIDED, "mixed_rows": 0.25},
 }
 
 
@@ -73,29 +79,14 @@ class Arguments:
     inner_learning_rates: list[float] = field(
         default_factory=lambda: [0.001, 0.01, 0.1, 1.0], metadata={"help": "β."}
     )
+    learning_rates: list[float] = field(
+        default_factory=lambda: [1e-3, 5e-3], metadata={"help": "Rates of AdamW, for `next`."}
+    )
     draws: int = field(default=6, metadata={"help": "Draws of batches."})
     batch_size: int = field(default=12, metadata={"help": "Verses per language and role."})
     language_draws: int = field(
         default=16, metadata={"help": "Draws of languages, whose mean shows the bias."}
     )
-
-
-def read(language: str, role: str) -> list[str]:
-    content = gzip.decompress((DATA / language / f"{role}.txt.gz").read_bytes())
-    return content.decode("utf-8").splitlines()
-
-
-def flat(gradients: dict[str, dict[str, torch.Tensor]]) -> torch.Tensor:
-    """All gradients of all languages, in one vector."""
-    parts = []
-    for by_name in gradients.values():
-        parts += [gradient.double().flatten() for gradient in by_name.values()]
-
-    return torch.cat(parts)
-
-
-def cosine(left: torch.Tensor, right: torch.Tensor) -> float:
-    return torch.cosine_similarity(left, right, dim=0).item()
 
 
 def same_masks(model, batch: dict) -> torch.Tensor:
@@ -114,18 +105,18 @@ def compare(
         return hma.meta_step(model, *batches, seed=seed, **how, **options)
 
     exact = step(**EXACT)
-    truth, indirect = flat(exact.language), flat(exact.indirect)
+    truth, indirect = flat_gradients(exact.language), flat_gradients(exact.indirect)
 
     cosines = {}
     for name, options in SETTINGS.items():
-        cosines[name] = cosine(flat(step(**options).language), truth)
+        cosines[name] = cosine(flat_gradients(step(**options).language), truth)
 
     for name in ("fast", "default"):
         under_autocast = step(**SETTINGS[name], autocast=bf16)
-        cosines[f"{name}, bf16 autocast"] = cosine(flat(under_autocast.language), truth)
+        cosines[f"{name}, bf16 autocast"] = cosine(flat_gradients(under_autocast.language), truth)
 
     # Drawing validation languages is unbiased: the mean of many draws must point to the truth.
-    drawn = [flat(step(seed, **DRAWN).language) for seed in range(language_draws)]
+    drawn = [flat_gradients(step(seed, **DRAWN).language) for seed in range(language_draws)]
     name = f"exact, per language, mean of {language_draws} drawn"
     cosines[name] = cosine(torch.stack(drawn).mean(0), truth)
 
@@ -133,7 +124,9 @@ def compare(
     for scheme in ("one_sided", "central"):
         for name, options in RADII.items():
             approximate = step(**EACH, finite_difference_scheme=scheme, **options).indirect
-            cosines[f"indirect part, {scheme}, {name}"] = cosine(flat(approximate), indirect)
+            cosines[f"indirect part, {scheme}, {name}"] = cosine(
+                flat_gradients(approximate), indirect
+            )
 
     cosines["indirect norm / direct norm"] = float(exact.meter.ratio)
     return cosines, truth
@@ -150,7 +143,7 @@ def main() -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(args.model)
     model = hma.LanguageAdapterModel.from_pretrained(args.model).train()
     collator = transformers.DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15)
-    text = {role: {key: read(key, role) for key in model.languages} for role in ("train", "meta")}
+    text = {role: read_texts("verses", role, model.languages) for role in ("train", "meta")}
 
     def batch(role: str, key: str, draw: int) -> dict:
         lines = text[role][key][draw * args.batch_size :][: args.batch_size]
@@ -160,6 +153,7 @@ def main() -> None:
     # Learning rate → setting → one cosine a draw; and the exact gradient of every draw.
     values: dict[float, dict[str, list[float]]] = {rate: {} for rate in args.inner_learning_rates}
     truths: dict[float, list[torch.Tensor]] = {rate: [] for rate in args.inner_learning_rates}
+    next_values: dict[tuple[float, str], list[float]] = {}
     for draw in tqdm(range(args.draws), desc="draws"):
         transformers.set_seed(draw)
         train = {key: batch("train", key, draw) for key in model.languages}
@@ -171,23 +165,37 @@ def main() -> None:
             for name, value in cosines.items():
                 values[rate].setdefault(name, []).append(value)
 
+        order = [(draw + number) % args.draws for number in range(6)]
+        steps = [{key: batch("train", key, one) for key in model.languages} for one in order]
+        for rate in args.learning_rates:
+            how = {"learning_rate": rate, "loss_function": same_masks}
+            for name, value in next_fidelity(model, steps, NEXT, **how).items():
+                next_values.setdefault((rate, name), []).append(value)
+
     for rate, draws in truths.items():
         values[rate]["two draws of batches, exact"] = [cosine(a, b) for a, b in pairwise(draws)]
 
     result = {"arguments": vars(args), "command": sys.argv, "hardware": platform.machine()}
     result["versions"] = {lib.__name__: lib.__version__ for lib in (hma, torch, transformers)}
-    result["rows"] = []
-    for rate, by_name in values.items():
-        for name, several in by_name.items():
-            row = {"inner_learning_rate": rate, "setting": name}
-            row |= {"median": statistics.median(several), "worst": min(several)}
-            result["rows"].append(row)
-
+    result["rows"] = [
+        {"inner_learning_rate": rate, "setting": name, **summary(several)}
+        for rate, by_name in values.items()
+        for name, several in by_name.items()
+    ]
+    result["next_rows"] = [
+        {"learning_rate": rate, "setting": name, **summary(several)}
+        for (rate, name), several in next_values.items()
+    ]
     write_text(args.output, json.dumps(result, indent=1))
 
-    print("| β | setting | median | worst |\n|---:|---|---:|---:|")
-    for row in result["rows"]:
-        print("| {inner_learning_rate:g} | {setting} | {median:.4f} | {worst:.4f} |".format(**row))
+    print("| rate | setting | median | worst |\n|---:|---|---:|---:|")
+    for row in [*result["rows"], *result["next_rows"]]:
+        rate, name, *numbers = row.values()
+        print("| {:g} | {} | {:.4f} | {:.4f} |".format(rate, name, *numbers))
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "worst": min(values)}
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from torch import Tensor, nn
 
@@ -115,6 +116,10 @@ class RoutesRows(ABC):
         """
 
 
+Division: TypeAlias = AbstractContextManager[Mapping[int, Tensor]]
+"""Gives, for the `id` of each parameter of φ_l, the leaf in the same memory that its twin has."""
+
+
 class DividesRows(ABC):
     """A backend that runs the first rows of a batch through a twin of an adapter.
 
@@ -123,18 +128,13 @@ class DividesRows(ABC):
     """
 
     @abstractmethod
-    def dividing(
-        self, language: Language, first: int, rows: int
-    ) -> AbstractContextManager[Mapping[int, Tensor]] | None:
+    def dividing(self, language: Language, first: int, rows: int) -> Division | None:
         """A context in which `module` does so; `None` if that is impossible.
 
         Args:
-            language: The language, which is active.
+            language: The language.
             first: How many rows the twin takes.
             rows: How many rows the batch has.
-
-        Returns:
-            The `id` of each parameter of φ_l → the leaf in the same memory that the twin has.
         """
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from functools import partial
 from weakref import WeakSet
 
 from torch import Tensor, nn
 
 from hf_meta_adapters._typing import Batch, Language, Loss
-from hf_meta_adapters.backends.abilities import DividesRows
+from hf_meta_adapters.backends.abilities import DividesRows, Division
 from hf_meta_adapters.backends.recomputation import is_checkpointed
 from hf_meta_adapters.backends.rows import count_rows
 from hf_meta_adapters.meta.sampled_losses import CommonLoss, IndivisiblePassError
@@ -89,9 +88,7 @@ def _evaluate(
     return value, [leaves[id(parameter)] for parameter in parameters]
 
 
-def _dividing(
-    model: LanguageAdapterModel, language: Language, sizes: tuple[int, int]
-) -> AbstractContextManager[Mapping[int, Tensor]]:
+def _dividing(model: LanguageAdapterModel, language: Language, sizes: tuple[int, int]) -> Division:
     """The context in which the first rows have a twin of φ."""
     context = None
     if isinstance(model.backend, DividesRows) and not model.share_adapter:

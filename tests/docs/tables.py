@@ -50,6 +50,18 @@ def closeness() -> str:
     return markdown(header, [[name, *(cells[name, rate] for rate in rates)] for name in settings])
 
 
+def closeness_of_next() -> str:
+    """The same with the next step as look-ahead, by the rate of AdamW."""
+    rows = result("benchmark_fidelity_cpu")["next_rows"]
+    rates = sorted({row["learning_rate"] for row in rows})
+    cells = {
+        (r["setting"], r["learning_rate"]): f"{r['median']:.3f} ({r['worst']:.3f})" for r in rows
+    }
+    settings = list(dict.fromkeys(row["setting"] for row in rows))
+    header = ["setting", *(f"rate = {rate:g}" for rate in rates)]
+    return markdown(header, [[name, *(cells[name, rate] for rate in rates)] for name in settings])
+
+
 def cost(name: str = "benchmark_meta_step_cpu") -> str:
     """Time relative to a step of transformers.Trainer, and peak memory above the start."""
     rows = result(name)["rows"]
@@ -474,6 +486,7 @@ TABLES: dict[str, Callable[[], str]] = {
         soak,
         soak_settings,
         closeness,
+        closeness_of_next,
         cost,
         cost_by_setting,
         cost_of_one_row,

@@ -96,14 +96,20 @@ def test_the_benchmark_of_fidelity_compares_every_setting(tmp_path, monkeypatch,
     ]
     monkeypatch.setattr(sys, "argv", [*command, "--inner_learning_rates", "0.001", "0.01"])
     benchmark_fidelity.main()
-    rows = json.loads(output.read_text())["rows"]
+    result = json.loads(output.read_text())
+    rows = result["rows"]
     assert {row["inner_learning_rate"] for row in rows} == {0.001, 0.01}
     assert {*benchmark_fidelity.SETTINGS, "two draws of batches, exact"} < {
         row["setting"] for row in rows
     }
     found = {row["setting"]: row["worst"] for row in rows if row["inner_learning_rate"] == 0.001}
     assert found["per language, central"] > 0.999
-    assert capsys.readouterr().out.count("\n") == len(rows) + 2
+    of_next = {row["setting"]: row for row in result["next_rows"] if row["learning_rate"] == 0.001}
+    assert {*benchmark_fidelity.NEXT} < {*of_next}
+    assert of_next["next"]["worst"] > 0.999
+    assert of_next["next, half the rows"]["worst"] < of_next["next"]["worst"]
+    count = len(rows) + len(result["next_rows"])
+    assert capsys.readouterr().out.count("\n") == count + 2
 
 
 def test_the_benchmark_of_fidelity_says_where_a_family_comes_from(monkeypatch):

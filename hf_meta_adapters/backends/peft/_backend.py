@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import ClassVar
@@ -16,13 +16,13 @@ from peft import (
     set_peft_model_state_dict,
 )
 from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from hf_meta_adapters._typing import Language
 from hf_meta_adapters.backends._adapter_names import AdapterNames
 from hf_meta_adapters.backends.abilities import (
     DividesRows,
+    Division,
     ExportsLora,
     MakesSharedParts,
     MergesLanguages,
@@ -33,6 +33,7 @@ from hf_meta_adapters.backends.abilities import (
     TakesSharedPart,
 )
 from hf_meta_adapters.backends.base import Backend
+from hf_meta_adapters.backends.peft._bare import check_bare
 from hf_meta_adapters.backends.peft._files import (
     CONFIG,
     LONGEST,
@@ -97,7 +98,7 @@ class PeftBackend(
 
     def __init__(self, model: nn.Module, config: PeftConfig) -> None:
         super().__init__(model, copy.deepcopy(config))
-        _check_bare(model)
+        check_bare(model)
         check_initialisation(config)
         check_config_patterns(model, config)
         check_supported(config, model, is_theta=False)
@@ -253,9 +254,7 @@ class PeftBackend(
 
         return routing_in_order(self._switches.layers, [self.adapter(key) for key in languages])
 
-    def dividing(
-        self, language: Language, first: int, rows: int
-    ) -> AbstractContextManager[Mapping[int, Tensor]] | None:
+    def dividing(self, language: Language, first: int, rows: int) -> Division | None:
         """A second adapter in every layer for the first rows, where rows can be routed."""
         if self.routing([language]) is None:
             return None
@@ -348,20 +347,4 @@ class PeftBackend(
             f" `target_modules={shown(vars(self.config).get('target_modules'))}` in"
             f" `{type(self.base).__name__}`: {reason[:LONGEST]} Set"
             f" `target_modules=[...]` to some of the model's own modules: {sorted(leaves)}."
-        )
-
-
-def _check_bare(model: object) -> None:
-    """Refuse what is not a model without adapters of PEFT."""
-    if not isinstance(model, nn.Module):
-        raise UnsupportedModelError(
-            f"The base model must be a module. Found {model!r} of type `{type(model).__name__}`."
-            " Load it first, for example with `AutoModelForMaskedLM.from_pretrained(...)`."
-        )
-
-    if any(isinstance(part, (BaseTunerLayer, PeftModel)) for part in model.modules()):
-        raise UnsupportedModelError(
-            "The base model must have no adapters of PEFT yet. Found some in"
-            f" `{type(model).__name__}`. Call `model.merge_and_unload()` on a PeftModel, or"
-            " `add_language` on a model with languages."
         )

@@ -71,7 +71,8 @@ def new_language_report(
     curves = _curves(args, families, cells)
     judged: dict[str, Any] = {}
     if args.criterion:
-        judged = {**args.criterion, **judge_starts(args.criterion, curves)}  # type: ignore[arg-type]
+        found = judge_starts(args.criterion, curves)  # type: ignore[arg-type]
+        judged = {**args.criterion, **found}
 
     means: dict[str, Any] = {}
     for start, by_language in curves.items():

@@ -106,7 +106,7 @@ def test_the_smallest_study_has_every_cell_and_a_verdict(
         scores = tiny["cells"][name]["result"]["scores"]
         assert list(scores) == ["0", "1", "2"]
         assert all(map(math.isfinite, scores.values()))
-        assert len(set(scores.values())) == 3  # it was trained
+        assert len(set(scores.values())) > 1  # it was trained
 
     assert len(tiny["criterion"]["comparisons"]) == 8
     assert tiny["curves"]["fresh"]["te"]["seeds"] == 2

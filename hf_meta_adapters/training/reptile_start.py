@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 import torch
 from torch import nn
@@ -95,25 +96,31 @@ def add_reptile_start(
     }
     languages = _check(model, batches, numbers)
 
-    losses = []
     with seeded(seed):
         model.add_language(language, copy_from=copy_from)
-        parameters = list(model.language_parameters(language).values())
-        compute = loss_function or SparseHead(model)
-        streams = {key: _endless(batches[key], key) for key in languages}
+        try:
+            compute = loss_function or SparseHead(model)
+            streams = {key: _endless(batches[key], key) for key in languages}
+            parameters = list(model.language_parameters(language).values())
 
-        order = _order(languages, rounds, seed)
-        for number, key in enumerate(tqdm(order, disable=not progress, desc="Reptile")):
-            loop = InnerLoop(parameters)
-            with model.use_language(language):
-                losses.append(
-                    _steps(
-                        *(model, parameters, streams[key], compute),
-                        steps=inner_steps,
-                        rate=inner_learning_rate,
+            losses = []
+            order = _order(languages, rounds, seed)
+            for number, key in enumerate(tqdm(order, disable=not progress, desc="Reptile")):
+                loop = InnerLoop(parameters)
+                with model.use_language(language):
+                    losses.append(
+                        _steps(
+                            *(model, parameters, streams[key], compute),
+                            steps=inner_steps,
+                            rate=inner_learning_rate,
+                        )
                     )
-                )
-            loop.end(outer_rate * (1 - number / rounds))
+                loop.end(outer_rate * (1 - number / rounds))
+        except BaseException:
+            # what is half trained must not be taken for a start later on
+            with suppress(ConfigurationError):
+                model.remove_language(language)
+            raise
     return losses
 
 

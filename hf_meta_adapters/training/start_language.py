@@ -118,7 +118,8 @@ def start_language(
         # a language of the model may have the name of a start
         weights = {init: 1.0}
     elif init == "mean":
-        known = [key for key in model.languages if key != REPTILE_START]
+        # where only the start was loaded, it is all that there is
+        known = [key for key in model.languages if key != REPTILE_START] or [REPTILE_START]
         weights = dict.fromkeys(known, 1 / len(known))
     elif init == "reptile":
         if REPTILE_START not in model.languages:
@@ -134,7 +135,8 @@ def start_language(
             measured = languages_by_gradient(
                 model, task, rows, others, batch_size=batch_size, **texts
             )
-        measured.pop(REPTILE_START, None)
+        if len(measured) > 1:
+            measured.pop(REPTILE_START, None)
         weights = {next(iter(measured)): 1.0}
 
     model.add_language(language, copy_from=weights or None)

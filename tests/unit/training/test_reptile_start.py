@@ -155,9 +155,10 @@ def test_batches_without_a_label_are_passed_over():
     ],
 )
 def test_what_cannot_work_is_refused(change, error, message):
-    options = {"batches": BATCHES, "rounds": 2, **change}
+    options, model = {"batches": BATCHES, "rounds": 2, **change}, family()
     with pytest.raises(error, match=message):
-        add_reptile_start(family(), **options)
+        add_reptile_start(model, **options)
+    assert model.languages == ("en", "sw")  # nothing half trained is left
 
 
 def test_languages_need_adapters():

@@ -131,6 +131,17 @@ def test_the_start_of_reptile_is_trained_once_and_is_no_part_of_means(model):
     assert REPTILE_START not in start.measured
 
 
+def test_a_model_with_nothing_but_the_start_of_reptile(model):
+    options = {"family": FAMILY, "processing_class": masking(), "reptile": {"rounds": 1}}
+    start_language(model, "yo", "reptile", **options)
+    for key in (*LANGUAGES, "yo"):
+        model.remove_language(key)
+    assert start_language(model, "ha", "mean").weights == {REPTILE_START: 1.0}
+    model.remove_language("ha")
+    texts = {"dataset": NEW, "processing_class": masking(), "max_length": 16}
+    assert start_language(model, "ig", "nearest", **texts).weights == {REPTILE_START: 1.0}
+
+
 def test_its_batches_have_the_labels_of_the_head(model):
     """The same as with a loader of one's own."""
     seen = []

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from hf_meta_adapters._typing import Language, Rows
-from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.evaluation._evaluate import evaluate_languages
+from hf_meta_adapters.evaluation._own_adapters import check_own_adapters
 from hf_meta_adapters.evaluation.task import Task
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 
@@ -56,11 +56,7 @@ def nearest_languages(
         ...     found = nearest_languages(model, "causal_lm", [{"text": text} for text in texts])
         ...     model.add_language("yo", copy_from=next(iter(found)))
     """
-    if model.share_adapter or model.backend.name == "none":
-        raise ConfigurationError(
-            "Languages are compared by their adapters. Found a model whose languages have none of"
-            " their own. Create it with a configuration of adapters, and without `share_adapter`."
-        )
+    check_own_adapters(model)
 
     # the data under one key: the masks of a masked language model depend on it
     key = model.languages[0]

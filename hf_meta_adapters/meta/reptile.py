@@ -1,4 +1,4 @@
-"""The outer update of Reptile (Nichol et al. 2018), for Sequential Reptile (Lee et al. 2022)."""
+"""The outer update of Reptile (Nichol et al. 2018) and Sequential Reptile (Lee et al. 2022)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ class InnerLoop:
     *Sequential* Reptile takes each step on the batch of one language, drawn anew for each step.
     Steps that follow one another in different languages reward gradients that agree: to first
     order, θ_K − θ_0 raises the inner products of the gradients of different steps. A loop per
-    language, as in Reptile, does so within a language only.
+    language, as in Reptile, does so within a language only; with φ in place of θ it leads to a
+    start from which few steps in any of the languages lead far.
 
     Args:
         shared: θ, as it is when the loop begins. Its tensors are changed in place, by the optimizer

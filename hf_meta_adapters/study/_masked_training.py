@@ -38,7 +38,7 @@ class MaskedTraining:
     callbacks: Sequence[TrainerCallback]
 
     def run(self, model: LanguageAdapterModel, arguments: MakeArguments) -> MetaAdapterTrainer:
-        """Train a model on the text of its languages.
+        """Train a model on the text of its languages; those without rows are left out.
 
         Args:
             model: The model.
@@ -51,7 +51,7 @@ class MaskedTraining:
             trainer = MetaAdapterTrainer(
                 model,
                 arguments(folder),
-                train_dataset={language: self.rows[language] for language in model.languages},
+                train_dataset={key: self.rows[key] for key in model.languages if key in self.rows},
                 data_collator=self.collator,
                 callbacks=[*self.callbacks],
             )

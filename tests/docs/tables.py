@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.docs import little_data
+from tests.docs import little_data, new_language
 from tests.docs.pages import ROOT, pages
 from tests.docs.pretrained_tables import PRETRAINED_TABLES
 
@@ -151,6 +151,20 @@ def gramian_noise() -> str:
         for row in rows
     ]
     return markdown(["method", *sources], lines)
+
+
+def new_language_curves() -> str:
+    """Learning curves of new languages, by their start."""
+    return of_new_languages(new_language.new_language_curves)
+
+
+def new_language_differences() -> str:
+    """Each start compared with a fresh one."""
+    return of_new_languages(new_language.new_language_differences)
+
+
+def of_new_languages(table: Callable[[dict], str], name: str = "new_language_small") -> str:
+    return table(result(name)) if has_result(name) else "It has not been run yet."
 
 
 GPU_SHAPES = {
@@ -495,6 +509,8 @@ TABLES: dict[str, Callable[[], str]] = {
         shared_lora,
         surgery,
         gramian_noise,
+        new_language_curves,
+        new_language_differences,
         gpu_encoder,
         gpu_decoder,
         gpu_compiled,

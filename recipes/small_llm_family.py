@@ -34,6 +34,7 @@ from hf_meta_adapters.cli import parse_arguments
 from hf_meta_adapters.cli.exporting import export_for_vllm
 from hf_meta_adapters.cli.process_group import closing_process_group
 from hf_meta_adapters.cli.written_command import written_command
+from hf_meta_adapters.diagnostics.fertility import tokenizer_fertility
 from hf_meta_adapters.pretraining import new_model, train_tokenizer
 from hf_meta_adapters.results.files import write_text
 from hf_meta_adapters.study.cell import read_texts
@@ -125,10 +126,14 @@ def main() -> None:
     print(text)
 
     if args.results and done:
+        fertility = tokenizer_fertility(
+            inputs.tokenizer(), read_texts(args.data, "test", languages_of(args))
+        )
         record = {
             "command": written_command(),
             **study_record(done, done),
             "estimated_minutes": args.estimated_minutes,
+            "tokens_per_word": {row.language: round(row.per_word, 2) for row in fertility.rows},
             **report,
         }
         write_cells(args.results, record, done)

@@ -22,6 +22,7 @@ from hf_meta_adapters.study.small_llm_plan import (
     text_and_model,
 )
 from hf_meta_adapters.study.small_llm_report import judge_small_llm, small_llm_report
+from tests.docs import small_llm
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "recipes" / "configs"
@@ -60,6 +61,7 @@ def test_what_is_served_is_the_family(tiny: dict[str, Any], folder: Path) -> Non
     assert family["scores"] != family["base"]
     assert family["exported"]["scores"] == pytest.approx(family["scores"], abs=1e-5)
     assert max(family["exported"]["largest_logit_difference"].values()) < 1e-5
+    assert small_llm.of_family(tiny).count("\n") == 1 + 3  # the page has such a table
     assert family["exported"]["rank"] == 4 + 2
 
     (served,) = (folder / "served").iterdir()
@@ -90,8 +92,11 @@ def test_an_addition_moves_what_its_arm_says(tiny: dict[str, Any], folder: Path)
     several = [tiny["cells"][f"added-own-{seed}"]["result"]["scores"]["sw"] for seed in (0, 1)]
     assert several[0] != several[1]
     assert tiny["added"]["own"]["forgetting"] == 0
+    assert "+0.000" in small_llm.of_addition(tiny).splitlines()[-1]
+    assert small_llm.of_comparisons(tiny).count("\n") == 1 + 2
     assert "Criterion: complete." in (folder / "report.md").read_text(encoding="utf-8")
     assert {"command", "versions", "hardware", "seeds", "estimated_minutes"} <= set(tiny)
+    assert set(tiny["tokens_per_word"]) == {"en", "fr", "sw"}
 
 
 @pytest.mark.slow

@@ -63,17 +63,20 @@ def of_addition(found: Record | None) -> str:
         return NOT_RUN
     steps = list(next(iter(found["added"].values()))["watched"])
     header = ["trained", "seeds", *(f"English, step {step} ↓" for step in steps)]
-    rows = [
-        [
-            ARMS[arm],
-            str(one["seeds"]),
-            *(f"{one['watched'][step]:.3f}" for step in steps),
-            f"{one['forgetting']:+.3f}",
-            f"{one['learning']:.3f}",
-        ]
-        for arm, one in found["added"].items()
-    ]
-    return table([*header, "forgotten ↓", "Swahili in the end ↓"], rows)
+    rows = []
+    for arm, one in found["added"].items():
+        start = found["start"]["one" if arm == "one" else "both"]
+        rows.append(
+            [
+                ARMS[arm],
+                str(one["seeds"]),
+                *(f"{one['watched'][step]:.3f}" for step in steps),
+                f"{one['forgetting']:+.3f}",
+                f"{start['fr']:.3f} → {one['scores']['fr']:.3f}",
+                f"{one['learning']:.3f}",
+            ]
+        )
+    return table([*header, "forgotten ↓", "French ↓", "Swahili in the end ↓"], rows)
 
 
 def of_comparisons(found: Record | None) -> str:

@@ -90,6 +90,7 @@ def furnished(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> P
             tokenizer(sentinels=100, pad_token="<pad>", eos_token="</s>"),
         ),
     }
+    others["HuggingFaceTB/SmolLM2-135M"] = others["meta-llama/Llama-3.2-1B"]
     for name, (cell, words) in others.items():
         sizes = cell.config()
         sizes.vocab_size, sizes.max_position_embeddings = len(words), 128

@@ -1,8 +1,8 @@
 """The tables of the documentation that are made from results.
 
 `python -m tests.docs.tables` writes them into the pages. A page has `<!-- table: NAME -->` before
-the table and `<!-- end of table -->` after it; NAME is a function in this module, or in
-`little_data`.
+the table and `<!-- end of table -->` after it; NAME is a function in this module, in
+`little_data` or in `small_llm`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.docs import little_data, new_language
+from tests.docs import little_data, new_language, small_llm
 from tests.docs.pages import ROOT, pages
 from tests.docs.pretrained_tables import PRETRAINED_TABLES
 
@@ -518,6 +518,7 @@ TABLES: dict[str, Callable[[], str]] = {
         *DIAGNOSTICS,
         *STUDY,
         *little_data.TABLES,
+        *small_llm.TABLES,
     )
 } | PRETRAINED_TABLES
 

@@ -81,6 +81,7 @@ GUARDED = {
     "study/pretrained_cell.py",
     "study/random_encoder.py",
     "study/shared_inputs.py",
+    "study/small_llm_cell.py",
     # into the folder of an unfinished checkpoint
     "training/_checkpoint_seal.py",
     "training/_kept_step_file.py",
@@ -192,6 +193,7 @@ def test_nobody_else_writes_files(project_root: Path) -> None:
         "interference_study.py",
         "little_text_study.py",
         "quickstart.py",
+        "small_llm_family.py",
     }
     bundled_text = {"data/build.py"}
     assert writers(project_root / "recipes") == models | bundled_text

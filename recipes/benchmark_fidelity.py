@@ -27,6 +27,7 @@ import transformers
 from tqdm import tqdm
 
 import hf_meta_adapters as hma
+from hf_meta_adapters.cli.written_command import written_command
 from hf_meta_adapters.results.files import write_text
 from hf_meta_adapters.study.cell import read_texts
 from hf_meta_adapters.study.next_fidelity import cosine, flat_gradients, next_fidelity
@@ -175,7 +176,7 @@ def main() -> None:
     for rate, draws in truths.items():
         values[rate]["two draws of batches, exact"] = [cosine(a, b) for a, b in pairwise(draws)]
 
-    result = {"arguments": vars(args), "command": sys.argv, "hardware": platform.machine()}
+    result = {"arguments": vars(args), "command": written_command(), "hardware": platform.machine()}
     result["versions"] = {lib.__name__: lib.__version__ for lib in (hma, torch, transformers)}
     result["rows"] = [
         {"inner_learning_rate": rate, "setting": name, **summary(several)}

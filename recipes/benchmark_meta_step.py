@@ -16,7 +16,6 @@ import json
 import platform
 import re
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ import transformers
 from tqdm import tqdm
 
 import hf_meta_adapters as hma
+from hf_meta_adapters.cli.written_command import written_command
 from hf_meta_adapters.results.files import write_text
 from hf_meta_adapters.study.memory import peak_in_own_process, peak_memory
 from hf_meta_adapters.study.next_steps import NextSteps
@@ -189,7 +189,7 @@ def main() -> None:
         print(peak_memory(step))
         return
 
-    result = {"arguments": vars(args), "command": sys.argv, "rows": []}
+    result = {"arguments": vars(args), "command": written_command(), "rows": []}
     result["hardware"] = torch.cuda.get_device_name() if CUDA else f"{platform.machine()}, one core"
     result["versions"] = {lib.__name__: lib.__version__ for lib in (hma, torch, transformers)}
 

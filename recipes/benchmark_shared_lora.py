@@ -16,7 +16,6 @@ Override: --hidden_size, --batch_size, --length, --repeats, see --help.
 import json
 import platform
 import statistics
-import sys
 import tempfile
 from dataclasses import dataclass, field
 
@@ -27,6 +26,7 @@ from peft import LoraConfig, get_peft_model
 from tqdm import tqdm
 
 import hf_meta_adapters as hma
+from hf_meta_adapters.cli.written_command import written_command
 from hf_meta_adapters.results.files import write_text
 from hf_meta_adapters.study.memory import peak_in_own_process, peak_memory
 
@@ -127,7 +127,7 @@ def main() -> None:
     medians = {arm: statistics.median(values) for arm, values in peaks.items()}
     result = {
         "arguments": vars(args),
-        "command": sys.argv,
+        "command": written_command(),
         "hardware": platform.machine(),
         "rows": [
             {"setting": arm, "peak_mb": median, "ratio": median / medians[ORDINARY]}

@@ -15,7 +15,6 @@ Override: --languages 3 7 --batch_size 32 --hidden_size 512, see --help.
 import json
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from peft import LoraConfig
 from tqdm import tqdm
 
 import hf_meta_adapters as hma
+from hf_meta_adapters.cli.written_command import written_command
 from hf_meta_adapters.meta.surgery import Surgery
 from hf_meta_adapters.meta.weightings import METHODS
 from hf_meta_adapters.results.files import write_text
@@ -140,7 +140,12 @@ def main() -> None:
 
     libraries = (hma, torch, transformers)
     versions = {one.__name__: one.__version__ for one in libraries}
-    result = {"arguments": vars(args), "command": sys.argv, "versions": versions, "rows": []}
+    result = {
+        "arguments": vars(args),
+        "command": written_command(),
+        "versions": versions,
+        "rows": [],
+    }
     result["hardware"] = torch.cuda.get_device_name() if CUDA else f"{platform.machine()}, one core"
 
     print("| θ | languages | step | time / joint | peak MB |\n|---|---:|---|---:|---:|")

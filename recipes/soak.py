@@ -18,7 +18,6 @@ import multiprocessing
 import os
 import platform
 import random
-import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -34,6 +33,7 @@ import transformers
 import hf_meta_adapters as hma
 from hf_meta_adapters.bundled.folders import verses_folder
 from hf_meta_adapters.cli import parse_arguments
+from hf_meta_adapters.cli.written_command import written_command
 from hf_meta_adapters.results.files import write_text
 
 LANGUAGES = ["en", "fr", "ru", "sw"]
@@ -198,7 +198,7 @@ def main() -> None:
     hardware = {"machine": platform.machine(), "cpus": os.cpu_count(), "system": platform.system()}
     result = {
         "arguments": vars(args),
-        "command": sys.argv,
+        "command": written_command(),
         "kills": kills,
         "equal": equal,
         "kills_in_saves": sum(kill["in_a_save"] for kill in kills),

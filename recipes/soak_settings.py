@@ -15,7 +15,6 @@ import json
 import multiprocessing
 import os
 import platform
-import sys
 import tempfile
 import zlib
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from soak import LANGUAGES, LENGTH, Reporter, kill_repeatedly, live, read_rows, 
 
 import hf_meta_adapters as hma
 from hf_meta_adapters.cli import parse_arguments
+from hf_meta_adapters.cli.written_command import written_command
 from hf_meta_adapters.results.files import write_text
 
 LORA = {"target_modules": ["c_attn"], "fan_in_fan_out": True}
@@ -159,7 +159,7 @@ def main() -> None:
     hardware = {"machine": platform.machine(), "cpus": os.cpu_count(), "system": platform.system()}
     result = {
         "arguments": vars(args),
-        "command": sys.argv,
+        "command": written_command(),
         "runs": runs,
         "hardware": hardware,
         "versions": {lib.__name__: lib.__version__ for lib in (hma, torch, transformers, peft)},

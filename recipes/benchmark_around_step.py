@@ -71,7 +71,7 @@ class Arguments:
 
 
 def trainer_of(args: Arguments, arrangement: str, data: dict, folder: str, **options):
-    """The Trainer of an arrangement; its model is made by the first call of `train`."""
+    """The Trainer of an arrangement of the data, with a model of its own."""
     clock = options.pop("clock", None)
     given = {"max_steps": args.steps, "per_device_train_batch_size": args.batch_size}
     given |= {"report_to": "none", "disable_tqdm": True, "use_cpu": True, "save_strategy": "no"}
@@ -132,7 +132,6 @@ def start(args: Arguments, arrangement: str, data: dict, folder: str) -> dict:
 def compare_loading(args: Arguments, trainer, data: dict, folder: str) -> dict[str, float]:
     """Microseconds of a row, loaded from data with roles and from data without, in turns."""
     plain = trainer_of(args, JOINT, data, folder)
-    plain._train_batch_size = args.batch_size
     loaders = {"with roles": (iter(trainer.get_train_dataloader()), 2)}
     loaders["without roles"] = (iter(plain.get_train_dataloader()), 1)
     seconds: dict[str, list[float]] = {name: [] for name in loaders}
@@ -167,8 +166,8 @@ def checkpoints(args: Arguments, data: dict, folder: str) -> dict:
     resumed.train(resume_from_checkpoint=True)
 
     first = []
-    body = resumed.model.base_model
-    body.register_forward_pre_hook(lambda *_: first.append(time.process_time()))
+    embeddings = resumed.model.base_model.get_input_embeddings()
+    embeddings.register_forward_pre_hook(lambda *_: first.append(time.process_time()))
     asked = time.process_time()
     resumed.evaluate({key: rows.select(range(64)) for key, rows in data.items()})
 

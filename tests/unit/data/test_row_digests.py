@@ -45,8 +45,8 @@ def test_a_table_has_the_digests_of_its_rows(kind, block, monkeypatch):
     assert as_bytes(table) == expected
     assert as_bytes(rows) == expected
     assert as_bytes(table.select(range(len(rows) - 1, -1, -1))) == expected[::-1]
-    if rows:
-        assert as_bytes(table.with_format("numpy")) == [digest(row) for row in table] == expected
+    formatted = table.with_format("numpy")
+    assert as_bytes(formatted) == [digest(row) for row in formatted]
 
 
 def test_columns_choose_what_counts():

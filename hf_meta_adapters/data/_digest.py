@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from tqdm.auto import tqdm
-
 from hf_meta_adapters.data.key import Example
-from hf_meta_adapters.data.language_datasets import MapStyleDataset
 from hf_meta_adapters.errors import DataError
 
-_MOST_WITHOUT_PROGRESS = 100_000  # hashing more rows takes long enough to show a progress bar
+DIGEST_BYTES = 16
+"""The size of a digest."""
 
 
 @runtime_checkable
@@ -50,7 +48,7 @@ def digest(row: Example, columns: Sequence[str] | None = None) -> bytes:
         >>> digest({"input_ids": [5, 6], "labels": [0, 1]}) == digest({"input_ids": (5, 6)})
         True
     """
-    return hashlib.blake2b(text_of(row, columns), digest_size=16).digest()
+    return hashlib.blake2b(text_of(row, columns), digest_size=DIGEST_BYTES).digest()
 
 
 def text_of(row: Example, columns: Sequence[str] | None = None) -> bytes:
@@ -60,33 +58,6 @@ def text_of(row: Example, columns: Sequence[str] | None = None) -> bytes:
         row = {name: row[name] for name in _columns(row, columns) if row[name] is not None}
 
     return json.dumps(row, sort_keys=True, default=_plain).encode("ascii")
-
-
-def digests(
-    dataset: MapStyleDataset, name: str, columns: Sequence[str] | None = None
-) -> Iterator[bytes]:
-    """Return the digest of every row in order, with a progress bar if there are many.
-
-    Args:
-        dataset: The rows.
-        name: What they are, for the progress bar.
-        columns: The columns that count, see `digest`.
-
-    Returns:
-        An iterator over the digests.
-    """
-    count = len(dataset)
-    hide_bar = count <= _MOST_WITHOUT_PROGRESS
-    bar = tqdm(_rows(dataset), desc=f"hashing {name}", total=count, disable=hide_bar)
-    return (digest(row, columns) for row in bar)
-
-
-def _rows(dataset: MapStyleDataset) -> Iterable[Example]:
-    if isinstance(dataset, Iterable):
-        return dataset
-
-    # Python would iterate by `[0]`, `[1]`, … up to an IndexError, which not all datasets raise.
-    return (dataset[row] for row in range(len(dataset)))
 
 
 def _columns(row: Mapping[str, object], columns: Sequence[str] | None) -> Sequence[str]:

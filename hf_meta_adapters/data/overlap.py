@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.data._digest import digests
+from hf_meta_adapters.data._row_digests import first_equal, row_digests
 from hf_meta_adapters.data.language_datasets import MapStyleDataset, is_map_style, size_of
 from hf_meta_adapters.errors import DataError, check_languages
 
@@ -92,23 +94,28 @@ def _check_overlap(
     if len(roles) < 2:
         return
 
-    # A row that is equal to several others is reported with the first of them.
-    first_seen: dict[bytes, tuple[str, int]] = {}
-    for role, dataset in roles.items():
-        overlaps = []
-        for row, row_digest in enumerate(digests(dataset, f"{role} {language}", columns)):
-            other_role, other_row = first_seen.setdefault(row_digest, (role, row))
-            if other_role != role:
-                overlaps.append((row, other_role, other_row))
+    names = list(roles)
+    found = [row_digests(roles[role], f"{role} {language}", columns) for role in names]
+    starts = np.cumsum([0, *map(len, found)])
+    role_of = np.repeat(np.arange(len(names)), np.diff(starts))
 
-        if overlaps:
-            row, other_role, other_row = overlaps[0]
-            raise DataError(
-                f"A text must have only one role. Found {len(overlaps)} rows of the {role} data of"
-                f" {language!r} that have another role as well, the first in row {row} of {role}"
-                f" and row {other_row} of {other_role}. Remove them, or pass one dataset and let"
-                " `split_roles` split it."
-            )
+    # A row that is equal to several others is reported with the first of them.
+    first = first_equal(np.concatenate(found))
+    overlaps = np.flatnonzero(role_of[first] != role_of)
+    if not len(overlaps):
+        return
+
+    # Of the first role that has some.
+    number = role_of[overlaps[0]]
+    overlaps = overlaps[role_of[overlaps] == number]
+    row, other = int(overlaps[0]), int(first[overlaps[0]])
+    role, other_role = names[number], names[role_of[other]]
+    raise DataError(
+        f"A text must have only one role. Found {len(overlaps)} rows of the {role} data of"
+        f" {language!r} that have another role as well, the first in row {row - starts[number]} of"
+        f" {role} and row {other - starts[role_of[other]]} of {other_role}. Remove them, or pass"
+        " one dataset and let `split_roles` split it."
+    )
 
 
 def check_distinct(
@@ -132,18 +139,13 @@ def check_distinct(
         if not is_map_style(dataset):
             continue
 
-        first_seen: dict[bytes, int] = {}
-        copies = []
-        for row, row_digest in enumerate(digests(dataset, f"train {language}", columns)):
-            first = first_seen.setdefault(row_digest, row)
-            if first != row:
-                copies.append((row, first))
-
-        if copies:
-            row, first = copies[0]
+        first = first_equal(row_digests(dataset, f"train {language}", columns))
+        copies = np.flatnonzero(first != np.arange(len(first)))
+        if len(copies):
+            row = copies[0]
             raise DataError(
                 "Where meta rows are training rows, a step could train on a text and validate on"
                 f" its copy. Found {len(copies)} rows of {language!r} that are copies of earlier"
-                f" ones, the first in row {row}, equal to row {first}. Remove the copies, or pass"
-                " no `meta_dataset`: copies then get the same role."
+                f" ones, the first in row {row}, equal to row {first[row]}. Remove the copies, or"
+                " pass no `meta_dataset`: copies then get the same role."
             )

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
 from torch.utils.data import Subset
 
 from hf_meta_adapters._typing import Language
-from hf_meta_adapters.data._digest import digests
+from hf_meta_adapters.data._row_digests import Digests, digest_bytes, first_equal, row_digests
 from hf_meta_adapters.data.language_datasets import MapStyleDataset, is_map_style
-from hf_meta_adapters.data.seeding import stable_seed
+from hf_meta_adapters.data.seeding import stable_seeds
 from hf_meta_adapters.errors import ConfigurationError, DataError, check_languages
 
 
@@ -83,19 +86,19 @@ def split_roles(
                 f" {language!r}. Pass the meta text separately, as `meta_dataset`."
             )
 
-        row_digests = list(digests(dataset, language, columns))
-        for role, rows in _assign_rows(row_digests, language, shares, seed).items():
+        digests = row_digests(dataset, language, columns)
+        for role, rows in _assign_rows(digests, language, shares, seed).items():
             parts[role][language] = _select(dataset, rows)
 
     return LanguageRoles(**parts)
 
 
 def _assign_rows(
-    row_digests: list[bytes], language: Language, shares: Mapping[str, float], seed: int
-) -> dict[str, list[int]]:
+    digests: Digests, language: Language, shares: Mapping[str, float], seed: int
+) -> dict[str, NDArray[np.int64]]:
     """Return row numbers by role: distinct rows, ordered by a keyed hash, are cut at the shares."""
-    # A hash, not a shuffle: rows that are added or moved do not reorder the others.
-    distinct = sorted(set(row_digests), key=lambda row_digest: stable_seed(seed, row_digest.hex()))
+    first = first_equal(digests)
+    distinct = np.flatnonzero(first == np.arange(len(first)))
     counts = {role: max(1, round(share * len(distinct))) for role, share in shares.items()}
     if len(distinct) <= sum(counts.values()):
         raise DataError(
@@ -104,24 +107,29 @@ def _assign_rows(
             " shares, or remove the language."
         )
 
+    # A hash, not a shuffle: rows that are added or moved do not reorder the others.
+    texts = (one.hex() for one in digest_bytes(digests[distinct]))
+    ordered = distinct[np.argsort(stable_seeds(seed, texts))]
+
     # Distinct rows are cut, not rows: copies of a text go where the text goes.
-    role_of = dict.fromkeys(distinct, "train")
+    role_of = np.zeros(len(first), np.int8)
+    names = ["train", *counts]
     start = 0
-    for role, count in counts.items():
-        role_of.update(dict.fromkeys(distinct[start : start + count], role))
-        start += count
+    for number, role in enumerate(names[1:], start=1):
+        role_of[ordered[start : start + counts[role]]] = number
+        start += counts[role]
 
     # In the order of the data, whatever that of the hashes.
-    rows: dict[str, list[int]] = {"train": [], **{role: [] for role in shares}}
-    for row, row_digest in enumerate(row_digests):
-        rows[role_of[row_digest]].append(row)
-
-    return rows
+    role_of = role_of[first]
+    return {role: np.flatnonzero(role_of == number) for number, role in enumerate(names)}
 
 
-def _select(dataset: MapStyleDataset, rows: list[int]) -> MapStyleDataset:
+def _select(dataset: MapStyleDataset, rows: NDArray[np.int64]) -> MapStyleDataset:
     # `datasets.Dataset.select` keeps features and stays a `Dataset`; others are only wrapped.
-    if hasattr(dataset, "select"):
+    if isinstance(dataset, Dataset):
+        # As an array: of a list, `datasets` would make many further objects.
         return dataset.select(rows)
+    if hasattr(dataset, "select"):
+        return dataset.select(rows.tolist())
 
-    return Subset(dataset, rows)  # type: ignore[arg-type]  # torch asks for `len` and `[]` only
+    return Subset(dataset, rows.tolist())  # type: ignore[arg-type]  # torch asks for `len` and `[]`

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 
 def stable_seed(*parts: object) -> int:
@@ -18,6 +19,27 @@ def stable_seed(*parts: object) -> int:
 
     # One bit less than 8 bytes hold: the seed fits a signed 64-bit integer.
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+def stable_seeds(part: object, others: Iterable[str]) -> NDArray[np.uint64]:
+    """Compute `stable_seed(part, other)` for each of many others.
+
+    Args:
+        part: The first part of each seed.
+        others: The second parts.
+
+    Returns:
+        The seeds, (n,).
+    """
+    common = hashlib.sha256(f"{part}\x1f".encode())
+
+    def numbers() -> Iterator[int]:
+        for other in others:
+            each = common.copy()
+            each.update(other.encode())
+            yield int.from_bytes(each.digest()[:8], "big")
+
+    return np.fromiter(numbers(), np.uint64) >> np.uint64(1)
 
 
 @contextmanager

@@ -34,6 +34,8 @@ class BenchmarkShape:
             LoRA each; otherwise an encoder of which everything is trained, with bottleneck
             adapters.
         rank: Of the LoRAs.
+        labels: How many labels an encoder tells apart at each token, if it is a token classifier
+            in place of a masked language model.
     """
 
     name: str
@@ -42,6 +44,7 @@ class BenchmarkShape:
     length: int = 128
     frozen: bool = False
     rank: int = 16
+    labels: int | None = None
 
     @property
     def tokens(self) -> int:
@@ -83,6 +86,9 @@ class BenchmarkShape:
         shape = (rows or self.rows, self.length)
         vocabulary = int(str(self.sizes["vocab_size"]))
         words = torch.randint(_FIRST_WORD, vocabulary, shape, device=device)
+        if self.labels is not None:
+            return {"input_ids": words, "labels": words % self.labels}
+
         labels = words.clone()
         if not self.frozen:
             labels[torch.rand(shape, device=device) > _LABELED] = -100
@@ -94,7 +100,11 @@ class BenchmarkShape:
         """The model without languages; weights that are trained are in float32."""
         if not self.frozen:
             given = {"max_position_embeddings": self.length + 2, **self.sizes}
-            return transformers.XLMRobertaForMaskedLM(transformers.XLMRobertaConfig(**given))
+            if self.labels is None:
+                return transformers.XLMRobertaForMaskedLM(transformers.XLMRobertaConfig(**given))
+
+            config = transformers.XLMRobertaConfig(num_labels=self.labels, **given)
+            return transformers.XLMRobertaForTokenClassification(config)
 
         before = torch.get_default_dtype()
         torch.set_default_dtype(dtype)
@@ -136,20 +146,23 @@ def flops_of_training(
     body = sum(
         p.numel() for p in base.parameters() if id(p) not in adapters and id(p) not in looked_up
     )
-    head = _head(base).numel()
-    if id(_head(base)) not in looked_up:
-        body -= head
+    head = 0
+    weight = _head(base)
+    if weight is not None:
+        head = weight.numel()
+        if id(weight) not in looked_up:
+            body -= head
 
     tokens = sum(_count(batch["input_ids"]) for batch in batches.values())
     labeled = sum(int((batch["labels"] != -100).sum()) for batch in batches.values())
     return (4.0 if shape.frozen else 6.0) * (body * tokens + head * labeled)
 
 
-def _head(base: torch.nn.Module) -> Tensor:
+def _head(base: torch.nn.Module) -> Tensor | None:
+    """The weight of the head over the vocabulary, if there is one."""
     assert isinstance(base, transformers.PreTrainedModel)
     head = base.get_output_embeddings()
-    assert head is not None
-    return head.weight
+    return None if head is None else head.weight
 
 
 def _count(tokens: object) -> int:
@@ -178,6 +191,34 @@ SHAPES = {
         rows=8,
         length=256,
         frozen=True,
+    ),
+    "token_classifier": BenchmarkShape(
+        "token classifier of 12 × 384, bottleneck adapters",
+        {
+            "vocab_size": 71_933,
+            "hidden_size": 384,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "intermediate_size": 1536,
+            "pad_token_id": 1,
+        },
+        rows=8,
+        length=40,
+        labels=17,
+    ),
+    "tiny_token_classifier": BenchmarkShape(
+        "tiny token classifier, bottleneck adapters",
+        {
+            "vocab_size": 200,
+            "hidden_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+            "pad_token_id": 1,
+        },
+        rows=2,
+        length=8,
+        labels=5,
     ),
     "tiny_encoder": BenchmarkShape(
         "tiny XLM-R, bottleneck adapters",

@@ -16,7 +16,7 @@ from hf_meta_adapters._typing import Batch, Language
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps.joint_step import joint_step
-from hf_meta_adapters.steps.losses import LossFunction
+from hf_meta_adapters.steps.losses import LossFunction, model_loss
 from hf_meta_adapters.steps.meta_step import meta_step
 from hf_meta_adapters.steps.routed_loss import RoutedLoss
 from hf_meta_adapters.steps.sparse_head import SparseHead
@@ -63,7 +63,9 @@ class BenchmarkSteps:
         self.train: dict[Language, Batch] = {key: shape.batch(device) for key in languages}
         """Language → training batch."""
         self._meta = {key: shape.batch(device) for key in languages}
-        self._head: LossFunction = SparseHead(model, required=True)
+        self._head: LossFunction = model_loss
+        if shape.labels is None:
+            self._head = SparseHead(model, required=True)
         if model.routes_rows:
             self._head = RoutedLoss(model, self._head)
 

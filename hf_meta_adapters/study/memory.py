@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 
 from hf_meta_adapters.errors import ConfigurationError
 
-__all__ = ["peak_in_own_process", "peak_memory"]
+__all__ = ["MemoryPeaks", "peak_in_own_process", "peak_memory", "printed_in_own_process"]
 
 # From this number of bytes on, glibc's malloc gives memory back as soon as it is freed. Otherwise
 # the peak would count what malloc keeps for later, which is not what a step needs.
@@ -67,14 +68,66 @@ def peak_in_own_process(*arguments: str) -> float:
     Returns:
         The number.
     """
+    return float(printed_in_own_process(*arguments).split()[-1])
+
+
+def printed_in_own_process(*arguments: str) -> str:
+    """Run the present command once more, with further arguments, and return what it prints.
+
+    Args:
+        *arguments: The further arguments.
+
+    Returns:
+        Its standard output.
+    """
     run = subprocess.run(  # noqa: S603 (the command that is running already)
         [sys.executable, *sys.argv, *arguments],
         check=True,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, **RETURN_FREED_MEMORY},
     )
-    return float(run.stdout.split()[-1])
+    return run.stdout
+
+
+class MemoryPeaks:
+    """The peaks of this process's memory since a moment, with and without mapped files.
+
+    Resident memory counts the pages of files that are mapped into memory, which the system takes
+    back when something else needs the room. Anonymous memory is what the process itself holds. Of
+    the former, Linux keeps the peak; the latter is looked at every few milliseconds, by a thread.
+
+    Args:
+        seconds: Between two looks.
+    """
+
+    def __init__(self, seconds: float = 0.005) -> None:
+        self._seconds = seconds
+        self._anonymous = 0
+        self._over = threading.Event()
+
+        (PROCESS / "clear_refs").write_text("5")
+        self._look()
+        self._thread = threading.Thread(target=self._look_on, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> dict[str, float]:
+        """End the measurement.
+
+        Returns:
+            `"resident"` and `"anonymous"`: the peaks, in MB.
+        """
+        self._over.set()
+        self._thread.join()
+        self._look()
+        return {"resident": _kilobytes("VmHWM") / 1e3, "anonymous": self._anonymous / 1e3}
+
+    def _look_on(self) -> None:
+        while not self._over.wait(self._seconds):
+            self._look()
+
+    def _look(self) -> None:
+        self._anonymous = max(self._anonymous, _kilobytes("RssAnon"))
 
 
 def _kilobytes(name: str) -> int:

@@ -48,7 +48,9 @@ class NextSteps:
         self._autocast = autocast
         self._languages_per_pass = languages_per_pass
 
-        self._optimizer = torch.optim.AdamW(model.shared_parameters().values(), lr=1e-8)
+        # Fused, as is the default of `transformers.TrainingArguments`.
+        theta = model.shared_parameters().values()
+        self._optimizer = torch.optim.AdamW(theta, lr=1e-8, fused=True)
         self._kept: KeptStep | None = None
 
     def __call__(self) -> None:

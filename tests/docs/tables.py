@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.docs import little_data, new_language, small_llm
+from tests.docs.around_tables import NOT_RUN, around_tables, fine_tuning_cost
 from tests.docs.pages import ROOT, pages
 from tests.docs.pretrained_tables import PRETRAINED_TABLES
 
@@ -214,6 +215,13 @@ def gpu_decoder() -> str:
 def gpu_compiled() -> str:
     """A step whose layers are compiled, beside the same without compilation."""
     return of_gpu(GPU_SHAPES["gpu_encoder"], "benchmark_gpu_compiled")
+
+
+def fine_tuning() -> str:
+    """The same ratios for a token classifier, without a head over the vocabulary."""
+    if not has_result("benchmark_fine_tuning_cpu"):
+        return NOT_RUN
+    return fine_tuning_cost(result("benchmark_fine_tuning_cpu")["rows"], markdown)
 
 
 def soak() -> str:
@@ -506,6 +514,7 @@ TABLES: dict[str, Callable[[], str]] = {
         cost_of_one_row,
         cost_of_small_adapters,
         cost_of_words,
+        fine_tuning,
         shared_lora,
         surgery,
         gramian_noise,
@@ -521,6 +530,7 @@ TABLES: dict[str, Callable[[], str]] = {
         *small_llm.TABLES,
     )
 } | PRETRAINED_TABLES
+TABLES |= around_tables(has_result, result, markdown)
 
 
 def filled(text: str) -> str:

@@ -10,7 +10,14 @@ import pytest
 import transformers
 
 from hf_meta_adapters import BottleneckConfig, get_language_model
-from recipes import benchmark_fidelity, benchmark_meta_step, benchmark_surgery
+from hf_meta_adapters.study.token_tables import token_table
+from recipes import (
+    benchmark_around_step,
+    benchmark_fidelity,
+    benchmark_fine_tuning,
+    benchmark_meta_step,
+    benchmark_surgery,
+)
 from tests.docs.conftest import tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -116,3 +123,51 @@ def test_the_benchmark_of_fidelity_says_where_a_family_comes_from(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["benchmark_fidelity.py", "--model", "outputs/none"])
     with pytest.raises(SystemExit, match=r"Found no outputs/none\. `make quickstart` makes one"):
         benchmark_fidelity.main()
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_fine_tuning_measures_and_profiles_every_step(
+    tmp_path, monkeypatch, capsys
+):
+    output = tmp_path / "result.json"
+    command = ["benchmark_fine_tuning.py", "--output", str(output), "--languages", "2"]
+    command += ["--shape", "tiny_token_classifier", "--repeats", "1", "--profile", "true"]
+    monkeypatch.setattr(sys, "argv", command)
+    benchmark_fine_tuning.main()
+    rows = json.loads(output.read_text())["rows"]
+    measured = ["joint, transformers.Trainer", "joint", "fast", "next", "paper"]
+    assert [row["setting"] for row in rows] == measured
+    for row in rows:
+        assert row["seconds"] > 0
+        times = [one["milliseconds"] for one in row["profile"]["operations"]]
+        assert times == sorted(times, reverse=True)
+        assert times[-1] > 0
+    assert capsys.readouterr().out.count("| 2 | ") == len(rows)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="NOT CHECKED: peaks of memory need Linux"
+)
+@pytest.mark.parametrize(
+    "part", [*benchmark_around_step.ARRANGEMENTS, benchmark_around_step.CHECKPOINT]
+)
+def test_the_benchmark_around_the_step_measures_every_part(part, tmp_path, monkeypatch, capsys):
+    for number in range(2):
+        token_table(tmp_path / f"x-l{number}.arrow", 200, vocabulary=200, seed=number)
+    command = ["benchmark_around_step.py", "--languages", "2", "--rows", "200", "--repeats", "1"]
+    command += ["--hidden_size", "16", "--vocabulary", "200", "--steps", "3", "--batch_size", "2"]
+    monkeypatch.setattr(sys, "argv", [*command, "--part", part, "--folder", str(tmp_path)])
+    benchmark_around_step.main()
+    row = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert row.pop("part") == part
+    loading = row.pop("loading", {"": 1.0})
+    assert all(value > 0 for value in [*row.values(), *loading.values()])
+
+
+def test_the_benchmark_around_the_step_times_imports(monkeypatch):
+    statements = {"json": "import json", "nothing": "pass"}
+    monkeypatch.setattr(benchmark_around_step, "IMPORTS", statements)
+    found = benchmark_around_step.imports(repeats=1)
+    assert [row["import"] for row in found] == list(statements)
+    assert all(row["seconds"] >= 0 for row in found)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_meta_adapters.data._digest import digest, digests
+from hf_meta_adapters.data._digest import digest
 from hf_meta_adapters.errors import DataError
 
 IDS = [101, 7, 102]
@@ -61,12 +61,3 @@ def test_columns_choose_what_counts():
 def test_values_without_content_are_refused():
     with pytest.raises(DataError, match=r"type `object`.*columns"):
         digest({"text": "a", "image": object()})
-
-
-def test_long_data_show_progress_and_short_data_none(capsys, monkeypatch):
-    rows = ["a", "b"]
-    assert list(digests(rows, "train sw")) == [digest("a"), digest("b")]
-    assert capsys.readouterr().err == ""
-    monkeypatch.setattr("hf_meta_adapters.data._digest._MOST_WITHOUT_PROGRESS", 1)
-    list(digests(rows, "train sw"))
-    assert "hashing train sw" in capsys.readouterr().err

@@ -57,7 +57,7 @@ class LanguageStart:
 def start_language(
     model: LanguageAdapterModel,
     language: Language,
-    init: str | Mapping[Language, float] = "mean",
+    init: str | Mapping[Language, float] = "fresh",
     *,
     task: str = "masked_lm",
     dataset: Rows | None = None,
@@ -80,7 +80,8 @@ def start_language(
     Args:
         model: The model.
         language: The new language.
-        init: The start.
+        init: The start. No measurement shows that one which costs nothing is better than a fresh
+            adapter; one by Reptile was (docs/how-to/add_a_language.md has the numbers).
         task: `"masked_lm"` or `"causal_lm"`, for `"nearest"` and `"gradient"`.
         dataset: Texts of the new language (a column `text`), for the same.
         family: Language → texts of it, for `"gradient"`, and to train the start of `"reptile"`.

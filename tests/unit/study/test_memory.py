@@ -1,5 +1,7 @@
 """Peaks of memory are those of the step, and come from a process of their own."""
 
+import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -37,3 +39,20 @@ def test_the_command_is_run_again_with_the_further_arguments(tmp_path, monkeypat
 
     script.write_text("import sys; print(len(sys.argv[1:]))")
     assert peak_in_own_process("--peak_of", "b") == 4
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="NOT CHECKED: needs glibc")
+def test_freed_memory_is_kept():
+    """In a process of its own: malloc stays so to the end of it."""
+    code = (
+        "import torch; from pathlib import Path\n"
+        "from hf_meta_adapters.study.memory import keep_freed_memory\n"
+        "def resident(): return int(Path('/proc/self/statm').read_text().split()[1]) * 4096\n"
+        "kept = keep_freed_memory()\n"
+        "blocks = [torch.ones(4_000_000) for _ in range(4)]\n"
+        "before = resident(); del blocks; print(kept, before - resident())"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    kept, freed = run.stdout.split()
+    assert kept == "True"
+    assert int(freed) < 10_000_000

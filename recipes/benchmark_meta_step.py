@@ -87,16 +87,15 @@ class Steps:
 
     def __init__(self, args: Arguments, count: int) -> None:
         transformers.set_seed(0)
-        width = args.hidden_size
+        width, heads = args.hidden_size, max(1, args.hidden_size // 64)
         sizes = {"vocab_size": args.vocabulary, "max_position_embeddings": LENGTH + 2}
         sizes |= {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": 4}
-        heads = max(1, width // 64)
         config = transformers.XLMRobertaConfig(num_attention_heads=heads, **sizes)
 
-        base = transformers.XLMRobertaForMaskedLM(config)
-        adapter = hma.BottleneckConfig(bottleneck_size=args.bottleneck)
+        base = transformers.XLMRobertaForMaskedLM(config).to(DEVICE)
         languages = [f"x-l{number}" for number in range(count)]
-        self.model = hma.get_language_model(base, adapter, languages).to(DEVICE)
+        adapter = hma.BottleneckConfig(bottleneck_size=args.bottleneck)
+        self.model = hma.get_language_model(base, adapter, languages)
         self.head = hma.RoutedLoss(self.model, hma.SparseHead(self.model, required=True))
 
         self.update = ThetaUpdate(self.model)
@@ -201,13 +200,12 @@ def main() -> None:
         medians = times(args, count)
         for name, seconds in medians.items():
             peak = peak_in_own_process("--languages", str(count), "--peak_of", name)
-            row = {"languages": count, "setting": name, "ratio": seconds / medians[JOINT]}
-            row |= {"seconds": seconds, "peak_mb": peak}
-            result["rows"].append(row)
+            row = {"languages": count, "setting": name, "seconds": seconds, "peak_mb": peak}
+            result["rows"].append(row | {"ratio": seconds / medians[JOINT]})
 
             # Written after every row: what was measured survives a kill.
             write_text(args.output, json.dumps(result, indent=1))
-            print(f"| {count} | {name} | {row['ratio']:.2f} | {peak:.0f} |", flush=True)
+            print(f"| {count} | {name} | {seconds / medians[JOINT]:.2f} | {peak:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,10 @@ def closeness() -> str:
 
 def closeness_of_next() -> str:
     """The same with the next step as look-ahead, by the rate of AdamW."""
-    rows = result("benchmark_fidelity_cpu")["next_rows"]
+    rows = result("benchmark_fidelity_cpu").get("next_rows")
+    if rows is None:
+        return NOT_RUN
+
     rates = sorted({row["learning_rate"] for row in rows})
     cells = {
         (r["setting"], r["learning_rate"]): f"{r['median']:.3f} ({r['worst']:.3f})" for r in rows

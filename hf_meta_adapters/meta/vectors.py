@@ -137,10 +137,12 @@ def owned(vector: Vector) -> Vector:
 
         storage = entry.untyped_storage()
         is_whole = storage.nbytes() == entry.nbytes and entry.is_contiguous()
-        if not is_whole or storage.data_ptr() in known:
+
+        # By the storage itself: a tensor without values has one as well, but no data pointer.
+        if not is_whole or storage._cdata in known:
             return entry.clone(memory_format=torch.contiguous_format)
 
-        known.add(storage.data_ptr())
+        known.add(storage._cdata)
         return entry
 
     return mapped(detached(vector), own)

@@ -77,6 +77,7 @@ GUARDED = {
     "finetuning/_experiment.py",
     "study/cell.py",
     # into new folders, which are then moved to their places
+    "study/new_language_cell.py",
     "study/parallel_rows.py",
     "study/pretrained_cell.py",
     "study/random_encoder.py",

@@ -43,7 +43,7 @@ from hf_meta_adapters.pretraining import new_model, train_tokenizer
 from hf_meta_adapters.products.gram import gram
 from hf_meta_adapters.results.files import write_text
 from hf_meta_adapters.study.cell import read_texts
-from hf_meta_adapters.study.small_sizes import small_sizes
+from hf_meta_adapters.study.model_sizes import small_sizes
 
 LANGUAGES = ["en", "fr", "ru", "sw"]
 LIBRARIES = (hma, torch, transformers)

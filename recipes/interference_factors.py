@@ -37,7 +37,7 @@ from hf_meta_adapters.pretraining import train_tokenizer
 from hf_meta_adapters.results.files import write_text
 from hf_meta_adapters.study.cell import read_texts
 from hf_meta_adapters.study.methods import pretrain
-from hf_meta_adapters.study.small_sizes import small_sizes
+from hf_meta_adapters.study.model_sizes import small_sizes
 
 DATA = verses_folder()
 VERSIONS = {library.__name__: library.__version__ for library in (hma, torch, transformers)}

@@ -19,7 +19,7 @@ __getattr__ = moved_names(
         "pretrain": "hf_meta_adapters.study.methods",
         "read_texts": "hf_meta_adapters.study.cell",
         "scores_by_method": "hf_meta_adapters.study.method_scores",
-        "small_sizes": "hf_meta_adapters.study.small_sizes",
+        "small_sizes": "hf_meta_adapters.study.model_sizes",
         "study_cells": "hf_meta_adapters.study.cells",
         "study_report": "hf_meta_adapters.study.reporting",
         "train_tokenizer": "hf_meta_adapters.pretraining",

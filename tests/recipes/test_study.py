@@ -118,7 +118,7 @@ def test_a_killed_study_goes_on(tmp_path):
         "start_new_session": True,
     }
     with subprocess.Popen(command(*given), **options) as running:
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 400
         while len(list(tmp_path.glob("cells/*.json"))) < 2 and time.monotonic() < deadline:
             assert running.poll() is None, running.stderr.read()
             time.sleep(0.02)

@@ -142,14 +142,19 @@ def find_launcher(name: str) -> Path:
 
 
 def _find(name: str, entries: Sequence[Entry], ending: str, what: str) -> Path:
-    # A user's own file comes first, but `quickstart` is not a folder of that name.
+    # A user's own file comes first, but a bare word is the name of a bundled one, whatever files or
+    # folders happen to have that name.
     path = Path(name)
-    if path.is_file():
+    is_word = path.name == name and not path.suffix
+    if path.is_file() and not is_word:
         return path
 
     for entry in entries:
         if name in (entry.name, entry.path.name):
             return entry.path
+
+    if path.is_file():
+        return path
 
     names = [entry.name for entry in entries]
     parts = [

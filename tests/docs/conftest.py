@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaFo
 
 from hf_meta_adapters.cli.copying import copy_bundled
 from tests.tiny import HEADS, tiny
+from tests.wheel import build, install
 
 SPECIAL = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
 TEXT = [
@@ -118,6 +119,17 @@ def publish(base: XLMRobertaForMaskedLM, folder: Path) -> None:
     base.add_adapter("sw", config="seq_bn_inv")
     folder.parent.mkdir()
     base.save_adapter(str(folder), "sw")
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> Path:
+    """The folder in which the wheel is installed, without what it depends on."""
+    pytest.importorskip(
+        "hatchling", reason="NOT CHECKED: hatchling is absent; the extra `dev` brings it"
+    )
+    pytest.importorskip("pip", reason="NOT CHECKED: pip is absent")
+    dist = build(project_root, tmp_path_factory.mktemp("wheel"))
+    return install(dist, tmp_path_factory.mktemp("installed"))
 
 
 @pytest.fixture

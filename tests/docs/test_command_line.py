@@ -14,70 +14,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs.commands import LIMIT, bash_blocks, environment, run
 from tests.docs.pages import ROOT, pages, python_blocks
-from tests.hub_client import TOKEN
 from tests.hub_server import HubServer
-from tests.wheel import build, install
 
-PAGE = ROOT / "docs" / "how-to" / "command_line.md"
-LIMIT = 500  # seconds; it takes a tenth of it on an idle machine
+NAME = "how-to/command_line"
+PAGE = ROOT / "docs" / f"{NAME}.md"
 
 LINES = {
     "en": "In the beginning was the Word, and the Word was with God.\n",
     "sw": "Hapo mwanzo, kabla ya ulimwengu kuumbwa, Neno alikuwako.\n",
 }
-
-
-def bash_blocks() -> list[str]:
-    text = PAGE.read_text(encoding="utf-8")
-    return re.findall(r"^```bash\n(.+?)^```", text, re.MULTILINE | re.DOTALL)
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip(
-        "hatchling", reason="NOT CHECKED: hatchling is absent; the extra `dev` brings it"
-    )
-    pytest.importorskip("pip", reason="NOT CHECKED: pip is absent")
-    dist = build(ROOT, tmp_path_factory.mktemp("wheel"))
-    return install(dist, tmp_path_factory.mktemp("installed"))
-
-
-def environment(installed: Path, home: Path, hub: HubServer) -> dict[str, str]:
-    """That of a user of the Hub `hub`, who has the wheel and no clone."""
-    kept = {
-        key: value
-        for key, value in os.environ.items()
-        if not key.startswith(("HF_", "TRANSFORMERS_", "ACCELERATE_", "PYTHON"))
-    }
-    own = {
-        "PATH": os.pathsep.join([str(installed / "bin"), kept["PATH"]]),
-        "PYTHONPATH": str(installed),
-        "HF_ENDPOINT": hub.endpoint,
-        "HF_HOME": str(home),
-        "HF_TOKEN": TOKEN,
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    return {**kept, **own}
-
-
-def run(command: list[str], folder: Path, variables: dict[str, str]) -> str:
-    """What a command prints, errors included."""
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=variables,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
-    return done.stdout
 
 
 def put_files(folder: Path) -> None:
@@ -112,7 +59,7 @@ def test_the_page_runs_from_the_wheel_alone(installed: Path, tmp_path: Path) -> 
         file = run([sys.executable, "-c", where], folder, variables)
         assert Path(file.strip()).is_relative_to(installed)
 
-        said = [run(["bash", "-euc", block], folder, variables) for block in bash_blocks()]
+        said = [run(["bash", "-euc", block], folder, variables) for block in bash_blocks(NAME)]
 
         python = "\n".join(block.code for block in python_blocks(PAGE.read_text(encoding="utf-8")))
         variables["HF_HOME"] = str(tmp_path / "another_home")
@@ -131,7 +78,7 @@ def test_the_page_runs_from_the_wheel_alone(installed: Path, tmp_path: Path) -> 
 
 
 def test_the_message_on_the_page_is_that_of_the_command() -> None:
-    (command,) = [block for block in bash_blocks() if "|| true" in block]
+    (command,) = [block for block in bash_blocks(NAME) if "|| true" in block]
     words = command.removesuffix(" || true\n").split()
     assert words[0] == "hf-meta-adapters"
 

@@ -12,6 +12,7 @@ import pytest
 from hf_meta_adapters import __version__
 from hf_meta_adapters.bundled.folders import recipes_folder, verses_folder
 from hf_meta_adapters.cli import command
+from hf_meta_adapters.cli.catalogue import find_config, find_recipe
 from hf_meta_adapters.cli.command import main
 from hf_meta_adapters.cli.running import read_launch
 
@@ -270,3 +271,21 @@ def test_a_reader_may_end_before_the_command() -> None:
     )
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("kind", ["recipe", "configuration"])
+def test_a_bare_word_is_what_is_bundled(kind: str, empty_folder: Path) -> None:
+    """A file of that name, which happens to be there, is not meant; with its ending, or as a path,
+    it is.
+    """
+    name, ending = {"recipe": ("quickstart", ".py"), "configuration": ("wikiann", ".yaml")}[kind]
+    find = {"recipe": find_recipe, "configuration": find_config}[kind]
+    for file in (name, f"{name}{ending}"):
+        (empty_folder / file).write_text("", encoding="utf-8")
+
+    assert find(name).parent in (RECIPES, RECIPES / "configs")
+    assert find(f"./{name}").resolve() == empty_folder / name
+    assert find(f"{name}{ending}").resolve() == empty_folder / f"{name}{ending}"
+
+    (empty_folder / "of_my_own").write_text("", encoding="utf-8")
+    assert find("of_my_own").resolve() == empty_folder / "of_my_own"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -150,15 +151,15 @@ class Adam(InnerOptimizer):
         """
         slopes = mapped(gradient, _room)
         for piece in self._pieces(gradient, slopes):
-            _, slope = _step_and_slope(piece.gradients, piece.states)
+            parts = _Parts.of(piece.gradients, piece.states)
+            slope = parts.slope(piece.gradients)
 
-            # with the sign of |g|: 0 where g is, and else 1
-            sign = list(torch._foreach_abs(piece.gradients))
-            torch._foreach_sign_(sign)
-            torch._foreach_mul_(slope, sign)
-            for entry, position in zip(slope, piece.positions, strict=True):
-                entry.mul_(factors[position])
-            torch._foreach_copy_(piece.outputs[0], slope)
+            # with the sign of g²: 0 where g is, and else 1
+            torch._foreach_sign_(parts.squares)
+            several = zip(slope, parts.squares, piece.outputs[0], piece.positions, strict=True)
+            for entry, sign, output, position in several:
+                torch.mul(entry, sign, out=output)
+                output.mul_(factors[position])
 
         return slopes
 
@@ -204,36 +205,81 @@ class Adam(InnerOptimizer):
 def _step_and_slope(
     g: list[Tensor], states: Sequence[AdamState]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Δ(g) and ∂Δ/∂g of parameters with the same constants, by the equations above.
-
-    A fused kernel for all of them stands where each would take a kernel of its own.
-    """
-    first = states[0]
-    b1, b2 = first.betas
-    t = first.steps + 1
-    correction1, correction2 = 1 - b1**t, 1 - b2**t
-
-    m_hat = torch._foreach_mul([local(state.first_moment) for state in states], b1 / correction1)
-    torch._foreach_add_(m_hat, g, alpha=(1 - b1) / correction1)
-    root = torch._foreach_mul([local(state.second_moment) for state in states], b2 / correction2)
-    torch._foreach_addcmul_(root, g, g, (1 - b2) / correction2)
-    torch._foreach_sqrt_(root)
-    denominator = torch._foreach_add(root, first.epsilon)
+    """Δ(g) and ∂Δ/∂g of parameters with the same constants, by the equations above."""
+    parts = _Parts.of(g, states)
 
     # An entry that never had a gradient stays where it is. The formula has 0/0 there, and its limit
-    # (1 − β₁)/ε is a slope that no later step has: the slope is zero, as its sign √v̂ says.
-    moved = torch._foreach_sign(root)
-    torch._foreach_clamp_min_(root, torch.finfo(root[0].dtype).tiny)
-
-    # (1 − β₁) / (1 − β₁ᵗ) − Δ (1 − β₂) g / ((1 − β₂ᵗ) √v̂), all of it over √v̂ + ε
-    torch._foreach_div_(m_hat, denominator)
-    slope = torch._foreach_mul(m_hat, g)
-    torch._foreach_div_(slope, root)
-    torch._foreach_mul_(slope, -(1 - b2) / correction2)
-    torch._foreach_add_(slope, (1 - b1) / correction1)
-    torch._foreach_div_(slope, denominator)
+    # (1 − β₁)/ε is a slope that no later step has: the slope is zero, as its sign √v' says.
+    moved = torch._foreach_sign(parts.root)
+    slope = parts.slope(g)
     torch._foreach_mul_(slope, moved)
-    return list(m_hat), list(slope)
+    torch._foreach_mul_(parts.step, parts.scale)
+    return parts.step, slope
+
+
+@dataclass
+class _Parts:
+    """What Δ and its derivative are made of, for parameters with the same constants.
+
+    A fused kernel for all of them stands where each would take a kernel of its own, and what the
+    corrections have in common is taken out of the vectors: with m' = β₁ m + (1 − β₁) g,
+    v' = β₂ v + (1 − β₂) g², c = √(1 − β₂ᵗ), ε' = c ε and s = c / (1 − β₁ᵗ),
+
+        Δ = s m' / (√v' + ε'),
+        ∂Δ/∂g = s (1 − β₁ − (1 − β₂) m' g / (√v' (√v' + ε'))) / (√v' + ε').
+
+    Args:
+        squares: g².
+        root: √v'.
+        denominator: √v' + ε'.
+        step: m' / (√v' + ε').
+        scale: s.
+        betas: (β₁, β₂).
+    """
+
+    squares: list[Tensor]
+    root: list[Tensor]
+    denominator: list[Tensor]
+    step: list[Tensor]
+    scale: float
+    betas: tuple[float, float]
+
+    @classmethod
+    def of(cls, g: list[Tensor], states: Sequence[AdamState]) -> _Parts:
+        """Compute them."""
+        first = states[0]
+        b1, b2 = first.betas
+        t = first.steps + 1
+        correction = math.sqrt(1 - b2**t)
+
+        step = torch._foreach_lerp([local(state.first_moment) for state in states], g, 1 - b1)
+        squares = torch._foreach_mul(g, g)
+        second = [local(state.second_moment) for state in states]
+        root = torch._foreach_lerp(second, squares, 1 - b2)
+        torch._foreach_sqrt_(root)
+
+        denominator = torch._foreach_add(root, correction * first.epsilon)
+        torch._foreach_div_(step, denominator)
+        return cls(
+            squares=list(squares),
+            root=list(root),
+            denominator=list(denominator),
+            step=list(step),
+            scale=correction / (1 - b1**t),
+            betas=first.betas,
+        )
+
+    def slope(self, g: list[Tensor]) -> list[Tensor]:
+        """∂Δ/∂g; where √v' is zero, a number without meaning."""
+        b1, b2 = self.betas
+        torch._foreach_clamp_min_(self.root, torch.finfo(self.root[0].dtype).tiny)
+
+        slope = torch._foreach_mul(self.step, g)
+        torch._foreach_div_(slope, self.root)
+        torch._foreach_mul_(slope, (b2 - 1) * self.scale)
+        torch._foreach_add_(slope, (1 - b1) * self.scale)
+        torch._foreach_div_(slope, self.denominator)
+        return list(slope)
 
 
 @dataclass

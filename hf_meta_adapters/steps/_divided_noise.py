@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -67,11 +67,14 @@ class DividedNoise(TorchFunctionMode):
             raise IndivisiblePassError
 
         others = self._other_state()
-        ahead = self._part(func, args, given, slice(None, self._first), inputs.dim())
+        (first_args, first_given), (other_args, other_given) = self._parts(
+            args, given, inputs.dim()
+        )
+        ahead = func(*first_args, **first_given)
         state = RandomState.now(self._device)
 
         others.set()
-        behind = self._part(func, args, given, slice(self._first, None), inputs.dim())
+        behind = func(*other_args, **other_given)
         self._others[state.digest()] = RandomState.now(self._device)
         state.set()
         return torch.cat([ahead, behind])
@@ -82,22 +85,24 @@ class DividedNoise(TorchFunctionMode):
             raise IndivisiblePassError
         return others
 
-    def _part(
-        self,
-        func: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        rows: slice,
-        dim: int,
-    ) -> Any:
-        """The function of some rows: what has an entry for each is divided, the rest is shared."""
+    def _parts(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], dim: int
+    ) -> list[tuple[list[Any], dict[str, Any]]]:
+        """The arguments of both parts: what has an entry for each row is split, the rest shared."""
 
-        def divided(value: Any) -> Any:
+        def split(value: Any) -> Sequence[Any]:
             has_rows = isinstance(value, Tensor) and value.dim() == dim
-            return value[rows] if has_rows and len(value) == self._rows else value
+            if has_rows and len(value) == self._rows:
+                # one operation whose gradient is put together, not added to zeros as of a slice
+                return value.split([self._first, self._rows - self._first])
+            return value, value
 
-        named = {name: divided(value) for name, value in kwargs.items()}
-        return func(*(divided(value) for value in args), **named)
+        values = [split(value) for value in args]
+        named = {name: split(value) for name, value in kwargs.items()}
+        return [
+            ([both[part] for both in values], {name: both[part] for name, both in named.items()})
+            for part in (0, 1)
+        ]
 
 
 def _draws(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:

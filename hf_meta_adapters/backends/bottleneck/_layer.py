@@ -35,6 +35,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
 
     adapter_layer_names = ("bk_down", "bk_up")
     other_param_names = ("bk_activation", "bk_dropout")
+    calls_linears = True
 
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()

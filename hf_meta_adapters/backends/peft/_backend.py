@@ -34,6 +34,7 @@ from hf_meta_adapters.backends.abilities import (
 )
 from hf_meta_adapters.backends.base import Backend
 from hf_meta_adapters.backends.peft._bare import check_bare
+from hf_meta_adapters.backends.peft._divided_linear import divided_linears, has_linears_alone
 from hf_meta_adapters.backends.peft._files import (
     CONFIG,
     LONGEST,
@@ -255,11 +256,12 @@ class PeftBackend(
         return routing_in_order(self._switches.layers, [self.adapter(key) for key in languages])
 
     def dividing(self, language: Language, first: int, rows: int) -> Division | None:
-        """A second adapter in every layer for the first rows, where rows can be routed."""
-        if self.routing([language]) is None:
-            return None
+        """Leaves for the first rows in linear layers, or a second adapter where rows are routed."""
+        layers, name = self._switches.layers, self.adapter(language)
+        if self._model is not None and has_linears_alone(layers, name):
+            return divided_linears(layers, name, first, rows)
 
-        return divided_rows(self._switches.layers, self.adapter(language), first, rows)
+        return divided_rows(layers, name, first, rows) if self.routing([language]) else None
 
     def merged(self, language: Language) -> nn.Module:
         """Compute a copy of the model with θ and φ in its weights and no layer of PEFT in it."""

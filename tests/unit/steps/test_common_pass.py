@@ -23,6 +23,9 @@ CONFIGS = {
     "bottleneck": BottleneckConfig(bottleneck_size=3),
     "bottleneck with dropout": BottleneckConfig(bottleneck_size=3, dropout=0.2),
     "lora": LoraConfig(r=2, target_modules="all-linear"),
+    "lora with dropout": LoraConfig(r=2, target_modules="all-linear", lora_dropout=0.1),
+    # not linear layers alone, so that rows are routed to a twin
+    "lora of embeddings": LoraConfig(r=2, target_modules=["query", "word_embeddings"]),
 }
 DIFFERENCE = {"finite_difference_scheme": "one_sided", "finite_difference_radius": 1e-4}
 
@@ -61,16 +64,28 @@ def taken(model, count, *, in_common, **options):
         ("bottleneck with dropout", 0.5, "shared"),
         ("lora", 0.5, "shared"),
         ("lora", 0.25, "per_language"),
+        ("lora with dropout", 0.5, "shared"),
+        ("lora of embeddings", 0.5, "shared"),
     ],
 )
 def test_gives_what_two_passes_give_masks_and_all(config, share, lookahead, evaluated):
     model = make_model(config=CONFIGS[config], dtype=torch.float64, dropout=0.3).train()
-    options = {"mixed_rows": share, "lookahead": lookahead}
+    compare(model, evaluated, mixed_rows=share, lookahead=lookahead)
 
+
+def test_beside_a_theta_that_is_an_adapter(evaluated):
+    own = LoraConfig(r=2, target_modules=["value"], init_lora_weights=False, lora_dropout=0.1)
+    shared = LoraConfig(r=2, target_modules=["query", "value"], init_lora_weights=False)
+    model = make_model(config=own, shared=shared, dtype=torch.float64, dropout=0.3).train()
+    compare(model, evaluated, mixed_rows=0.5)
+
+
+def compare(model, evaluated, **options):
+    """Compare the step of two passes with that of one."""
     expected, rest = taken(model, 4, in_common=False, **options)
     assert not evaluated
     found, rest_in_common = taken(model, 4, in_common=True, **options)
-    assert set(evaluated) == {(round(4 * share), 4)}
+    assert set(evaluated) == {(round(4 * options["mixed_rows"]), 4)}
 
     # a difference of gradients over 1e-4 divides their rounding by as much
     assert relative(flat(found.indirect), flat(expected.indirect)) < 1e-9
@@ -135,11 +150,11 @@ def transposed(hidden):
     return nn.functional.dropout(hidden.transpose(0, 1), 0.2).transpose(0, 1)
 
 
-@pytest.mark.parametrize("noise", [drawn, transposed, "dropout of LoRA"])
+@pytest.mark.parametrize("noise", [drawn, transposed, "dropout in a twin of LoRA"])
 def test_other_noise_is_found_and_takes_two_passes(noise, evaluated):
     config: object = "bottleneck"
-    if noise == "dropout of LoRA":
-        config = LoraConfig(r=2, target_modules="all-linear", lora_dropout=0.1)
+    if isinstance(noise, str):
+        config = LoraConfig(r=2, target_modules=["query", "word_embeddings"], lora_dropout=0.1)
     model = make_model(config=config, dtype=torch.float64, dropout=0.3).train()
     if not isinstance(noise, str):
         norm = model.base_model.roberta.embeddings.LayerNorm
@@ -154,14 +169,19 @@ def test_other_noise_is_found_and_takes_two_passes(noise, evaluated):
     assert torch.equal(everything(found), everything(expected))
 
 
-@pytest.mark.parametrize("reason", ["checkpointing", "compiled", "shared adapter", "θ is a LoRA"])
+REASONS = ["checkpointing", "compiled", "shared adapter", "twin beside a LoRA", "DoRA"]
+
+
+@pytest.mark.parametrize("reason", REASONS)
 def test_models_without_such_passes(reason, evaluated):
     options = {}
     if reason == "shared adapter":
         options["share_adapter"] = True
-    if reason == "θ is a LoRA":
+    if reason == "twin beside a LoRA":
         options = {"shared": LoraConfig(target_modules=["query"])}
-        options["config"] = LoraConfig(target_modules=["value"], init_lora_weights=False)
+        options["config"] = CONFIGS["lora of embeddings"]
+    if reason == "DoRA":
+        options["config"] = LoraConfig(target_modules=["query"], use_dora=True)
 
     model = make_model(dtype=torch.float64, **options).train()
     if reason == "checkpointing":

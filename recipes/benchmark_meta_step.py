@@ -66,6 +66,9 @@ SETTINGS = {
     "paper": Setting(True, 1.0, PAPER),
 }
 
+NEXT = {"next": 1.0, "next, half the rows": 0.5, "next, a quarter of the rows": 0.25}
+"""The steps that look ahead to the next one → the share of the rows in the mixed product."""
+
 
 @dataclass
 class Arguments:
@@ -151,7 +154,7 @@ class Steps:
             # A default, because a closure would see the setting of the last round.
             steps[name] = lambda setting=setting: self.meta_step(setting)
         steps[EVERY_4] = self.meta_step_every_4
-        for name, share in {"next": 1.0, "next, half the rows": 0.5}.items():
+        for name, share in NEXT.items():
             steps[name] = NextSteps(self.model, self.train, self.head, share)
 
         return {n: step for n, step in steps.items() if n == JOINT or re.search(pattern, n)}

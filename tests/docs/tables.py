@@ -90,7 +90,11 @@ def cost(name: str = "benchmark_meta_step_cpu") -> str:
 CHOICES = (
     "fast",
     "fast, half the meta rows",
+    "fast, half the rows",
+    "fast, a quarter of the rows",
     "fast, meta_every=4",
+    "next",
+    "next, half the rows",
     "drawn",
     "default",
     "paper",
@@ -107,6 +111,11 @@ def cost_by_setting() -> str:
     return markdown(
         header, [[name, *(ratios[name, count] for count in counts)] for name in CHOICES]
     )
+
+
+def cost_of_fewer_rows() -> str:
+    """The same with a share of the rows in the mixed product, in a run of these settings alone."""
+    return cost("benchmark_fewer_rows_cpu")
 
 
 def cost_of_one_row() -> str:
@@ -411,6 +420,37 @@ def treatments() -> str:
     return markdown(["method", "bits per character", "better than joint by", "p", "time"], rows)
 
 
+def settings() -> str:
+    """Bits per character where the settings of the outer step end, and their time."""
+    if not has_result("study_settings"):
+        return NOT_RUN
+
+    report = result("study_settings")["report"]
+    compute = report["compute"]
+    rows = []
+    for name, mean in sorted(report["mlm_all"]["means"].items(), key=lambda item: item[1][0]):
+        time = compute[name]["cpu_seconds"] / compute["adapters"]["cpu_seconds"]
+        rows.append([f"`{name}`", interval(*mean), f"{time:.1f}"])
+    return markdown(["setting", "bits per character", "time"], rows)
+
+
+def settings_differences() -> str:
+    """Which settings of the outer step end elsewhere than which others."""
+    if not has_result("study_settings"):
+        return NOT_RUN
+
+    rows = [
+        [
+            f"`{one['treatment']}`",
+            f"`{one['baseline']}`",
+            interval(one["mean"], one["low"], one["high"], sign=True),
+            f"{one['p_value']:.3g}",
+        ]
+        for one in result("study_settings")["report"]["mlm_all"]["differences"]
+    ]
+    return markdown(["setting", "against", "better by", "p (Holm)"], rows)
+
+
 def study_pairs() -> str:
     """Bits per character of the other language of bilingual models with English, by method."""
     pairs = study()["mlm_pairs"]
@@ -515,6 +555,8 @@ TABLES: dict[str, Callable[[], str]] = {
         cost,
         cost_by_setting,
         cost_of_one_row,
+        settings,
+        settings_differences,
         cost_of_small_adapters,
         cost_of_words,
         fine_tuning,

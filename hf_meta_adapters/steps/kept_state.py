@@ -25,26 +25,37 @@ class KeptState:
         own: The tensors that this process has alone, by name.
         common: The tensors that all processes have alike, unless parameters are sharded.
         share: The weight of each pass in the gradient of θ.
+        mixed_rows: The share of the rows that the sample has; `None` where it was not recorded.
+        is_compared: Whether all rows were kept, and the sample beside.
     """
 
     batches: Mapping[Language, Sequence[Batch]]
     own: Mapping[str, Tensor]
     common: Mapping[str, Tensor]
     share: float
+    mixed_rows: float | None = None
+    is_compared: bool = False
 
     @classmethod
-    def of(cls, kept: KeptStep, batches: Mapping[Language, Sequence[Batch]]) -> KeptState:
+    def of(
+        cls,
+        kept: KeptStep,
+        batches: Mapping[Language, Sequence[Batch]],
+        mixed_rows: float | None = None,
+    ) -> KeptState:
         """The state of a kept step that the optimizer has taken.
 
         Args:
             kept: The step.
             batches: The micro-batches on which it was taken, of this process.
+            mixed_rows: The share of the rows that its sample has.
 
         Returns:
             The state.
         """
         own, common = kept.state()
-        return cls(batches, own, common, kept.share)
+        is_compared = kept.of_samples() is not None
+        return cls(batches, own, common, kept.share, mixed_rows, is_compared)
 
     def restored(
         self,
@@ -59,7 +70,7 @@ class KeptState:
             model: The model, at the parameters that the step led to.
             context: How a batch is evaluated.
             languages_per_pass: As for `next_step`.
-            mixed_rows: As for `next_step`.
+            mixed_rows: As for `next_step`, where the state has not recorded it.
 
         Returns:
             The step.
@@ -71,8 +82,8 @@ class KeptState:
 
         state = {name: entry.to(device) for name, entry in {**self.own, **self.common}.items()}
         if languages_per_pass == 1:
-            rebuilt = train_losses(model, batches, context, mixed_rows)
-            return KeptStep.of_state(rebuilt, state, self.share)
+            rebuilt = train_losses(model, batches, context, self.mixed_rows or mixed_rows)
+            return KeptStep.of_state(rebuilt, state, self.share, is_compared=self.is_compared)
 
         groups = LanguageGroups(model, list(batches), languages_per_pass, context)
         losses: dict[str, list[Loss]] = {}

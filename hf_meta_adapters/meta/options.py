@@ -236,17 +236,11 @@ class MetaOptions:
 
     def _check_mixed_rows(self) -> None:
         share = self.mixed_rows
-        if str(share) == "auto":
-            raise ConfigurationError(
-                "`mixed_rows` of a step is a share of the training rows, over 0 and at most 1."
-                ' Found "auto", which chooses the share from what was measured in the steps before:'
-                " an argument of the Trainer, `MetaAdapterTrainingArguments(..."
-                ', mixed_rows="auto")`. Use 0.5 for half of the rows.'
-            )
         if not isinstance(share, (int, float)) or not 0 < share <= 1:
             raise ConfigurationError(
                 "`mixed_rows` must be a share of the training rows, over 0 and at most 1. Found"
-                f" {share!r}. Use 0.5 for half of them."
+                f" {share!r}. Use 0.5 for half of them, or let the Trainer choose, which measures in"
+                ' many steps: `MetaAdapterTrainingArguments(..., mixed_rows="auto")`.'
             )
         if share == 1:
             return

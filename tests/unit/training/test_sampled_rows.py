@@ -154,16 +154,20 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path, given, stop):
     assert states[0] == states[1]
 
 
-def test_a_language_without_a_label_was_not_kept(tmp_path):
+@pytest.mark.parametrize("mixed_rows", ["auto", 0.5, None])
+def test_a_language_without_a_label_was_not_kept(tmp_path, mixed_rows):
     """Nor is it in a run that is resumed, in which its rows are there again."""
     data = texts(1, count=16)
-    for row in data["da"][:8]:
+    for row in data["da"][4:]:
         row["labels"] = [-100] * len(row["labels"])
-    given = {**NEXT, "train_dataset": data, "max_steps": 5, "per_device_train_batch_size": 4}
+    given = {**NEXT, "mixed_rows": mixed_rows, "train_dataset": data, "max_steps": 5}
+    given["per_device_train_batch_size"] = 2
     whole = trained(tmp_path / "a", save_strategy="steps", save_steps=1, **given)
+    assert 0 < lines(whole)[-1]["unlabeled_steps_da"] < 5
+
+    expected = snapshot(whole.model)
     for stop in range(1, 5):
         resumed = trained(tmp_path / "b", str(tmp_path / "a" / f"checkpoint-{stop}"), **given)
-        expected = snapshot(whole.model)
         assert all(torch.equal(v, expected[n]) for n, v in snapshot(resumed.model).items())
 
 

@@ -17,6 +17,7 @@ from hf_meta_adapters.steps.next_step import next_step
 from hf_meta_adapters.steps.step_context import StepContext
 from hf_meta_adapters.training._kept_step_file import read_kept_state, write_kept_state
 from hf_meta_adapters.training._optimizer_groups import unwrapped
+from hf_meta_adapters.training._pass_size import PassSize
 from hf_meta_adapters.training._sampled_rows import SampledRows
 from hf_meta_adapters.training._step_at_hand import Evaluation, StepAtHand
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
@@ -31,17 +32,24 @@ class NextStep:
     Args:
         args: The arguments.
         rows: The share of the rows in mixed products.
+        passes: How many languages share a pass.
         sharded: Whether parameters are divided among processes (FSDP2).
     """
 
     def __init__(
-        self, args: MetaAdapterTrainingArguments, rows: SampledRows, *, sharded: bool
+        self,
+        args: MetaAdapterTrainingArguments,
+        rows: SampledRows,
+        passes: PassSize,
+        *,
+        sharded: bool,
     ) -> None:
         self._args = args
-        self._rows = rows
+        self._rows, self._passes = rows, passes
         self._sharded = sharded
         self._kept: KeptStep | None = None
         self._kept_share = 1.0  # of the rows, in its sample
+        self._kept_size = 1  # of its passes, in languages
         self._batches: Mapping[Language, Sequence[Batch]] = {}
         self._saved: KeptState | None = None
         self._lacks_saved = False
@@ -67,7 +75,7 @@ class NextStep:
         # What the next step does not ask for needs no memory.
         if (step.number + 1) % self._args.meta_every == 0:
             self._kept, self._batches = gradients.kept, step.batches["train"]
-            self._kept_share = share
+            self._kept_share, self._kept_size = share, self._passes.size
         return replace(gradients, kept=None)
 
     def forget(self) -> None:
@@ -77,7 +85,7 @@ class NextStep:
     def save(self, folder: Path) -> None:
         """Write what was kept of the last step to a checkpoint."""
         if self._kept is not None and self._kept.derivative is not None:
-            state = KeptState.of(self._kept, self._batches, self._kept_share)
+            state = KeptState.of(self._kept, self._batches, self._kept_share, self._kept_size)
             write_kept_state(folder, self._args.process_index, state, sharded=self._sharded)
 
     def load(self, folder: Path) -> None:
@@ -118,7 +126,7 @@ class NextStep:
             step.batches["train"],
             optimizer=optimizer,
             kept=kept,
-            languages_per_pass=self._args.languages_per_pass,
+            languages_per_pass=self._passes.size,
             **evaluation,
             **asdict(replace(options, mixed_rows=share)),
         )
@@ -146,6 +154,6 @@ class NextStep:
         return saved.restored(
             step.model,
             context,
-            self._args.languages_per_pass,
+            self._passes.size,
             self._args.meta_options().mixed_rows,
         )

@@ -26,6 +26,7 @@ from hf_meta_adapters.training._language_weighting import LanguageWeighting
 from hf_meta_adapters.training._loss_choice import choose_loss
 from hf_meta_adapters.training._next_step import NextStep
 from hf_meta_adapters.training._optimizer_groups import adapter_parameters, unwrapped
+from hf_meta_adapters.training._pass_size import PassSize
 from hf_meta_adapters.training._progress import Progress
 from hf_meta_adapters.training._sampled_rows import SampledRows
 from hf_meta_adapters.training._self_check import SelfCheck
@@ -76,7 +77,8 @@ class OuterStep:
         )
         """Which setting of the meta-gradient is in use."""
         self._rows = SampledRows(args, takes_meta=takes_meta)
-        self.next_step = NextStep(args, self._rows, sharded=sharded)
+        self._passes = PassSize(args, self._loss_function, takes_meta=takes_meta)
+        self.next_step = NextStep(args, self._rows, self._passes, sharded=sharded)
         """Takes the steps of `lookahead="next"`."""
         self.surgery = surgery_of(model, args)
         """What weighs the gradients of θ, where it is not updated by their mean."""
@@ -111,7 +113,8 @@ class OuterStep:
             before = AdapterSnapshot(adapters, unwrapped(step.optimizer))
 
         try:
-            gradients = self._gradients(step)
+            with self._passes.measured(step):
+                gradients = self._gradients(step)
         except NonFiniteLossError as error:
             self._skip(step, error, before)
             return torch.tensor(float("nan"))
@@ -124,7 +127,8 @@ class OuterStep:
         for name, weight in self._weighting.logs(gradients).items():
             self._log.add_value(name, weight)
         self._weighting.learn(gradients)
-        for name, value in self._rows.learn(self._evaluation(step)["all_reduce"]).items():
+        chosen = self._rows.learn(self._evaluation(step)["all_reduce"]) | self._passes.logs()
+        for name, value in chosen.items():
             self._log.add_value(name, value)
         self._log.add(gradients)
         self._count_labels(step, gradients, "train")
@@ -137,6 +141,7 @@ class OuterStep:
         if self._args.process_index == 0:
             self._weighting.save(folder)
             self._rows.save(folder)
+            self._passes.save(folder)
             if self.surgery is not None:
                 write_surgery(folder, self.surgery)
 
@@ -145,6 +150,7 @@ class OuterStep:
         self.next_step.load(folder)
         self._weighting.load(folder, self._args.device)
         self._rows.load(folder)
+        self._passes.load(folder)
         if self.surgery is not None:
             read_surgery(folder, self.surgery)
 
@@ -213,7 +219,7 @@ class OuterStep:
             gradients = joint_step(
                 step.model,
                 step.batches["train"],
-                languages_per_pass=self._args.languages_per_pass,
+                languages_per_pass=self._passes.size,
                 surgery=self.surgery,
                 step_weights=self._weighting.of_step(),
                 **self._evaluation(step),
@@ -271,7 +277,7 @@ class OuterStep:
         options = self.check.options
 
         # A fall-back may have brought a look-ahead per language, which needs passes per language.
-        languages_per_pass = self._args.languages_per_pass
+        languages_per_pass = self._passes.size
         if options.lookahead == "per_language":
             languages_per_pass = 1
 

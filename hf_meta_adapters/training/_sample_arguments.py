@@ -10,6 +10,7 @@ from hf_meta_adapters._typing import Keywords
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.meta.options import MetaOptions
 from hf_meta_adapters.meta.sample_share import SHARES
+from hf_meta_adapters.training._pass_arguments import first_size
 
 T = TypeVar("T")
 
@@ -57,7 +58,7 @@ def check_sample_arguments(arguments: Mapping[str, object], options: MetaOptions
     # what a share under 1 rules out by itself
     replace(options, mixed_rows=SHARES[-1])
 
-    passes = arguments["languages_per_pass"]
+    passes = first_size(arguments["languages_per_pass"])
     if passes != 1 and arguments["adapter_update"] != "train":
         raise ConfigurationError(
             '`mixed_rows="auto"` takes mixed products of a sample of the rows of each language, in'

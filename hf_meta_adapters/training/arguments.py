@@ -31,6 +31,7 @@ from hf_meta_adapters.training._inherited_arguments import (
     check_inherited,
     check_known,
 )
+from hf_meta_adapters.training._pass_arguments import check_size, parsed_size
 from hf_meta_adapters.training._process_group import start_process_group
 from hf_meta_adapters.training._sample_arguments import (
     check_sample_arguments,
@@ -69,7 +70,6 @@ _CHOICES = {
 }
 _POSITIVE = (
     "meta_every",
-    "languages_per_pass",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
 )
@@ -198,8 +198,10 @@ class MetaAdapterTrainingArguments(TrainingArguments):
             from less arithmetic and memory. `None`: where the model can do it (see `SparseHead`);
             `True`: required; `False`: off.
         languages_per_pass: How many languages share a forward pass, where method and loss allow it
-            (see `RoutedLoss`). More keep an accelerator busier and take more memory. It needs
-            `lookahead="shared"` or `"none"`.
+            (see `RoutedLoss`). More keep an accelerator busier and take more memory. It needs a
+            look-ahead that is not per language. `"auto"` begins with 1, and on a CUDA device takes
+            as many as fit into its memory from the fifth step on; elsewhere, and where languages
+            cannot share a pass, it is 1. The log has the number as `languages_per_pass`.
         sampling_temperature: Deprecated: the old name of `sampling_alpha`. Despite the name, it is
             the exponent α = 1/T.
 
@@ -257,7 +259,10 @@ class MetaAdapterTrainingArguments(TrainingArguments):
     min_fidelity: float = option(0.9, "The least cosine to the exact meta-gradient.")
     skip_nonfinite_steps: int = option(0, "Non-finite steps that may be skipped in a run.")
     sparse_head: bool | None = option(None, "Head at labelled positions only.")
-    languages_per_pass: int = option(1, "Languages that share a forward pass.")
+    # Likewise.
+    languages_per_pass: int | str | None = option(
+        1, 'Languages that share a forward pass, or "auto".'
+    )
     sampling_temperature: float | None = option(None, "Deprecated: use sampling_alpha.")
 
     def __new__(cls, *_: object, **given: object) -> Self:
@@ -272,6 +277,7 @@ class MetaAdapterTrainingArguments(TrainingArguments):
         self.meta_languages = parsed_languages(self.meta_languages)
 
         # Here, and not by defaults of the fields: a preset must see which arguments were given.
+        self.languages_per_pass = parsed_size(self.languages_per_pass)
         self.mixed_rows = parsed_rows(self.mixed_rows)
         update, rows = self.shared_update, self.mixed_rows
         for name, value in asdict(self.meta_options()).items():
@@ -369,6 +375,7 @@ class MetaAdapterTrainingArguments(TrainingArguments):
 
         for name, choices in _CHOICES.items():
             check_choice(name, given[name], choices)
+        check_size(self.languages_per_pass)
         for name in _POSITIVE:
             check_positive(name, given[name])
         for name in _POSITIVE_OR_NONE:

@@ -168,6 +168,6 @@ def test_a_step_of_ones_own_has_a_number(take):
     if take is next_step:
         given = {"optimizer": torch.optim.AdamW(model.parameters())}
     roles = [batches(1), batches(2)][: 2 if take is meta_step else 1]
-    said = r"Found 'auto'. .*, or let the Trainer choose, .* `MetaAdapterTrainingArguments\("
+    said = r"Found 'auto'. .*, or let the Trainer choose it .* `MetaAdapterTrainingArguments\("
     with pytest.raises(ConfigurationError, match=said):
         take(model, *roles, mixed_rows="auto", **given)

@@ -16,7 +16,7 @@ from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 SAMPLED_ROWS = "sampled_rows.json"
 
 _EVERY = 100
-"""Meta steps from one comparison to the next: one costs about a step, so that all of them cost 1 %.
+"""Meta steps from one comparison to the next: one costs a step or two, and all of them 1 to 2 %.
 The first ones follow at 1, 2, 4, … 64: in the beginning the gradient changes most.
 """
 

@@ -163,7 +163,7 @@ def test_languages_in_a_pass_are_chosen_from_free_memory(tmp_path, way):
     # the peak of the last step, measured anew by nobody since the third
     state = trainer._outer_step._passes._memory.state()
     foreseen = state["before"] + 3 * state["pass"]
-    assert 0 < torch.cuda.max_memory_allocated() <= 1.1 * foreseen + 2**20
+    assert 0 < torch.cuda.max_memory_allocated() <= 1.1 * foreseen + 2**23
 
 
 @pytest.mark.gpu

@@ -21,9 +21,12 @@ class KeptPass:
         gradient: ∇φ of their sum, of this process, if the product needs it.
         point: The values of φ.
         scale: What a product of a sample is multiplied by.
+        sample: The pass over a sample of the rows, where its product is to be compared with that of
+            all rows.
     """
 
     losses: Sequence[Loss]
     gradient: Vector
     point: list[Tensor]
     scale: float = 1.0
+    sample: KeptPass | None = None

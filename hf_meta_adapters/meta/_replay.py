@@ -116,16 +116,16 @@ def without_loss(**roles: Mapping[Language, MicroBatches]) -> dict[str, tuple[La
 
 
 def replayed(losses: MicroBatches, device: torch.device) -> Sequence[Loss]:
-    """One `Replay` for each micro-batch; a sample stays one."""
+    """One `Replay` for each micro-batch, which may be one already; a sample stays one."""
     if not isinstance(losses, SampledLosses):
-        return each(losses, lambda loss: Replay(loss, device))
+        return each(losses, lambda loss: _replay(loss, device))
 
-    sample = [Replay(loss, device) for loss in losses.sample]
+    sample = [_replay(loss, device) for loss in losses.sample]
     rest: list[Loss] = []
     for number, loss in enumerate(losses.rest):
         # one more than there are samples, if one has no label
         paired = number < len(sample)
-        rest.append(sample[number].rest(loss) if paired else Replay(loss, device))
+        rest.append(sample[number].rest(loss) if paired else _replay(loss, device))
 
     common = [own.common(loss) for own, loss in zip(sample, losses.common, strict=False)]
     return SampledLosses(sample, rest, losses.scale, common)
@@ -137,3 +137,7 @@ def each(losses: MicroBatches, change: Callable[[Loss], Loss]) -> Sequence[Loss]
         sample = [change(loss) for loss in losses.sample]
         return SampledLosses(sample, [change(loss) for loss in losses.rest], losses.scale)
     return [change(loss) for loss in listed(losses)]
+
+
+def _replay(loss: Loss, device: torch.device) -> Replay:
+    return loss if isinstance(loss, Replay) else Replay(loss, device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from hf_meta_adapters.meta._optimizer_derivative import optimizer_derivative
 from hf_meta_adapters.meta._replay import Replay
 from hf_meta_adapters.meta.random_state import RandomState
 from hf_meta_adapters.meta.sampled_losses import divided
-from hf_meta_adapters.meta.vectors import Vector, absent, local, mapped, norm, ratio
+from hf_meta_adapters.meta.vectors import Vector, local, mapped, norm, ratio
 
 __all__ = ["KeptStep"]
 
@@ -71,6 +72,25 @@ class KeptStep:
         handle = optimizer.register_step_pre_hook(before_step)
         weakref.finalize(self, handle.remove)
 
+    def add_samples(self, sampled: KeptStep) -> None:
+        """Keep the passes of a sample of the rows as well, to compare their products.
+
+        Args:
+            sampled: The same step, with a sample in place of all rows.
+        """
+        for key, one in sampled.passes.items():
+            self.passes[key] = replace(self.passes[key], sample=one)
+
+    def of_samples(self) -> KeptStep | None:
+        """The same step with the sample in place of all rows; `None` where none was added."""
+        samples = {key: one.sample for key, one in self.passes.items() if one.sample is not None}
+        if not samples:
+            return None
+
+        kept = KeptStep(samples, self.point, self.share)
+        kept.derivative, kept.updates = self.derivative, self.updates
+        return kept
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Everything but the losses, as tensors by name.
 
@@ -86,6 +106,8 @@ class KeptStep:
         for key, one in self.passes.items():
             common |= _named(f"{key}/point", one.point)
             own |= _named(f"{key}/gradient", one.gradient)
+            if one.sample is not None:
+                own |= _named(f"{key}/sample", one.sample.gradient)
             for number, loss in enumerate(one.losses):
                 if isinstance(loss, Replay) and loss.state is not None:
                     own |= _named(f"{key}/random/{number}", loss.state.tensors())
@@ -94,7 +116,12 @@ class KeptStep:
 
     @classmethod
     def of_state(
-        cls, losses: Mapping[str, Sequence[Loss]], state: Mapping[str, Tensor], share: float
+        cls,
+        losses: Mapping[str, Sequence[Loss]],
+        state: Mapping[str, Tensor],
+        share: float,
+        *,
+        is_compared: bool = False,
     ) -> KeptStep:
         """The kept step whose `state` was saved after the optimizer had taken it.
 
@@ -102,27 +129,37 @@ class KeptStep:
             losses: The micro-batches of each pass, with a sample where the step had one.
             state: The tensors by name, on the device of the model.
             share: 1/L.
+            is_compared: Whether the step has all rows, and a sample of them beside.
 
         Returns:
             The step.
         """
         point = _listed("point", state)
         device = point[0].device
-        derivative = absent(point)
-        for position in range(len(point)):
-            derivative[position] = state.get(f"derivative/{position}")
+        derivative = _vector("derivative", state, point)
 
         passes = {}
         for key, several in losses.items():
-            own = _listed(f"{key}/point", state)
-            gradient = [state.get(f"{key}/gradient/{position}") for position in range(len(own))]
+            # Without a label, a language had no pass.
+            if not several:
+                continue
 
+            own = _listed(f"{key}/point", state)
             parts = divided(several)
+            used = list(parts) if is_compared else parts.sample
+
             replays = []
-            for number, loss in enumerate(parts.sample):
+            for number, loss in enumerate(used):
                 random = RandomState.of(_listed(f"{key}/random/{number}", state), device)
                 replays.append(Replay(loss, device, random))
-            passes[key] = KeptPass(replays, gradient, own, parts.scale)
+
+            scale, sample = parts.scale, None
+            if is_compared:
+                of_sample = _vector(f"{key}/sample", state, own)
+                sample = KeptPass(replays[: len(parts.sample)], of_sample, own, scale)
+                scale = 1.0
+            gradient = _vector(f"{key}/gradient", state, own)
+            passes[key] = KeptPass(replays, gradient, own, scale, sample)
 
         kept = cls(passes, point, share)
         kept.derivative, kept.updates = derivative, 1
@@ -154,3 +191,8 @@ def _listed(name: str, state: Mapping[str, Tensor]) -> list[Tensor]:
     while f"{name}/{len(entries)}" in state:
         entries.append(state[f"{name}/{len(entries)}"])
     return entries
+
+
+def _vector(name: str, state: Mapping[str, Tensor], like: Sequence[Tensor]) -> Vector:
+    """The entries of `_named`, where some may have been absent."""
+    return [state.get(f"{name}/{position}") for position in range(len(like))]

@@ -239,7 +239,8 @@ class MetaOptions:
         if not isinstance(share, (int, float)) or not 0 < share <= 1:
             raise ConfigurationError(
                 "`mixed_rows` must be a share of the training rows, over 0 and at most 1. Found"
-                f" {share!r}. Use 0.5 for half of them."
+                f" {share!r}. Use 0.5 for half of them, or let the Trainer choose it as it"
+                ' measures: `MetaAdapterTrainingArguments(..., mixed_rows="auto")`.'
             )
         if share == 1:
             return

@@ -25,26 +25,42 @@ class KeptState:
         own: The tensors that this process has alone, by name.
         common: The tensors that all processes have alike, unless parameters are sharded.
         share: The weight of each pass in the gradient of θ.
+        mixed_rows: The share of the rows that the sample has; `None` where it was not recorded.
+        is_compared: Whether all rows were kept, and the sample beside.
+        languages_per_pass: How many languages shared a pass; `None` where it was not recorded.
     """
 
     batches: Mapping[Language, Sequence[Batch]]
     own: Mapping[str, Tensor]
     common: Mapping[str, Tensor]
     share: float
+    mixed_rows: float | None = None
+    is_compared: bool = False
+    languages_per_pass: int | None = None
 
     @classmethod
-    def of(cls, kept: KeptStep, batches: Mapping[Language, Sequence[Batch]]) -> KeptState:
+    def of(
+        cls,
+        kept: KeptStep,
+        batches: Mapping[Language, Sequence[Batch]],
+        mixed_rows: float | None = None,
+        languages_per_pass: int | None = None,
+    ) -> KeptState:
         """The state of a kept step that the optimizer has taken.
 
         Args:
             kept: The step.
             batches: The micro-batches on which it was taken, of this process.
+            mixed_rows: The share of the rows that its sample has.
+            languages_per_pass: How many languages shared a pass.
 
         Returns:
             The state.
         """
         own, common = kept.state()
-        return cls(batches, own, common, kept.share)
+        is_compared = kept.of_samples() is not None
+        how = mixed_rows, is_compared, languages_per_pass
+        return cls(batches, own, common, kept.share, *how)
 
     def restored(
         self,
@@ -58,8 +74,8 @@ class KeptState:
         Args:
             model: The model, at the parameters that the step led to.
             context: How a batch is evaluated.
-            languages_per_pass: As for `next_step`.
-            mixed_rows: As for `next_step`.
+            languages_per_pass: As for `next_step`, where the state has not recorded it.
+            mixed_rows: Likewise.
 
         Returns:
             The step.
@@ -70,11 +86,12 @@ class KeptState:
             batches[key] = [_on_device(batch, device) for batch in several]
 
         state = {name: entry.to(device) for name, entry in {**self.own, **self.common}.items()}
-        if languages_per_pass == 1:
-            rebuilt = train_losses(model, batches, context, mixed_rows)
-            return KeptStep.of_state(rebuilt, state, self.share)
+        size = self.languages_per_pass or languages_per_pass
+        if size == 1:
+            rebuilt = train_losses(model, batches, context, self.mixed_rows or mixed_rows)
+            return KeptStep.of_state(rebuilt, state, self.share, is_compared=self.is_compared)
 
-        groups = LanguageGroups(model, list(batches), languages_per_pass, context)
+        groups = LanguageGroups(model, list(batches), size, context)
         losses: dict[str, list[Loss]] = {}
         for name, of_group in groups.losses(batches).items():
             losses[name] = list(of_group)

@@ -39,6 +39,7 @@ def write_kept_state(folder: Path, process: int, state: KeptState, *, sharded: b
     # safetensors refuses tensors that share their memory.
     separate = {name: entry.detach().clone().contiguous() for name, entry in tensors.items()}
     metadata = {"batches": json.dumps(entries), "share": repr(state.share)}
+    metadata["how"] = json.dumps([state.mixed_rows, state.is_compared, state.languages_per_pass])
     save_file(separate, str(folder / _NAME.format(process=process)), metadata)
 
 
@@ -75,7 +76,9 @@ def read_kept_state(folder: Path, process: int, processes: int) -> KeptState | N
 
     batches = _unflat(own, json.loads(metadata["batches"]))
     rest = {name: entry for name, entry in own.items() if not name.startswith(_BATCH)}
-    return KeptState(batches, rest, common, float(metadata["share"]))
+    # Early checkpoints do not say it: theirs is what the arguments say.
+    how = json.loads(metadata.get("how", "[null, false, null]"))
+    return KeptState(batches, rest, common, float(metadata["share"]), *how)
 
 
 def _is_common(name: str) -> bool:

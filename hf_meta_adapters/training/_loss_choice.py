@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+
 from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps.language_groups import check_groups
 from hf_meta_adapters.steps.losses import LossFunction
 from hf_meta_adapters.steps.routed_loss import RoutedLoss
 from hf_meta_adapters.steps.sparse_head import SparseHead
+from hf_meta_adapters.training._pass_arguments import AUTO
+from hf_meta_adapters.training._pass_size import reason_for_one
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def choose_loss(
@@ -37,6 +43,13 @@ def choose_loss(
     """
     if args.sparse_head is not False:
         loss_function = SparseHead(model, loss_function, required=args.sparse_head is True)
+
+    if args.languages_per_pass == AUTO:
+        reason = reason_for_one(args, routes_rows=model.routes_rows, takes_meta=takes_meta)
+        if reason is None:
+            return RoutedLoss(model, loss_function)
+        _LOGGER.info("Each language keeps passes of its own: %s.", reason)
+        return loss_function
 
     if args.languages_per_pass == 1:
         return loss_function

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 from hf_meta_adapters._typing import Batch, Language
 from hf_meta_adapters.meta import MetaGradients
 from hf_meta_adapters.meta.kept_step import KeptStep
+from hf_meta_adapters.steps.compared_next_step import compared_next_step
 from hf_meta_adapters.steps.kept_state import KeptState
 from hf_meta_adapters.steps.next_step import next_step
 from hf_meta_adapters.steps.step_context import StepContext
 from hf_meta_adapters.training._kept_step_file import read_kept_state, write_kept_state
 from hf_meta_adapters.training._optimizer_groups import unwrapped
+from hf_meta_adapters.training._pass_size import PassSize
+from hf_meta_adapters.training._sampled_rows import SampledRows
 from hf_meta_adapters.training._step_at_hand import Evaluation, StepAtHand
 from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 
@@ -28,13 +31,25 @@ class NextStep:
 
     Args:
         args: The arguments.
+        rows: The share of the rows in mixed products.
+        passes: How many languages share a pass.
         sharded: Whether parameters are divided among processes (FSDP2).
     """
 
-    def __init__(self, args: MetaAdapterTrainingArguments, *, sharded: bool) -> None:
+    def __init__(
+        self,
+        args: MetaAdapterTrainingArguments,
+        rows: SampledRows,
+        passes: PassSize,
+        *,
+        sharded: bool,
+    ) -> None:
         self._args = args
+        self._rows, self._passes = rows, passes
         self._sharded = sharded
         self._kept: KeptStep | None = None
+        self._kept_share = 1.0  # of the rows, in its sample
+        self._kept_size = 1  # of its passes, in languages
         self._batches: Mapping[Language, Sequence[Batch]] = {}
         self._saved: KeptState | None = None
         self._lacks_saved = False
@@ -55,19 +70,12 @@ class NextStep:
         if step.number % self._args.meta_every:
             kept = None
 
-        gradients = next_step(
-            step.model,
-            step.batches["train"],
-            optimizer=unwrapped(step.optimizer),
-            kept=kept,
-            languages_per_pass=self._args.languages_per_pass,
-            **evaluation,
-            **asdict(self._args.meta_options()),
-        )
+        gradients, share = self._gradients(step, kept, **evaluation)
 
         # What the next step does not ask for needs no memory.
         if (step.number + 1) % self._args.meta_every == 0:
             self._kept, self._batches = gradients.kept, step.batches["train"]
+            self._kept_share, self._kept_size = share, self._passes.size
         return replace(gradients, kept=None)
 
     def forget(self) -> None:
@@ -77,13 +85,52 @@ class NextStep:
     def save(self, folder: Path) -> None:
         """Write what was kept of the last step to a checkpoint."""
         if self._kept is not None and self._kept.derivative is not None:
-            state = KeptState.of(self._kept, self._batches)
+            state = KeptState.of(self._kept, self._batches, self._kept_share, self._kept_size)
             write_kept_state(folder, self._args.process_index, state, sharded=self._sharded)
 
     def load(self, folder: Path) -> None:
         """Read what a checkpoint kept of its last step; the next call takes it up."""
         self._saved = read_kept_state(folder, self._args.process_index, self._args.world_size)
         self._lacks_saved = self._saved is None
+
+    def _gradients(
+        self, step: StepAtHand, kept: KeptStep | None, **evaluation: Unpack[Evaluation]
+    ) -> tuple[MetaGradients, float]:
+        """The gradients of a step, and the share of the rows in the sample that is kept of it."""
+        options, rows = self._args.meta_options(), self._rows
+        samples = None if kept is None else kept.of_samples()
+        optimizer = unwrapped(step.optimizer)
+
+        # The products are those of the rows of the step before, which keeps them for it.
+        compares = samples is not None and rows.is_due(step.number)
+        if not compares and samples is not None and rows.share < 1:
+            kept = samples
+
+        if compares or rows.is_due(step.number + 1):
+            share = rows.candidate
+            gradients, agreement = compared_next_step(
+                step.model,
+                step.batches["train"],
+                optimizer=optimizer,
+                kept=kept,
+                **evaluation,
+                **asdict(replace(options, mixed_rows=share)),
+            )
+            if compares:
+                rows.note(agreement)
+            return gradients, share
+
+        share = rows.share
+        gradients = next_step(
+            step.model,
+            step.batches["train"],
+            optimizer=optimizer,
+            kept=kept,
+            languages_per_pass=self._passes.size,
+            **evaluation,
+            **asdict(replace(options, mixed_rows=share)),
+        )
+        return gradients, share
 
     def _warn_if_lacking(self, number: int) -> None:
         """Say so if the first step after a checkpoint would have had an indirect part."""
@@ -107,6 +154,6 @@ class NextStep:
         return saved.restored(
             step.model,
             context,
-            self._args.languages_per_pass,
+            self._passes.size,
             self._args.meta_options().mixed_rows,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from hf_meta_adapters.data.key import Role
 from hf_meta_adapters.errors import NonFiniteLossError
 from hf_meta_adapters.meta import MetaGradients
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
+from hf_meta_adapters.steps.compared_meta_step import compared_meta_step
 from hf_meta_adapters.steps.joint_step import joint_step
 from hf_meta_adapters.steps.losses import LossFunction
 from hf_meta_adapters.steps.meta_step import meta_step
@@ -25,9 +26,16 @@ from hf_meta_adapters.training._language_weighting import LanguageWeighting
 from hf_meta_adapters.training._loss_choice import choose_loss
 from hf_meta_adapters.training._next_step import NextStep
 from hf_meta_adapters.training._optimizer_groups import adapter_parameters, unwrapped
+from hf_meta_adapters.training._pass_size import PassSize
 from hf_meta_adapters.training._progress import Progress
+from hf_meta_adapters.training._sampled_rows import SampledRows
 from hf_meta_adapters.training._self_check import SelfCheck
-from hf_meta_adapters.training._step_at_hand import Evaluation, StepAtHand, VirtualStep
+from hf_meta_adapters.training._step_at_hand import (
+    Evaluation,
+    MetaStepArguments,
+    StepAtHand,
+    VirtualStep,
+)
 from hf_meta_adapters.training._step_log import StepLog
 from hf_meta_adapters.training._surgery_state import read_surgery, surgery_of, write_surgery
 from hf_meta_adapters.training._weight_arguments import learned_weights
@@ -68,7 +76,9 @@ class OuterStep:
             args.meta_options(), args.fidelity_check_steps, args.min_fidelity, sharded=sharded
         )
         """Which setting of the meta-gradient is in use."""
-        self.next_step = NextStep(args, sharded=sharded)
+        self._rows = SampledRows(args, takes_meta=takes_meta)
+        self._passes = PassSize(args, self._loss_function, takes_meta=takes_meta)
+        self.next_step = NextStep(args, self._rows, self._passes, sharded=sharded)
         """Takes the steps of `lookahead="next"`."""
         self.surgery = surgery_of(model, args)
         """What weighs the gradients of θ, where it is not updated by their mean."""
@@ -103,7 +113,8 @@ class OuterStep:
             before = AdapterSnapshot(adapters, unwrapped(step.optimizer))
 
         try:
-            gradients = self._gradients(step)
+            with self._passes.measured(step):
+                gradients = self._gradients(step)
         except NonFiniteLossError as error:
             self._skip(step, error, before)
             return torch.tensor(float("nan"))
@@ -116,6 +127,9 @@ class OuterStep:
         for name, weight in self._weighting.logs(gradients).items():
             self._log.add_value(name, weight)
         self._weighting.learn(gradients)
+        chosen = self._rows.learn(self._evaluation(step)["all_reduce"]) | self._passes.logs()
+        for name, value in chosen.items():
+            self._log.add_value(name, value)
         self._log.add(gradients)
         self._count_labels(step, gradients, "train")
         losses = list(gradients.train_loss.values())
@@ -126,6 +140,8 @@ class OuterStep:
         self.next_step.save(folder)
         if self._args.process_index == 0:
             self._weighting.save(folder)
+            self._rows.save(folder)
+            self._passes.save(folder)
             if self.surgery is not None:
                 write_surgery(folder, self.surgery)
 
@@ -133,6 +149,8 @@ class OuterStep:
         """Read what a checkpoint has for the next step."""
         self.next_step.load(folder)
         self._weighting.load(folder, self._args.device)
+        self._rows.load(folder)
+        self._passes.load(folder)
         if self.surgery is not None:
             read_surgery(folder, self.surgery)
 
@@ -146,6 +164,7 @@ class OuterStep:
     ) -> None:
         """Skip the step at hand, or raise the error where no step may be skipped."""
         self._weighting.forget()
+        self._rows.forget()
         if _is_overflow(step, error):
             # Not a fault of the run: the scaler sees an infinite gradient and lowers its scale.
             self.next_step.forget()
@@ -200,7 +219,7 @@ class OuterStep:
             gradients = joint_step(
                 step.model,
                 step.batches["train"],
-                languages_per_pass=self._args.languages_per_pass,
+                languages_per_pass=self._passes.size,
                 surgery=self.surgery,
                 step_weights=self._weighting.of_step(),
                 **self._evaluation(step),
@@ -258,27 +277,37 @@ class OuterStep:
         options = self.check.options
 
         # A fall-back may have brought a look-ahead per language, which needs passes per language.
-        languages_per_pass = self._args.languages_per_pass
+        languages_per_pass = self._passes.size
         if options.lookahead == "per_language":
             languages_per_pass = 1
 
         # θ takes its step with φ, or in a joint step after it.
         surgery = self.surgery if languages is None else None
-
-        # The seed draws the validation languages of `meta_languages_per_step`: others in each step,
-        # and others for another seed of the run.
-        return meta_step(
-            step.model,
-            step.batches["train"],
-            step.batches["meta"],
-            for_languages=languages,
-            train_gradients="train" in self._args.adapter_update,
-            languages_per_pass=languages_per_pass,
-            seed=(self._args.seed << 32) + step.number,
-            surgery=surgery,
-            step_weights=self._weighting.of_step(compared=languages is None),
+        given: MetaStepArguments = {
+            "for_languages": languages,
+            "train_gradients": "train" in self._args.adapter_update,
+            # It draws the validation languages of `meta_languages_per_step`: others in each step,
+            # and others for another seed of the run.
+            "seed": (self._args.seed << 32) + step.number,
+            "surgery": surgery,
+            "step_weights": self._weighting.of_step(compared=languages is None),
             **self._virtual_step(step),
             **self._evaluation(step),
+        }
+        batches = step.batches["train"], step.batches["meta"]
+
+        if self._rows.is_due(step.number):
+            compared = asdict(replace(options, mixed_rows=self._rows.candidate))
+            gradients, agreement = compared_meta_step(step.model, *batches, **given, **compared)
+            self._rows.note(agreement)
+            return gradients
+
+        options = replace(options, mixed_rows=self._rows.share)
+        return meta_step(
+            step.model,
+            *batches,
+            languages_per_pass=languages_per_pass,
+            **given,
             **asdict(options),
         )
 

@@ -13,6 +13,8 @@ from torch.optim import Optimizer
 from hf_meta_adapters._typing import Batch, Language
 from hf_meta_adapters.data.key import Role
 from hf_meta_adapters.data.language_collator import StepBatch
+from hf_meta_adapters.meta.step_weights import StepWeights
+from hf_meta_adapters.meta.surgery import Surgery
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps.losses import LossFunction
 
@@ -87,6 +89,24 @@ class VirtualStep(TypedDict):
 
 class FidelityArguments(Evaluation, VirtualStep):
     """The keyword arguments that `meta_fidelity` takes besides the options to be checked."""
+
+
+class MetaStepArguments(FidelityArguments):
+    """The keyword arguments that `meta_step` takes besides the options.
+
+    Attributes:
+        for_languages: The languages whose meta-gradients are wanted; `None` for all.
+        train_gradients: Whether the training gradients of φ are wanted.
+        seed: The seed of the draw of languages.
+        surgery: What weighs the gradients of θ.
+        step_weights: The weights of the languages in the gradient of θ.
+    """
+
+    for_languages: Sequence[Language] | None
+    train_gradients: bool
+    seed: int
+    surgery: Surgery | None
+    step_weights: StepWeights | None
 
 
 def join_micro_batches(micro_batches: Sequence[StepBatch]) -> StepBatches:

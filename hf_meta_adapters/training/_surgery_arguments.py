@@ -9,6 +9,7 @@ from hf_meta_adapters.errors import ConfigurationError
 from hf_meta_adapters.meta.surgery import SURGERY_GRADIENTS
 from hf_meta_adapters.meta.weightings import METHODS, check_method
 from hf_meta_adapters.training._argument_checks import check_choice
+from hf_meta_adapters.training._pass_arguments import first_size
 
 
 def step_options(given: Keywords) -> Keywords:
@@ -53,6 +54,7 @@ def check_surgery_arguments(arguments: Mapping[str, object]) -> None:
             )
         return
 
+    passes = first_size(arguments["languages_per_pass"])
     looks_ahead = arguments["lookahead"] == "next" and arguments["adapter_update"] != "train"
     for found, reason, is_used in (
         ('lookahead="next"', "differentiates the mean of them in the next step", looks_ahead),
@@ -62,9 +64,9 @@ def check_surgery_arguments(arguments: Mapping[str, object]) -> None:
             arguments["languages_per_step"] == 1,
         ),
         (
-            f"languages_per_pass={arguments['languages_per_pass']}",
+            f"languages_per_pass={passes}",
             "takes one gradient for several languages",
-            arguments["languages_per_pass"] != 1,
+            passes != 1,
         ),
     ):
         if is_used:

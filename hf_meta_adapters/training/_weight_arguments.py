@@ -10,6 +10,7 @@ from hf_meta_adapters.meta.famo import Famo
 from hf_meta_adapters.meta.language_weights import LanguageWeights
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.training._argument_checks import check_choice, check_rate
+from hf_meta_adapters.training._pass_arguments import first_size
 
 WEIGHTS: Mapping[str, type[LanguageWeights]] = {"alignment": Alignment, "famo": Famo}
 """Value of `language_weights` → what learns the weights; "uniform" has nothing to learn."""
@@ -37,7 +38,7 @@ def check_weight_arguments(arguments: Mapping[str, object]) -> None:
         return
 
     takes_meta = arguments["adapter_update"] != "train"
-    passes, update = arguments["languages_per_pass"], arguments["shared_update"]
+    passes, update = first_size(arguments["languages_per_pass"]), arguments["shared_update"]
     for found, reason, is_used in (
         (
             'lookahead="next"',

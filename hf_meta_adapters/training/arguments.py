@@ -31,7 +31,13 @@ from hf_meta_adapters.training._inherited_arguments import (
     check_inherited,
     check_known,
 )
+from hf_meta_adapters.training._pass_arguments import check_size, parsed_size
 from hf_meta_adapters.training._process_group import start_process_group
+from hf_meta_adapters.training._sample_arguments import (
+    check_sample_arguments,
+    parsed_rows,
+    row_options,
+)
 from hf_meta_adapters.training._sampling_arguments import (
     DEFAULT_ALPHA,
     SAMPLINGS,
@@ -64,7 +70,6 @@ _CHOICES = {
 }
 _POSITIVE = (
     "meta_every",
-    "languages_per_pass",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
 )
@@ -131,7 +136,10 @@ class MetaAdapterTrainingArguments(TrainingArguments):
         surgery_gradients: Where weights come from: `"keep"`, `"sketch"`, `"lagged"`, or `"auto"`
             (see `Surgery`).
         mixed_rows: The share of the training rows of which the second-order part is taken: 0.5
-            takes half of them, without bias, and makes the outer step cheaper.
+            takes half of them, without bias, and makes the outer step cheaper. `"auto"` chooses it
+            in training: the least share with which the meta-gradient has a cosine of 0.95 to that
+            of all rows, as measured from time to time (`mixed_rows` and `mixed_rows_cosine` in the
+            log).
         cpu_offload: Keep the copy of θ and the validation gradient in the memory of the CPU between
             uses; needs `"finite_difference"`.
         inner_optimizer: The virtual step: `"sgd"` (the paper's), or `"adam"`, the step that the
@@ -190,8 +198,10 @@ class MetaAdapterTrainingArguments(TrainingArguments):
             from less arithmetic and memory. `None`: where the model can do it (see `SparseHead`);
             `True`: required; `False`: off.
         languages_per_pass: How many languages share a forward pass, where method and loss allow it
-            (see `RoutedLoss`). More keep an accelerator busier and take more memory. It needs
-            `lookahead="shared"` or `"none"`.
+            (see `RoutedLoss`). More keep an accelerator busier and take more memory. It needs a
+            look-ahead that is not per language. `"auto"` begins with 1, and on a CUDA device takes
+            as many as fit into its memory from the fifth step on; elsewhere, and where languages
+            cannot share a pass, it is 1. The log has the number as `languages_per_pass`.
         sampling_temperature: Deprecated: the old name of `sampling_alpha`. Despite the name, it is
             the exponent α = 1/T.
 
@@ -221,7 +231,10 @@ class MetaAdapterTrainingArguments(TrainingArguments):
     shared_update: str | None = option(None, 'How θ is updated: "mean", "project", "pcgrad", …')
     shared_update_groups: str | None = option(None, 'What is changed: "model" or "layer".')
     surgery_gradients: str = option("auto", '"keep", "sketch", "lagged" or "auto".')
-    mixed_rows: float | None = option(None, "Share of the rows in the second-order part.")
+    # Likewise; the text is parsed here.
+    mixed_rows: float | str | None = option(
+        None, 'Share of the rows in the second-order part, or "auto".'
+    )
     cpu_offload: bool | None = option(None, "Keep what the outer step stores on the CPU.")
     inner_optimizer: str = option(
         _DEFAULTS["inner_optimizer"], 'The virtual step: "sgd" or "adam".'
@@ -246,7 +259,10 @@ class MetaAdapterTrainingArguments(TrainingArguments):
     min_fidelity: float = option(0.9, "The least cosine to the exact meta-gradient.")
     skip_nonfinite_steps: int = option(0, "Non-finite steps that may be skipped in a run.")
     sparse_head: bool | None = option(None, "Head at labelled positions only.")
-    languages_per_pass: int = option(1, "Languages that share a forward pass.")
+    # Likewise.
+    languages_per_pass: int | str | None = option(
+        1, 'Languages that share a forward pass, or "auto".'
+    )
     sampling_temperature: float | None = option(None, "Deprecated: use sampling_alpha.")
 
     def __new__(cls, *_: object, **given: object) -> Self:
@@ -261,10 +277,13 @@ class MetaAdapterTrainingArguments(TrainingArguments):
         self.meta_languages = parsed_languages(self.meta_languages)
 
         # Here, and not by defaults of the fields: a preset must see which arguments were given.
-        update = self.shared_update
+        self.languages_per_pass = parsed_size(self.languages_per_pass)
+        self.mixed_rows = parsed_rows(self.mixed_rows)
+        update, rows = self.shared_update, self.mixed_rows
         for name, value in asdict(self.meta_options()).items():
             setattr(self, name, value)
         self.shared_update = update or self.shared_update  # a method is no option of a step
+        self.mixed_rows = rows or self.mixed_rows  # nor is a share that is yet to be chosen
 
         given = vars(self)
         defaults = {**_DEFAULTS, **_PRESETS.get(self.preset or "", {})}
@@ -276,6 +295,7 @@ class MetaAdapterTrainingArguments(TrainingArguments):
         self._check()
         check_combinations(vars(self))
         check_surgery_arguments(vars(self))
+        check_sample_arguments(vars(self), self.meta_options())
         check_inherited(vars(self))
         check_launch(self.deepspeed)
         start_process_group(self)
@@ -314,8 +334,8 @@ class MetaAdapterTrainingArguments(TrainingArguments):
 
     def meta_options(self) -> MetaOptions:
         """The options of the outer step."""
-        given = vars(self)
-        return meta_options(self.preset, **step_options({name: given[name] for name in _OPTIONS}))
+        given = {name: vars(self)[name] for name in _OPTIONS}
+        return meta_options(self.preset, **row_options(step_options(given)))
 
     def sampling_plan(self) -> SamplingPlan | None:
         """The plan of the run, to be given to `LanguageBatchSampler`; `None` by temperature."""
@@ -355,6 +375,7 @@ class MetaAdapterTrainingArguments(TrainingArguments):
 
         for name, choices in _CHOICES.items():
             check_choice(name, given[name], choices)
+        check_size(self.languages_per_pass)
         for name in _POSITIVE:
             check_positive(name, given[name])
         for name in _POSITIVE_OR_NONE:

@@ -262,6 +262,12 @@ def test_every_argument_that_must_stay_is_tried():
     assert untried == _NEEDS_AN_ACCELERATOR | _ONLY_OF_TRANSFORMERS_4 | set(OTHER_LOOPS)
 
 
+def test_a_share_that_is_chosen_is_another_one(run_dir, tmp_path):
+    refused(run_dir, "`mixed_rows` was 1.0 and is 'auto'", mixed_rows="auto")
+    make_trainer(tmp_path, make_model(), mixed_rows="auto", **SAVING).train()
+    refused(tmp_path, "`mixed_rows` was 'auto' and is 0.5", mixed_rows=0.5)
+
+
 @pytest.mark.parametrize("name", sorted(_HERE.intersection(OTHER_ARGUMENTS)))
 def test_another_method_is_refused_by_name(run_dir, name):
     given, said = OTHER_ARGUMENTS[name]

@@ -25,6 +25,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "fast": FAST,
     "fast, one pass": {**FAST, "languages_per_pass": 99, "adapter_update": "meta+train"},
     "fast, half the rows": {**FAST, "mixed_rows": 0.5},
+    "fast, rows chosen": {**FAST, "mixed_rows": "auto", "max_steps": 4},
+    "fast, passes chosen": {**FAST, "languages_per_pass": "auto", "max_steps": 6},
     "fast, checked": {**FAST, "fidelity_check_steps": 1},
     "adam": {**FAST, "inner_optimizer": "adam", "inner_learning_rate": None},
     "paper": {"preset": "paper"},
@@ -33,6 +35,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "next": {"lookahead": "next"},
     "next, one pass": {"lookahead": "next", "languages_per_pass": 99},
     "next, half the rows": {"lookahead": "next", "mixed_rows": 0.5},
+    "next, rows chosen": {"lookahead": "next", "mixed_rows": "auto", "max_steps": 4},
     "joint, one pass": {"adapter_update": "train", "languages_per_pass": 99},
     "projected": {**FAST, "shared_update": "project"},
     "surgery": {"adapter_update": "train", "shared_update": "pcgrad", "surgery_gradients": "keep"},
@@ -50,6 +53,7 @@ RESUMED = (
     "fast, one pass",
     "next",
     "next, one pass",
+    "next, rows chosen",
     "surgery",
     "lagged surgery",
     "alignment",
@@ -144,6 +148,22 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(
             trainers.append(trainer)
 
     assert_same_run(*trainers)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("way", ["fast", "next"])
+def test_languages_in_a_pass_are_chosen_from_free_memory(tmp_path, way):
+    """All fit on a card that is not full; and they take no more than was foreseen."""
+    given = {**given_for("cuda", way), "languages_per_pass": "auto", "max_steps": 8}
+    trainer = make_trainer(tmp_path, make_model(dropout=0.1), **given)
+    trainer.train()
+    lines = [line for line in trainer.state.log_history if "loss" in line]
+    assert [line["languages_per_pass"] for line in lines] == [1, 1, 1, 3, 3, 3, 3, 3]
+
+    # the peak of the last step, measured anew by nobody since the third
+    state = trainer._outer_step._passes._memory.state()
+    foreseen = state["before"] + 3 * state["pass"]
+    assert 0 < torch.cuda.max_memory_allocated() <= 1.1 * foreseen + 2**23
 
 
 @pytest.mark.gpu

@@ -385,6 +385,7 @@ METHODS = {
         "save_strategy": "steps",
         "save_steps": 2,
     },
+    "rows chosen": {"rows": 8, "mixed_rows": "auto", "inner_learning_rate": 3.0},
     "clipped": {"max_grad_norm": 0.01, "weight_decay": 0.1, "adapter_learning_rate": 0.05},
     "compared with itself": {
         "fidelity_check_steps": 2,
@@ -407,6 +408,14 @@ METHODS = {
     },
     "the next step": {**NEXT, "save_strategy": "steps", "save_steps": 2},
     "the next step, languages in one pass": {**NEXT, "languages_per_pass": 2},
+    "the next step, rows chosen": {
+        **NEXT,
+        "indirect_ratio": None,
+        "rows": 8,
+        "mixed_rows": "auto",
+        "save_strategy": "steps",
+        "save_steps": 2,
+    },
     "shared LoRA": {"shared": "lora", "inner_learning_rate": 3.0},
 }
 
@@ -438,11 +447,13 @@ SHARDED_RUNS = (
     "languages in one pass",
     "shared LoRA",
     "saved",
+    "rows chosen",
     "the next step",
     "the next step, languages in one pass",
+    "the next step, rows chosen",
 )
 SHARDED_RESUMED = ("saved", "the next step", "surgery, lagged", "Sequential Reptile")
-RESUMED = (*SHARDED_RESUMED, "weights by alignment")
+RESUMED = (*SHARDED_RESUMED, "weights by alignment", "the next step, rows chosen")
 
 
 class OnAccelerators(Recorder):
@@ -465,7 +476,8 @@ def train(folder, name, method, *, rank=0, ranks=1, sharded=False):
     }
     if "shared" in made:
         made["shared"] = LoraConfig(r=2, target_modules=["query", "value"])
-    sizes = {key: size if "eval" in key else size // ranks for key, size in ROWS.items()}
+    sizes = {**ROWS, "per_device_train_batch_size": method.pop("rows", 4)}
+    sizes = {key: size if "eval" in key else size // ranks for key, size in sizes.items()}
     resume = method.pop("resume_from_checkpoint", None)
     # as the first process made it, on all of them
     model = make_model(dtype=torch.float64, seed=0 if sharded else rank, **made)
@@ -547,7 +559,7 @@ def test_a_run_on_two_processes_is_that_of_one(runs, name):
 @pytest.mark.parametrize(
     ("name", "ranks"),
     [
-        *(("saved", 1), ("saved", 2), ("the next step", 2)),
+        *(("saved", 1), ("saved", 2), ("the next step", 2), ("the next step, rows chosen", 2)),
         *(("surgery, lagged", 1), ("surgery, lagged", 2)),
         *(("weights by alignment", 1), ("weights by alignment", 2)),
         *(("Sequential Reptile", 1), ("Sequential Reptile", 2)),

@@ -178,6 +178,12 @@ RESUMED = {
         {"language_weights": "alignment", "preset": "paper"},
         {},
     ),
+    "rows chosen": (3, {"mixed_rows": "auto", "inner_learning_rate": 3.0}, {}),
+    "rows chosen, alternating, accumulation": (
+        2,
+        {"mixed_rows": "auto", "preset": "paper", "gradient_accumulation_steps": 2},
+        {},
+    ),
     "joint": (3, {}, {"config": None}),
     "surgery, kept, with targets, some languages": (
         3,

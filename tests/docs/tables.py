@@ -554,6 +554,7 @@ TABLES: dict[str, Callable[[], str]] = {
         closeness_of_next,
         cost,
         cost_by_setting,
+        cost_of_fewer_rows,
         cost_of_one_row,
         settings,
         settings_differences,

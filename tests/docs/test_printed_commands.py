@@ -57,11 +57,8 @@ def commands_of(page: Path) -> list[list[str]]:
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     lines = re.findall(r"^ *(hf-meta-adapters .+)$", text, re.MULTILINE)
     lines += re.findall(r"`(hf-meta-adapters [^`]+)`", text)
-    found = [
-        shlex.split(line, comments=True)[1:]
-        for line in lines
-        if not re.search(r"…|\[LAUNCHER", line)
-    ]
+    lines = [line for line in lines if not re.search(r"…|\[LAUNCHER|run NAME", line)]
+    found = [shlex.split(line, comments=True)[1:] for line in lines]
     return [words for words in found if len(words) > 1 or words == ["ls"]]
 
 

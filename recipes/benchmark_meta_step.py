@@ -135,8 +135,8 @@ class Steps:
             meta[key] = {n: t[: round(setting.meta_rows * len(t))] for n, t in batch.items()}
 
         options = {"inner_learning_rate": RATE, "train_gradients": False, **setting.options}
-        head = self.head if setting.sparse else None
-        step = hma.meta_step(self.model, self.train, meta, loss_function=head, **options)
+        options["loss_function"] = self.head if setting.sparse else None
+        step = hma.meta_step(self.model, self.train, meta, **options)
         self.update(step.shared)
 
     def meta_step_every_4(self) -> None:
@@ -171,18 +171,14 @@ def times(args: Arguments, count: int) -> dict[str, float]:
     """Name → median seconds of a step."""
     steps = Steps(args, count).by_name(args.settings)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-
     # Those that take long come last, once: the memory that they leave behind slows the others down.
     long = [name for name in steps if name.startswith(("paper", "unrolled"))]
-    short = [name for name in steps if name not in long]
-    rounds = [short] * (args.repeats + 1) + [long] * 2
-
+    rounds = [[name for name in steps if name not in long]] * (args.repeats + 1) + [long] * 2
     for number, names in enumerate(tqdm(rounds, desc=f"{count} languages")):
         for name in names:
             began = now()
             steps[name]()
-            if number not in (0, args.repeats + 1):  # those warm up
-                seconds[name].append(now() - began)
+            seconds[name] += [now() - began] if number not in (0, args.repeats + 1) else []
 
     seconds[EVERY_4] = [value / 4 for value in seconds.get(EVERY_4, [])]
     return {name: statistics.median(values) for name, values in seconds.items() if values}
@@ -203,8 +199,7 @@ def main() -> None:
 
     print("| languages | step | time / joint | peak MB above start |\n|---:|---|---:|---:|")
     for count in args.languages:
-        medians = times(args, count)
-        for name, seconds in medians.items():
+        for name, seconds in (medians := times(args, count)).items():
             peak = peak_in_own_process("--languages", str(count), "--peak_of", name)
             row = {"languages": count, "setting": name, "seconds": seconds, "peak_mb": peak}
             result["rows"].append(row | {"ratio": seconds / medians[JOINT]})

@@ -5,6 +5,7 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 # Before the libraries are imported: they read these once.
@@ -77,9 +78,13 @@ def shared_data() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if torch.cuda.is_available():
-        return
-    absent = pytest.mark.skip(reason="NOT CHECKED ON A GPU: no CUDA device")
+    absent: dict[str, str] = {}
+    if not torch.cuda.is_available():
+        absent["gpu"] = "NOT CHECKED ON A GPU: no CUDA device"
+    if "adapters" in packages_distributions():
+        absent["first_lane"] = "NOT CHECKED beside `adapters`: `make test` checks it"
+
     for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(absent)
+        for marker, reason in absent.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.first_lane
+
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
     "interference_factors": (

@@ -87,7 +87,9 @@ GUARDED = {
     "training/_checkpoint_seal.py",
     "training/_kept_step_file.py",
     "training/_language_weighting.py",
+    "training/_pass_size.py",
     "training/_reptile.py",
+    "training/_sampled_rows.py",
     "training/_saving_trainer.py",
     "training/_surgery_state.py",
 }

@@ -23,7 +23,7 @@ def check_size(value: object) -> None:
     if value != AUTO and (not isinstance(value, int) or value < 1):
         raise ConfigurationError(
             '`languages_per_pass` must be a whole number of at least 1, or "auto". Found'
-            f" {value!r}."
+            f" {value!r}. Use 1 for a pass of each language."
         )
 
 

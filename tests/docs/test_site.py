@@ -14,7 +14,6 @@ from tests.docs.site import BROWSER, WIDTHS, build, html, look
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.first_lane,
     pytest.mark.skipif(
         any(
             find_spec(name) is None for name in ("mkdocs", "material", "mkdocstrings", "nbconvert")

@@ -36,7 +36,6 @@ def texts_and_tokenizer():
 
 
 @pytest.mark.slow
-@pytest.mark.first_lane
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_chosen_share_keeps_the_cosine(monkeypatch, texts_and_tokenizer, name):
     """In the last steps, all of which are measured; the choice goes on in them as well."""

@@ -20,8 +20,6 @@ from recipes import (
 )
 from tests.docs.conftest import tokenizer
 
-pytestmark = pytest.mark.first_lane
-
 ROOT = Path(__file__).parents[2]
 
 

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.first_lane
-
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
     "interference_factors": (

@@ -29,8 +29,6 @@ from hf_meta_adapters.study.few_label_plan import (
 from hf_meta_adapters.study.few_label_report import few_label_means
 from tests.docs import little_data
 
-pytestmark = pytest.mark.first_lane
-
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "recipes" / "configs"
 OTHER = "pos-4-joint-0"

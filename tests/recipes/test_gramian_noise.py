@@ -11,8 +11,6 @@ import torch
 from hf_meta_adapters.products.gram import gram
 from recipes import gramian_noise
 
-pytestmark = pytest.mark.first_lane
-
 
 def test_the_error_is_that_of_the_vectors():
     gradients = torch.randn(4, 30, dtype=torch.float64)

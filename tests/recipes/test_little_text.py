@@ -28,8 +28,6 @@ from hf_meta_adapters.study.little_text_plan import (
 )
 from tests.docs import little_data
 
-pytestmark = pytest.mark.first_lane
-
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "recipes" / "configs"
 LEFT_OUT = ["poor-20-next_1-1", "poor-20-random_1-0", "trial-sharpness-1-20-1000"]

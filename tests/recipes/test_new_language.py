@@ -35,8 +35,6 @@ from hf_meta_adapters.study.new_language_report import (
 )
 from tests.docs.new_language import new_language_curves, new_language_differences
 
-pytestmark = pytest.mark.first_lane
-
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "recipes" / "configs"
 RECIPE = ROOT / "recipes" / "new_language_study.py"

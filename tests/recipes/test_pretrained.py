@@ -29,8 +29,6 @@ from hf_meta_adapters.study.pretrained_plan import (
 )
 from tests.docs.pretrained_tables import compared, details, second_setting, verdict
 
-pytestmark = pytest.mark.first_lane
-
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "recipes" / "configs"
 RECIPE = ROOT / "recipes" / "pretrained_study.py"

@@ -24,8 +24,6 @@ from hf_meta_adapters.study.small_llm_plan import (
 from hf_meta_adapters.study.small_llm_report import judge_small_llm, small_llm_report
 from tests.docs import small_llm
 
-pytestmark = pytest.mark.first_lane
-
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "recipes" / "configs"
 RECIPE = ROOT / "recipes" / "small_llm_family.py"

@@ -118,7 +118,12 @@ def _forward(
 
 
 class _DividedLinear(torch.autograd.Function):
-    """W x + b, where the gradients for W and b are those of two parts of the rows."""
+    """y = W x + b of inputs (B, ..., in), with two pairs of leaves that have the same values.
+
+    For the first F rows and the others, with ȳ the gradient for y,
+
+        W̄_own = Σ_{n<F} ȳ_n x_nᵀ,   W̄ = Σ_{n≥F} ȳ_n x_nᵀ,   b̄ likewise,   x̄ = Wᵀ ȳ for all rows.
+    """
 
     @staticmethod
     def forward(

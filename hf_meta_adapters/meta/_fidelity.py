@@ -97,6 +97,7 @@ def fidelity(
     paper["lookahead"] = "per_language"
     paper["cpu_offload"] = False
     paper["mixed_rows"] = 1.0
+    paper["mixed_languages"] = 1.0
 
     if any(vectors.is_sharded(parameter) for parameter in shared.values()):
         paper["meta_gradient"] = "finite_difference"

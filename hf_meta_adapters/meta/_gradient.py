@@ -31,6 +31,7 @@ from hf_meta_adapters.meta._inputs import (
 )
 from hf_meta_adapters.meta._lookahead_per_language import per_language_lookahead
 from hf_meta_adapters.meta._lookahead_shared import shared_lookahead
+from hf_meta_adapters.meta._mixed_samples import drawn_languages
 from hf_meta_adapters.meta._problem import Problem
 from hf_meta_adapters.meta._reduce import Reduce
 from hf_meta_adapters.meta._replay import replayed, with_loss, without_loss
@@ -100,8 +101,8 @@ def meta_gradient(
             under autocast; the radius of finite differences depends on it.
         **options: The fields of `MetaOptions`, and
             `preset`: `"paper"` or `"fast"`; options passed beside it override it.
-            `seed`: the seed of the draw of languages under `meta_languages_per_step` (default 0);
-            the same on every process, another in each step.
+            `seed`: the seed of the draws of languages under `meta_languages_per_step` and
+            `mixed_languages` (default 0); the same on every process, another in each step.
             `train_gradients`: whether to return ∇φ_l L_l^train too (`.train`, default `True`),
             which has the size of all φ.
             `surgery`: a `Surgery`, the same in every step, makes `.shared` a weighted sum of the
@@ -159,6 +160,7 @@ def meta_gradient(
         summed=True,
     )
     shares = shares_of(settings.step_weights, shared, with_loss(train_losses))
+    mixed = drawn_languages(with_loss(train_losses), chosen.mixed_languages, settings.seed)
 
     with differentiating(every_parameter(shared, language), loss_scale) as differentiate:
         problem = Problem(
@@ -176,6 +178,7 @@ def meta_gradient(
             reduce=reduce,
             combination=combination,
             shares=shares,
+            mixed=mixed,
         )
 
         # The anchor is the inner context: θ is back before anything else is put back.

@@ -9,7 +9,7 @@ from hf_meta_adapters.meta._anchor import Anchor
 from hf_meta_adapters.meta._collected import Collected
 from hf_meta_adapters.meta._problem import Problem
 from hf_meta_adapters.meta._trajectory import indirect_part, look_ahead
-from hf_meta_adapters.meta.vectors import absent, add_
+from hf_meta_adapters.meta.vectors import absent, add_, scaled
 
 
 def per_language_lookahead(
@@ -71,4 +71,7 @@ def _add_language(
     collected.add_train(problem, key, steps[0].train, train_gradient)
     if key in targets:
         collected.direct[key] = validation.direct[key]
-        collected.indirect[key] = indirect_part(problem, steps, validation.shared_gradient, anchor)
+        collected.indirect[key] = absent(problem.language[key])
+        if key in problem.mixed:
+            part = indirect_part(problem, steps, validation.shared_gradient, anchor)
+            collected.indirect[key] = scaled(part, problem.mixed_factor)

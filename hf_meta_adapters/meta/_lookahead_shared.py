@@ -76,9 +76,10 @@ def _add_targets(
     with problem.product.along(vector, anchor) as product:
         for key in targets:
             # Of a language without a training loss, nothing runs through the virtual step.
-            if key in train_passes:
+            if key in problem.mixed:
                 rows = product(train_passes.pop(key))
-                indirect = scaled(rows.language, -problem.learning_rate)
+                rate = problem.learning_rate * problem.mixed_factor
+                indirect = scaled(rows.language, -rate)
                 problem.reduce((indirect, problem.language[key]))
                 collected.indirect[key] = indirect
 
@@ -90,4 +91,5 @@ def _train_pass(collected: Collected, problem: Problem, key: Language) -> TrainP
     collected.add_train(problem, key, train, gradient)
 
     # ∇θ is in the mean now: memory must not grow with the languages.
-    return train.without_gradients(keep_product=problem.product.needs_train_gradient)
+    keep_product = problem.product.needs_train_gradient and key in problem.mixed
+    return train.without_gradients(keep_product=keep_product)

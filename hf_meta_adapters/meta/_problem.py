@@ -37,6 +37,7 @@ class Problem:
         weights: language i → language j → w_ij.
         differentiate: Evaluates and differentiates a loss.
         reduce: Sums over processes.
+        mixed: The languages whose mixed products are taken.
         combination: What puts the update of θ together, where that is not the mean.
         shares: The weight of each language in the gradient of θ.
     """
@@ -54,7 +55,13 @@ class Problem:
     differentiate: Differentiate
     reduce: Reduce
     shares: Shares
+    mixed: Sequence[Language]
     combination: Combination | None = None
+
+    @property
+    def mixed_factor(self) -> float:
+        """The factor of indirect parts, with which those of some languages stand for all."""
+        return 1 / self.options.mixed_languages
 
     @property
     def trained(self) -> list[Language]:

@@ -47,7 +47,7 @@ def look_ahead(problem: Problem, key: Language, anchor: Anchor) -> tuple[list[Vi
     """
     count = problem.options.inner_steps
     # A graph is recorded at one θ; with several steps, the double backward records it anew.
-    keep_graph = problem.product.needs_graph and count == 1
+    keep_graph = problem.product.needs_graph and count == 1 and key in problem.mixed
 
     steps: list[VirtualStep] = []
     first_gradient: Vector = []

@@ -30,9 +30,10 @@ class KeptStep:
     this process holds.
 
     Args:
-        passes: The training pass of each language.
+        passes: The training pass of each language whose mixed product is to be taken.
         point: The values of θ_t.
-        share: 1/L, the weight of each pass in the gradient of θ.
+        share: The weight of each pass in the gradient of θ, 1/L, with the factor by which some
+            languages stand for all.
     """
 
     def __init__(
@@ -128,7 +129,7 @@ class KeptStep:
         Args:
             losses: The micro-batches of each pass, with a sample where the step had one.
             state: The tensors by name, on the device of the model.
-            share: 1/L.
+            share: The weight of each pass in the gradient of θ.
             is_compared: Whether the step has all rows, and a sample of them beside.
 
         Returns:

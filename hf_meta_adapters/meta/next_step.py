@@ -18,6 +18,7 @@ from hf_meta_adapters.meta._differentiating import differentiating
 from hf_meta_adapters.meta._inputs import check_next_inputs, every_parameter
 from hf_meta_adapters.meta._kept_pass import KeptPass
 from hf_meta_adapters.meta._mixed_product import MixedRows
+from hf_meta_adapters.meta._mixed_samples import drawn_languages
 from hf_meta_adapters.meta._optimizer_derivative import check_optimizer
 from hf_meta_adapters.meta._problem import Problem
 from hf_meta_adapters.meta._reduce import Reduce
@@ -55,6 +56,7 @@ def next_step_gradient(
     all_reduce: AllReduce | None = None,
     loss_scale: Tensor | None = None,
     precision: torch.dtype | None = None,
+    seed: int = 0,
     **options: Unpack[MetaOptionKeywords],
 ) -> MetaGradients:
     """Compute the gradient of the training loss after the step that the optimizer took before.
@@ -88,6 +90,8 @@ def next_step_gradient(
         all_reduce: As for `meta_gradient`.
         loss_scale: As for `meta_gradient`.
         precision: As for `meta_gradient`.
+        seed: The seed of the draw of languages under `mixed_languages`; the same on every
+            process, another in each step.
         **options: The fields of `MetaOptions`; `lookahead` is `"next"`.
 
     Returns:
@@ -141,12 +145,18 @@ def next_step_gradient(
             differentiate=differentiate,
             reduce=Reduce(all_reduce),
             shares=Shares.equal(with_loss(train_losses)),
+            mixed=drawn_languages(with_loss(train_losses), chosen.mixed_languages, seed),
         )
 
         collected = Collected.empty(problem)
-        passes = {key: _train_pass(collected, problem, key) for key in problem.trained}
+        passes: dict[Language, KeptPass] = {}
+        for key in problem.trained:
+            train = _train_pass(collected, problem, key)
+            if key in problem.mixed:
+                passes[key] = _kept_pass(problem, train)
+
         _add_parts(collected, problem, before, anchor)
-        now = KeptStep(passes, anchor.start, collected.share)
+        now = KeptStep(passes, anchor.start, collected.share * problem.mixed_factor)
 
     now.watch(optimizer, theta, collected.shared)
     names = {key: list(language[key]) for key in collected.direct}
@@ -172,12 +182,16 @@ def _taken(kept: KeptStep | None) -> KeptStep | None:
     return kept
 
 
-def _train_pass(collected: Collected, problem: Problem, key: Language) -> KeptPass:
-    """Add the training pass of a language, and return what its product needs in the next step."""
+def _train_pass(collected: Collected, problem: Problem, key: Language) -> TrainPass:
+    """Take the training pass of a language, and add it to the mean."""
     train = problem.train_pass(key)
     (gradient,) = problem.reduce.summed((train.shared_gradient, problem.shared))
     collected.add_train(problem, key, train, gradient)
+    return train
 
+
+def _kept_pass(problem: Problem, train: TrainPass) -> KeptPass:
+    """What the product of a language needs in the next step."""
     own = train.without_gradients(keep_product=problem.product.needs_train_gradient)
     gradient = mapped(own.product_gradient, local)
     point = [local(entry.detach()).clone() for entry in train.language]

@@ -16,6 +16,7 @@ from hf_meta_adapters.meta._forward_mode import ForwardMode
 from hf_meta_adapters.meta._indirect_size import IndirectSize, Scope
 from hf_meta_adapters.meta._meta_languages import MetaLanguages, named_weights
 from hf_meta_adapters.meta._mixed_product import MixedProduct
+from hf_meta_adapters.meta._mixed_samples import check_mixed_languages, check_mixed_rows
 from hf_meta_adapters.meta._projection import Groups
 from hf_meta_adapters.meta.weightings import METHODS
 
@@ -61,6 +62,9 @@ class MetaOptions:
         mixed_rows: The share of the training rows of which the mixed product is taken; the rest
             counts for the training gradient alone. The product is then an estimate without bias,
             for a price that falls with the share. It needs one virtual step.
+        mixed_languages: The share of the languages whose mixed products a step takes: others in
+            each, without bias. Half of the languages cost less than half the rows of every
+            language, since no pass is divided.
         cpu_offload: Keep v and the copy of θ in CPU memory. This saves two tensors of the size of θ
             on the GPU and costs the time to bring them back parameter by parameter. It needs finite
             differences and one virtual step.
@@ -82,6 +86,7 @@ class MetaOptions:
     shared_update: SharedUpdate = "mean"
     shared_update_groups: Groups = "model"
     mixed_rows: float = 1.0
+    mixed_languages: float = 1.0
     cpu_offload: bool = False
 
     def __post_init__(self) -> None:
@@ -110,7 +115,14 @@ class MetaOptions:
         self._check_ratio()
         self._check_next()
         self._check_projection()
-        self._check_mixed_rows()
+        check_mixed_rows(
+            self.mixed_rows, meta_gradient=self.meta_gradient, inner_steps=self.inner_steps
+        )
+        check_mixed_languages(
+            self.mixed_languages,
+            meta_gradient=self.meta_gradient,
+            indirect_ratio_scope=None if self.indirect_ratio is None else self.indirect_ratio_scope,
+        )
 
     def product(self, precision: torch.dtype | None = None) -> MixedProduct:
         """The mixed product that the options name, for passes evaluated in `precision`."""
@@ -234,34 +246,6 @@ class MetaOptions:
                     f" validation gradient v. Found {found}. Leave one of the two out."
                 )
 
-    def _check_mixed_rows(self) -> None:
-        share = self.mixed_rows
-        if not isinstance(share, (int, float)) or not 0 < share <= 1:
-            raise ConfigurationError(
-                "`mixed_rows` must be a share of the training rows, over 0 and at most 1. Found"
-                f" {share!r}. Use 0.5 for half of them, or let the Trainer choose it as it"
-                ' measures: `MetaAdapterTrainingArguments(..., mixed_rows="auto")`.'
-            )
-        if share == 1:
-            return
-
-        for found, is_used in (
-            (
-                '`meta_gradient="first_order"`, which has no mixed product',
-                self.meta_gradient == "first_order",
-            ),
-            (
-                f"`inner_steps={self.inner_steps}`, whose products follow one another and would be"
-                " biased",
-                self.inner_steps > 1,
-            ),
-        ):
-            if is_used:
-                raise ConfigurationError(
-                    "`mixed_rows` under 1 takes the mixed product of a sample of the rows. Found"
-                    f" {found}. Leave `mixed_rows` out."
-                )
-
     def _check_offload(self) -> None:
         needed = ("finite_difference", 1)
 
@@ -301,6 +285,7 @@ class MetaOptionKeywords(TypedDict, total=False):
     shared_update: SharedUpdate | None
     shared_update_groups: Groups | None
     mixed_rows: float | None
+    mixed_languages: float | None
     cpu_offload: bool | None
 
 

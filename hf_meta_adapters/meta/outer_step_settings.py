@@ -31,7 +31,7 @@ class OuterStepSettings:
 
     Args:
         options: How the meta-gradient is taken.
-        seed: The seed of the draw of languages.
+        seed: The seed of the draws of languages.
         train_gradients: Whether the training gradients of φ are returned too.
         surgery: What weighs the training gradients of θ; `None` for the mean.
         step_weights: The weights of the languages in the gradient of θ; `None` for the mean.
@@ -56,7 +56,7 @@ def outer_step_settings(
 
     Args:
         preset: As for `meta_options`.
-        seed: The seed of the draw of languages.
+        seed: The seed of the draws of languages.
         train_gradients: Whether the training gradients of φ are returned too.
         surgery: What weighs the training gradients of θ; `None` for the mean.
         step_weights: The weights of the languages in the gradient of θ; `None` for the mean.

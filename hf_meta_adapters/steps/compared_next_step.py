@@ -41,6 +41,7 @@ def compared_next_step(
     autocast: Autocast = nullcontext,
     all_reduce: AllReduce | None = None,
     loss_scale: Tensor | None = None,
+    seed: int = 0,
     **options: Unpack[MetaOptionKeywords],
 ) -> tuple[MetaGradients, SampleAgreement | None]:
     """Compute `next_step` with all rows, and beside it the meta-gradient with a sample of them.
@@ -58,6 +59,7 @@ def compared_next_step(
         autocast: As for `next_step`.
         all_reduce: As for `next_step`.
         loss_scale: As for `next_step`.
+        seed: As for `next_step`.
         **options: As for `next_step`; `mixed_rows` is the share of the sample that is kept.
 
     Returns:
@@ -78,7 +80,7 @@ def compared_next_step(
             "the function": "compared_next_step",
             "the languages of the training batches": list(train_batches),
             "the languages of the meta batches": None,
-            "the options": [kept is not None, *options.items()],
+            "the options": [seed, kept is not None, *options.items()],
         },
     )
     options["lookahead"] = "next"
@@ -102,6 +104,7 @@ def compared_next_step(
             all_reduce=all_reduce,
             loss_scale=loss_scale,
             precision=context.precision(model.device),
+            seed=seed,
             **given,
         )
 

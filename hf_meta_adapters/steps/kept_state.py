@@ -57,6 +57,10 @@ class KeptState:
         Returns:
             The state.
         """
+        if languages_per_pass in (None, 1):
+            # Without a product, as where some languages are drawn, nothing of a language is kept.
+            batches = {key: several for key, several in batches.items() if key in kept.passes}
+
         own, common = kept.state()
         is_compared = kept.of_samples() is not None
         how = mixed_rows, is_compared, languages_per_pass

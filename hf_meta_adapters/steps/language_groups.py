@@ -53,6 +53,12 @@ def check_groups(options: MetaOptions) -> None:
             f" `mixed_rows={options.mixed_rows}`. Leave one of the two out."
         )
 
+    if options.mixed_languages < 1:
+        raise ConfigurationError(
+            "`languages_per_pass` over 1 takes mixed products of all languages of a pass together."
+            f" Found `mixed_languages={options.mixed_languages}`. Leave one of the two out."
+        )
+
     if options.lookahead == "per_language" or options.meta_languages == "others":
         raise ConfigurationError(
             "`languages_per_pass` over 1 needs one look-ahead and one validation loss for all"
@@ -230,6 +236,8 @@ class LanguageGroups:
         Returns:
             The gradients, their parts, the losses and the meter.
         """
+        check_groups(options)
+
         # Which languages share a pass may differ from step to step.
         grouping, before = self._grouping, {}
         if kept is not None:

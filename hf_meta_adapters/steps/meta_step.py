@@ -78,8 +78,8 @@ def meta_step(
             dropout; memory grows with the number of rows in a pass.
         **options: The fields of `MetaOptions`, and
             `preset`: `"paper"` or `"fast"`; options passed beside it override it.
-            `seed`: the seed of the draw of languages under `meta_languages_per_step` (default 0);
-            pass another one in each step.
+            `seed`: the seed of the draws of languages under `meta_languages_per_step` and
+            `mixed_languages` (default 0); pass another one in each step.
             `train_gradients`: whether to return the training gradients of φ too (`.train`, default
             `True`), which have the size of all φ.
             `surgery`: a `Surgery`, the same object in every step, makes `.shared` a weighted sum of

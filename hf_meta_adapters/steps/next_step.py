@@ -37,6 +37,7 @@ def next_step(
     all_reduce: AllReduce | None = None,
     loss_scale: Tensor | None = None,
     languages_per_pass: int = 1,
+    seed: int = 0,
     **options: Unpack[MetaOptionKeywords],
 ) -> MetaGradients:
     """Compute the gradient of the training loss after the step that the optimizer took before.
@@ -61,6 +62,8 @@ def next_step(
         all_reduce: As for `meta_step`.
         loss_scale: As for `meta_step`.
         languages_per_pass: As for `meta_step`; the same in every step.
+        seed: The seed of the draw of languages under `mixed_languages`; the same on every
+            process, another one in each step.
         **options: The fields of `MetaOptions`, for example `indirect_ratio=1.0`.
 
     Returns:
@@ -101,7 +104,7 @@ def next_step(
         "the function": "next_step",
         "the languages of the training batches": list(train_batches),
         "the languages of the meta batches": None,
-        "the options": [languages_per_pass, kept is not None, *options.items()],
+        "the options": [languages_per_pass, seed, kept is not None, *options.items()],
     }
     check_same_step(model, all_reduce, given)
     options["lookahead"] = "next"
@@ -133,5 +136,6 @@ def next_step(
         all_reduce=all_reduce,
         loss_scale=loss_scale,
         precision=context.precision(model.device),
+        seed=seed,
         **options,
     )

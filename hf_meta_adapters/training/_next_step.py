@@ -127,6 +127,7 @@ class NextStep:
             optimizer=optimizer,
             kept=kept,
             languages_per_pass=self._passes.size,
+            seed=step.drawing_seed(self._args.seed),
             **evaluation,
             **asdict(replace(options, mixed_rows=share)),
         )

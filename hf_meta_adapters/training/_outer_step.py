@@ -286,9 +286,7 @@ class OuterStep:
         given: MetaStepArguments = {
             "for_languages": languages,
             "train_gradients": "train" in self._args.adapter_update,
-            # It draws the validation languages of `meta_languages_per_step`: others in each step,
-            # and others for another seed of the run.
-            "seed": (self._args.seed << 32) + step.number,
+            "seed": step.drawing_seed(self._args.seed),
             "surgery": surgery,
             "step_weights": self._weighting.of_step(compared=languages is None),
             **self._virtual_step(step),

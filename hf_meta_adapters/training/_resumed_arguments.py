@@ -14,6 +14,7 @@ _STAYS = """
     preset meta_gradient lookahead meta_languages meta_languages_per_step inner_steps
     finite_difference_scheme finite_difference_radius max_indirect_ratio indirect_ratio
     indirect_ratio_scope shared_update shared_update_groups surgery_gradients mixed_rows
+    mixed_languages
     inner_optimizer inner_learning_rate embedding_learning_rate adapter_update update_order
     meta_every languages_per_step sampling sampling_alpha sampling_max_epochs sampling_end_alpha
     language_weights language_weights_rate reptile_steps reptile_rate

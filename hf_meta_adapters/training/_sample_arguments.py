@@ -58,6 +58,13 @@ def check_sample_arguments(arguments: Mapping[str, object], options: MetaOptions
     # what a share under 1 rules out by itself
     replace(options, mixed_rows=SHARES[-1])
 
+    if options.mixed_languages < 1:
+        raise ConfigurationError(
+            '`mixed_rows="auto"` chooses rows by how well the meta-gradient of a step agrees with'
+            " that of all rows, of all languages. Found"
+            f" `mixed_languages={options.mixed_languages}`. Leave one of the two out."
+        )
+
     passes = first_size(arguments["languages_per_pass"])
     if passes != 1 and arguments["adapter_update"] != "train":
         raise ConfigurationError(

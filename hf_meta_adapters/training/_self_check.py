@@ -112,7 +112,7 @@ class SelfCheck:
             meta = {key: _truncated(several[0]) for key, several in batches["meta"].items()}
 
         # Of all rows: a sample has no bias, and its noise on these few rows would say little.
-        options = replace(self.options, mixed_rows=1.0)
+        options = replace(self.options, mixed_rows=1.0, mixed_languages=1.0)
 
         devices = []
         if model.device.type == "cuda":

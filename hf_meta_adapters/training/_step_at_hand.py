@@ -56,6 +56,10 @@ class StepAtHand:
         scaler: GradScaler | None = self.accelerator.scaler
         return scaler
 
+    def drawing_seed(self, seed: int) -> int:
+        """The seed of the draws of languages: others in each step, and for each seed of a run."""
+        return (seed << 32) + self.number
+
 
 class Evaluation(TypedDict):
     """How `meta_step`, `joint_step` and `meta_fidelity` evaluate losses and sum gradients.
@@ -97,7 +101,7 @@ class MetaStepArguments(FidelityArguments):
     Attributes:
         for_languages: The languages whose meta-gradients are wanted; `None` for all.
         train_gradients: Whether the training gradients of φ are wanted.
-        seed: The seed of the draw of languages.
+        seed: The seed of the draws of languages.
         surgery: What weighs the gradients of θ.
         step_weights: The weights of the languages in the gradient of θ.
     """

@@ -140,6 +140,8 @@ class MetaAdapterTrainingArguments(TrainingArguments):
             in training: the least share with which the meta-gradient has a cosine of 0.95 to that
             of all rows, as measured from time to time (`mixed_rows` and `mixed_rows_cosine` in the
             log).
+        mixed_languages: The share of the languages of which a step takes the second-order part:
+            others in each step, without bias.
         cpu_offload: Keep the copy of θ and the validation gradient in the memory of the CPU between
             uses; needs `"finite_difference"`.
         inner_optimizer: The virtual step: `"sgd"` (the paper's), or `"adam"`, the step that the
@@ -235,6 +237,7 @@ class MetaAdapterTrainingArguments(TrainingArguments):
     mixed_rows: float | str | None = option(
         None, 'Share of the rows in the second-order part, or "auto".'
     )
+    mixed_languages: float | None = option(None, "Share of the languages in the second-order part.")
     cpu_offload: bool | None = option(None, "Keep what the outer step stores on the CPU.")
     inner_optimizer: str = option(
         _DEFAULTS["inner_optimizer"], 'The virtual step: "sgd" or "adam".'

@@ -211,6 +211,7 @@ OTHER_ARGUMENTS = {
         "was 'auto' and is 'keep'",
     ),
     "mixed_rows": ({"mixed_rows": 0.5}, "was 1.0 and is 0.5"),
+    "mixed_languages": ({"mixed_languages": 0.5}, "was 1.0 and is 0.5"),
     "inner_optimizer": ({"inner_optimizer": "adam"}, "was 'sgd' and is 'adam'"),
     "inner_learning_rate": ({"inner_learning_rate": 0.1}, "was 0.01 and is 0.1"),
     "embedding_learning_rate": ({"embedding_learning_rate": 0.1}, "was None and is 0.1"),

@@ -34,6 +34,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "others": {"meta_languages": "others", "lookahead": "none"},
     "next": {"lookahead": "next"},
     "next, one pass": {"lookahead": "next", "languages_per_pass": 99},
+    "next, some languages": {"lookahead": "next", "mixed_languages": 0.5},
     "next, half the rows": {"lookahead": "next", "mixed_rows": 0.5},
     "next, rows chosen": {"lookahead": "next", "mixed_rows": "auto", "max_steps": 4},
     "joint, one pass": {"adapter_update": "train", "languages_per_pass": 99},

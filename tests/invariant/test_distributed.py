@@ -385,6 +385,7 @@ METHODS = {
         "save_strategy": "steps",
         "save_steps": 2,
     },
+    "some languages in the second-order part": {"mixed_languages": 0.5},
     "rows chosen": {"rows": 8, "mixed_rows": "auto", "inner_learning_rate": 3.0},
     "clipped": {"max_grad_norm": 0.01, "weight_decay": 0.1, "adapter_learning_rate": 0.05},
     "compared with itself": {
@@ -408,6 +409,12 @@ METHODS = {
     },
     "the next step": {**NEXT, "save_strategy": "steps", "save_steps": 2},
     "the next step, languages in one pass": {**NEXT, "languages_per_pass": 2},
+    "the next step, some languages": {
+        **NEXT,
+        "mixed_languages": 0.5,
+        "save_strategy": "steps",
+        "save_steps": 2,
+    },
     "the next step, rows chosen": {
         **NEXT,
         "indirect_ratio": None,
@@ -565,6 +572,7 @@ def test_a_run_on_two_processes_is_that_of_one(runs, name):
     ("name", "ranks"),
     [
         *(("saved", 1), ("saved", 2), ("the next step", 2), ("the next step, rows chosen", 2)),
+        *(("the next step, some languages", 1), ("the next step, some languages", 2)),
         *(("surgery, lagged", 1), ("surgery, lagged", 2)),
         *(("weights by alignment", 1), ("weights by alignment", 2)),
         *(("Sequential Reptile", 1), ("Sequential Reptile", 2)),

@@ -184,6 +184,7 @@ RESUMED = {
         {"mixed_rows": "auto", "preset": "paper", "gradient_accumulation_steps": 2},
         {},
     ),
+    "some languages in the second-order part": (3, {"mixed_languages": 0.5}, {}),
     "joint": (3, {}, {"config": None}),
     "surgery, kept, with targets, some languages": (
         3,

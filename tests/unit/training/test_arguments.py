@@ -29,6 +29,7 @@ METHOD = {
     "shared_update_groups": "model",
     "surgery_gradients": "auto",
     "mixed_rows": 1.0,
+    "mixed_languages": 1.0,
     "cpu_offload": False,
     "inner_optimizer": "sgd",
     "inner_learning_rate": 0.01,

@@ -27,7 +27,10 @@ def trained(folder: Path, resume: str | bool | None = None, **options):
     return snapshot(model), trainer
 
 
-@pytest.mark.parametrize("options", [{}, {"indirect_ratio": 1.0}, {"meta_gradient": "exact"}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"indirect_ratio": 1.0}, {"meta_gradient": "exact"}, {"mixed_languages": 0.5}],
+)
 def test_equals_a_loop_of_ones_own(tmp_path: Path, options) -> None:
     found, trainer = trained(tmp_path, max_steps=4, adapter_learning_rate=0.02, **options)
 
@@ -51,9 +54,10 @@ def test_equals_a_loop_of_ones_own(tmp_path: Path, options) -> None:
     ]
     optimizer = torch.optim.AdamW(groups, **rates)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 4)
-    kept = None
-    for inputs in trainer.seen:
-        step = next_step(model, inputs["train"], optimizer=optimizer, kept=kept, **options)
+    kept, drawn = None, set()
+    for number, inputs in enumerate(trainer.seen):
+        given = {"seed": (trainer.args.seed << 32) + number, **options}
+        step = next_step(model, inputs["train"], optimizer=optimizer, kept=kept, **given)
         for name, parameter in named.items():
             owners = [grad[name] for grad in step.language.values() if name in grad]
             parameter.grad = step.shared.get(name, *owners)
@@ -61,6 +65,8 @@ def test_equals_a_loop_of_ones_own(tmp_path: Path, options) -> None:
         optimizer.step()
         schedule.step()
         kept = step.kept
+        drawn.add(tuple(kept.passes))
+    assert len(drawn) == (2 if "mixed_languages" in options else 1)
 
     for name, value in snapshot(model).items():
         torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-11, msg=name)
@@ -81,6 +87,7 @@ def test_without_the_indirect_part_it_is_joint_training(tmp_path: Path) -> None:
     "options",
     [
         {"indirect_ratio": 1.0},
+        {"mixed_languages": 0.5},
         {"gradient_accumulation_steps": 2, "languages_per_pass": 2, "dropout": 0.0},
         {"languages_per_step": 2, "meta_gradient": "exact"},
         {"meta_every": 2, "finite_difference_scheme": "one_sided"},

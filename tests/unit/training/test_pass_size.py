@@ -177,6 +177,7 @@ def test_on_a_cpu_it_is_one_and_the_log_says_so(tmp_path, caplog):
         ({"meta_languages": "others"}, "needs one look-ahead and one validation loss"),
         ({"mixed_rows": 0.5}, "takes mixed products of whole batches"),
         ({"mixed_rows": "auto"}, "takes a sample of each language"),
+        ({"mixed_languages": 0.5}, "of all languages of a pass together"),
         ({"shared_update": "pcgrad"}, "the gradients of single languages are weighed"),
         ({"language_weights": "famo"}, "the gradients of single languages are weighed"),
         ({"config": IA3Config(target_modules=["query"], feedforward_modules=[])}, "route rows"),

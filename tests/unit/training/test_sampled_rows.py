@@ -216,6 +216,10 @@ def test_it_falls_back_with_the_share_that_was_chosen(tmp_path):
         ({"mixed_rows": "half"}, "Found 'half'"),
         ({"mixed_rows": "2"}, "Found 2.0"),
         ({"mixed_rows": 0.0}, "Found 0.0"),
+        (
+            {"mixed_rows": "auto", "mixed_languages": 0.5},
+            "Found `mixed_languages=0.5`",
+        ),
     ],
 )
 def test_what_cannot_be_sampled_is_refused(given, said):

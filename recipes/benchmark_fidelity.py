@@ -40,6 +40,7 @@ SETTINGS = {
     "fast": {"preset": "fast"},
     "fast, half the rows": {"preset": "fast", "mixed_rows": 0.5},
     "fast, a quarter of the rows": {"preset": "fast", "mixed_rows": 0.25},
+    "fast, half the languages": {"preset": "fast", "mixed_languages": 0.5},
     "default": {},
     "drawn, one-sided": {**EACH, **ONE_SIDED, "meta_languages_per_step": 2},
     "per language, one-sided": {**EACH, **ONE_SIDED},
@@ -53,6 +54,7 @@ NEXT = {
     "next": ONE_SIDED,
     "next, half the rows": {**ONE_SIDED, "mixed_rows": 0.5},
     "next, a quarter of the rows": {**ONE_SIDED, "mixed_rows": 0.25},
+    "next, half the languages": {**ONE_SIDED, "mixed_languages": 0.5},
 }
 
 
@@ -97,11 +99,11 @@ def same_masks(model, batch: dict) -> torch.Tensor:
 
 
 def compare(
-    model, batches: tuple[dict, dict], rate: float, language_draws: int
+    model, batches: tuple[dict, dict], rate: float, draw: int, language_draws: int
 ) -> tuple[dict[str, float], torch.Tensor]:
     """Setting → cosine to the exact gradient, and that gradient."""
 
-    def step(seed: int = 0, **options) -> hma.MetaGradients:
+    def step(seed: int = draw, **options) -> hma.MetaGradients:
         how = {"inner_learning_rate": rate, "loss_function": same_masks}
         return hma.meta_step(model, *batches, seed=seed, **how, **options)
 
@@ -161,7 +163,7 @@ def main() -> None:
         meta = {key: batch("meta", key, draw) for key in model.languages}
 
         for rate in args.inner_learning_rates:
-            cosines, truth = compare(model, (train, meta), rate, args.language_draws)
+            cosines, truth = compare(model, (train, meta), rate, draw, args.language_draws)
             truths[rate].append(truth)
             for name, value in cosines.items():
                 values[rate].setdefault(name, []).append(value)
@@ -169,7 +171,7 @@ def main() -> None:
         order = [(draw + number) % args.draws for number in range(6)]
         steps = [{key: batch("train", key, one) for key in model.languages} for one in order]
         for rate in args.learning_rates:
-            how = {"learning_rate": rate, "loss_function": same_masks}
+            how = {"learning_rate": rate, "loss_function": same_masks, "seed": draw}
             for name, value in next_fidelity(model, steps, NEXT, **how).items():
                 next_values.setdefault((rate, name), []).append(value)
 

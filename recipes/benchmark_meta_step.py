@@ -20,6 +20,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,6 +42,7 @@ CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
 JOINT, UNROLLED = "joint, transformers.Trainer", "unrolled, dense head"
 EVERY_4 = "fast, meta_every=4"
+FAST_HALF, NEXT_HALF = "fast, half the languages", "next, half the languages"
 
 
 class Setting(NamedTuple):
@@ -59,6 +61,7 @@ SETTINGS = {
     "fast, half the meta rows": Setting(True, 0.5, FAST),
     "fast, half the rows": Setting(True, 0.5, FAST | {"mixed_rows": 0.5}),
     "fast, a quarter of the rows": Setting(True, 0.25, FAST | {"mixed_rows": 0.25}),
+    FAST_HALF: Setting(True, 1.0, FAST | {"mixed_languages": 0.5}),
     "fast, one pass": Setting(True, 1.0, FAST | {"languages_per_pass": 99}),
     "drawn": Setting(True, 1.0, DRAWN),
     "default": Setting(True, 1.0, {}),
@@ -66,8 +69,17 @@ SETTINGS = {
     "paper": Setting(True, 1.0, PAPER),
 }
 
-NEXT = {"next": 1.0, "next, half the rows": 0.5, "next, a quarter of the rows": 0.25}
-"""The steps that look ahead to the next one → the share of the rows in the mixed product."""
+NEXT = {
+    "next": {},
+    "next, half the rows": {"mixed_rows": 0.5},
+    "next, a quarter of the rows": {"mixed_rows": 0.25},
+    NEXT_HALF: {"mixed_languages": 0.5},
+}
+"""The steps that look ahead to the next one → their options."""
+
+FOUR = (EVERY_4, FAST_HALF, NEXT_HALF)
+"""What differs from step to step, and is measured over four of them: the draws with the seeds 0 to
+3 are of 1, 1, 2, 2 of 3 languages, of 3, 3, 4, 4 of 7, and of 7 of 14."""
 
 
 @dataclass
@@ -129,20 +141,15 @@ class Steps:
         unrolled_step(self.model, self.train, self.meta, inner_learning_rate=RATE)
         self.update()
 
-    def meta_step(self, setting: Setting) -> None:
+    def meta_step(self, setting: Setting, seed: int = 0) -> None:
         meta = {}
         for key, batch in self.meta.items():
             meta[key] = {n: t[: round(setting.meta_rows * len(t))] for n, t in batch.items()}
 
         options = {"inner_learning_rate": RATE, "train_gradients": False, **setting.options}
         options["loss_function"] = self.head if setting.sparse else None
-        step = hma.meta_step(self.model, self.train, meta, **options)
+        step = hma.meta_step(self.model, self.train, meta, seed=seed, **options)
         self.update(step.shared)
-
-    def meta_step_every_4(self) -> None:
-        self.meta_step(SETTINGS["fast"])
-        for _ in range(3):
-            self.joint_step()
 
     def by_name(self, pattern: str) -> dict[str, Callable]:
         steps = {JOINT: self.trainer_step, "joint": self.joint_step}
@@ -152,12 +159,17 @@ class Steps:
 
         for name, setting in SETTINGS.items():
             # A default, because a closure would see the setting of the last round.
-            steps[name] = lambda setting=setting: self.meta_step(setting)
-        steps[EVERY_4] = self.meta_step_every_4
-        for name, share in NEXT.items():
-            steps[name] = NextSteps(self.model, self.train, self.head, share)
-
+            steps[name] = lambda seed=0, setting=setting: self.meta_step(setting, seed)
+        steps[EVERY_4] = lambda seed: self.joint_step() if seed else steps["fast"]()
+        for name, options in NEXT.items():
+            steps[name] = NextSteps(self.model, self.train, self.head, **options)
+        steps |= {name: partial(four_steps, steps[name]) for name in FOUR}
         return {n: step for n, step in steps.items() if n == JOINT or re.search(pattern, n)}
+
+
+def four_steps(step: Callable) -> None:
+    for seed in range(4):
+        step(seed)
 
 
 def now() -> float:
@@ -180,8 +192,8 @@ def times(args: Arguments, count: int) -> dict[str, float]:
             steps[name]()
             seconds[name] += [now() - began] if number not in (0, args.repeats + 1) else []
 
-    seconds[EVERY_4] = [value / 4 for value in seconds.get(EVERY_4, [])]
-    return {name: statistics.median(values) for name, values in seconds.items() if values}
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    return {name: time / 4 if name in FOUR else time for name, time in medians.items()}
 
 
 def main() -> None:

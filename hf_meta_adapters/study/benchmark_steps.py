@@ -91,9 +91,9 @@ class BenchmarkSteps:
             "fast": partial(self._meta_step, **fast),
             "fast, one pass": partial(self._meta_step, **fast, **one_pass),
             "fast, half the rows": partial(self._meta_step, **fast, mixed_rows=0.5),
-            "next": self._next_steps(1.0),
-            "next, one pass": self._next_steps(1.0, _TOGETHER),
-            "next, half the rows": self._next_steps(0.5),
+            "next": self._next_steps(),
+            "next, one pass": self._next_steps(_TOGETHER),
+            "next, half the rows": self._next_steps(mixed_rows=0.5),
         }
         if len(self.train) <= _MOST_OF_PAPER:
             steps["paper"] = partial(self._meta_step, preset="paper")
@@ -144,14 +144,14 @@ class BenchmarkSteps:
             **options,  # type: ignore[arg-type]  # written above
         )
 
-    def _next_steps(self, mixed_rows: float, size: int = 1) -> NextSteps:
+    def _next_steps(self, size: int = 1, mixed_rows: float = 1.0) -> NextSteps:
         return NextSteps(
             self._model,
             self.train,
             self._head,
-            mixed_rows,
             autocast=self._autocast,
             languages_per_pass=size,
+            mixed_rows=mixed_rows,
         )
 
     def _compiled_step(self) -> None:

@@ -25,6 +25,7 @@ def next_fidelity(
     *,
     learning_rate: float,
     loss_function: LossFunction | None = None,
+    seed: int = 0,
 ) -> dict[str, float]:
     """Compute the cosine between the gradient of φ in a setting and the exact one, for each.
 
@@ -39,6 +40,7 @@ def next_fidelity(
         settings: Name → options of `next_step`.
         learning_rate: The rate of AdamW.
         loss_function: As for `next_step`.
+        seed: As for `next_step`, the same in every step.
 
     Returns:
         Name → cosine; and `"indirect norm / direct norm"` of the exact gradient.
@@ -47,7 +49,7 @@ def next_fidelity(
 
     def last(options: Keywords) -> MetaGradients:
         try:
-            return _last(model, batches, options, learning_rate, loss_function)
+            return _last(model, batches, {**options, "seed": seed}, learning_rate, loss_function)
         finally:
             with torch.no_grad():
                 torch._foreach_copy_(list(model.shared_parameters().values()), start)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 
 from hf_meta_adapters._typing import Autocast, Batch, Language
 from hf_meta_adapters.meta.kept_step import KeptStep
+from hf_meta_adapters.meta.options import MetaOptionKeywords
 from hf_meta_adapters.modeling.model import LanguageAdapterModel
 from hf_meta_adapters.steps.losses import LossFunction
 from hf_meta_adapters.steps.next_step import next_step
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["NextSteps"]
 
@@ -26,9 +31,9 @@ class NextSteps:
         model: The model.
         batches: Language → batch, the same in every step.
         loss_function: Evaluates the loss.
-        mixed_rows: The share of the rows of which the mixed product is taken.
         autocast: As for `next_step`.
         languages_per_pass: As for `next_step`.
+        **options: As for `next_step`.
     """
 
     def __init__(
@@ -36,25 +41,29 @@ class NextSteps:
         model: LanguageAdapterModel,
         batches: Mapping[Language, Batch],
         loss_function: LossFunction,
-        mixed_rows: float,
         *,
         autocast: Autocast = nullcontext,
         languages_per_pass: int = 1,
+        **options: Unpack[MetaOptionKeywords],
     ) -> None:
         self._model = model
         self._batches = batches
         self._loss_function = loss_function
-        self._mixed_rows = mixed_rows
         self._autocast = autocast
         self._languages_per_pass = languages_per_pass
+        self._options: MetaOptionKeywords = {"finite_difference_scheme": "one_sided", **options}
 
         # Fused, as is the default of `transformers.TrainingArguments`.
         theta = model.shared_parameters().values()
         self._optimizer = torch.optim.AdamW(theta, lr=1e-8, fused=True)
         self._kept: KeptStep | None = None
 
-    def __call__(self) -> None:
-        """Take a step."""
+    def __call__(self, seed: int = 0) -> None:
+        """Take a step.
+
+        Args:
+            seed: As for `next_step`.
+        """
         found = next_step(
             self._model,
             self._batches,
@@ -63,8 +72,8 @@ class NextSteps:
             loss_function=self._loss_function,
             autocast=self._autocast,
             languages_per_pass=self._languages_per_pass,
-            finite_difference_scheme="one_sided",
-            mixed_rows=self._mixed_rows,
+            seed=seed,
+            **self._options,
         )
 
         for name, parameter in self._model.shared_parameters().items():

@@ -44,7 +44,7 @@ def test_the_benchmark_of_the_meta_step_measures_every_step(tmp_path, monkeypatc
     benchmark_meta_step.main()
     rows = json.loads(output.read_text())["rows"]
     measured = ["joint, transformers.Trainer", "fast", "next"]
-    measured += ["next, half the rows", "next, a quarter of the rows"]
+    measured += ["next, half the rows", "next, a quarter of the rows", "next, half the languages"]
     assert [row["setting"] for row in rows] == measured
     assert rows[0]["ratio"] == 1
     # a model this small finds the memory that the first step has left

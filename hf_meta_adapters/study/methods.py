@@ -27,14 +27,7 @@ from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainerCallback
 
-__all__ = [
-    "METHODS",
-    "Method",
-    "Pretrained",
-    "examples_seen",
-    "method_arguments",
-    "pretrain",
-]
+__all__ = ["METHODS", "Method", "Pretrained", "examples_seen", "method_arguments", "pretrain"]
 
 
 @dataclass(frozen=True)
@@ -139,6 +132,7 @@ METHODS: dict[str, Method] = {
     "meta_fast_sampled": _fast(mixed_rows=0.5),
     "meta_next": _next(),
     "meta_next_sampled": _next(mixed_rows=0.5),
+    "meta_next_drawn": _next(mixed_languages=0.5),
     "meta_paper": Method("bottleneck", {"preset": "paper"}, cost=12.0),
 }
 """The arms of the comparison.
@@ -148,7 +142,7 @@ of languages are joint training, or `meta_fast`, with the one thing changed that
 `sequential_reptile` takes as many more steps as it has fewer languages in each. In `merged_…` and
 `planned_copies`, the first half of the steps is joint training. `meta_direct` has only the direct
 part of the meta-gradient, which the whole must beat. The mixed products of `…_sampled` are those of
-half the rows.
+half the rows, those of `…_drawn` of half the languages.
 """
 
 

@@ -14,7 +14,7 @@ from scipy import stats
 from tests.docs.pages import ROOT
 
 RESULTS = ROOT / "recipes" / "results"
-LITTLE_TEXT, FEW_LABELS = "little_text_small", "few_label_gpu"
+LITTLE_TEXT, FEW_LABELS = "little_text_small", "few_label_small"
 
 Record = Mapping[str, Any]
 

@@ -15,14 +15,11 @@ Override: --languages 3 --repeats 5 --settings '^(joint|fast)$', see --help; --p
 
 import json
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import transformers
-from tqdm import tqdm
 
 from hf_meta_adapters import __version__
 from hf_meta_adapters.cli import parse_arguments
@@ -32,6 +29,7 @@ from hf_meta_adapters.study.benchmark_shapes import SHAPES
 from hf_meta_adapters.study.benchmark_steps import TRAINER, BenchmarkSteps
 from hf_meta_adapters.study.device_report import describe_device
 from hf_meta_adapters.study.step_profile import profile_step
+from hf_meta_adapters.study.step_times import step_times
 
 
 @dataclass
@@ -46,22 +44,6 @@ class Arguments:
         default="^(joint|fast|next|paper)$", metadata={"help": "Only these (a regular expression)."}
     )
     profile: bool = field(default=False, metadata={"help": "Also the operations of each step."})
-
-
-def times(steps: dict[str, Callable[[], object]], repeats: int, title: str) -> dict[str, float]:
-    """Name → median seconds of processor time of a step."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for repeat in tqdm(range(repeats + 1), desc=title):  # the first warms up
-        for name, step in steps.items():
-            if repeat == 0 and name.startswith("next"):
-                step()  # of which nothing is kept yet
-
-            began = time.process_time()
-            step()
-            if repeat > 0:
-                seconds[name].append(time.process_time() - began)
-
-    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def main() -> None:
@@ -86,7 +68,8 @@ def main() -> None:
     for count in args.languages:
         benchmark = BenchmarkSteps(shape, model, keys[:count], "cpu", Path(args.output).parent)
         steps = benchmark.by_name(args.settings)
-        medians = times(steps, args.repeats, f"{count} languages")
+        seconds_of = step_times(steps, args.repeats, title=f"{count} languages")
+        medians = {name: statistics.median(several) for name, several in seconds_of.items()}
         for name, seconds in medians.items():
             row = {"languages": count, "setting": name, "seconds": seconds}
             row["ratio"] = seconds / medians[TRAINER]

@@ -17,7 +17,6 @@ import json
 import platform
 import re
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,13 +25,13 @@ from typing import NamedTuple
 
 import torch
 import transformers
-from tqdm import tqdm
 
 import hf_meta_adapters as hma
 from hf_meta_adapters.cli.written_command import written_command
 from hf_meta_adapters.results.files import write_text
 from hf_meta_adapters.study.memory import keep_freed_memory, peak_in_own_process, peak_memory
 from hf_meta_adapters.study.next_steps import NextSteps
+from hf_meta_adapters.study.step_times import step_times
 from hf_meta_adapters.study.theta_update import ThetaUpdate
 from hf_meta_adapters.study.unrolled import unrolled_step
 
@@ -172,26 +171,11 @@ def four_steps(step: Callable) -> None:
         step(seed)
 
 
-def now() -> float:
-    if CUDA:
-        torch.cuda.synchronize()
-
-    return time.perf_counter() if CUDA else time.process_time()
-
-
 def times(args: Arguments, count: int) -> dict[str, float]:
     """Name → median seconds of a step."""
     steps = Steps(args, count).by_name(args.settings)
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    # Those that take long come last, once: the memory that they leave behind slows the others down.
     long = [name for name in steps if name.startswith(("paper", "unrolled"))]
-    rounds = [[name for name in steps if name not in long]] * (args.repeats + 1) + [long] * 2
-    for number, names in enumerate(tqdm(rounds, desc=f"{count} languages")):
-        for name in names:
-            began = now()
-            steps[name]()
-            seconds[name] += [now() - began] if number not in (0, args.repeats + 1) else []
-
+    seconds = step_times(steps, args.repeats, long=long, title=f"{count} languages")
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     return {name: time / 4 if name in FOUR else time for name, time in medians.items()}
 

@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 import torch
 import transformers
 from peft import LoraConfig
-from tqdm import tqdm
 
 import hf_meta_adapters as hma
 from hf_meta_adapters.cli.written_command import written_command
@@ -30,6 +29,7 @@ from hf_meta_adapters.meta.surgery import Surgery
 from hf_meta_adapters.meta.weightings import METHODS
 from hf_meta_adapters.results.files import write_text
 from hf_meta_adapters.study.memory import peak_in_own_process, peak_memory
+from hf_meta_adapters.study.step_times import step_times
 
 LENGTH = 64  # tokens of a row
 CUDA = torch.cuda.is_available()
@@ -97,27 +97,6 @@ class Steps:
         return steps
 
 
-def now() -> float:
-    if CUDA:
-        torch.cuda.synchronize()
-
-    return time.perf_counter() if CUDA else time.process_time()
-
-
-def rounds(args: Arguments, count: int, lora: bool) -> dict[str, list[float]]:
-    """Name → seconds of a step in each round."""
-    steps = Steps(args, count, lora).by_name(args.method)
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for repeat in tqdm(range(args.repeats + 1), desc=f"{count} languages"):
-        for name, step in steps.items():
-            began = now()
-            step()
-            if repeat > 0:  # the first warms up
-                seconds[name].append(now() - began)
-
-    return seconds
-
-
 def milliseconds(method: str, count: int) -> float:
     """The median time of the weights of one Gramian."""
     vectors = torch.randn(count, 30, dtype=torch.float64)
@@ -151,7 +130,8 @@ def main() -> None:
     print("| θ | languages | step | time / joint | peak MB |\n|---|---:|---|---:|---:|")
     for lora in (False, True):
         for count in args.languages:
-            seconds = rounds(args, count, lora)
+            steps = Steps(args, count, lora).by_name(args.method)
+            seconds = step_times(steps, args.repeats, title=f"{count} languages")
             for name, several in seconds.items():
                 row = {"theta": "LoRA" if lora else "all weights", "languages": count}
                 row |= {"step": name, "seconds": sum(several) / len(several)}

@@ -21,6 +21,11 @@ from hf_meta_adapters.training.arguments import MetaAdapterTrainingArguments
 _PARALLEL = Unsupported(
     "tensor, context or sequence parallelism", "processes share the work on one batch"
 )
+_HYBRID = Unsupported(
+    "hybrid sharding (HSDP)",
+    "gradients are summed within groups of processes, and again over the groups, which the sums of"
+    " the outer step do not know",
+)
 _UNSUPPORTED: Mapping[DistributedType, Unsupported] = {
     DistributedType.DEEPSPEED: DEEPSPEED,
     DistributedType.MEGATRON_LM: Unsupported(
@@ -54,6 +59,10 @@ def check_distribution(
     for axis in ("tp_size", "cp_size", "sp_size"):
         if (getattr(sizes, axis, None) or 1) > 1:
             raise refusal(_PARALLEL)
+
+    axes = ("dp_replicate_size", "dp_shard_size")
+    if all((getattr(sizes, axis, None) or 1) > 1 for axis in axes):
+        raise refusal(_HYBRID)
 
     _check_processes(args)
 

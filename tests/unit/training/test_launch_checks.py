@@ -37,6 +37,11 @@ REFUSED = {
         {},
         "Found tensor, context or seq",
     ),
+    "replicas of shards": (
+        accelerator("FSDP", plugin(), sizes=SimpleNamespace(dp_replicate_size=2, dp_shard_size=4)),
+        {},
+        "Found hybrid sharding",
+    ),
     "FSDP2, exact": (
         accelerator("FSDP", plugin()),
         {"meta_gradient": "exact"},

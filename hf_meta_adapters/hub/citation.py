@@ -37,6 +37,18 @@ _SAMPLING = {
     "unimax": "chung-etal-2023-unimax",
     "cooldown": "li-etal-2025-upsample",
 }
+_SURGERY = {
+    "pcgrad": "yu-etal-2020-gradient",
+    "gradvac": "wang-etal-2021-gradient",
+    "upgrad": "quinton-rey-2024-jacobian",
+    "dualproj": "lopez-paz-ranzato-2017-gradient",
+    "cagrad": "liu-etal-2021-conflict",
+    "aligned_mtl": "senushkin-etal-2023-independent",
+    "mgda": "desideri-2012-multiple",
+    "imtl_g": "liu-etal-2021-impartial",
+    "fairgrad": "ban-ji-2024-fair",
+    "nash_mtl": "navon-etal-2022-multi",
+}
 _WEIGHTS = {"alignment": "fan-etal-2024-doge", "famo": "liu-etal-2023-famo"}
 
 
@@ -80,6 +92,7 @@ class _TrainingSettings(Protocol):
     adapter_update: str
     languages_per_step: int | None
     sampling: str
+    shared_update: str
     language_weights: str
     reptile_steps: int | None
 
@@ -161,6 +174,8 @@ def _keys_of_settings(settings: _MetaGradientSettings) -> Iterator[str]:
     if isinstance(settings, _TrainingSettings):
         if settings.languages_per_step is not None:
             yield _SAMPLING[settings.sampling]
+        if settings.shared_update in _SURGERY:
+            yield _SURGERY[settings.shared_update]
         if settings.language_weights in _WEIGHTS:
             yield _WEIGHTS[settings.language_weights]
         if settings.reptile_steps is not None:

@@ -20,13 +20,18 @@ from hf_meta_adapters import (
     get_language_model,
 )
 from hf_meta_adapters.errors import ConfigurationError
+from hf_meta_adapters.meta.weightings import METHODS
 from tests.adapted import adapted
 from tests.tiny import tiny
 
 PAPER, PACKAGE = "wang-etal-2020-negative", "hf-meta-adapters"
 HOULSBY, PFEIFFER = "houlsby-etal-2019-parameter", "pfeiffer-etal-2021-adapterfusion"
 LORA, IA3, DARTS = "hu-etal-2022-lora", "liu-etal-2022-few-shot", "liu-etal-2019-darts"
-REQUIRED = {"inproceedings": {"title", "author", "booktitle", "year"}, "misc": {"title", "author"}}
+REQUIRED = {
+    "inproceedings": {"title", "author", "booktitle", "year"},
+    "article": {"title", "author", "journal", "year"},
+    "misc": {"title", "author"},
+}
 
 
 def parse(text: str) -> Iterator[tuple[str, str, dict[str, str]]]:
@@ -142,6 +147,19 @@ def test_the_arguments_of_a_run(tmp_path: Path) -> None:
     assert keys(joint) == [PAPER, PACKAGE, "li-etal-2025-upsample", "liu-etal-2023-famo"]
     aligned = arguments(tmp_path, language_weights="alignment", meta_gradient="exact")
     assert keys(aligned) == [PAPER, PACKAGE, "fan-etal-2024-doge"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_of_surgery_adds_its_paper(tmp_path: Path, method: str) -> None:
+    run = arguments(tmp_path, shared_update=method, adapter_update="train")
+    (key,) = keys(run)[2:]
+
+    # the page that explains the methods links to the paper of the entry
+    ((_, _, fields),) = [one for one in parse(citation(run)) if one[1] == key]
+    page = (Path(__file__).parents[3] / "docs/explanation/outer_step.md").read_text("utf-8")
+    (row,) = [line for line in page.splitlines() if line.startswith(f'| `"{method}"` |')]
+    assert f"]({fields['url']})" in row
+    assert keys(arguments(tmp_path, shared_update="project"))[2:] == [DARTS]
 
 
 def test_loops_and_merging(tmp_path: Path) -> None:

@@ -151,9 +151,9 @@ def next_step_gradient(
         collected = Collected.empty(problem)
         passes: dict[Language, KeptPass] = {}
         for key in problem.trained:
-            train = _train_pass(collected, problem, key)
+            kept_pass = _train_pass(collected, problem, key)
             if key in problem.mixed:
-                passes[key] = _kept_pass(problem, train)
+                passes[key] = kept_pass
 
         _add_parts(collected, problem, before, anchor)
         now = KeptStep(passes, anchor.start, collected.share * problem.mixed_factor)
@@ -182,16 +182,13 @@ def _taken(kept: KeptStep | None) -> KeptStep | None:
     return kept
 
 
-def _train_pass(collected: Collected, problem: Problem, key: Language) -> TrainPass:
-    """Take the training pass of a language, and add it to the mean."""
+def _train_pass(collected: Collected, problem: Problem, key: Language) -> KeptPass:
+    """Add the training pass of a language, and return what its product needs in the next step."""
+    # A function of its own: the gradient of θ must not live on while the next pass is taken.
     train = problem.train_pass(key)
     (gradient,) = problem.reduce.summed((train.shared_gradient, problem.shared))
     collected.add_train(problem, key, train, gradient)
-    return train
 
-
-def _kept_pass(problem: Problem, train: TrainPass) -> KeptPass:
-    """What the product of a language needs in the next step."""
     own = train.without_gradients(keep_product=problem.product.needs_train_gradient)
     gradient = mapped(own.product_gradient, local)
     point = [local(entry.detach()).clone() for entry in train.language]

@@ -27,6 +27,35 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(1)
 
+FIRST_LANE = (
+    "docs/test_command_line.py",
+    "docs/test_house_map.py",
+    "docs/test_links.py",
+    "docs/test_little_data.py",
+    "docs/test_site.py",
+    "docs/test_tables.py",
+    "recipes/test_benchmarks.py",
+    "recipes/test_diagnostic_studies.py",
+    "recipes/test_few_label.py",
+    "recipes/test_gpu.py",
+    "recipes/test_gramian_noise.py",
+    "recipes/test_headers.py",
+    "recipes/test_little_text.py",
+    "recipes/test_new_language.py",
+    "recipes/test_pretrained.py",
+    "recipes/test_small_llm.py",
+    "recipes/test_soak.py",
+    "recipes/test_study.py",
+    "unit/meta/",
+    "unit/products/",
+    "unit/results/",
+    "unit/study/",
+    "unit/test_house_rules.py",
+    "unit/test_project.py",
+)
+"""What `make test` alone runs, as if it were marked `first_lane`: mathematics that no transformers
+takes part in, the rules of the house, its wheel, and the studies and benchmarks of this project."""
+
 
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
@@ -85,6 +114,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         absent["first_lane"] = "NOT CHECKED beside `adapters`: `make test` checks it"
 
     for item in items:
+        if item.path.relative_to(ROOT / "tests").as_posix().startswith(FIRST_LANE):
+            item.add_marker("first_lane")
+
         for marker, reason in absent.items():
             if item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))

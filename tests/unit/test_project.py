@@ -15,6 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.conftest import FIRST_LANE
 from tests.wheel import PACKAGE, PACKAGING, build
 
 
@@ -285,3 +286,8 @@ def test_the_locked_versions_are_within_the_bounds(
         assert bound.specifier.contains(exact.version), (
             f"{bound} excludes the locked {exact.version}"
         )
+
+
+@pytest.mark.parametrize("path", FIRST_LANE)
+def test_what_the_second_lane_leaves_out_exists(path: str, project_root: Path) -> None:
+    assert (project_root / "tests" / path).exists()

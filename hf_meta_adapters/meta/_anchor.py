@@ -62,13 +62,17 @@ class Anchor:
 
     def rebase(self, base: list[Tensor] | None = None) -> None:
         """Make `base` the point from which moves start, and go there; `None` is the original θ."""
+        self.start_from(base)
+        self.restore()
+
+    def start_from(self, base: list[Tensor] | None = None) -> None:
+        """Make `base` the point from which moves start, and leave θ where it is until then."""
         if base is None:
             base = self.start
 
         # The same list means the same point, and nothing to copy if θ is there.
         self._is_away = self._is_away or base is not self._base
         self._base = base
-        self.restore()
 
     def base(self) -> list[Tensor]:
         """The point from which moves start."""

@@ -80,11 +80,8 @@ class FiniteDifference(MixedProduct):
             _, ahead = loss_and_gradient(at.losses, at.language, at.differentiate)
             return _quotient(ahead, at.product_gradient, epsilon, at)
 
-        try:
-            anchor.move(vector, epsilon)
-            yield product_there
-        finally:
-            anchor.restore()
+        anchor.move(vector, epsilon)
+        yield product_there
 
     def _distance(self, vector: Vector, anchor: Anchor) -> Tensor:
         """ε = radius / ‖w‖, 0-d."""

@@ -65,7 +65,7 @@ def _add_targets(
     """Add the parts of languages for which v is the same: −β ∇φ⟨g_i, D v⟩ is the indirect one."""
     # Every language shares the step, and so its diagonal: that of the mean gradient.
     vector = times(validation.shared_gradient, diagonal)
-    anchor.rebase()
+    anchor.start_from()
 
     for key in targets:
         collected.direct[key] = validation.direct[key]

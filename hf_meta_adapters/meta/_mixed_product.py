@@ -75,9 +75,10 @@ class MixedProduct(ABC):
 
         Args:
             vector: w.
-            anchor: Moves θ, which is at its base; within the context it may stay away from there.
+            anchor: Moves θ, from wherever it is, and may leave it away from its base.
 
         Yields:
             Computes the product of a language, without the rows of θ.
         """
+        anchor.restore()
         yield lambda at: self(at, vector, anchor, with_shared=False)

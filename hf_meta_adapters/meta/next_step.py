@@ -211,7 +211,7 @@ def _add_parts(
     if not present(vector):
         return
 
-    anchor.rebase(kept.point)
+    anchor.start_from(kept.point)
     with problem.product.along(vector, anchor) as product:
         for key in kept.passes:
             collected.direct.setdefault(key, absent(problem.language[key]))

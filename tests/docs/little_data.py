@@ -16,6 +16,9 @@ from tests.docs.pages import ROOT
 RESULTS = ROOT / "recipes" / "results"
 LITTLE_TEXT, FEW_LABELS = "little_text_small", "few_label_small"
 
+CONTROLS = ("random_1", "flipped_1")
+"""The indirect part in a random direction, and with the opposite sign."""
+
 Record = Mapping[str, Any]
 
 ANSWERS = {
@@ -107,6 +110,7 @@ def text_arms(record: Record | None) -> str:
     criterion = record["criterion"]
     places = [f"{criterion['scenario']}, {rows} rows" for rows in criterion["rows"]]
     named = [criterion["baseline"], criterion["treatment"], *criterion["rivals"]]
+    named += [arm for arm in CONTROLS if any(arm in found for found in record["means"].values())]
     rows = []
     for arm in named:
         row = [f"`{arm}`"]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import transformers
 
@@ -25,8 +26,8 @@ def random_encoder(
 
     Args:
         folder: The folder; if it is there, nothing is made.
-        labelled: The folder with `<language>/train.jsonl(.gz)`, whose `tokens` the tokenizer is
-            trained on.
+        labelled: The folder with `<language>/train.jsonl(.gz)`, on whose texts the tokenizer is
+            trained.
         languages: The languages.
         sizes: Arguments of the config, such as `hidden_size`.
 
@@ -38,7 +39,7 @@ def random_encoder(
         return str(place)
 
     rows = load_local_datasets(labelled, "train", languages=languages, limit=_ROWS)
-    texts = [" ".join(row["tokens"]) for row in chain(*rows.values())]
+    texts = [_text(row) for row in chain(*rows.values())]
     tokenizer = train_tokenizer(texts, vocabulary=_VOCABULARY, max_length=_POSITIONS)
 
     transformers.set_seed(_SEED)
@@ -47,3 +48,9 @@ def random_encoder(
         tokenizer.save_pretrained(new)
         model.save_pretrained(new)
     return str(place)
+
+
+def _text(row: Mapping[str, Any]) -> str:
+    """The words of an example of any task."""
+    words = row.get("tokens") or [value for value in row.values() if isinstance(value, str)]
+    return " ".join(words)

@@ -18,9 +18,9 @@ import pytest
 import yaml
 from datasets import get_dataset_config_names
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
-from hf_meta_adapters import LanguageAdapterModel, get_language_model
+from hf_meta_adapters import BottleneckConfig, LanguageAdapterModel, get_language_model
 from hf_meta_adapters.cli import command
 from hf_meta_adapters.cli.command import PASSED_ON
 from hf_meta_adapters.cli.copying import copy_bundled
@@ -34,6 +34,7 @@ from tests.docs.pages import ROOT, pages
 from tests.hub_server import HubServer
 
 LLAMA = "meta-llama/Llama-3.2-1B"
+ENCODER = "FacebookAI/xlm-roberta-base"
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M"
 TOKEN = "hf_my_token"
 CONFIGS = Path("hf_meta_adapters", "bundled", "recipes", "configs")
@@ -135,12 +136,21 @@ def publish(hub: HubServer, name: str, folder: Path) -> None:
     hub.repository(name, files)
 
 
-def put_verses(file: Path, language: str, lines: int) -> None:
-    """The first test verses, one a line."""
+def put_verses(file: Path, language: str, lines: int, first: int = 0) -> None:
+    """Some of the test verses, one a line."""
     (source,) = (ROOT / "recipes" / "data" / language).glob("test.txt*")
     file.parent.mkdir(parents=True, exist_ok=True)
     with gzip.open(source, "rt") as verses:
-        file.write_text("".join(itertools.islice(verses, lines)), encoding="utf-8")
+        file.write_text("".join(itertools.islice(verses, first, first + lines)), encoding="utf-8")
+
+
+def put_first_lines(data: Path, folder: Path, name: str, count: int) -> None:
+    """The first lines of real data: whole files would take longer to read than the command."""
+    with gzip.open(data / name, "rt") as file:
+        lines = list(itertools.islice(file, count))
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    with gzip.open(folder / name, "wt") as file:
+        file.writelines(lines)
 
 
 @whole
@@ -301,18 +311,73 @@ def test_new_languages_are_studied_as_the_page_has_it(
     pytest.importorskip("evaluate", reason="NOT CHECKED: the extra `metrics` brings evaluate")
     (block,) = printed("add_a_language")
 
-    # The first lines of the real data: whole files would take longer to read than the study.
     for language in ("en", "sw", "te"):
         for name in ("text/{}/train.txt.gz", "text/{}/test.txt.gz", "pos/{}/train.jsonl.gz"):
-            with gzip.open(shared_data / name.format(language), "rt") as file:
-                lines = [line for _, line in zip(range(50), file, strict=False)]
-            place = folder / "DATA" / name.format(language)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with gzip.open(place, "wt") as file:
-                file.writelines(lines)
+            put_first_lines(shared_data, folder / "DATA", name.format(language), 50)
     put_small(wheel, "new_language_small", "new_language_tiny", results="results.json")
 
     run_printed(block)
     found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     assert not found["missing"]
     assert "--config new_language_small --data DATA" in found["command"]
+
+
+def put_labels(folder: Path, data: Path, pos: list[str]) -> None:
+    """A family of an encoder, MODEL, and labeled examples of real data, DATA."""
+    base = AutoModelForMaskedLM.from_pretrained(ENCODER)
+    get_language_model(base, BottleneckConfig(bottleneck_size=4), pos).save_pretrained("MODEL")
+    AutoTokenizer.from_pretrained(ENCODER).save_pretrained("MODEL")
+
+    for task, languages in {"pos": pos, "nli": ["en", "sw"]}.items():
+        for language, split in itertools.product(languages, ("train", "dev", "test")):
+            put_first_lines(data, folder / "DATA", f"{task}/{language}/{split}.jsonl.gz", 60)
+
+
+def results_of(folder: Path, name: str) -> dict:
+    return json.loads((folder / "outputs" / name / "results.json").read_text(encoding="utf-8"))
+
+
+@whole
+def test_little_data_is_trained_on_as_the_page_has_it(
+    folder, wheel, run_printed, shared_data
+) -> None:
+    pytest.importorskip("evaluate", reason="NOT CHECKED: the extra `metrics` brings evaluate")
+    train, compare = printed("little_data")
+    put_labels(folder, shared_data, ["en", "sw", "te"])
+    for language in ("en", "sw"):
+        put_verses(folder / "TEXTS" / language / "train.txt", language, 40)
+        put_verses(folder / "TEXTS" / language / "test.txt", language, 20, first=40)
+    short = {"max_steps": 3, "warmup_steps": 1, "vocabulary": 320, "use_cpu": True}
+    put_small(wheel, "pretrain_mlm", "pretrain_mlm", **short)
+
+    said = run_printed(train)
+    family = LanguageAdapterModel.from_pretrained(folder / "outputs" / "pretrain_mlm")
+    assert family.languages == ("en", "sw")
+    assert "Task pos; accuracy" in said
+
+    for name in ("few_label_tiny", "little_text_tiny"):
+        put_small(wheel, name, name, results=f"outputs/{name}/results.json")
+    run_printed(compare)
+    assert "--data DATA" in results_of(folder, "few_label_tiny")["command"]
+    for name in ("few_label_tiny", "little_text_tiny"):
+        assert not results_of(folder, name)["missing"]
+
+
+@whole
+def test_few_labels_are_trained_on_as_the_page_has_it(
+    folder, wheel, run_printed, shared_data
+) -> None:
+    pytest.importorskip("evaluate", reason="NOT CHECKED: the extra `metrics` brings evaluate")
+    protocols, compare = printed("few_labels")
+    put_labels(folder, shared_data, ["en", "sw"])
+
+    blocks = protocols.split("\n\n")
+    assert len(blocks) == 4
+    for block in blocks:
+        run_printed(block)
+        (scores,) = folder.glob("outputs/*/scores.json")
+        assert set(json.loads(scores.read_text(encoding="utf-8"))["scores"]) == {"en", "sw"}
+        scores.unlink()
+
+    # the page of little data has it as well, and runs it
+    assert compare.strip() in printed("little_data")[1].splitlines()

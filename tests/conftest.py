@@ -34,6 +34,10 @@ FIRST_LANE = (
     "docs/test_little_data.py",
     "docs/test_site.py",
     "docs/test_tables.py",
+    "invariant/test_cost.py",
+    "invariant/test_meta_languages.py",
+    "invariant/test_sampled_rows.py",
+    "invariant/test_surgery.py",
     "recipes/test_benchmarks.py",
     "recipes/test_diagnostic_studies.py",
     "recipes/test_few_label.py",
@@ -46,6 +50,8 @@ FIRST_LANE = (
     "recipes/test_small_llm.py",
     "recipes/test_soak.py",
     "recipes/test_study.py",
+    "unit/data/",
+    "unit/diagnostics/",
     "unit/meta/",
     "unit/products/",
     "unit/results/",
@@ -53,8 +59,8 @@ FIRST_LANE = (
     "unit/test_house_rules.py",
     "unit/test_project.py",
 )
-"""What `make test` alone runs, as if it were marked `first_lane`: mathematics that no transformers
-takes part in, the rules of the house, its wheel, and the studies and benchmarks of this project."""
+"""What `make test` alone runs, as if it were marked `first_lane`: mathematics and data that no
+transformers takes part in, rules of the house, the wheel, and our own studies and benchmarks."""
 
 
 @pytest.fixture(autouse=True)

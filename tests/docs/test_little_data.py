@@ -120,3 +120,66 @@ def test_what_the_page_says_of_the_criteria_is_what_they_are() -> None:
     assert "rows: [100, 300]" in text
     assert "rivals: [dropout, adapter_dropout, weight_decay, smaller, sharpness]" in text
     assert "shots: [10, 20, 50]" in (configs / "few_label_small.yaml").read_text(encoding="utf-8")
+
+
+def page() -> str:
+    return " ".join((ROOT / "docs/how-to/little_data.md").read_text(encoding="utf-8").split())
+
+
+def signed(value: float, digits: int) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def test_the_sentences_about_few_labels_have_the_numbers_of_the_run() -> None:
+    found = little_data.record_of(little_data.FEW_LABELS)
+    ten, twenty, fifty = found["criterion"]["comparisons"]
+    points = [signed(100 * ten[key], 1) for key in ("mean", "low", "high")]
+    assert f"{points[0]} points [{points[1]}, {points[2]}]" in page()
+    points = [signed(100 * twenty[key], 1) for key in ("low", "high")]
+    assert f"interval is [{points[0]}, {points[1]}] points" in page()
+    behind = [f"{-100 * fifty[key]:.1f}" for key in ("mean", "high", "low")]
+    assert f"by {behind[0]} points [{behind[1]}, {behind[2]}], p = .046" in page()
+    assert round(fifty["p_value"], 3) == 0.046
+
+    ranges = []
+    for arm in (fifty["treatment"], fifty["baseline"]):
+        scores = [found["cells"][f"pos-50-{arm}-{seed}"]["result"]["scores"] for seed in range(8)]
+        means = [sum(v for key, v in of.items() if key != "en") / (len(of) - 1) for of in scores]
+        ranges += [f"{min(means):.2f}", f"{max(means):.2f}"]
+    low, high, low_of_two, high_of_two = ranges
+    assert f"between {low} and {high}, those of two stages between {low_of_two}" in page()
+    assert f"{low_of_two} and {high_of_two}." in page()
+
+    ratios = []
+    for one in (ten, twenty, fifty):
+        means = found["means"][f"pos, {one['shots']} labels"]
+        costs = [means[one[of]]["cpu_seconds"] for of in ("treatment", "baseline")]
+        ratios.append(costs[0] / costs[1])
+    assert f"{sum(ratios) / 3:.1f} times the processor time" in page()
+
+
+def test_the_sentences_about_the_controls_have_the_numbers_of_the_run() -> None:
+    found = little_data.record_of(little_data.LITTLE_TEXT)
+    means = found["means"]["poor, 100 rows"]
+
+    # As in the table: the numbers of an arm against adapters alone.
+    _, harm, _ = little_data.of_text(means["random_1"])
+    assert harm == "-0.011 [-0.017, -0.004]"
+    assert "worse by 0.011 bits [0.004, 0.017]" in page()
+    _, opposite, _ = little_data.of_text(means["flipped_1"])
+    assert f"by {opposite.replace('+', '')}; the right sign" in page()
+
+    scores = {}
+    for arm in ("next_1", "flipped_1"):
+        cells = [found["cells"][f"poor-100-{arm}-{seed}"] for seed in range(8)]
+        values = [cell["result"]["scores"]["mlm"].values() for cell in cells]
+        scores[arm] = [sum(of) / len(of) for of in values]
+    pairs = [b - a for a, b in zip(scores["next_1"], scores["flipped_1"], strict=True)]
+    interval = stats.ttest_1samp(pairs, 0).confidence_interval(0.95)
+    ahead = f"{sum(pairs) / 8:.3f} [{interval.low:.3f}, {interval.high:.3f}] ahead"
+    assert f"the right sign is {ahead}" in page()
+
+    right, flipped = (means[arm]["mlm_better"] for arm in ("next_1", "flipped_1"))
+    assert f"Half of that difference, {(right - flipped) / 2:.3f}, depends on the sign" in page()
+    assert f"half of the sum of both gains, {(right + flipped) / 2:.3f}, does not" in page()
+    assert f"the smaller part of the gain of {right:.3f}" in page()

@@ -325,8 +325,9 @@ def test_new_languages_are_studied_as_the_page_has_it(
 def put_labels(folder: Path, data: Path, pos: list[str]) -> None:
     """A family of an encoder, MODEL, and labeled examples of real data, DATA."""
     base = AutoModelForMaskedLM.from_pretrained(ENCODER)
-    get_language_model(base, BottleneckConfig(bottleneck_size=4), pos).save_pretrained("MODEL")
-    AutoTokenizer.from_pretrained(ENCODER).save_pretrained("MODEL")
+    family = get_language_model(base, BottleneckConfig(bottleneck_size=4), pos)
+    family.save_pretrained(folder / "MODEL")
+    AutoTokenizer.from_pretrained(ENCODER).save_pretrained(folder / "MODEL")
 
     for task, languages in {"pos": pos, "nli": ["en", "sw"]}.items():
         for language, split in itertools.product(languages, ("train", "dev", "test")):

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
 from hf_meta_adapters.errors import ConfigurationError
-from hf_meta_adapters.meta.adam import Adam, is_adam
-from hf_meta_adapters.meta.vectors import Vector, absent
+from hf_meta_adapters.meta._adam_derivative import adam_derivative
+from hf_meta_adapters.meta.adam import is_adam
+from hf_meta_adapters.meta.vectors import Vector, absent, local, mapped
 
 
 def check_optimizer(optimizer: Optimizer, parameters: Sequence[Tensor]) -> None:
@@ -38,17 +39,12 @@ def check_optimizer(optimizer: Optimizer, parameters: Sequence[Tensor]) -> None:
                 raise _unknown(f"{type(optimizer).__name__}({feature}=True)")
 
 
-def optimizer_derivative(
-    optimizer: Optimizer,
-    parameters: Sequence[Tensor],
-    gradients: Vector,
-    factor: Tensor | float = 1.0,
-) -> Vector:
-    """The diagonal D = −∂θ_{t+1}/∂g_t of the step that the optimizer is about to take.
+class OptimizerDerivative:
+    """The diagonal D = −∂θ_{t+1}/∂g_t of the next step that an optimizer takes.
 
-    Of Adam and AdamW, η ∂Δ/∂g with Δ and its derivative as in `Adam`; of SGD with the momentum μ
-    and the dampening d, η (1 − d), and η where there is no momentum yet; Nesterov's form has
-    1 + μ (1 − d), and 1 + μ at first. η is the present learning rate of the parameter.
+    Of Adam and AdamW, see `adam_derivative`; of SGD with the momentum μ and the dampening d,
+    η (1 − d), and η where there is no momentum yet; Nesterov's form has 1 + μ (1 − d), and 1 + μ at
+    first. η is the learning rate of the parameter in that step.
 
     An entry of g that is exactly zero belongs to a weight that no loss reached, such as the
     embedding of a word that is not in the batch. No φ changes that, and its D is set to zero:
@@ -57,32 +53,65 @@ def optimizer_derivative(
     Args:
         optimizer: An optimizer that `check_optimizer` accepts, before the step.
         parameters: θ.
-        gradients: g_t, as the optimizer sees it.
-        factor: What D is multiplied by.
-
-    Returns:
-        D, absent where there is no gradient.
+        point: The values of θ before the step: the parts that this process holds.
     """
-    groups = _groups(optimizer)
-    factors = [groups[id(parameter)]["lr"] * factor for parameter in parameters]
 
-    if is_adam(optimizer):
+    def __init__(
+        self, optimizer: Optimizer, parameters: Sequence[Tensor], point: Sequence[Tensor]
+    ) -> None:
+        self._optimizer = optimizer
+        self._parameters = list(parameters)
+        self._point = point
+        # The first gradient becomes the momentum as it is.
+        self._is_first = [
+            optimizer.state.get(parameter, {}).get("momentum_buffer") is None
+            for parameter in parameters
+        ]
+
+    def __call__(self, gradients: Vector, factor: Tensor | float = 1.0) -> Vector:
+        """Compute D, after the step and before the next.
+
+        Args:
+            gradients: g_t, as the optimizer saw it.
+            factor: What D is multiplied by.
+
+        Returns:
+            D, absent where there is no gradient: the parts that this process holds. Zero if a
+            fused optimizer has skipped the step because of an overflow of fp16.
+        """
+        groups = _groups(self._optimizer)
+        own = [groups[id(parameter)] for parameter in self._parameters]
+        factors = [group["lr"] * factor for group in own]
+
+        if is_adam(self._optimizer):
+            decayed = self._decayed(mapped(gradients, local), own)
+            derivative = adam_derivative(self._optimizer, self._parameters, decayed, factors)
+        else:
+            derivative = absent(gradients)
+            for position, entry in enumerate(mapped(gradients, local)):
+                if entry is not None:
+                    slope = _sgd_slope(own[position], is_first=self._is_first[position])
+                    whole = torch.full_like(entry, slope) * factors[position]
+                    derivative[position] = whole.masked_fill_(entry == 0, 0.0)
+
+        # A tensor: the host would wait for its value. Others are not called for such a step.
+        found_inf: Tensor | None = getattr(self._optimizer, "found_inf", None)
+        if found_inf is None:
+            return derivative
+
+        zero = torch.zeros((), device=found_inf.device)
+        return mapped(derivative, lambda entry: torch.where(found_inf > 0, zero.to(entry), entry))
+
+    def _decayed(self, gradients: Vector, groups: Sequence[dict[str, Any]]) -> Vector:
+        """The gradient, g + λθ where the optimizer takes that for the gradient."""
         decayed: Vector = []
-        for parameter, entry in zip(parameters, gradients, strict=True):
-            decay = _coupled_decay(optimizer, groups[id(parameter)])
+        for entry, start, group in zip(gradients, self._point, groups, strict=True):
+            decay = _coupled_decay(self._optimizer, group)
             if entry is not None and decay:
                 # no loss reached an entry of zero, whatever decays it
-                entry = torch.where(entry == 0, entry, entry + decay * parameter.detach())
+                entry = torch.where(entry == 0, entry, entry + decay * start)
             decayed.append(entry)
-        return Adam.of(optimizer, parameters).slope(decayed, factors)
-
-    derivative = absent(parameters)
-    for position, (parameter, entry) in enumerate(zip(parameters, gradients, strict=True)):
-        slope = _sgd_slope(optimizer, parameter, entry, groups[id(parameter)])
-        if slope is not None and entry is not None:
-            derivative[position] = (slope * factors[position]).masked_fill_(entry == 0, 0.0)
-
-    return derivative
+        return decayed
 
 
 def _groups(optimizer: Optimizer) -> dict[int, dict[str, Any]]:
@@ -101,21 +130,15 @@ def _coupled_decay(optimizer: Optimizer, group: dict[str, Any]) -> float:
     return decay
 
 
-def _sgd_slope(
-    optimizer: Optimizer, parameter: Tensor, entry: Tensor | None, group: dict[str, Any]
-) -> Tensor | None:
+def _sgd_slope(group: dict[str, Any], *, is_first: bool) -> float:
     """∂/∂g of the direction that SGD takes."""
-    if entry is None:
-        return None
-
     momentum, fresh = group["momentum"], 1.0
-    # The first gradient becomes the momentum as it is.
-    if momentum and optimizer.state.get(parameter, {}).get("momentum_buffer") is not None:
+    if momentum and not is_first:
         fresh = 1.0 - group["dampening"]
     if group["nesterov"]:
         fresh = 1.0 + momentum * fresh
 
-    return torch.full_like(entry, fresh)
+    return float(fresh)
 
 
 def _unknown(found: str) -> ConfigurationError:

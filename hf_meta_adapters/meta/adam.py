@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hf_meta_adapters.errors import ConfigurationError
+from hf_meta_adapters.meta._adam_constants import AdamConstants
 from hf_meta_adapters.meta._inner_optimizer import InnerOptimizer
-from hf_meta_adapters.meta.vectors import Vector, absent, local, mapped, present
+from hf_meta_adapters.meta._pieces import Piece, pieces, room
+from hf_meta_adapters.meta.vectors import Vector, absent, local
 
 _STATE = {"exp_avg", "exp_avg_sq", "step"}
 """The names under which PyTorch's optimizers of the Adam family keep m, v and t."""
-
-_ENTRIES = 1 << 22
-"""How many entries of parameters are computed with at once."""
-
-_ENTRIES_ON_CPU = 1 << 16
-"""The same on a CPU: a dozen passes over them find them in the cache."""
 
 
 def is_adam(optimizer: torch.optim.Optimizer) -> bool:
@@ -95,7 +90,7 @@ class Adam(InnerOptimizer):
             for parameter in group["params"]
         }
 
-        counts = _counts([optimizer.state.get(parameter, {}) for parameter in parameters])
+        counts = step_counts([optimizer.state.get(parameter, {}) for parameter in parameters])
         states: list[AdamState | None] = []
         for parameter, count in zip(parameters, counts, strict=True):
             group = group_of.get(id(parameter))
@@ -130,204 +125,69 @@ class Adam(InnerOptimizer):
     def displacement(self, gradient: Vector) -> tuple[Vector, Vector | None]:
         """Return Δ(g) and the diagonal of its Jacobian."""
         steps, slopes = absent(self.states), absent(self.states)
+        constants: dict[int, AdamConstants] = {}
+        rows: dict[int, list[Tensor]] = {}
+
         for position, entry in enumerate(gradient):
             if entry is not None:
-                steps[position] = _room(entry)
-                slopes[position] = _room(entry)
+                step, slope = room(entry), room(entry)
+                steps[position], slopes[position] = step, slope
 
-        for piece in self._pieces(gradient, steps, slopes):
-            moved, slope = _step_and_slope(piece.gradients, piece.states)
-            torch._foreach_copy_(piece.outputs[0], moved)
-            torch._foreach_copy_(piece.outputs[1], slope)
+                first, second, constants[position] = self._state(position, entry)
+                rows[position] = [entry, first, second, step, slope]
+
+        for piece in pieces(constants, rows):
+            _write_step_and_slope(piece)
 
         return steps, slopes
 
-    def slope(self, gradient: Vector, factors: Sequence[Tensor | float]) -> Vector:
-        """Return the diagonal of the Jacobian, times a factor, and zero where g is exactly zero.
+    def _state(self, position: int, entry: Tensor) -> tuple[Tensor, Tensor, AdamConstants]:
+        """Both moments of a parameter, which are zero before the optimizer has any."""
+        state = self.states[position]
+        if state is None:
+            zeros = torch.zeros_like(entry)
+            return zeros, zeros, AdamConstants(self.betas, self.epsilon, 1.0)
 
-        Args:
-            gradient: g.
-            factors: One for each parameter.
-        """
-        slopes = mapped(gradient, _room)
-        for piece in self._pieces(gradient, slopes):
-            parts = _Parts.of(piece.gradients, piece.states)
-            slope = parts.slope(piece.gradients)
-
-            # with the sign of g²: 0 where g is, and else 1
-            torch._foreach_sign_(parts.squares)
-            several = zip(slope, parts.squares, piece.outputs[0], piece.positions, strict=True)
-            for entry, sign, output, position in several:
-                torch.mul(entry, sign, out=output)
-                output.mul_(factors[position])
-
-        return slopes
-
-    def _pieces(self, gradient: Vector, *outputs: Vector) -> Iterator[_Piece]:
-        """Pieces of the parameters, so small that the passes over one find it in the cache."""
-        alike: dict[tuple[object, ...], list[int]] = {}
-        for position, (entry, state) in enumerate(zip(gradient, self.states, strict=True)):
-            if entry is not None:
-                alike.setdefault(self._constants(entry, state), []).append(position)
-
-        for positions in alike.values():
-            piece = _Piece.empty(len(outputs))
-            for position in positions:
-                entry = present(gradient, [position])[0]
-                state = self._state(entry, self.states[position])
-                limit = _ENTRIES if entry.is_cuda else _ENTRIES_ON_CPU
-
-                flat = [_flat(entry), _flat(state.first_moment), _flat(state.second_moment)]
-                flat += [_flat(present(output, [position])[0]) for output in outputs]
-                for parts in zip(*(one.split(limit) for one in flat), strict=True):
-                    if piece.size + parts[0].numel() > limit and piece.size:
-                        yield piece
-                        piece = _Piece.empty(len(outputs))
-                    piece.add(position, state, parts)
-
-            yield piece
-
-    def _constants(self, entry: Tensor, state: AdamState | None) -> tuple[object, ...]:
-        """What parameters must have in common to share a kernel."""
-        numbers: tuple[object, ...] = (self.betas, self.epsilon, 0.0)
-        if state is not None:
-            numbers = (state.betas, state.epsilon, float(state.steps))
-        return entry.device, entry.dtype, *numbers
-
-    def _state(self, entry: Tensor, state: AdamState | None) -> AdamState:
-        """The state of a parameter, which is zero before the optimizer has one."""
-        if state is not None:
-            return state
-        zeros = torch.zeros_like(entry)
-        return AdamState(zeros, zeros, 0, self.betas, self.epsilon)
+        constants = AdamConstants(state.betas, state.epsilon, state.steps + 1)
+        return state.first_moment, state.second_moment, constants
 
 
-def _step_and_slope(
-    g: list[Tensor], states: Sequence[AdamState]
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Δ(g) and ∂Δ/∂g of parameters with the same constants, by the equations above."""
-    parts = _Parts.of(g, states)
+def _write_step_and_slope(piece: Piece[AdamConstants]) -> None:
+    """Write Δ(g) and ∂Δ/∂g of parameters with the same constants."""
+    g, first, second, moved, slope = piece.columns
+    constants = piece.constants
+    b1, b2 = constants.betas
+
+    step = torch._foreach_lerp(first, g, 1 - b1)
+    root = torch._foreach_lerp(second, torch._foreach_mul(g, g), 1 - b2)
+    torch._foreach_sqrt_(root)
+
+    denominator = torch._foreach_add(root, constants.correction * constants.epsilon)
+    torch._foreach_div_(step, denominator)
 
     # An entry that never had a gradient stays where it is. The formula has 0/0 there, and its limit
-    # (1 − β₁)/ε is a slope that no later step has: the slope is zero, as its sign √v' says.
-    moved = torch._foreach_sign(parts.root)
-    slope = parts.slope(g)
-    torch._foreach_mul_(slope, moved)
-    torch._foreach_mul_(parts.step, parts.scale)
-    return parts.step, slope
+    # (1 − β₁)/ε is a slope that no later step has: the slope is zero, as the sign of √v' says.
+    sign = torch._foreach_sign(root)
+    torch._foreach_clamp_min_(root, torch.finfo(root[0].dtype).tiny)
+
+    inner = torch._foreach_mul(step, g)
+    torch._foreach_div_(inner, root)
+    torch._foreach_mul_(inner, (b2 - 1) * constants.scale)
+    torch._foreach_add_(inner, (1 - b1) * constants.scale)
+    torch._foreach_div_(inner, denominator)
+    torch._foreach_mul_(inner, sign)
+
+    torch._foreach_copy_(slope, inner)
+    torch._foreach_mul_(step, constants.scale)
+    torch._foreach_copy_(moved, step)
 
 
-@dataclass
-class _Parts:
-    """What Δ and its derivative are made of, for parameters with the same constants.
-
-    A fused kernel for all of them stands where each would take a kernel of its own, and what the
-    corrections have in common is taken out of the vectors: with m' = β₁ m + (1 − β₁) g,
-    v' = β₂ v + (1 − β₂) g², c = √(1 − β₂ᵗ), ε' = c ε and s = c / (1 − β₁ᵗ),
-
-        Δ = s m' / (√v' + ε'),
-        ∂Δ/∂g = s (1 − β₁ − (1 − β₂) m' g / (√v' (√v' + ε'))) / (√v' + ε').
-
-    Args:
-        squares: g².
-        root: √v'.
-        denominator: √v' + ε'.
-        step: m' / (√v' + ε').
-        scale: s.
-        betas: (β₁, β₂).
-    """
-
-    squares: list[Tensor]
-    root: list[Tensor]
-    denominator: list[Tensor]
-    step: list[Tensor]
-    scale: float
-    betas: tuple[float, float]
-
-    @classmethod
-    def of(cls, g: list[Tensor], states: Sequence[AdamState]) -> _Parts:
-        """Compute them."""
-        first = states[0]
-        b1, b2 = first.betas
-        t = first.steps + 1
-        correction = math.sqrt(1 - b2**t)
-
-        step = torch._foreach_lerp([local(state.first_moment) for state in states], g, 1 - b1)
-        squares = torch._foreach_mul(g, g)
-        second = [local(state.second_moment) for state in states]
-        root = torch._foreach_lerp(second, squares, 1 - b2)
-        torch._foreach_sqrt_(root)
-
-        denominator = torch._foreach_add(root, correction * first.epsilon)
-        torch._foreach_div_(step, denominator)
-        return cls(
-            squares=list(squares),
-            root=list(root),
-            denominator=list(denominator),
-            step=list(step),
-            scale=correction / (1 - b1**t),
-            betas=first.betas,
-        )
-
-    def slope(self, g: list[Tensor]) -> list[Tensor]:
-        """∂Δ/∂g; where √v' is zero, a number without meaning."""
-        b1, b2 = self.betas
-        torch._foreach_clamp_min_(self.root, torch.finfo(self.root[0].dtype).tiny)
-
-        slope = torch._foreach_mul(self.step, g)
-        torch._foreach_div_(slope, self.root)
-        torch._foreach_mul_(slope, (b2 - 1) * self.scale)
-        torch._foreach_add_(slope, (1 - b1) * self.scale)
-        torch._foreach_div_(slope, self.denominator)
-        return list(slope)
-
-
-@dataclass
-class _Piece:
-    """Parts of parameters with the same constants, as flat views.
+def step_counts(states: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The number t of each parameter; fused optimizers keep it on the device.
 
     Args:
-        positions: The parameter of each part.
-        gradients: g.
-        states: The moments, as parts.
-        outputs: Where results are written to.
-        size: How many entries all parts have together.
+        states: The optimizer's state of each parameter.
     """
-
-    positions: list[int]
-    gradients: list[Tensor]
-    states: list[AdamState]
-    outputs: list[list[Tensor]]
-    size: int = 0
-
-    @classmethod
-    def empty(cls, outputs: int) -> _Piece:
-        """No part yet."""
-        return cls([], [], [], [[] for _ in range(outputs)])
-
-    def add(self, position: int, state: AdamState, parts: Sequence[Tensor]) -> None:
-        """Add a part: of g, of both moments, and of the results."""
-        entry, first, second, *outputs = parts
-        self.positions.append(position)
-        self.gradients.append(entry)
-        self.states.append(replace(state, first_moment=first, second_moment=second))
-        for own, output in zip(self.outputs, outputs, strict=True):
-            own.append(output)
-        self.size += entry.numel()
-
-
-def _room(entry: Tensor) -> Tensor:
-    """Memory for a result, whose flat form is a view."""
-    return torch.empty_like(entry, memory_format=torch.contiguous_format)
-
-
-def _flat(entry: Tensor) -> Tensor:
-    """The part that this process holds as a vector, in the same memory if that is contiguous."""
-    return local(entry).reshape(-1)
-
-
-def _counts(states: Sequence[Mapping[str, Any]]) -> list[float]:
-    """The number t of each parameter; fused optimizers keep it on the device."""
     positions = [position for position, state in enumerate(states) if "step" in state]
     counts = [0.0] * len(states)
     tensors = [local(states[position]["step"]) for position in positions]

@@ -13,11 +13,11 @@ from torch.optim import Optimizer
 
 from hf_meta_adapters._typing import Language, Loss
 from hf_meta_adapters.meta._kept_pass import KeptPass
-from hf_meta_adapters.meta._optimizer_derivative import optimizer_derivative
+from hf_meta_adapters.meta._optimizer_derivative import OptimizerDerivative
 from hf_meta_adapters.meta._replay import Replay
 from hf_meta_adapters.meta.random_state import RandomState
 from hf_meta_adapters.meta.sampled_losses import divided
-from hf_meta_adapters.meta.vectors import Vector, local, mapped, norm, ratio
+from hf_meta_adapters.meta.vectors import Vector, norm, ratio
 
 __all__ = ["KeptStep"]
 
@@ -51,6 +51,7 @@ class KeptStep:
 
         self._parameters: list[Tensor] = []
         self._length = torch.zeros(())
+        self._slope: OptimizerDerivative | None = None
 
     def watch(self, optimizer: Optimizer, parameters: Sequence[Tensor], gradient: Vector) -> None:
         """Record D_t when the optimizer takes its next step.
@@ -61,16 +62,17 @@ class KeptStep:
             gradient: g_t, as it was computed.
         """
         self._parameters, self._length = list(parameters), norm(gradient)
+        self._slope = OptimizerDerivative(optimizer, parameters, self.point)
 
         # The optimizer outlives this step, and must not keep it.
         method = weakref.WeakMethod(self._observe)
 
-        def before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        def after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             observe = method()
             if observe is not None:
-                observe(optimizer)
+                observe()
 
-        handle = optimizer.register_step_pre_hook(before_step)
+        handle = optimizer.register_step_post_hook(after_step)
         weakref.finalize(self, handle.remove)
 
     def add_samples(self, sampled: KeptStep) -> None:
@@ -166,17 +168,17 @@ class KeptStep:
         kept.derivative, kept.updates = derivative, 1
         return kept
 
-    def _observe(self, optimizer: Optimizer) -> None:
+    def _observe(self) -> None:
         """Record D_t, with respect to the gradient as it was computed."""
         self.updates += 1
-        if self.updates > 1:
+        if self.updates > 1 or self._slope is None:
             return
 
         gradients: Vector = [parameter.grad for parameter in self._parameters]
         # Clipping multiplies g_t by a number, which is held constant.
         factor = ratio(norm(gradients), self._length)
-        derivative = optimizer_derivative(optimizer, self._parameters, gradients, factor)
-        self.derivative = mapped(derivative, local)
+        self.derivative = self._slope(gradients, factor)
+        self._slope = None
 
 
 def _named(name: str, entries: Sequence[Tensor | None]) -> dict[str, Tensor]:

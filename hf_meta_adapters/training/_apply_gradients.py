@@ -44,7 +44,7 @@ def apply_gradients(
         if shared:
             gradient = gradients.shared.get(name)
 
-        parameter.grad = _scaled(gradient, scale)
+        parameter.grad = _laid_out(_scaled(gradient, scale), parameter)
 
     terms = _terms(gradients, update)
     for language in model.languages:
@@ -52,7 +52,7 @@ def apply_gradients(
             # A language outside the step has no entry; a parameter that no loss reaches, neither.
             found = [term[language][name] for term in terms if name in term.get(language, {})]
 
-            parameter.grad = _scaled(_sum(found), scale)
+            parameter.grad = _laid_out(_scaled(_sum(found), scale), parameter)
 
 
 def skip_step(model: LanguageAdapterModel, scaler: GradScaler | None = None) -> None:
@@ -100,3 +100,14 @@ def _scaled(gradient: Tensor | None, scale: Tensor | None) -> Tensor | None:
     if gradient is None or scale is None:
         return gradient
     return gradient * scale
+
+
+def _laid_out(gradient: Tensor | None, parameter: Tensor) -> Tensor | None:
+    """The gradient with its entries in the order in memory that those of the parameter have.
+
+    Autograd sees to it in `backward`, not in `torch.autograd.grad`. A fused optimizer reads both as
+    they lie in memory, and would update other entries.
+    """
+    if gradient is None or gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)

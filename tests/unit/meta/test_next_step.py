@@ -269,10 +269,10 @@ def test_two_steps_of_the_optimizer_are_refused() -> None:
 def test_a_dropped_result_leaves_no_hook() -> None:
     run = Run("adamw")
     before = run.gradients("train")
-    assert len(run.optimizer._optimizer_step_pre_hooks) == 1
+    assert len(run.optimizer._optimizer_step_post_hooks) == 1
     del before
     gc.collect()
-    assert not run.optimizer._optimizer_step_pre_hooks
+    assert not run.optimizer._optimizer_step_post_hooks
 
 
 @pytest.mark.parametrize(

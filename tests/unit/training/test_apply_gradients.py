@@ -113,6 +113,32 @@ def test_the_loss_scale_multiplies_every_gradient():
     assert values(model.language_parameters("te")) == {128.0}
 
 
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD])
+def test_fused_optimizers_update_the_entries_that_a_transposed_gradient_is_of(kind):
+    """They read gradient and parameter as they lie in memory."""
+    model = make_model()
+    named = {**model.shared_parameters(), **model.language_parameters("te")}
+    matrices = {name: p for name, p in named.items() if p.dim() == 2 and min(p.shape) > 1}
+    before = {name: p.detach().clone() for name, p in named.items()}
+
+    torch.manual_seed(0)
+    noise = {name: torch.randn(p.shape[::-1]).t() for name, p in matrices.items()}
+    shared = {name: noise[name] for name in model.shared_parameters() if name in noise}
+    own = {name: noise[name] for name in model.language_parameters("te") if name in noise}
+    assert shared
+    assert own
+    apply_gradients(
+        model, gradients(model, JointGradients, shared=shared, train={"te": own}), "train"
+    )
+    kind(matrices.values(), lr=0.1, weight_decay=0.0, fused=True).step()
+
+    for name, parameter in matrices.items():
+        plain = before[name].requires_grad_()
+        plain.grad = noise[name].contiguous()
+        kind([plain], lr=0.1, weight_decay=0.0).step()
+        torch.testing.assert_close(parameter, plain)
+
+
 def test_the_gradient_of_a_parameter_that_no_loss_reaches_is_none():
     model = make_model()
     name = next(iter(model.shared_parameters()))

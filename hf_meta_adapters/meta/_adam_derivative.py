@@ -1,0 +1,88 @@
+"""How a step that Adam has taken depends on the gradient that it was given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from hf_meta_adapters.meta._adam_constants import AdamConstants
+from hf_meta_adapters.meta._pieces import Piece, pieces, room
+from hf_meta_adapters.meta.adam import step_counts
+from hf_meta_adapters.meta.vectors import Vector, absent
+
+
+def adam_derivative(
+    optimizer: Optimizer,
+    parameters: Sequence[Tensor],
+    gradients: Vector,
+    factors: Sequence[Tensor | float],
+) -> Vector:
+    """Compute ∂Δ/∂g of the step that Adam or AdamW has taken, from the moments after it.
+
+    Kingma and Ba (ICLR 2015). With m' and v' the moments after the step t, c = √(1 − β₂ᵗ),
+    ε' = c ε and s = c / (1 − β₁ᵗ),
+
+        ∂Δ/∂g = s (1 − β₁ − (1 − β₂) m' g / (√v' (√v' + ε'))) / (√v' + ε'),
+
+    and zero where g is exactly zero.
+
+    Args:
+        optimizer: Adam or AdamW of PyTorch, fused or not, after the step.
+        parameters: θ.
+        gradients: g, the parts that this process holds.
+        factors: One for each parameter, with which its entries are multiplied.
+
+    Returns:
+        The diagonal, absent where there is no gradient.
+    """
+    states = [optimizer.state.get(parameter, {}) for parameter in parameters]
+    group_of = {
+        id(parameter): group for group in optimizer.param_groups for parameter in group["params"]
+    }
+
+    derivative = absent(gradients)
+    constants: dict[int, AdamConstants] = {}
+    rows: dict[int, list[Tensor]] = {}
+
+    for position, count in enumerate(step_counts(states)):
+        entry, state = gradients[position], states[position]
+        # The optimizer has a state of what it has updated.
+        if entry is None or not state:
+            continue
+
+        group = group_of[id(parameters[position])]
+        constants[position] = AdamConstants(tuple(group["betas"]), group["eps"], count)
+        result = room(entry)
+        derivative[position] = result
+        rows[position] = [entry, state["exp_avg"], state["exp_avg_sq"], result]
+
+    for piece in pieces(constants, rows):
+        _write_slope(piece, [factors[position] for position in piece.positions])
+
+    return derivative
+
+
+def _write_slope(piece: Piece[AdamConstants], factors: Sequence[Tensor | float]) -> None:
+    """Write ∂Δ/∂g, times a factor, of parameters with the same constants."""
+    g, first, second, outputs = piece.columns
+    b1, b2 = piece.constants.betas
+
+    root = torch._foreach_sqrt(second)
+    denominator = torch._foreach_add(root, piece.constants.correction * piece.constants.epsilon)
+    torch._foreach_mul_(root, denominator)
+    # keeps 0/0 away, where the result is zero
+    torch._foreach_clamp_min_(root, torch.finfo(root[0].dtype).tiny)
+
+    # g² has the sign 0 where g is zero, and else 1: (1 − β₁)/s of all, without the others.
+    slope = torch._foreach_sign(g)
+    torch._foreach_mul_(slope, slope)
+    momentum = torch._foreach_mul(first, g)
+    torch._foreach_addcdiv_(slope, momentum, root, value=(b2 - 1) / (1 - b1))
+    torch._foreach_div_(slope, denominator)
+
+    scale = (1 - b1) * piece.constants.scale
+    for entry, factor, output in zip(slope, factors, outputs, strict=True):
+        torch.mul(entry, factor * scale, out=output)

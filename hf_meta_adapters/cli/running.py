@@ -58,7 +58,7 @@ class Launch:
         if not launched or HELP.intersection(self.arguments):
             return [sys.executable, *program]
 
-        return [sys.executable, "-m", "accelerate.commands.launch", *self.launcher, *program]
+        return [sys.executable, "-m", "hf_meta_adapters.cli.launching", *self.launcher, *program]
 
 
 def read_launch(words: Sequence[str]) -> Launch:

@@ -18,7 +18,7 @@ from hf_meta_adapters.cli.running import read_launch
 
 ROOT = Path(__file__).resolve().parents[3]
 RECIPES = ROOT / "recipes"
-LAUNCH = ["-m", "accelerate.commands.launch"]
+LAUNCH = ["-m", "hf_meta_adapters.cli.launching"]
 
 
 @pytest.fixture(autouse=True)

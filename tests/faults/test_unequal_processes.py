@@ -9,6 +9,7 @@ import json
 import os
 import random
 import signal
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -368,6 +369,8 @@ def stop_at(rank, folder, where):
             if rank == 1 and where == here:
                 (folder / "stopped").write_text(f"{os.getpid()} {time.time()}")
                 os.kill(os.getpid(), signal.SIGSTOP)
+                # whoever wakes it
+                threading.Event().wait()
 
         def training_step(self, *args, **kwargs):
             if self.state.global_step == 1:

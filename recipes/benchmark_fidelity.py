@@ -2,9 +2,10 @@
 
 In a learned state, on real text: takes a saved family (of the recipe quickstart: run that first),
 draws batches of the bundled verses, and compares every setting, on the same batches and dropout
-masks, with `exact` and a look-ahead per language. With the next step as look-ahead, the exact
-gradient is that through the step of AdamW, after steps on other batches. The noise of the text,
-which is the cosine between exact gradients of two draws of batches, stands next to it.
+masks, with `exact` and a look-ahead per language. *Lagged* has the mean validation gradient of
+earlier steps in the place of its own. With the next step as look-ahead, the exact gradient is that
+through the step of AdamW, after steps on other batches. The noise of the text, which is the cosine
+between exact gradients of two draws of batches, stands next to it.
 
 Needs:    a saved family of a masked language model, with its tokenizer.
 Takes:    minutes on one core.
@@ -30,6 +31,7 @@ import hf_meta_adapters as hma
 from hf_meta_adapters.cli.written_command import written_command
 from hf_meta_adapters.results.files import write_text
 from hf_meta_adapters.study.cell import read_texts
+from hf_meta_adapters.study.lagged_fidelity import LaggedFidelity
 from hf_meta_adapters.study.next_fidelity import cosine, flat_gradients, next_fidelity
 
 EACH = {"lookahead": "per_language"}
@@ -62,10 +64,7 @@ def bf16():
     return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16)
 
 
-RADII = {
-    f"radius {radius:g}": {"finite_difference_radius": radius}
-    for radius in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-}
+RADII = {f"radius {r:g}": {"finite_difference_radius": r} for r in (1e-5, 1e-4, 1e-3, 0.01, 0.1)}
 RADII |= {"automatic": {}, "automatic, bf16 autocast": {"autocast": bf16}}
 
 
@@ -157,6 +156,7 @@ def main() -> None:
     values: dict[float, dict[str, list[float]]] = {rate: {} for rate in args.inner_learning_rates}
     truths: dict[float, list[torch.Tensor]] = {rate: [] for rate in args.inner_learning_rates}
     next_values: dict[tuple[float, str], list[float]] = {}
+    lagged = LaggedFidelity(same_masks)
     for draw in tqdm(range(args.draws), desc="draws"):
         transformers.set_seed(draw)
         train = {key: batch("train", key, draw) for key in model.languages}
@@ -164,6 +164,7 @@ def main() -> None:
 
         for rate in args.inner_learning_rates:
             cosines, truth = compare(model, (train, meta), rate, draw, args.language_draws)
+            cosines |= lagged(model, train, meta, rate, truth)
             truths[rate].append(truth)
             for name, value in cosines.items():
                 values[rate].setdefault(name, []).append(value)

@@ -114,6 +114,7 @@ def test_the_benchmark_of_fidelity_compares_every_setting(tmp_path, monkeypatch,
     }
     found = {row["setting"]: row["worst"] for row in rows if row["inner_learning_rate"] == 0.001}
     assert found["per language, central"] > 0.999
+    assert {name for name in found if "lagged" in name} == {"lagged, mean of 1"}  # of two draws
     of_next = {row["setting"]: row for row in result["next_rows"] if row["learning_rate"] == 0.001}
     assert {*benchmark_fidelity.NEXT} < {*of_next}
     assert of_next["next"]["worst"] > 0.999

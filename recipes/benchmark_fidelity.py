@@ -97,6 +97,11 @@ def same_masks(model, batch: dict) -> torch.Tensor:
     return model(**batch).loss
 
 
+def batch(verses: list[str], tokenizer, collator) -> dict[str, torch.Tensor]:
+    rows = tokenizer(verses, truncation=True)["input_ids"]
+    return collator([{"input_ids": row} for row in rows])
+
+
 def compare(
     model, batches: tuple[dict, dict], rate: float, draw: int, language_draws: int
 ) -> tuple[dict[str, float], torch.Tensor]:
@@ -147,10 +152,9 @@ def main() -> None:
     collator = transformers.DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15)
     text = {role: read_texts("verses", role, model.languages) for role in ("train", "meta")}
 
-    def batch(role: str, key: str, draw: int) -> dict:
-        lines = text[role][key][draw * args.batch_size :][: args.batch_size]
-        rows = tokenizer(lines, truncation=True)["input_ids"]
-        return collator([{"input_ids": row} for row in rows])
+    def batches(role: str, draw: int) -> dict[str, dict]:
+        part = slice(draw * args.batch_size, (draw + 1) * args.batch_size)
+        return {key: batch(rows[part], tokenizer, collator) for key, rows in text[role].items()}
 
     # Learning rate → setting → one cosine a draw; and the exact gradient of every draw.
     values: dict[float, dict[str, list[float]]] = {rate: {} for rate in args.inner_learning_rates}
@@ -159,8 +163,7 @@ def main() -> None:
     lagged = LaggedFidelity(same_masks)
     for draw in tqdm(range(args.draws), desc="draws"):
         transformers.set_seed(draw)
-        train = {key: batch("train", key, draw) for key in model.languages}
-        meta = {key: batch("meta", key, draw) for key in model.languages}
+        train, meta = batches("train", draw), batches("meta", draw)
 
         for rate in args.inner_learning_rates:
             cosines, truth = compare(model, (train, meta), rate, draw, args.language_draws)
@@ -169,8 +172,7 @@ def main() -> None:
             for name, value in cosines.items():
                 values[rate].setdefault(name, []).append(value)
 
-        order = [(draw + number) % args.draws for number in range(6)]
-        steps = [{key: batch("train", key, one) for key in model.languages} for one in order]
+        steps = [batches("train", (draw + number) % args.draws) for number in range(6)]
         for rate in args.learning_rates:
             how = {"learning_rate": rate, "loss_function": same_masks, "seed": draw}
             for name, value in next_fidelity(model, steps, NEXT, **how).items():
@@ -187,8 +189,8 @@ def main() -> None:
         for name, several in by_name.items()
     ]
     result["next_rows"] = [
-        {"learning_rate": rate, "setting": name, **summary(several)}
-        for (rate, name), several in next_values.items()
+        {"learning_rate": rate, "setting": name, **summary(own)}
+        for (rate, name), own in next_values.items()
     ]
     write_text(args.output, json.dumps(result, indent=1))
 

@@ -286,12 +286,15 @@ def second_setting(record: dict[str, Any]) -> str:
 def of_results(
     make: Callable[[dict[str, Any]], str], otherwise: str, paths: Sequence[Path] = RESULTS
 ) -> Callable[[], str]:
-    """What is on the page: made from the first of the files that there is."""
+    """What is on the page: made from the first of the files with a cell that saw test data."""
 
     def text() -> str:
         for path in paths:
             if path.is_file():
-                return make(json.loads(path.read_text(encoding="utf-8")))
+                record = json.loads(path.read_text(encoding="utf-8"))
+                # after the trials alone, there is nothing to compare yet
+                if any(record["zero_shot"].values()):
+                    return make(record)
         return otherwise
 
     return text

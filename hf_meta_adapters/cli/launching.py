@@ -48,8 +48,10 @@ def with_defaults(args: argparse.Namespace, accelerators: int) -> None:
         accelerators: How many GPUs, or the like, PyTorch finds.
     """
     defaults = {"num_machines": 1, "mixed_precision": "no", "dynamo_backend": "no"}
-    # Several are used by several processes: accelerate says so.
-    if accelerators <= 1 and not any(getattr(args, kind, False) for kind in _KINDS):
+    # Several devices are used by several processes: accelerate says so. How many processes several
+    # machines have, only their user knows.
+    is_plain = not any(getattr(args, kind, False) for kind in _KINDS)
+    if accelerators <= 1 and is_plain and args.num_machines in (None, 1):
         defaults["num_processes"] = 1
 
     for name, value in defaults.items():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from hf_meta_adapters.meta._adam_constants import AdamConstants
 from hf_meta_adapters.meta._pieces import Piece, pieces, room
@@ -15,8 +15,8 @@ from hf_meta_adapters.meta.vectors import Vector, absent
 
 
 def adam_derivative(
-    optimizer: Optimizer,
-    parameters: Sequence[Tensor],
+    states: Sequence[Mapping[str, Any]],
+    groups: Sequence[Mapping[str, Any]],
     gradients: Vector,
     factors: Sequence[Tensor | float],
 ) -> Vector:
@@ -30,30 +30,24 @@ def adam_derivative(
     and zero where g is exactly zero.
 
     Args:
-        optimizer: Adam or AdamW of PyTorch, fused or not, after the step.
-        parameters: θ.
-        gradients: g, the parts that this process holds.
+        states: The optimizer's state of each parameter, after the step.
+        groups: The group of each parameter, with β₁, β₂ and ε.
+        gradients: g, an entry of the shape of each parameter: the parts that this process holds.
         factors: One for each parameter, with which its entries are multiplied.
 
     Returns:
-        The diagonal, absent where there is no gradient.
+        The diagonal, shaped like g; absent where there is no gradient.
     """
-    states = [optimizer.state.get(parameter, {}) for parameter in parameters]
-    group_of = {
-        id(parameter): group for group in optimizer.param_groups for parameter in group["params"]
-    }
-
     derivative = absent(gradients)
     constants: dict[int, AdamConstants] = {}
     rows: dict[int, list[Tensor]] = {}
 
     for position, count in enumerate(step_counts(states)):
-        entry, state = gradients[position], states[position]
+        entry, state, group = gradients[position], states[position], groups[position]
         # The optimizer has a state of what it has updated.
         if entry is None or not state:
             continue
 
-        group = group_of[id(parameters[position])]
         constants[position] = AdamConstants(tuple(group["betas"]), group["eps"], count)
         result = room(entry)
         derivative[position] = result

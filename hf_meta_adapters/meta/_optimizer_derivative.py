@@ -85,7 +85,8 @@ class OptimizerDerivative:
 
         if is_adam(self._optimizer):
             decayed = self._decayed(mapped(gradients, local), own)
-            derivative = adam_derivative(self._optimizer, self._parameters, decayed, factors)
+            states = [self._optimizer.state.get(one, {}) for one in self._parameters]
+            derivative = adam_derivative(states, own, decayed, factors)
         else:
             derivative = absent(gradients)
             for position, entry in enumerate(mapped(gradients, local)):
@@ -99,8 +100,10 @@ class OptimizerDerivative:
         if found_inf is None:
             return derivative
 
-        zero = torch.zeros((), device=found_inf.device)
-        return mapped(derivative, lambda entry: torch.where(found_inf > 0, zero.to(entry), entry))
+        # not times 0, which NaN would survive
+        return mapped(
+            derivative, lambda entry: entry.masked_fill(found_inf.to(entry.device) > 0, 0.0)
+        )
 
     def _decayed(self, gradients: Vector, groups: Sequence[dict[str, Any]]) -> Vector:
         """The gradient, g + λθ where the optimizer takes that for the gradient."""

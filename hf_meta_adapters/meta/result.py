@@ -12,7 +12,7 @@ from hf_meta_adapters._typing import Language
 from hf_meta_adapters.meta._indirect_size import IndirectSize
 from hf_meta_adapters.meta._meta_signal import MetaSignal
 from hf_meta_adapters.meta.kept_step import KeptStep
-from hf_meta_adapters.meta.vectors import Vector
+from hf_meta_adapters.meta.vectors import Vector, mapped
 
 NamedGradient: TypeAlias = dict[str, Tensor]
 """A gradient by parameter name; parameters without a gradient are absent."""
@@ -93,8 +93,13 @@ class MetaGradients(JointGradients):
 
 
 def named(names: Sequence[str], vector: Vector) -> NamedGradient:
-    """The entries that are present, by name."""
-    return {name: entry for name, entry in zip(names, vector, strict=True) if entry is not None}
+    """The entries that are present, by name, each with its numbers in order in memory.
+
+    Autograd sees to that in `backward`, not in `torch.autograd.grad`, which returns transposed
+    tensors too. PyTorch's fused optimizers read parameter and gradient as they lie in memory.
+    """
+    entries = mapped(vector, Tensor.contiguous)
+    return {name: entry for name, entry in zip(names, entries, strict=True) if entry is not None}
 
 
 def with_meta_gradients(

@@ -22,9 +22,10 @@ __all__ = ["LaggedFidelity"]
 class LaggedFidelity:
     """The cosine to a gradient, if v is the mean of the validation gradients of the last k steps.
 
-    The validation pass needs no gradient of θ then. The direct part is that of the step, with a
-    shared look-ahead; of the indirect part, −β ∇φ_i ⟨∇θ L_i^train, v⟩, the training batches are.
-    θ stays where it is, which is in favour of the mean: in training it moves.
+    In the indirect part of a shared look-ahead, −β ∇φ_i ⟨∇θ L_i^train, v⟩, the training batches are
+    those of the step, and v is that mean; the direct part is that of the step. The validation pass
+    would need no gradient of θ then. θ stays where it is, which is in favour of the mean: in
+    training it moves.
 
     Args:
         loss_function: As for `meta_step`; dropout masks depend on the batch alone.

@@ -71,6 +71,7 @@ def test_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None
         (["--num_processes", "3"], 0, 3),
         (["--use_fsdp"], 1, None),
         (["--multi_gpu"], 1, None),
+        (["--num_machines", "2"], 0, None),
     ],
 )
 def test_one_process_for_at_most_one_device(

@@ -56,13 +56,14 @@ def peak_memory(step: Callable[[], object]) -> float:
     """Return the peak of memory during a step, above the memory in use before it, in MB.
 
     On a CUDA device it is the memory that tensors occupy there, otherwise the resident memory of
-    the process, which only Linux tells.
+    the process, which only Linux tells. Linux counts it in portions per core, so that this peak is
+    inexact by up to some hundred kB for each core that the process has run on.
 
     Args:
         step: The step.
 
     Returns:
-        The peak, in units of 10⁶ bytes.
+        The peak, in units of 10⁶ bytes: never below 0.
 
     Raises:
         ConfigurationError: Without a CUDA device, on another system than Linux.
@@ -83,7 +84,9 @@ def peak_memory(step: Callable[[], object]) -> float:
     (PROCESS / "clear_refs").write_text("5")
     start = _kilobytes("VmRSS")
     step()
-    return (_kilobytes("VmHWM") - start) / 1e3
+
+    # The portions can leave the peak below the start, when a step takes hardly any memory.
+    return max(0, _kilobytes("VmHWM") - start) / 1e3
 
 
 def peak_in_own_process(*arguments: str) -> float:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hf_meta_adapters.study import memory
 from hf_meta_adapters.study.memory import RETURN_FREED_MEMORY, peak_in_own_process
 
 pytestmark = pytest.mark.skipif(
@@ -38,6 +39,17 @@ def test_the_peak_is_that_of_the_step_alone():
     large, small = map(float, run.stdout.split())
     assert 190 < large < 300
     assert small < 150
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU's memory is counted exactly")
+def test_a_peak_is_never_negative(monkeypatch):
+    """Linux sums counters that are behind by some pages a core, at the start and at the end."""
+    resident = {"VmRSS": 5000, "VmHWM": 4000}
+    monkeypatch.setattr(memory, "_kilobytes", resident.get)
+    assert memory.peak_memory(lambda: None) == 0
+
+    resident["VmHWM"] = 7000
+    assert memory.peak_memory(lambda: None) == 2
 
 
 def test_the_command_is_run_again_with_the_further_arguments(tmp_path, monkeypatch):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Collection, Sequence
 from dataclasses import is_dataclass
 from typing import cast
 
+from hf_meta_adapters.anatomy.layers import layer_index, layer_of
 from hf_meta_adapters.errors import ConfigurationError
 
 __all__ = ["limits_to_layers"]
@@ -47,8 +49,16 @@ def limits_to_layers(
 
     modules = fields.get("modules")
     if isinstance(modules, list):
+        within = [name for name in modules if not _is_elsewhere(name, layers)]
+        if not within:
+            raise ConfigurationError(
+                f"A plan of {list(layers)} needs `modules` of these layers. Found"
+                f" {reprlib.repr(modules)}, all of other layers. Name what every layer has, such"
+                ' as `ModuleCopyConfig(["LayerNorm"])`.'
+            )
+
         # A module may be given by the end of its name or by a regular expression of the whole.
-        patterns = [rf"(?:(?:.*\.)?{re.escape(name)}|{name})" for name in modules]
+        patterns = [rf"(?:(?:.*\.)?{re.escape(name)}|{name})" for name in within]
         return {"modules": [rf"(?={inside}$){pattern}" for pattern in patterns]}
 
     kind = ""
@@ -70,6 +80,15 @@ def _either(excluded: str | Collection[str] | None, outside: str) -> str:
     if not isinstance(excluded, str):
         excluded = rf"(?:.*\.)?(?:{_any_of(sorted(excluded))})"
     return f"(?:{excluded})|(?:{outside})"
+
+
+def _is_elsewhere(name: str, layers: Sequence[str]) -> bool:
+    """Whether a name, not a regular expression, is of a numbered layer that is none of these."""
+    layer = layer_of(name)
+    if not re.fullmatch(r"[\w.]+", name) or layer_index(layer) is None:
+        return False
+
+    return not any(f".{each}".endswith(f".{layer}") for each in layers)
 
 
 def _any_of(names: Sequence[str]) -> str:

@@ -31,7 +31,8 @@ def nearest_languages(
     """Compute the score of f(x; θ, φ_l) on data of another language for each l, the best first.
 
     The best is a start for the new language: `model.add_language("yo", copy_from=...)`. All
-    adapters are scored on the same rows, and of a masked language model on the same masks.
+    adapters are scored on the same rows, and of a masked language model on the same masks. A start
+    that `add_reptile_start` has trained, `"x-reptile"`, is scored like a language.
 
     Args:
         model: The model.

@@ -64,18 +64,23 @@ def _write_slope(piece: Piece[AdamConstants], factors: Sequence[Tensor | float])
     g, first, second, outputs = piece.columns
     b1, b2 = piece.constants.betas
 
-    root = torch._foreach_sqrt(second)
-    denominator = torch._foreach_add(root, piece.constants.correction * piece.constants.epsilon)
-    torch._foreach_mul_(root, denominator)
-    # keeps 0/0 away, where the result is zero
-    torch._foreach_clamp_min_(root, torch.finfo(root[0].dtype).tiny)
+    # i = 1/√v'. The bound keeps ∞ away where v' is zero, and so is the result.
+    inverse = torch._foreach_clamp_min(second, torch.finfo(second[0].dtype).tiny)
+    torch._foreach_pow_(inverse, -0.5)  # on a CPU, several times as fast as the square root
+
+    # 1/(√v' + ε') = i/(1 + ε' i)
+    rate = torch._foreach_mul(inverse, piece.constants.correction * piece.constants.epsilon)
+    torch._foreach_add_(rate, 1.0)
+    torch._foreach_reciprocal_(rate)
+    torch._foreach_mul_(rate, inverse)
 
     # g² has the sign 0 where g is zero, and else 1: (1 − β₁)/s of all, without the others.
     slope = torch._foreach_sign(g)
     torch._foreach_mul_(slope, slope)
-    momentum = torch._foreach_mul(first, g)
-    torch._foreach_addcdiv_(slope, momentum, root, value=(b2 - 1) / (1 - b1))
-    torch._foreach_div_(slope, denominator)
+    torch._foreach_mul_(inverse, first)
+    torch._foreach_mul_(inverse, g)
+    torch._foreach_addcmul_(slope, inverse, rate, value=(b2 - 1) / (1 - b1))
+    torch._foreach_mul_(slope, rate)
 
     scale = (1 - b1) * piece.constants.scale
     for entry, factor, output in zip(slope, factors, outputs, strict=True):

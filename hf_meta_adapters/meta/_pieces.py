@@ -16,7 +16,7 @@ Constants = TypeVar("Constants", bound=Hashable)
 _ENTRIES = 1 << 22
 """How many entries of parameters are computed with at once."""
 
-_ENTRIES_ON_CPU = 1 << 16
+_ENTRIES_ON_CPU = 1 << 17
 """The same on a CPU: a dozen passes over them find them in the cache."""
 
 

@@ -18,6 +18,7 @@ _SECTIONS = ("arguments", "data", "batches", "model", "libraries")
 """What earlier versions did not record, and what is compared in a way of its own."""
 
 _OF_ITS_OWN = ("run", "rates")
+_PLANNED = "length of the run"
 _DIGESTS = ("content of", "weights of")
 """How the names of digests begin; such a digest is `None` where it could not be computed."""
 
@@ -35,12 +36,7 @@ def check_same_run(checkpoint: Path | str, saved: Settings, current: Settings) -
     Raises:
         CheckpointError: Naming the differences.
     """
-    differences = []
-    for name in sorted({*saved, *current}):
-        # What an earlier version did not know, and so did not record, counts as `None`.
-        if saved.get(name) != current.get(name):
-            differences.append(_difference(name, saved.get(name), current.get(name)))
-    _refuse(checkpoint, differences)
+    _refuse(checkpoint, _differences(saved, current))
 
 
 def check_settings(
@@ -60,13 +56,17 @@ def check_settings(
     Raises:
         CheckpointError: Naming the differences.
     """
-    others = {*_SECTIONS, *_OF_ITS_OWN}
-    check_same_run(checkpoint, _without(saved, others), _without(current, others))
-
     before, now = _sections(saved), _sections(current)
+    arguments = [section["arguments"] for section in (before, now)]
     differences = []
-    for name in refused_changes(before["arguments"], now["arguments"]):
-        differences.append(_difference(name, before["arguments"][name], now["arguments"][name]))
+    for name in refused_changes(*arguments):
+        differences.append(_difference(name, *(each[name] for each in arguments)))
+
+    # Not an argument twice; and a plan that is there or not is told by `sampling`.
+    others = {*_SECTIONS, *_OF_ITS_OWN, *set(arguments[0]).intersection(arguments[1])}
+    if "sampling" in others and not (_PLANNED in saved and _PLANNED in current):
+        others.add(_PLANNED)
+    differences += _differences(_without(saved, others), _without(current, others))
 
     # Another class of model has no setting in common, and is refused where weights are read.
     class_before, class_now = (each["model"].get("base class") for each in (before, now))
@@ -146,6 +146,15 @@ def _volatile(
 
     again = read_again()
     return [name for name in changed if again.get(name) != now[name]]
+
+
+def _differences(saved: Settings, current: Settings) -> list[str]:
+    """What differs; what an earlier version did not know, and so did not record, is `None`."""
+    differences = []
+    for name in sorted({*saved, *current}):
+        if saved.get(name) != current.get(name):
+            differences.append(_difference(name, saved.get(name), current.get(name)))
+    return differences
 
 
 def _changed(before: Settings, now: Settings) -> list[str]:

@@ -221,7 +221,7 @@ OTHER_ARGUMENTS = {
     "languages_per_step": ({"languages_per_step": 2}, "was None and is 2"),
     "sampling": (
         {"sampling": "cooldown", "languages_per_step": 2},
-        "was None and is 'cooldown'",
+        "was 'temperature' and is 'cooldown'",
     ),
     "sampling_alpha": ({"sampling_alpha": 0.3}, "was 0.7 and is 0.3"),
     "sampling_max_epochs": (
@@ -275,6 +275,14 @@ def test_another_method_is_refused_by_name(run_dir, name):
     refused(
         run_dir, f"`{name}` {said}" if said.startswith("was") else f"`{name}` .*{said}", **given
     )
+
+
+def test_another_argument_is_told_once(run_dir):
+    """And `length of the run`, which only a plan records, not beside the plan's name."""
+    with pytest.raises(CheckpointError) as refusal:
+        go_on(run_dir, sampling="cooldown", languages_per_step=2, seed=5)
+    told = re.findall(r"`(\S[^`]*)` was", str(refusal.value))
+    assert sorted(told) == ["languages_per_step", "sampling", "seed"]
 
 
 def test_a_planned_run_of_another_length_is_refused(tmp_path):

@@ -75,6 +75,22 @@ def test_copies_of_modules_are_in_each_planned_layer_and_in_no_other(family):
         assert adapted_layers(get_language_model(tiny(family).make(), config, LANGUAGES)) == {layer}
 
 
+def test_full_names_are_narrowed_to_those_of_the_planned_layers():
+    names = [f"encoder.layer.{number}.output.LayerNorm" for number in (0, 1)]
+    config = plan_for("encoder.layer.1").configure(ModuleCopyConfig([*names, "LayerNorm"]))
+    assert len(config.modules) == 2
+    model = get_language_model(tiny("bert").make(), config, LANGUAGES)
+    assert adapted_layers(model) == {"encoder.layer.1"}
+
+    # an end of a name is enough, of a model within another model as well
+    config = plan_for("bert.encoder.layer.1").configure(
+        ModuleCopyConfig(["layer.1.output", *names])
+    )
+    assert len(config.modules) == 2
+    with pytest.raises(ConfigurationError, match=r"`modules` of these layers\. Found.*of other"):
+        plan_for("encoder.layer.1").configure(ModuleCopyConfig(names[:1]))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_plan_from_gradients_is_accepted(family):
     cell = tiny(family)

@@ -18,6 +18,7 @@ from hf_meta_adapters.steps.sharding import gathered
 from hf_meta_adapters.training._checkpoint_seal import CheckpointRecord, read_record, read_seal
 from hf_meta_adapters.training._checkpoint_writer import CheckpointWriter
 from hf_meta_adapters.training._dataset_roles import MetaData
+from hf_meta_adapters.training._first_states import add_first_states
 from hf_meta_adapters.training._guarded_trainer import GuardedTrainer
 from hf_meta_adapters.training._optimizer_groups import optimizer_settings, unwrapped
 from hf_meta_adapters.training._outer_step import OuterStep
@@ -152,6 +153,9 @@ class SavingTrainer(GuardedTrainer):
             self._push_from_checkpoint(str(place))
 
     def _write_run(self, folder: Path) -> None:
+        if self.is_fsdp_enabled and not self.args.save_only_model:
+            add_first_states(self.optimizer)
+
         super()._write_run(folder)
         if not self.args.save_only_model:
             self._outer_step.save(folder)

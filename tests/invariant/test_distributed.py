@@ -399,6 +399,14 @@ METHODS = {
     "mono": {"languages": LANGUAGES[:1], "config": None},
     "shared adapter": {"share_adapter": True},
     "saved": {"save_strategy": "steps", "save_steps": 2},
+    # the checkpoint is written when one of the languages has had no step yet
+    "one language a step, saved": {
+        "languages_per_step": 1,
+        "adapter_update": "train",
+        "meta_dataset": None,
+        "save_strategy": "steps",
+        "save_steps": 2,
+    },
     "Sequential Reptile": {
         "reptile_steps": 3,
         "reptile_rate": 0.5,
@@ -454,12 +462,19 @@ SHARDED_RUNS = (
     "languages in one pass",
     "shared LoRA",
     "saved",
+    "one language a step, saved",
     "rows chosen",
     "the next step",
     "the next step, languages in one pass",
     "the next step, rows chosen",
 )
-SHARDED_RESUMED = ("saved", "the next step", "surgery, lagged", "Sequential Reptile")
+SHARDED_RESUMED = (
+    "saved",
+    "one language a step, saved",
+    "the next step",
+    "surgery, lagged",
+    "Sequential Reptile",
+)
 RESUMED = (
     *SHARDED_RESUMED,
     "weights by alignment",
@@ -581,6 +596,7 @@ def test_a_run_on_two_processes_is_that_of_one(runs, name):
         *(("surgery, lagged", 1), ("surgery, lagged", 2)),
         *(("weights by alignment", 1), ("weights by alignment", 2)),
         *(("Sequential Reptile", 1), ("Sequential Reptile", 2)),
+        *(("one language a step, saved", 1), ("one language a step, saved", 2)),
     ],
 )
 def test_a_run_that_is_resumed_on_as_many_processes_or_on_one_is_the_same(runs, name, ranks):

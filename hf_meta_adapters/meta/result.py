@@ -127,10 +127,10 @@ def with_meta_gradients(
     used = size(direct, indirect)
 
     # The raw ratio takes norms of its own only where something was scaled.
-    every_raw: Vector | None = None
     raw: dict[Language, Vector | None] = dict.fromkeys(direct)
     if size.acts:
-        every_raw, raw = _joined(indirect), dict(indirect)
+        raw = dict(indirect)
+    meter, language_meter = MetaSignal.of_languages(direct, used, raw)
 
     return MetaGradients(
         shared=joint.shared,
@@ -142,17 +142,9 @@ def with_meta_gradients(
         direct={key: named(names[key], direct[key]) for key in direct},
         indirect={key: named(names[key], used[key]) for key in direct},
         meta_loss=meta_loss,
-        meter=MetaSignal.of(_joined(direct), _joined(used), every_raw),
-        language_meter={key: MetaSignal.of(direct[key], used[key], raw[key]) for key in direct},
+        meter=meter,
+        language_meter=language_meter,
     )
-
-
-def _joined(parts: Mapping[Language, Vector]) -> Vector:
-    """The parts of all languages, one after the other."""
-    every: Vector = []
-    for vector in parts.values():
-        every += vector
-    return every
 
 
 def _sum(left: NamedGradient, right: NamedGradient) -> NamedGradient:

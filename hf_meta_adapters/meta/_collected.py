@@ -35,6 +35,7 @@ class Collected:
         direct: The direct part of each language.
         indirect: The indirect part of each language.
         train: ∇φ_l L_l^train of each language, without the factor 1/L.
+        weighted_train: The same with the factor, once it was asked for.
         train_loss: L_l^train.
         meta_losses: L_l^val at each θ' where it was evaluated.
         target: The mean of v over the θ', where θ is projected or v is wanted.
@@ -49,6 +50,7 @@ class Collected:
     direct: dict[Language, Vector] = field(default_factory=dict)
     indirect: dict[Language, Vector] = field(default_factory=dict)
     train: dict[Language, Vector] = field(default_factory=dict)
+    weighted_train: dict[Language, Vector] = field(default_factory=dict)
     train_loss: dict[Language, Tensor] = field(default_factory=dict)
     meta_losses: dict[Language, list[Tensor]] = field(default_factory=dict)
     target: Vector | None = None
@@ -101,6 +103,12 @@ class Collected:
         if problem.train_gradients:
             self.train[key] = sums[1]
 
+    def weighted(self, key: Language) -> Vector:
+        """1/L ∇φ_key L_key^train, computed once."""
+        if key not in self.weighted_train:
+            self.weighted_train[key] = scaled(self.train[key], self.share)
+        return self.weighted_train[key]
+
     def add_validation(self, validation: ValidationPass, weight: float) -> None:
         """Record validation losses, and v with the weight of its θ' among all."""
         if self.target is not None:
@@ -140,7 +148,7 @@ class Collected:
         train = {}
         for key, names in language.items():
             if key in self.train:
-                train[key] = named(names, scaled(self.train[key], self.share))
+                train[key] = named(names, self.weighted(key))
 
         # with a look-ahead per language, the mean over the θ'_i
         meta_loss = {}

@@ -199,8 +199,8 @@ def _add_parts(
     collected: Collected, problem: Problem, kept: KeptStep | None, anchor: Anchor
 ) -> None:
     """Add the direct and the indirect parts, and the losses at θ_{t+1}."""
-    for key, gradient in collected.train.items():
-        collected.direct[key] = scaled(gradient, collected.share)
+    for key in collected.train:
+        collected.direct[key] = collected.weighted(key)
         collected.indirect[key] = absent(problem.language[key])
         collected.meta_losses[key] = [collected.train_loss[key]]
 

@@ -321,3 +321,22 @@ def test_languages_and_the_one_step_function() -> None:
         meta_gradient(
             losses, losses, case.shared, case.language, inner_learning_rate=0.1, lookahead="next"
         )
+
+
+@pytest.mark.parametrize("used", [0, 1, 2], ids="row {}".format)
+def test_by_what_a_gradient_was_clipped_is_seen_in_any_row(used: int) -> None:
+    """In the first one, or where that is zero, in all."""
+    theta = torch.ones(3, 2, dtype=torch.float64, requires_grad=True)
+    phi = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.SGD([theta], lr=0.1)
+    losses = {"en": lambda: (theta[used] * phi).square().sum()}
+    found = next_step_gradient(losses, {"w": theta}, {"en": {"a": phi}}, optimizer=optimizer)
+    theta.grad = found.shared["w"]
+    length = torch.nn.utils.clip_grad_norm_([theta], 0.5)
+    optimizer.step()
+
+    assert found.kept is not None
+    assert found.kept.derivative is not None
+    expected = torch.zeros(3, 2, dtype=torch.float64)
+    expected[used] = 0.1 * 0.5 / (length + 1e-6)
+    torch.testing.assert_close(found.kept.derivative[0], expected, rtol=1e-12, atol=0)

@@ -73,7 +73,7 @@ def pieces(
             row = rows[position]
             limit = _ENTRIES if row[0].is_cuda else _ENTRIES_ON_CPU
 
-            for parts in zip(*(_flat(entry).split(limit) for entry in row), strict=True):
+            for parts in zip(*(_parts(entry, limit) for entry in row), strict=True):
                 if piece.size + parts[0].numel() > limit and piece.size:
                     yield piece
                     piece = Piece(common)
@@ -87,6 +87,8 @@ def room(entry: Tensor) -> Tensor:
     return torch.empty_like(entry, memory_format=torch.contiguous_format)
 
 
-def _flat(entry: Tensor) -> Tensor:
-    """The part that this process holds as a vector, in the same memory if that is contiguous."""
-    return local(entry).reshape(-1)
+def _parts(entry: Tensor, limit: int) -> list[Tensor]:
+    """What this process holds as short vectors, in the same memory if that is contiguous."""
+    flat = local(entry).reshape(-1)
+    # Sliced, as `split` takes ten times as long.
+    return [flat[start : start + limit] for start in range(0, max(len(flat), 1), limit)]

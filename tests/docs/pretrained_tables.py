@@ -85,7 +85,8 @@ def verdict(record: dict[str, Any]) -> str:
     criterion, head = record["criterion"], record["head"]
     zero, task = record["zero_shot"][criterion["task"]], criterion["task"].upper()
     if not criterion["comparisons"]:
-        return f"The study is not complete yet: {criterion['verdict']}."
+        done = criterion["verdict"].removeprefix("UNFINISHED: ")
+        return f"The study is not complete yet, and decides nothing: {done} have every method."
 
     comparisons, margin = criterion["comparisons"], criterion["margin"]
     seeds, widest = comparisons[0]["seeds"], max(comparisons, key=lambda one: one["half_width"])

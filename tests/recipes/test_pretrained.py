@@ -132,7 +132,9 @@ def test_text_and_tables_of_the_page_are_made_from_a_results_file(tiny: dict[str
     assert f"the encoder as it is {100 * tiny['zero_shot']['pos']['none']['targets']:.1f}" in text
     unfinished = {**tiny["criterion"], "verdict": "UNFINISHED: 1 of 2 seeds", "comparisons": []}
     text = verdict({**tiny, "criterion": unfinished})
-    assert text == "The study is not complete yet: UNFINISHED: 1 of 2 seeds."
+    assert text == (
+        "The study is not complete yet, and decides nothing: 1 of 2 seeds have every method."
+    )
 
 
 def test_a_sentence_says_what_a_comparison_found() -> None:

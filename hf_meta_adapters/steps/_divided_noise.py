@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +14,6 @@ from hf_meta_adapters.meta.random_state import RandomState
 from hf_meta_adapters.meta.sampled_losses import IndivisiblePassError
 
 _DROPOUTS = (functional.dropout, torch.dropout)
-_DROPOUT = ("input", "p", "training")
-_ATTENTION = ("query", "key", "value", "attn_mask", "dropout_p")
 
 
 class DividedNoise(TorchFunctionMode):
@@ -70,38 +66,18 @@ class DividedNoise(TorchFunctionMode):
         if len(inputs) != self._rows or inputs.device != self._device or given.get("inplace"):
             raise IndivisiblePassError
 
-        if func in _DROPOUTS and inputs.is_contiguous() and inputs.device.type == "cpu":
-            share = 1 - _named(_DROPOUT, args, given).get("p", 0.5)
-            if share > 0 and _draws_into_memory(inputs.dtype):
-                return self._dropout(inputs, share)
-
+        others = self._other_state()
         (first_args, first_given), (other_args, other_given) = self._parts(
             args, given, inputs.dim()
         )
-        others = self._other_state()
         ahead = func(*first_args, **first_given)
-        with self._for_others(others):
-            behind = func(*other_args, **other_given)
-        return torch.cat([ahead, behind])
-
-    def _dropout(self, inputs: Tensor, share: float) -> Tensor:
-        """Dropout with masks in one tensor, without a copy of what two calls return."""
-        others = self._other_state()
-        noise = torch.empty_like(inputs)
-
-        noise[: self._first].bernoulli_(share)
-        with self._for_others(others):
-            noise[self._first :].bernoulli_(share)
-        return inputs * noise.div_(share)
-
-    @contextmanager
-    def _for_others(self, others: RandomState) -> Iterator[None]:
-        """A context in which the other rows draw, after the first ones have."""
         state = RandomState.now(self._device)
+
         others.set()
-        yield
+        behind = func(*other_args, **other_given)
         self._others[state.digest()] = RandomState.now(self._device)
         state.set()
+        return torch.cat([ahead, behind])
 
     def _other_state(self) -> RandomState:
         others = self._others.get(RandomState.now(self._device).digest())
@@ -132,37 +108,14 @@ class DividedNoise(TorchFunctionMode):
 def _draws(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """Whether a call draws masks of dropout, in a way that is known here."""
     if func in _DROPOUTS:
-        named = _named(_DROPOUT, args, kwargs)
+        named = dict(zip(("input", "p", "training"), args, strict=False)) | dict(kwargs)
         # `torch.dropout` calls it `train`, and has no defaults
         is_training = named.get("training", named.get("train", True))
         return bool(is_training) and named.get("p", 0.5) > 0
 
     if func is functional.scaled_dot_product_attention:
-        return _named(_ATTENTION, args, kwargs).get("dropout_p", 0.0) > 0
+        names = ("query", "key", "value", "attn_mask", "dropout_p")
+        named = dict(zip(names, args, strict=False)) | dict(kwargs)
+        return named.get("dropout_p", 0.0) > 0
 
     return False
-
-
-def _named(
-    names: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The arguments of a call by name."""
-    return dict(zip(names, args, strict=False)) | dict(kwargs)
-
-
-@cache
-def _draws_into_memory(dtype: torch.dtype) -> bool:
-    """Whether dropout on a CPU is x ⊙ b / (1 − p) with b from `bernoulli_`, as in all releases.
-
-    No interface promises that. Were it otherwise, the first rows would get other masks than in a
-    batch of their own, and a finite difference would measure the masks.
-    """
-    ones = torch.ones(4, 9, dtype=dtype)
-    with torch.random.fork_rng(devices=[]):
-        state = torch.get_rng_state()
-        expected = torch.dropout(ones, 0.3, True)
-        after = torch.get_rng_state()
-
-        torch.set_rng_state(state)
-        found = ones * torch.empty_like(ones).bernoulli_(0.7).div_(0.7)
-        return torch.equal(found, expected) and torch.equal(torch.get_rng_state(), after)

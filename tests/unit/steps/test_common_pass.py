@@ -12,7 +12,7 @@ from torch import nn
 from hf_meta_adapters import BottleneckConfig, next_step
 from hf_meta_adapters.meta.random_state import RandomState
 from hf_meta_adapters.meta.sampled_losses import IndivisiblePassError
-from hf_meta_adapters.steps import _common_losses, _divided_noise
+from hf_meta_adapters.steps import _common_losses
 from hf_meta_adapters.steps._divided_noise import DividedNoise
 from tests.training import make_model
 
@@ -257,10 +257,8 @@ def test_the_first_rows_have_the_masks_of_a_batch_of_their_own(rows):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("p", [0.1, 0.5, 1.0])
-@pytest.mark.parametrize("known", [True, False], ids=["one tensor", "two calls"])
 @pytest.mark.parametrize("layout", ["contiguous", "transposed"])
-def test_dropout_is_that_of_pytorch_for_each_part(dtype, p, known, layout, monkeypatch):
-    monkeypatch.setattr(_divided_noise, "_draws_into_memory", lambda dtype: known)
+def test_dropout_is_that_of_pytorch_for_each_part(dtype, p, layout):
     inputs = torch.randn(5, 300, 8, dtype=dtype)
     if layout == "transposed":
         inputs = inputs.transpose(1, 2)
@@ -284,16 +282,6 @@ def test_dropout_is_that_of_pytorch_for_each_part(dtype, p, known, layout, monke
             assert torch.equal(first, second[rows])
         if rows.start is None:
             assert RandomState.now(CPU).digest() == after.digest()
-
-
-def test_the_way_in_which_pytorch_draws_is_tried_out(monkeypatch):
-    before = RandomState.now(CPU).digest()
-    tried = _divided_noise._draws_into_memory.__wrapped__
-    assert all(tried(dtype) for dtype in (torch.float32, torch.float64, torch.bfloat16))
-    assert RandomState.now(CPU).digest() == before
-
-    monkeypatch.setattr(torch, "dropout", lambda ones, p, train: ones * (torch.rand(4, 9) > p))
-    assert not tried(torch.float32)
 
 
 def test_numbers_drawn_in_another_way_are_noticed():

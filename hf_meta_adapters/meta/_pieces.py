@@ -90,5 +90,4 @@ def room(entry: Tensor) -> Tensor:
 def _parts(entry: Tensor, limit: int) -> list[Tensor]:
     """What this process holds as short vectors, in the same memory if that is contiguous."""
     flat = local(entry).reshape(-1)
-    # Sliced, as `split` takes ten times as long.
     return [flat[start : start + limit] for start in range(0, max(len(flat), 1), limit)]

@@ -188,12 +188,12 @@ def _is_told_by_first_rows(gradient: Vector) -> bool:
     """Whether first rows are enough to see by which number a gradient is multiplied later.
 
     On a CPU, where the norm of all would be two more passes over memory, and nobody waits for a
-    device.
+    device. Not where they are so small that their squares would lose digits.
     """
     for entry in present(gradient):
         if entry.device.type != "cpu" or is_sharded(entry):
             return False
-    return bool(norm(_first_rows(gradient)) > 0)
+    return bool(norm(_first_rows(gradient)) > 1e-9)
 
 
 def _first_rows(vector: Vector) -> Vector:
